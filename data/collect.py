@@ -1,0 +1,337 @@
+"""Collecting demonstrations: an expert acts, and its episodes go into one store per task.
+
+Half of the episodes are noisy by default: some executed actions are random while the expert's own
+action is what the store holds, so a student also sees how to come back (clones of a perfect expert
+drift). Every episode has its own seed, so an interrupted or repeated collection gives the same store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gato import envs
+from gato.envs.demonstrator import RandomExpert
+from gato.episode import Episode
+from gato.spec import TaskSpec
+
+from .progress import Progress
+from .recording import episode_seed, expert_episode
+from .store import Store, StoreWriter, stores_folder
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from gato.envs.demonstrator import Expert
+
+ACCEPTED_SHARE = 0.8  # of the way from random to expert, for an episode without noise
+MAX_ATTEMPTS = 50  # for one place in the store
+_PACKAGES = ("opengato", "gymnasium", "minigrid", "metaworld", "mujoco", "box2d", "numpy")
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What `gato data collect` records.
+
+    **Arguments:**
+
+    - `tasks`: names of the registry.
+    - `episodes`: per task, those that an earlier run stored included.
+    - `noisy_share`: share of the episodes that are noisy.
+    - `noise`: expected share of the timesteps of a noisy episode whose executed action is random.
+    - `noise_steps`: how many timesteps a random action is held.
+    - `seed`: of the whole collection.
+    - `out`: folder of the stores, one below it per task; the stores' folder where `None`.
+
+    **Raises:** `ValueError` for a share outside [0, 1] or a count below one.
+    """
+
+    tasks: list[str] = field(default_factory=list)
+    episodes: int = 200
+    noisy_share: float = 0.5
+    noise: float = 0.2
+    noise_steps: int = 1
+    seed: int = 0
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("noisy_share", "noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but it is a share: give a number from 0 to 1")
+        for name in ("episodes", "noise_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
+        if not self.tasks:
+            raise ValueError(f"no tasks given; known are {', '.join(envs.tasks())}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What must agree between the parts of one store."""
+        names = ("seed", "noisy_share", "noise", "noise_steps")
+        return {name: getattr(self, name) for name in names}
+
+    def is_noisy(self, index: int) -> bool:
+        """Whether the episode at this place is noisy; noisy places are spread evenly."""
+        return int((index + 1) * self.noisy_share) > int(index * self.noisy_share)
+
+
+class Noise:
+    """Replaces executed actions by random ones, each held for some steps.
+
+    **Arguments:**
+
+    - `share`: expected share of the timesteps that are replaced.
+    - `steps`: how long one random action is held.
+    - `generator`: decides when; the action itself comes from the seeded action space.
+    """
+
+    def __init__(self, share: float, steps: int, generator: np.random.Generator) -> None:
+        # A period is `steps` replaced timesteps and (1 - p) / p others on average; solved for p.
+        self.start_probability = share / (steps * (1 - share) + share)
+        self.steps, self.generator = steps, generator
+        self.left = 0
+        self.held: Any = None
+
+    def __call__(self, env: gymnasium.Env, action: Any) -> Any:
+        if self.left == 0 and self.generator.random() < self.start_probability:
+            self.left, self.held = self.steps, env.action_space.sample()
+        if self.left == 0:
+            return action
+        self.left -= 1
+        return self.held
+
+
+def collect(config: CollectConfig) -> list[dict[str, Any]]:
+    """Records every task of the configuration.
+
+    **Returns:** one summary per task: `task`, `store`, `episodes`, `timesteps`, `noisy`, `attempts`,
+    `failed`, `rejected`, `acceptance` (of the clean attempts), mean and extreme returns of both behaviours,
+    `success` (share), `clipped_actions` and `observations_out_of_bounds` (numbers of values).
+
+    **Raises:** `ValueError` for unknown tasks, for a store that was collected with other settings, or
+    for an expert whose episodes are all rejected; `RuntimeError` where more than half of them fail.
+    """
+    for name in config.tasks:  # all names are checked before the first hour of work
+        envs.expert(name)
+    return [_collect_task(envs.task(name), config) for name in config.tasks]
+
+
+def store_path(task: str, out: Path | None = None) -> Path:
+    """Where the store of a task lies: `out/family/name`."""
+    return (stores_folder() if out is None else Path(out)) / task
+
+
+def summary_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The summaries of `collect` or `measure` as lines of aligned columns."""
+    columns = list(rows[0])
+    cells = [columns, *([_cell(row[c]) for c in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
+def measure(tasks: Sequence[str] = (), episodes: int = 100, seed: int = 0) -> list[dict[str, Any]]:
+    """Measures the random and the expert return of tasks: the numbers in `configs/tasks.yaml`.
+
+    **Arguments:**
+
+    - `tasks`: names; all of the registry where empty.
+    - `episodes`: per task and behaviour; `seed`: of them all.
+
+    **Returns:** per task `task`, `episodes`, `random`, `expert`, `expert_std`, `expert_min`, `success`
+    (share), `failed`, `length` (mean) and `steps_per_second` of the expert.
+    """
+    import time
+
+    rows = []
+    for name in tasks or envs.tasks():
+        task, env = envs.task(name), envs.make(name)
+        with Progress(f"measure {name}", 2 * episodes) as progress:
+            random = list(_measured(task, env, RandomExpert(), episodes, seed, progress))
+            started = time.perf_counter()
+            expert = list(_measured(task, env, envs.expert(name), episodes, seed, progress))
+            seconds = time.perf_counter() - started
+        env.close()
+        returns = np.array([r.total_reward for r in expert])
+        rows.append(
+            {
+                "task": name,
+                "episodes": episodes,
+                "random": float(np.mean([r.total_reward for r in random])),
+                "expert": float(returns.mean()),
+                "expert_std": float(returns.std()),
+                "expert_min": float(returns.min()),
+                "success": None if task.success is None else float(np.mean([r.success for r in expert])),
+                "failed": episodes - len(expert),
+                "length": float(np.mean([r.num_timesteps for r in expert])),
+                "steps_per_second": sum(r.num_timesteps for r in expert) / seconds,
+            }
+        )
+    return rows
+
+
+def _measured(task: TaskSpec, env: gymnasium.Env, expert: Expert, episodes: int, seed: int, progress: Progress) -> Iterator[Any]:
+    """Recordings without timesteps; an episode that raises is left out."""
+    for index in range(episodes):
+        try:
+            yield expert_episode(task, env, expert, episode_seed("measure", seed, index), keep=False)
+        except Exception:  # whatever a planner or a simulator may raise: the episode has failed
+            pass
+        progress.advance()
+
+
+def _collect_task(task: TaskSpec, config: CollectConfig) -> dict[str, Any]:
+    """Fills the store of one task up to the number of episodes, and writes the summary into its manifest."""
+    path = store_path(task.name, config.out)
+    provenance = _provenance(task, config)
+    notes = _stored_notes(path, provenance)
+    env, expert = envs.make(task), envs.expert(task)
+    try:
+        with (
+            StoreWriter(path, [task], provenance) as writer,
+            Progress(f"collect {task.name}", config.episodes, done=len(notes)) as progress,
+        ):
+            for index in range(len(notes), config.episodes):
+                episode = _accepted_episode(task, env, expert, config, index)
+                writer.append(episode)
+                notes.append(_note(episode))
+                progress.advance()
+                _refuse_if_most_fail(task, notes)
+            summary = _summary(notes)
+            writer.provenance["collected"] = summary
+    finally:
+        env.close()
+    return {"task": task.name, "store": str(path), **summary}
+
+
+def _accepted_episode(task: TaskSpec, env: gymnasium.Env, expert: Expert, config: CollectConfig, index: int) -> Episode:
+    """The first attempt at this place of the store that neither fails nor falls short."""
+    noisy, failures = config.is_noisy(index), []
+    for attempt in range(MAX_ATTEMPTS):
+        seed = episode_seed("collect", config.seed, index, attempt)
+        generator = np.random.default_rng([seed, config.seed])
+        perturb = Noise(config.noise, config.noise_steps, generator) if noisy else None
+        try:
+            recording = expert_episode(task, env, expert, seed, perturb)
+            episode = recording.episode("noisy" if noisy else "expert")
+        except Exception as error:  # whatever a planner or a simulator may raise: the episode has failed
+            failures.append(f"{type(error).__name__}: {error}")
+            continue
+        if noisy or _is_good(task, episode):
+            counts = {
+                "attempts": attempt + 1,
+                "failed": len(failures),
+                "clipped_actions": recording.num_clipped,
+                "observations_out_of_bounds": episode.count_out_of_bounds(),
+            }
+            return replace(episode, parameters={**episode.parameters, "collection": counts})
+    if len(failures) > MAX_ATTEMPTS / 2:
+        raise RuntimeError(f"task '{task.name}': {len(failures)} of {MAX_ATTEMPTS} episodes failed, the last with {failures[-1]}")
+    raise ValueError(
+        f"task '{task.name}': {MAX_ATTEMPTS} expert episodes in a row fell short of {ACCEPTED_SHARE:.0%} of the way from "
+        f"the random return {task.random_return} to the expert return {task.expert_return}; measure both again"
+    )
+
+
+def _refuse_if_most_fail(task: TaskSpec, notes: Sequence[Mapping[str, Any]]) -> None:
+    attempts, failed = sum(n["attempts"] for n in notes), sum(n["failed"] for n in notes)
+    if attempts >= MAX_ATTEMPTS and failed > attempts / 2:
+        raise RuntimeError(f"task '{task.name}': {failed} of {attempts} episodes failed; its expert does not fit this environment")
+
+
+def _is_good(task: TaskSpec, episode: Episode) -> bool:
+    if task.random_return is None or task.expert_return is None:
+        return True
+    share = (episode.total_reward - task.random_return) / (task.expert_return - task.random_return)
+    return share >= ACCEPTED_SHARE
+
+
+def _provenance(task: TaskSpec, config: CollectConfig) -> dict[str, Any]:
+    """Where the episodes come from, for the store's manifest."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "source": "gato.data.collect",
+        "expert": envs.expert_name(task),
+        "licence": task.licence,
+        "settings": config.settings,
+        "accepted_share": ACCEPTED_SHARE,
+        "versions": versions,
+    }
+
+
+def _stored_notes(path: Path, provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Notes on the episodes that an earlier run stored.
+
+    **Raises:** `ValueError` if that run had another expert or other settings: its episodes would not repeat.
+    """
+    if not (path / "manifest.json").exists():
+        return []
+    store = Store(path)
+    found, asked = ({k: p.get(k) for k in ("expert", "settings")} for p in (store.manifest.provenance, provenance))
+    if found != asked:
+        raise ValueError(
+            f"store {path} was collected with {found}, not with {asked}; use the same settings to continue it, or another folder"
+        )
+    windows = (store.episode(i, 0, 1) for i in range(store.num_episodes))
+    return [
+        _note(window) | {"return": float(total), "timesteps": int(length)}
+        for window, total, length in zip(windows, store.returns, store.lengths, strict=True)
+    ]
+
+
+def _note(episode: Episode) -> dict[str, Any]:
+    """What the summary needs to know of one stored episode."""
+    return {
+        "behaviour": episode.behaviour,
+        "return": episode.total_reward,
+        "timesteps": episode.num_timesteps,
+        "success": episode.success,
+        **episode.parameters["collection"],
+    }
+
+
+def _summary(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    attempts, failed = sum(n["attempts"] for n in notes), sum(n["failed"] for n in notes)
+    clean = [n for n in notes if n["behaviour"] == "expert"]
+    noisy = [n for n in notes if n["behaviour"] == "noisy"]
+    known = [n["success"] for n in notes if n["success"] is not None]
+    clean_attempts = sum(n["attempts"] for n in clean)
+    return {
+        "episodes": len(notes),
+        "timesteps": sum(n["timesteps"] for n in notes),
+        "noisy": len(noisy),
+        "attempts": attempts,
+        "failed": failed,
+        "rejected": attempts - failed - len(notes),
+        "acceptance": len(clean) / clean_attempts if clean else None,
+        **_returns("expert", clean),
+        **_returns("noisy", noisy),
+        "success": float(np.mean(known)) if known else None,
+        "clipped_actions": sum(n["clipped_actions"] for n in notes),
+        "observations_out_of_bounds": sum(n["observations_out_of_bounds"] for n in notes),
+    }
+
+
+def _returns(behaviour: str, notes: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Mean and extremes of the returns of one behaviour, `None` where there is no such episode."""
+    returns = [n["return"] for n in notes]
+    return {
+        f"{behaviour}_return": float(np.mean(returns)) if returns else None,
+        f"lowest_{behaviour}_return": min(returns, default=None),
+        f"highest_{behaviour}_return": max(returns, default=None),
+    }
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+    return "-" if value is None else str(value)

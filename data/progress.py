@@ -1,0 +1,51 @@
+"""How far a long piece of work has come: a bar on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+
+class Progress:
+    """Counts finished items with their rate and the time left, on standard error.
+
+    **Arguments:**
+
+    - `label`: what is being done; `unit`: what is counted.
+    - `total`, `done`: how many items there are, and how many an earlier run finished.
+    - `every`: seconds between plain lines.
+    """
+
+    def __init__(self, label: str, total: int, unit: str = "episode", done: int = 0, every: float = 10.0) -> None:
+        self.label, self.total, self.unit, self.every = label, total, unit, every
+        self.done = self.initial = done
+        self.started = self.printed = time.monotonic()
+        self.bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, initial=done, desc=label, unit=unit, leave=True)
+
+    def advance(self, note: str = "") -> None:
+        """One more item is finished; `note` is shown beside the count."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.set_postfix_str(note, refresh=False)
+            self.bar.update()
+        elif time.monotonic() - self.printed > self.every or self.done == self.total:
+            self.printed = time.monotonic()
+            rate = (self.done - self.initial) / max(self.printed - self.started, 1e-9)
+            left = (self.total - self.done) / rate
+            print(
+                f"{self.label}: {self.done}/{self.total} {self.unit}s, {rate:.1f} {self.unit}s/s, {left:.0f} s left {note}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,320 @@
+"""The store: the episodes of one source on disk, appended by one writer, read memory-mapped by many.
+
+    manifest.json            tasks, provenance, finished shards with sizes and SHA-256
+    timesteps-00000.arrow    a row per timestep: observation.NAME, action.NAME, reward; raw values
+    episodes-00000.arrow     a row per episode: first_row (in the shard), length, task_index, return,
+                             terminated, truncated, success, seed, behaviour, parameters (JSON),
+                             final_observation.NAME
+
+An episode lies whole in one shard. Shards never change once the manifest names them, so a reader needs
+no lock, and a writer that is killed loses at most its unfinished shard. Reading a window costs its own
+bytes; opening costs one `stat` per file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gato.episode import Episode
+from gato.spec import TaskSpec
+
+from .columns import episode_row, episode_schema, timestep_columns, timestep_rows, timestep_schema
+from .lock import FolderLock
+from .manifest import FileEntry, Manifest, ShardEntry, sync_folder, task_differences
+from .shard import Shard
+from .table import TEMPORARY, TableWriter, batch_rows
+
+SHARD_BYTES = 128 * 2**20
+
+_log = logging.getLogger(__name__)
+
+
+def stores_folder() -> Path:
+    """Where stores are kept: `$GATO_HOME/stores`, else `gato/stores` in the platform's cache folder."""
+    if home := os.environ.get("GATO_HOME"):
+        return Path(home).expanduser() / "stores"
+    if sys.platform == "darwin":
+        cache = Path.home() / "Library" / "Caches"
+    elif os.name == "nt":
+        cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "gato" / "stores"
+
+
+class StoreWriter:
+    """Appends episodes to a new or an existing store; also a context manager.
+
+    Leaving the context keeps all complete episodes, after an exception too.
+
+    **Arguments:**
+
+    - `path`: the store's folder; made if it does not exist.
+    - `tasks`: what the episodes are of; the same as before if the store exists (random and expert
+      returns excepted: the new ones are kept).
+    - `provenance`: JSON values about where the data comes from; an attribute, saved with each shard.
+    - `shard_bytes`: a shard is finished when it reaches this size.
+
+    **Raises:** `ValueError` if the tasks differ from the store's or need different columns, or if
+    another process writes to the folder.
+    """
+
+    def __init__(
+        self, path: str | Path, tasks: Sequence[TaskSpec], provenance: Mapping[str, Any] = {}, shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        self.path = Path(path)
+        self.tasks = tuple(tasks)
+        self._columns = timestep_columns(self.tasks)
+        self._schemas = timestep_schema(self._columns), episode_schema(self._columns)
+        self._task_indices = {t.name: i for i, t in enumerate(self.tasks)}
+        self._shard_bytes = shard_bytes
+        self._shard: tuple[TableWriter, TableWriter] | None = None
+        self._is_closed = False
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.path)
+        try:
+            self._manifest = self._open()
+            self.provenance = {**self._manifest.provenance, **provenance}
+            self._clean()
+            self._save(self._manifest.shards)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes so far, those of the unfinished shard included."""
+        return self._manifest.num_episodes + (self._shard[1].rows if self._shard else 0)
+
+    def bind(self, source: str, sha256: str) -> None:
+        """Says which file the episodes come from, in its order, so that an interrupted import can go on.
+
+        **Raises:** `ValueError` if the episodes that are already here come from another one.
+        """
+        before = self._manifest.provenance.get("sha256")
+        if self.num_episodes and before != sha256:
+            raise ValueError(
+                f"store {self.path} already holds {self.num_episodes} episodes of another source "
+                f"('{self._manifest.provenance.get('source')}'); remove the folder or import into another one"
+            )
+        self.provenance.update(source=source, sha256=sha256)
+
+    def append(self, episode: Episode) -> None:
+        """Adds one episode; nothing of it is kept if this raises.
+
+        **Raises:** `ValueError` for a task that the store does not hold, or a value that its column cannot hold.
+        """
+        if self._is_closed:
+            raise ValueError(f"store {self.path} is closed; open it again to append")
+        index = self._task_indices.get(episode.task.name)
+        if index is None:
+            raise ValueError(f"store {self.path} holds {[t.name for t in self.tasks]}, not task '{episode.task.name}'")
+        task = self.tasks[index]
+        if episode.task != task and (lines := task_differences([task], [episode.task])):
+            raise ValueError(f"store {self.path}: the episode's task differs: {'; '.join(lines)}")
+        try:
+            timesteps = timestep_rows(self._columns, episode)
+            row = episode_row(self._columns, episode, index)
+        except ValueError as error:
+            raise ValueError(f"store {self.path}: episode {self.num_episodes}: {error}") from None
+        try:
+            shard = self._shard = self._shard or self._start()
+            row["first_row"] = pa.array([shard[0].rows], pa.int64())
+            shard[0].append(timesteps)
+            shard[1].append(row)
+        except BaseException:  # the two files may disagree now
+            self._discard()
+            raise
+        if shard[0].bytes + shard[1].bytes >= self._shard_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Finishes the current shard: from here on its episodes survive anything."""
+        if self._shard is None:
+            return
+        try:
+            timesteps, episodes = (FileEntry(**table.finish()) for table in self._shard)
+            sync_folder(self.path)
+            self._save((*self._manifest.shards, ShardEntry(timesteps, episodes)))
+        except BaseException:
+            self._discard()
+            raise
+        self._shard = None
+
+    def close(self) -> None:
+        """Finishes the last shard, saves the provenance and frees the folder; may be called twice."""
+        if self._is_closed:
+            return
+        try:
+            self.flush()
+            self._save(self._manifest.shards)
+        finally:
+            self._is_closed = True
+            self._lock.release()
+
+    def _open(self) -> Manifest:
+        if not (self.path / "manifest.json").exists():
+            timesteps, episodes = self._schemas
+            return Manifest(self.tasks, batch_rows(timesteps), batch_rows(episodes))
+        manifest = Manifest.load(self.path)
+        if lines := task_differences(manifest.tasks, self.tasks):
+            raise ValueError(f"store {self.path} holds other tasks: {'; '.join(lines)}; use another folder")
+        self.tasks = tuple(_with_known_returns(t, old) for t, old in zip(self.tasks, manifest.tasks, strict=True))
+        for shard in manifest.shards:
+            shard.timesteps.check_size(self.path)
+            shard.episodes.check_size(self.path)
+        return manifest
+
+    def _clean(self) -> None:
+        """Removes what a killed writer left: temporary files, and shards that no manifest names."""
+        leftovers = {*self.path.glob("timesteps-*.arrow"), *self.path.glob("episodes-*.arrow"), *self.path.glob(f"*{TEMPORARY}")}
+        for path in leftovers:
+            if path.name not in self._manifest.file_names:
+                path.unlink(missing_ok=True)
+
+    def _start(self) -> tuple[TableWriter, TableWriter]:
+        index = len(self._manifest.shards)
+        rows = self._manifest.timestep_batch_rows, self._manifest.episode_batch_rows
+        names = f"timesteps-{index:05d}.arrow", f"episodes-{index:05d}.arrow"
+        first, second = (TableWriter(self.path / n, s, r) for n, s, r in zip(names, self._schemas, rows, strict=True))
+        return first, second
+
+    def _save(self, shards: tuple[ShardEntry, ...]) -> None:
+        manifest = replace(self._manifest, tasks=self.tasks, shards=shards, provenance=dict(self.provenance))
+        manifest.save(self.path)
+        self._manifest = manifest
+
+    def _discard(self) -> None:
+        """Drops the unfinished shard after a failure; the manifest on disk decides what is finished."""
+        shard, self._shard = self._shard, None
+        self._manifest = Manifest.load(self.path)
+        _log.warning("store %s: the unfinished shard is lost; %d episodes are safe", self.path, self._manifest.num_episodes)
+        for table in shard or ():
+            if table.path.name not in self._manifest.file_names:
+                table.abort()
+
+
+class Store:
+    """Reads a store; safe to share between threads and to send to worker processes.
+
+    A store is a snapshot: episodes appended later are seen by opening it again. Arrays are views of the
+    mapped files where possible, and read-only.
+
+    **Arguments:** `path`: the folder; `verify`: compare each shard's SHA-256 when it is first used.
+
+    **Raises:** `ValueError` if the folder, its manifest or a shard is missing, cut, or of a foreign format.
+    """
+
+    def __init__(self, path: str | Path, verify: bool = False) -> None:
+        manifest = Manifest.load(Path(path))
+        for shard in manifest.shards:
+            shard.timesteps.check_size(Path(path))
+            shard.episodes.check_size(Path(path))
+        self.__setstate__((Path(path), manifest, verify))
+
+    def __getstate__(self) -> tuple[Path, Manifest, bool]:
+        return self.path, self.manifest, self._verify
+
+    def __setstate__(self, state: tuple[Path, Manifest, bool]) -> None:
+        self.path, self.manifest, self._verify = state
+        self.tasks: tuple[TaskSpec, ...] = self.manifest.tasks
+        self._episode_ends = list(accumulate(s.episodes.rows for s in self.manifest.shards))
+        self._shards: list[Shard | None] = [None] * len(self._episode_ends)
+
+    def __repr__(self) -> str:
+        names = ", ".join(t.name for t in self.tasks[:3]) + (", ..." if len(self.tasks) > 3 else "")
+        return f"Store({str(self.path)!r}: {names}; {self.num_episodes} episodes, {self.num_timesteps} timesteps)"
+
+    @property
+    def num_episodes(self) -> int:
+        return self._episode_ends[-1] if self._episode_ends else 0
+
+    @property
+    def num_timesteps(self) -> int:
+        return self.manifest.num_timesteps
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with any byte of the data, with the task specs and with the format."""
+        return self.manifest.fingerprint
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(E,) int64: timesteps of each episode."""
+        return self._index("length", np.int64)
+
+    @cached_property
+    def returns(self) -> np.ndarray:
+        """(E,) float64: the sum of each episode's rewards."""
+        return self._index("return", np.float64)
+
+    @cached_property
+    def task_indices(self) -> np.ndarray:
+        """(E,) int32: the place of each episode's task in `tasks`."""
+        return self._index("task_index", np.int32)
+
+    @cached_property
+    def behaviours(self) -> np.ndarray:
+        """(E,) strings: who acted in each episode."""
+        return self._index("behaviour", str)
+
+    def episode(self, i: int, start: int = 0, stop: int | None = None) -> Episode:
+        """Timesteps start to stop (exclusive, at most the length) of episode i.
+
+        Only these rows are read. A window that leaves out the episode's end has neither `terminated`,
+        `truncated` nor a final observation.
+
+        **Raises:** `IndexError` if there is no episode i, `ValueError` if the window is empty.
+        """
+        if not 0 <= i < self.num_episodes:
+            raise IndexError(f"store {self.path} has {self.num_episodes} episodes, there is no number {i}")
+        k = bisect_right(self._episode_ends, i)
+        return self._open_shard(k).episode(i - (self._episode_ends[k - 1] if k else 0), start, stop)
+
+    def validate(self) -> None:
+        """Reads everything again: hashes, counts, bounds, and each episode with all its checks.
+
+        **Raises:** `ValueError` naming the shard and, where it can, episode and field.
+        """
+        for k, entry in enumerate(self.manifest.shards):
+            for file in (entry.timesteps, entry.episodes):
+                file.check_size(self.path)
+                file.check_digest(self.path)
+            self._open_shard(k).validate(first_episode=self._episode_ends[k] - entry.episodes.rows)
+
+    def _open_shard(self, k: int) -> Shard:
+        shard = self._shards[k]
+        if shard is None:
+            shard = self._shards[k] = Shard(self.path, self.manifest, self.manifest.shards[k], self._verify)
+        return shard
+
+    def _index(self, name: str, dtype: np.dtype | type) -> np.ndarray:
+        parts = [self._open_shard(k).index[name] for k in range(len(self._shards))]
+        return np.concatenate(parts).astype(dtype, copy=False) if parts else np.empty(0, dtype)
+
+
+def _with_known_returns(task: TaskSpec, before: TaskSpec) -> TaskSpec:
+    """A measured return is not forgotten because the next run has not measured it."""
+
+    def newest(new: float | None, old: float | None) -> float | None:
+        return old if new is None else new
+
+    return task.with_returns(newest(task.random_return, before.random_return), newest(task.expert_return, before.expert_return))

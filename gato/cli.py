@@ -1,0 +1,378 @@
+"""The one command `gato`: a table of verbs, and for each the few lines that call a room.
+
+Rooms are imported when their verb runs, so `gato --help` imports no torch. Bad input ends in one line
+on standard error and exit code 2; `GATO_DEBUG=1` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+USAGE = """gato: one transformer for text, pictures, discrete and continuous values
+
+  gato data collect|import|validate|show ...   make and check stores of episodes
+  gato tokenizer train STORE|FILE...           train the text tokenizer
+  gato tokenize KIND VALUES...                 show how values become ids
+  gato pretrain RECIPE                         train (or resume) a model
+  gato eval CKPT                               act, caption, and score with intervals
+  gato caption CKPT IMAGE...                   caption pictures
+  gato generate CKPT TEXT                      continue text
+  gato show SIZE|CKPT                          parameters by part, tasks of a checkpoint
+  gato plot RUN                                report of a run as one HTML page
+  gato ls | gato cp RECIPE FILE                shipped recipes
+  gato doctor                                  what is installed, missing, and why
+
+'gato VERB --help' lists a verb's options."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code: 0, 1 for a failed check, 2 for bad input, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if arguments[0] == "--version":
+        from gato import __version__
+
+        print(__version__)
+        return 0
+    try:
+        return _run(arguments) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except (ValueError, ImportError, OSError, RuntimeError) as error:
+        if os.environ.get("GATO_DEBUG"):
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"gato: {text}", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: list[str]) -> int | None:
+    words, table = [], VERBS
+    while arguments:
+        word = arguments.pop(0)
+        words.append(word)
+        if word not in table:
+            near = get_close_matches(word, table, n=1)
+            hint = f"did you mean '{' '.join([*words[:-1], near[0]])}'?" if near else f"known are {', '.join(table)}"
+            raise ValueError(f"there is no verb '{' '.join(words)}'; {hint}")
+        entry = table[word]
+        if not isinstance(entry, dict):
+            return entry(arguments)
+        table = entry
+    raise ValueError(f"'gato {' '.join(words)}' needs one of {', '.join(table)}")
+
+
+def _parser(verb: str, description: str) -> Any:
+    from jsonargparse import ArgumentParser
+
+    return ArgumentParser(prog=f"gato {verb}", description=description, exit_on_error=False)
+
+
+def _parse(parser: Any, arguments: Sequence[str]) -> Any:
+    """Parses; an unknown option or key is answered with the nearest known one."""
+    from argparse import ArgumentError
+
+    try:
+        return parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise ValueError(_explain(str(error), parser)) from None
+
+
+def _explain(message: str, parser: Any) -> str:
+    import re
+
+    known = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+    found = re.search(r"[Uu]nrecognized arguments: --(\S+?)(?:=|\s|$)|[Kk]ey[s]? ['\"]?([\w./-]+)['\"]? (?:is|are) not|[Dd]oes not accept (?:nested )?key ['\"]?([\w./-]+)", message)
+    name = next((g for g in found.groups() if g), None) if found else None
+    near = get_close_matches(name, known, n=1, cutoff=0.4) if name else []
+    if not near and name:
+        leaves = {k.split(".")[-1]: k for k in known}
+        near = [leaves[m] for m in get_close_matches(name.split(".")[-1], leaves, n=1)]
+    return message + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _print(rows: Any, as_json: bool, text: Callable[[], str]) -> None:
+    print(json.dumps(rows, indent=1, default=str) if as_json else text())
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of equal keys as aligned columns."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+        return "" if value is None else str(value)
+
+    if not rows:
+        return "(nothing)"
+    lines = [list(rows[0]), *([cell(v) for v in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+# -- data ------------------------------------------------------------------------------------------
+
+
+def _collect(arguments: list[str]) -> None:
+    parser = _parser("data collect", "Let experts act and store their episodes, one store per task.")
+    from gato.data.collect import CollectConfig, collect
+
+    parser.add_argument("--config", action="config", help="a YAML file of these options")
+    parser.add_class_arguments(CollectConfig)
+    parser.add_argument("--json", action="store_true")
+    options = _parse(parser, arguments)
+    as_json = options.json
+    del options["json"], options["config"]
+    rows = collect(CollectConfig(**vars(options)))
+    keep = ("task", "episodes", "timesteps", "noisy", "rejected", "failed", "acceptance")
+    _print(rows, as_json, lambda: _table([{k: row.get(k) for k in row if k in keep or k.endswith("return")} for row in rows]))
+
+
+def _import(arguments: list[str]) -> None:
+    parser = _parser("data import", "Bring pictures with captions or text into stores.")
+    parser.add_argument("kind", choices=["pictures", "text"])
+    parser.add_argument("path", type=Path, help="the sample pack's parquet; for text also .txt or .jsonl")
+    parser.add_argument("--out", type=Path, help="folder of the stores (default: the stores folder)")
+    parser.add_argument("--splits", type=str, nargs="+", help="which splits, one store each")
+    options = _parse(parser, arguments)
+    from gato.data.store import stores_folder
+
+    out = options.out or stores_folder() / options.kind
+    if options.kind == "pictures":
+        from gato.data.captions import import_pictures
+
+        rows = import_pictures(options.path, out, **({"splits": tuple(options.splits)} if options.splits else {}))
+    else:
+        from gato.data.text import import_text
+
+        rows = import_text(options.path, out)
+    print(rows)
+
+
+def _validate(arguments: list[str]) -> None:
+    parser = _parser("data validate", "Re-read a whole store: hashes, bounds, every value.")
+    parser.add_argument("stores", nargs="+", type=str)
+    options = _parse(parser, arguments)
+    for name in options.stores:
+        store = _open_store(name)
+        store.validate()
+        print(f"{name}: {store.num_episodes} episodes, {store.num_timesteps} timesteps, all valid")
+
+
+def _open_store(name: str) -> Any:
+    from gato.data.store import Store, stores_folder
+
+    path = Path(name)
+    return Store(path if (path / "manifest.json").exists() else stores_folder() / name)
+
+
+def _train_tokenizer(arguments: list[str]) -> None:
+    parser = _parser("tokenizer train", "Train SentencePiece on text files and on the text fields of stores.")
+    parser.add_argument("sources", nargs="+", type=str, help="stores (by name or folder) and .txt files")
+    parser.add_argument("--size", type=int, default=32000, help="number of pieces")
+    parser.add_argument("--out", type=Path, help="model file (default: tokenizer.model in the stores folder)")
+    options = _parse(parser, arguments)
+    from gato.data.store import stores_folder
+    from gato.data.text import texts_of
+    from gato.tokenizers.text import TextTokenizer
+
+    texts = [text for name in options.sources for text in ([Path(name).read_text()] if name.endswith(".txt") else texts_of(_open_store(name)))]
+    tokenizer = TextTokenizer.train(texts, options.size)
+    out = options.out or stores_folder() / "tokenizer.model"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(out)
+    characters, pieces = sum(map(len, texts)), sum(len(tokenizer.encode(t)) for t in texts)
+    print(f"{tokenizer.size} pieces from {characters:,} characters ({characters / max(1, pieces):.2f} characters a piece): {out}")
+
+
+# -- training and measuring --------------------------------------------------------------------------
+
+
+def recipe_path(name: str) -> Path:
+    """A YAML path, or the name of a shipped recipe. **Raises:** `ValueError` with the nearest name."""
+    from importlib import resources
+
+    if Path(name).suffix in (".yaml", ".yml"):
+        if not Path(name).is_file():
+            raise ValueError(f"no recipe at '{name}'")
+        return Path(name)
+    path = resources.files("gato.configs").joinpath(f"{name}.yaml")
+    if name not in recipes():
+        near = get_close_matches(name, recipes(), n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"shipped are {', '.join(recipes())}"
+        raise ValueError(f"there is no recipe '{name}'; {hint}")
+    return Path(str(path))
+
+
+def recipes() -> list[str]:
+    """Names of the shipped recipes."""
+    from importlib import resources
+
+    names = [Path(entry.name).stem for entry in resources.files("gato.configs").iterdir() if entry.name.endswith(".yaml")]
+    return sorted(n for n in names if n not in ("tasks", "demo-data"))
+
+
+def _pretrain(arguments: list[str]) -> None:
+    parser = _parser("pretrain", "Train RECIPE (a shipped name or a YAML file), or go on where it stopped.")
+    from gato.train.pretrain import PretrainConfig, pretrain
+
+    parser.add_argument("--config", action="config", help="a further YAML file; later files and options win")
+    parser.add_class_arguments(PretrainConfig)
+    if not arguments or arguments[0].startswith("-"):
+        if not {"-h", "--help", "--print_config"} & set(arguments):
+            raise ValueError(f"name a recipe first: 'gato pretrain RECIPE'; shipped are {', '.join(recipes())}")
+        recipe: list[str] = []
+    else:
+        recipe = ["--config", str(recipe_path(arguments.pop(0)))]
+    options = _parse(parser, [*recipe, *arguments])
+    built = parser.instantiate_classes(options)
+    pretrain(PretrainConfig(model=built.model, data=built.data, optim=built.optim, train=built.train))
+
+
+def _eval(arguments: list[str]) -> None:
+    parser = _parser("eval", "Act in environments, caption held-out pictures, continue text; scores with 95 % intervals.")
+    from gato.eval.control import EvalConfig, evaluate_checkpoint, score_table
+
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_class_arguments(EvalConfig)
+    parser.add_argument("--json", action="store_true")
+    options = _parse(parser, arguments)
+    as_json, checkpoint = options.json, options.checkpoint
+    del options["json"], options["checkpoint"]
+    results = evaluate_checkpoint(checkpoint, EvalConfig(**vars(options)))
+    _print(results, as_json, lambda: score_table(results))
+
+
+def _caption(arguments: list[str]) -> None:
+    parser = _parser("caption", "Caption pictures.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("images", nargs="+", type=str)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--json", action="store_true")
+    options = _parse(parser, arguments)
+    from gato.agent import load
+    from gato.data.captions import read_image
+
+    pictures = [read_image(path) for path in options.images]
+    captions = load(options.checkpoint).captions(pictures, temperature=options.temperature)
+    rows = [{"image": path, "caption": caption} for path, caption in zip(options.images, captions, strict=True)]
+    _print(rows, options.json, lambda: "\n".join(f"{row['image']}: {row['caption']}" for row in rows))
+
+
+def _generate(arguments: list[str]) -> None:
+    parser = _parser("generate", "Continue a text.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("text", type=str)
+    parser.add_argument("--max_new_tokens", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = _parse(parser, arguments)
+    from gato.agent import load
+
+    print(load(options.checkpoint).generate(options.text, options.max_new_tokens, options.temperature, options.seed))
+
+
+def _plot(arguments: list[str]) -> None:
+    parser = _parser("plot", "A run's loss curves, scores, captions and film strips as one self-contained HTML page.")
+    parser.add_argument("run", type=Path, help="folder of a run, such as runs/demo")
+    parser.add_argument("--out", type=Path, help="default: report.html in the run's folder")
+    options = _parse(parser, arguments)
+    from gato.eval.report import write_report
+
+    print(write_report(options.run, options.out or options.run / "report.html"))
+
+
+# -- looking ---------------------------------------------------------------------------------------
+
+
+def _show(arguments: list[str]) -> None:
+    parser = _parser("show", "Parameters by part of a size (gato-79m ...) or a checkpoint, and a checkpoint's tasks.")
+    parser.add_argument("name", type=str)
+    parser.add_argument("--json", action="store_true")
+    options = _parse(parser, arguments)
+    import torch
+
+    from gato.model import Gato, GatoConfig, preset
+
+    is_checkpoint = (Path(options.name) / "config.json").is_file()
+    config = GatoConfig.from_pretrained(options.name) if is_checkpoint else preset(options.name)
+    with torch.device("meta"):
+        counts = Gato(config).count_parameters()
+    content: dict[str, Any] = {"name": options.name, "positions": config.positions, "parameters": counts}
+    if is_checkpoint:
+        from gato.agent import load_tokenizer
+
+        content["tasks"] = list(load_tokenizer(Path(options.name))[1])
+    lines = [f"{part:28}{count:>16,}" for part, count in counts.items()] + content.get("tasks", [])
+    _print(content, options.json, lambda: "\n".join(lines))
+
+
+def _ls(arguments: list[str]) -> None:
+    print("\n".join(recipes()))
+
+
+def _cp(arguments: list[str]) -> None:
+    parser = _parser("cp", "Copy a shipped recipe to a file of your own.")
+    parser.add_argument("recipe", type=str)
+    parser.add_argument("file", type=Path)
+    options = _parse(parser, arguments)
+    if options.file.exists():
+        raise ValueError(f"'{options.file}' exists; choose another name")
+    options.file.write_text(recipe_path(options.recipe).read_text())
+
+
+def _tokenize(arguments: list[str]) -> None:
+    from gato.tokenizers.look import tokenize
+
+    parser = _parser("tokenize", "Show how values become ids, in the 32k layout unless a checkpoint is named.")
+    parser.add_argument("kind", choices=["continuous", "discrete", "text", "episode"])
+    parser.add_argument("--role", choices=["observation", "action"], default="observation")
+    parser.add_argument("--low", type=float, default=-1.0, help="of a continuous action's range")
+    parser.add_argument("--high", type=float, default=1.0, help="of a continuous action's range")
+    parser.add_argument("--decode", action="store_true", help="from ids back to values")
+    parser.add_argument("--checkpoint", type=Path, help="use this checkpoint's tokenizer and ids")
+    parser.add_argument("--episode", type=int, default=0)
+    parser.add_argument("--timestep", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("values", nargs="+", type=str, help="numbers, ids, a text, or a store; after '--'")
+    options = _parse(parser, arguments)
+    store = _open_store(options.values[0]) if options.kind == "episode" else None
+    rows = tokenize(options, store)
+    _print(rows, options.json, lambda: _table(rows))
+
+
+def _doctor(arguments: list[str]) -> None:
+    from gato.doctor import findings
+
+    rows = findings()
+    _print(rows, "--json" in arguments, lambda: _table(rows))
+
+
+VERBS: dict[str, Any] = {
+    "data": {"collect": _collect, "import": _import, "validate": _validate},
+    "tokenizer": {"train": _train_tokenizer},
+    "tokenize": _tokenize,
+    "pretrain": _pretrain,
+    "eval": _eval,
+    "caption": _caption,
+    "generate": _generate,
+    "show": _show,
+    "plot": _plot,
+    "ls": _ls,
+    "cp": _cp,
+    "doctor": _doctor,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

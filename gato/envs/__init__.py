@@ -1,0 +1,169 @@
+"""Environments by name: `make("babyai/go-to-local")`, their task specs and their experts.
+
+A name is `family/name` of the registry `configs/tasks.yaml`, or any plain Gymnasium id. Families are
+imported when first used, so a missing simulator only matters to those who ask for it. Every
+environment made here has spaces that `TaskSpec.from_spaces` maps onto exactly the task's fields.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Mapping
+from importlib import import_module, resources
+from typing import TYPE_CHECKING, Any
+
+from ..spec import TaskSpec
+from .demonstrator import Expert
+
+if TYPE_CHECKING:
+    import gymnasium
+
+# family -> (module of this package, the pip extra that brings its simulator)
+FAMILIES = {
+    "babyai": ("babyai", "babyai"),
+    "gymnasium": ("gymnasium_suite", "gym"),
+    "metaworld": ("metaworld", "metaworld"),
+    "toy": ("toy", "gym"),
+}
+_ENTRY_KEYS = {
+    "env_id", "kwargs", "expert", "random_return", "expert_return",
+    "episode_limit", "success", "clip_actions", "licence",
+}  # fmt: skip
+
+
+def tasks() -> list[str]:
+    """Names of all registered tasks, sorted."""
+    return sorted(_registry())
+
+
+@functools.cache
+def task(name: str) -> TaskSpec:
+    """The spec of a task: the registry's entry joined with the fields of the environment's spaces.
+
+    **Arguments:**
+
+    - `name`: of the registry (`gymnasium/cartpole`), or a Gymnasium id (`CartPole-v1`), whose returns
+      and success criterion are then unknown.
+
+    **Raises:** `ValueError` for an unknown name or a space without a token form, `ImportError` with the
+    pip line where the simulator is missing.
+    """
+    entry = _registry().get(name)
+    if entry is None:
+        entry = {"env_id": name, "episode_limit": _gymnasium_limit(name)}
+    env = _build(name, entry["env_id"], entry.get("kwargs", {}), render_mode=None)
+    try:
+        return TaskSpec.from_spaces(
+            name,
+            env.observation_space,
+            env.action_space,
+            env_id=entry["env_id"],
+            env_kwargs=entry.get("kwargs", {}),
+            **{k: v for k, v in entry.items() if k not in ("env_id", "kwargs", "expert")},
+        )
+    finally:
+        env.close()
+
+
+def make(task: TaskSpec | str, render_mode: str | None = None) -> gymnasium.Env:
+    """Builds the environment of a task.
+
+    **Arguments:**
+
+    - `task`: a name, or a spec as saved with a checkpoint or a store.
+    - `render_mode`: `"rgb_array"` for film strips; needs no display.
+
+    **Raises:** `ValueError` for an unknown name, a task without an environment (captions, documents),
+    or an environment whose spaces no longer match the spec; `ImportError` with the pip line where the
+    simulator is missing.
+    """
+    spec = _task_of(task)
+    if spec.env_id is None:
+        raise ValueError(f"task '{spec.name}' has no environment: it is data to read, not a world to act in")
+    env = _build(spec.name, spec.env_id, spec.env_kwargs, render_mode)
+    found = TaskSpec.from_spaces(spec.name, env.observation_space, env.action_space)
+    if differences := spec.differences(found):
+        env.close()
+        raise ValueError(
+            f"the environment of task '{spec.name}' does not have the fields of its spec: {'; '.join(differences)}. "
+            "Install the simulator's version that the spec was made with"
+        )
+    return env
+
+
+def expert(task: TaskSpec | str) -> Expert:
+    """The expert that the registry names for a task.
+
+    **Raises:** `ValueError` where the task has none; `ImportError` where its simulator is missing.
+    """
+    name = task if isinstance(task, str) else task.name
+    entry = _registry().get(name)
+    if entry is None and isinstance(task, str):
+        _gymnasium_limit(name)  # an unknown name gets its nearest known one
+    if entry is None or entry.get("expert") is None:
+        raise ValueError(f"task '{name}' has no expert in the registry; collect with your own, or import recorded data")
+    family = _family(name)
+    if entry["expert"] not in family.EXPERTS:
+        raise ValueError(f"task '{name}' asks for the expert '{entry['expert']}'; its family has {sorted(family.EXPERTS)}")
+    return family.EXPERTS[entry["expert"]](entry["env_id"], **entry.get("kwargs", {}))
+
+
+def expert_name(task: TaskSpec | str) -> str | None:
+    """What the registry calls the expert of a task, `None` where there is none."""
+    return _registry().get(task if isinstance(task, str) else task.name, {}).get("expert")
+
+
+def _task_of(named: TaskSpec | str) -> TaskSpec:
+    return task(named) if isinstance(named, str) else named
+
+
+@functools.cache
+def _registry() -> Mapping[str, Mapping[str, Any]]:
+    import yaml
+
+    text = resources.files("gato.configs").joinpath("tasks.yaml").read_text(encoding="utf-8")
+    entries = yaml.safe_load(text)
+    for name, entry in entries.items():
+        if unknown := set(entry) - _ENTRY_KEYS:
+            raise ValueError(f"tasks.yaml: task '{name}' has unknown keys {sorted(unknown)}; known are {sorted(_ENTRY_KEYS)}")
+        if name.split("/")[0] not in FAMILIES:
+            raise ValueError(f"tasks.yaml: task '{name}' is of no known family; families are {sorted(FAMILIES)}")
+    return entries
+
+
+def _family(name: str) -> Any:
+    """The module of a task's family; a plain Gymnasium id belongs to the Gymnasium suite."""
+    module, extra = FAMILIES.get(name.split("/")[0], FAMILIES["gymnasium"])
+    try:
+        return import_module(f".{module}", __name__)
+    except ImportError as error:
+        raise _missing(name, extra, error) from error
+
+
+def _build(name: str, env_id: str, kwargs: Mapping[str, Any], render_mode: str | None) -> gymnasium.Env:
+    family = _family(name)
+    from gymnasium.error import DependencyNotInstalled
+
+    try:
+        return family.make(env_id, render_mode=render_mode, **kwargs)
+    except (ImportError, DependencyNotInstalled) as error:
+        raise _missing(name, FAMILIES.get(name.split("/")[0], FAMILIES["gymnasium"])[1], error) from error
+
+
+def _missing(name: str, extra: str, error: Exception) -> ImportError:
+    return ImportError(f"task '{name}' needs a simulator that is not installed ({error}); run: pip install 'opengato[{extra}]'")
+
+
+def _gymnasium_limit(name: str) -> int | None:
+    """The time limit of a plain Gymnasium id, and the check that there is one of this name."""
+    import gymnasium
+
+    try:
+        return gymnasium.spec(name).max_episode_steps
+    except (gymnasium.error.Error, ImportError) as error:
+        known = [*_registry(), *gymnasium.registry]
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        raise ValueError(
+            f"there is no task '{name}'; did you mean '{nearest[0]}'? Known are {', '.join(tasks())} and every Gymnasium id"
+        ) from error

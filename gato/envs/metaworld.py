@@ -1,0 +1,79 @@
+"""Meta-World v3, one manipulation task each, from state vectors, solved by its scripted policies.
+
+An episode ends at its first success, with a reward of 1 there and 0 before: the return is the success
+rate, which is how the field reports Meta-World. (The shaped reward grows with every timestep that a
+policy does *not* succeed, so a normalised score of it would reward loitering.)
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import gymnasium
+import metaworld  # noqa: F401  (registers the environments)
+import numpy as np
+from metaworld.policies import ENV_POLICY_MAP
+
+POOL_SEED = 0  # of the pool of 50 goals: part of the task's definition
+
+
+class UntilSuccess(gymnasium.Wrapper):
+    """Ends at the first success, and lets the reset's seed alone decide about the goal.
+
+    Meta-World itself draws a goal before it reads the seed, so that an episode would depend on the one
+    before it. `info["parameters"]["goal"]` of the reset is the goal's number in the pool.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self.goals = env.get_wrapper_attr("tasks")
+        env.get_wrapper_attr("toggle_sample_tasks_on_reset")(False)
+        self.generator = np.random.default_rng()
+        # Until a goal is set, the declared space says that the goal's place is hidden, [0, 0], which it is not.
+        self.unwrapped.set_task(self.goals[0])
+        self.observation_space = self.unwrapped.sawyer_observation_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        if seed is not None:
+            self.generator = np.random.default_rng(seed)
+        goal = int(self.generator.integers(len(self.goals)))
+        self.unwrapped.set_task(self.goals[goal])
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, {**info, "parameters": {"goal": goal}}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, shaped_reward, _, truncated, info = self.env.step(action)
+        success = info["success"] > 0
+        info = {**info, "success": success, "shaped_reward": float(shaped_reward)}
+        return observation, float(success), success, truncated and not success, info
+
+
+class ScriptedExpert:
+    """The scripted policy of a task; its actions may leave [-1, 1], so the task clips them."""
+
+    def __init__(self, env_name: str) -> None:
+        if env_name not in ENV_POLICY_MAP:
+            raise ValueError(f"Meta-World has no scripted policy for '{env_name}'; it has {sorted(ENV_POLICY_MAP)}")
+        self.env_name = env_name
+
+    def reset(self, env: gymnasium.Env) -> None:
+        self.policy = ENV_POLICY_MAP[self.env_name]()
+
+    def act(self, env: gymnasium.Env, observation: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():  # that its actions will be clipped: the recording counts them
+            warnings.simplefilter("ignore", UserWarning)
+            return np.asarray(self.policy.get_action(observation), dtype=np.float32)
+
+
+def make(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gymnasium.Env:
+    """One task of MT1, for example `push-v3`; pictures need EGL and are slow without an accelerator."""
+    if render_mode is not None:
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        kwargs = {"camera_name": "corner", "width": 96, "height": 96, **kwargs}
+    env = gymnasium.make("Meta-World/MT1", env_name=env_id, seed=POOL_SEED, render_mode=render_mode, disable_env_checker=True, **kwargs)
+    return UntilSuccess(env)
+
+
+EXPERTS = {"scripted": lambda env_id, **kwargs: ScriptedExpert(env_id)}

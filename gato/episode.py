@@ -1,0 +1,164 @@
+"""The one record of experience: T timesteps of observations, actions and rewards.
+
+A caption is an episode of one timestep whose observation is a picture and whose action is text; a
+document is one of text alone. Text, pictures and control therefore share every later step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from .spec import FieldSpec, Modality, TaskSpec
+
+Behaviour = Literal["expert", "noisy", "random", "learner", "human"]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Raw values of T timesteps, checked on construction.
+
+    **Arguments:**
+
+    - `task`: says which fields there are.
+    - `observations`, `actions`: `{field name: array (T, *shape)}`; text is an object array (T,) of `str`.
+      `actions[...][t]` is what the behaviour wanted in `observations[...][t]`.
+    - `rewards`: (T,) float32.
+    - `terminated`, `truncated`: how the episode ended; both False for a window that was cut.
+    - `final_observation`: `{field name: value}` after the last action, where the source has it.
+    - `behaviour`: who acted. In `"noisy"` episodes some executed actions were perturbed while the
+      recorded action is still the expert's own.
+    - `success`, `seed`, `parameters`: as far as known.
+
+    **Raises:** `ValueError` naming task, timestep and field for a missing field, unequal lengths, a
+    wrong shape or dtype, NaN or infinity, or an action outside its range. Observations outside their
+    declared range are kept (simulators leave it) and counted by `count_out_of_bounds`.
+    """
+
+    task: TaskSpec
+    observations: Mapping[str, np.ndarray]
+    actions: Mapping[str, np.ndarray]
+    rewards: np.ndarray
+    terminated: bool = False
+    truncated: bool = False
+    final_observation: Mapping[str, Any] | None = None
+    behaviour: Behaviour = "expert"
+    success: bool | None = None
+    seed: int | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.rewards) == 0:
+            raise ValueError(f"task '{self.task.name}': an episode of no timesteps; leave it out of the source")
+        if not np.isfinite(self.rewards).all():
+            t = int(np.argwhere(~np.isfinite(self.rewards))[0, 0])
+            raise ValueError(f"task '{self.task.name}': the reward at timestep {t} is not finite; leave the episode out")
+        for role, given, specs in (
+            ("observation", self.observations, self.task.observations),
+            ("action", self.actions, self.task.actions),
+        ):
+            if set(given) != {f.name for f in specs}:
+                raise ValueError(f"task '{self.task.name}': found {role} fields {sorted(given)}, expected {sorted(f.name for f in specs)}")
+            for spec in specs:
+                check_values(self.task.name, spec, given[spec.name], len(self.rewards))
+        if self.final_observation is not None:
+            if missing := {f.name for f in self.task.observations} - set(self.final_observation):
+                raise ValueError(f"task '{self.task.name}': the final observation lacks the fields {sorted(missing)}")
+            for spec in self.task.observations:
+                value = np.asarray(self.final_observation[spec.name], dtype=object if spec.dtype == "str" else None)
+                check_values(self.task.name, spec, value[None], 1)
+
+    @classmethod
+    def trusted(cls, **values: Any) -> Episode:
+        """An episode of values that were checked before, such as a store's, without checking them again.
+
+        `parameters` must be among the values; all others default as usual.
+        """
+        episode = object.__new__(cls)
+        episode.__dict__.update(values)
+        return episode
+
+    @property
+    def num_timesteps(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def total_reward(self) -> float:
+        """The episode's return: the undiscounted sum of its rewards."""
+        return float(np.sum(self.rewards, dtype=np.float64))
+
+    def returns_to_go(self) -> np.ndarray:
+        """(T,) float32: the sum of the rewards from each timestep to the end."""
+        return np.cumsum(self.rewards[::-1], dtype=np.float64)[::-1].astype(np.float32)
+
+    def window(self, start: int, stop: int) -> Episode:
+        """Timesteps start to stop (exclusive) as an episode of their own; keeps the end if it holds it."""
+        stop = min(stop, self.num_timesteps)
+        ends = stop == self.num_timesteps
+        return replace(
+            self,
+            observations={k: v[start:stop] for k, v in self.observations.items()},
+            actions={k: v[start:stop] for k, v in self.actions.items()},
+            rewards=self.rewards[start:stop],
+            terminated=self.terminated and ends,
+            truncated=self.truncated and ends,
+            final_observation=self.final_observation if ends else None,
+        )
+
+    def count_out_of_bounds(self) -> int:
+        """How many observation values leave their declared range."""
+        return sum(
+            int(_outside(spec, self.observations[spec.name]).sum())
+            for spec in self.task.observations
+            if spec.modality in (Modality.CONTINUOUS, Modality.DISCRETE)
+        )
+
+
+def clip_actions(task: TaskSpec, actions: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
+    """Clips continuous actions into their ranges and says how many values that changed."""
+    clipped, count = dict(actions), 0
+    for spec in task.actions:
+        if spec.modality is Modality.CONTINUOUS:
+            values = np.asarray(actions[spec.name])
+            low, high = spec.bounds
+            count += int(_outside(spec, values).sum())
+            clipped[spec.name] = np.clip(values, low, high).astype(values.dtype)
+    return clipped, count
+
+
+def _outside(spec: FieldSpec, values: np.ndarray) -> np.ndarray:
+    """Compares as the field's own dtype: float32(0.1) is above 0.1, but not above float32(0.1)."""
+    low, high = spec.bounds
+    if spec.modality is Modality.CONTINUOUS:
+        values, low, high = (np.asarray(x).astype(spec.dtype, copy=False) for x in (values, low, high))
+    return (values < low) | (values > high)
+
+
+def check_values(task: str, spec: FieldSpec, values: np.ndarray, num_timesteps: int) -> None:
+    """Whether a field's values (T, *shape) are what its spec says. **Raises:** `ValueError`, see `Episode`."""
+    label = f"task '{task}': {spec.role} '{spec.name}'"
+    if len(values) != num_timesteps:
+        raise ValueError(f"{label} has {len(values)} timesteps but the rewards have {num_timesteps}")
+    if spec.modality is Modality.TEXT:
+        if wrong := [t for t, v in enumerate(values) if not isinstance(v, str)]:
+            raise ValueError(f"{label} at timestep {wrong[0]} is {type(values[wrong[0]]).__name__}, expected str")
+        return
+    if values.shape[1:] != spec.shape:
+        raise ValueError(f"{label} has shape {values.shape[1:]}, expected {spec.shape}")
+    if not np.can_cast(values.dtype, np.dtype(spec.dtype), "same_kind"):
+        raise ValueError(f"{label} has dtype {values.dtype}, expected {spec.dtype}")
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        t = int(np.argwhere(~np.isfinite(values))[0, 0])
+        raise ValueError(f"{label} at timestep {t} is not finite; repair the source or leave the episode out")
+    if spec.modality is not Modality.IMAGE and (spec.role == "action" or spec.modality is Modality.DISCRETE):
+        outside = _outside(spec, values)
+        if outside.any():
+            where = tuple(np.argwhere(outside)[0])
+            low, high = spec.bounds
+            raise ValueError(
+                f"{label} at timestep {where[0]} is {values[where]}, outside [{low.min():g}, {high.max():g}]; "
+                "widen the range, rescale, or set clip_actions for the source"
+            )

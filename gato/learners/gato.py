@@ -1,0 +1,49 @@
+"""Gato as a learner: unpacks a `TokenBatch` into the transformers model and counts losses by source."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gato.batch import TokenBatch
+from gato.model import Gato
+
+
+class GatoLearner(nn.Module):
+    """**Arguments:** `model`; `num_sources`: how many sources the batches' `sources` index."""
+
+    def __init__(self, model: Gato, num_sources: int = 1) -> None:
+        super().__init__()
+        self.model = model
+        self.num_sources = num_sources
+
+    def forward(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """
+        **Returns:** the batch's share of the global loss (weighted sum over `batch.denominator`), and the
+        unweighted sums of target losses and counts of targets per source, (num_sources,) each.
+        """
+        out = self.model(
+            input_ids=batch.ids,
+            local_positions=batch.local_position,
+            pixel_values=batch.patches,
+            patch_boxes=batch.patch_boxes,
+            document_ids=batch.document if batch.is_packed else None,
+            labels=batch.labels,
+            label_weights=batch.weights,
+            num_items_in_batch=batch.denominator,
+            depth_noise=batch.depth_noise if self.training else None,
+        )
+        source = batch.sources[torch.div(out.token_index, batch.ids.shape[1], rounding_mode="floor")]
+        sums = torch.zeros(self.num_sources, device=batch.ids.device)
+        metrics = {
+            "loss_sum": sums.index_add(0, source, out.token_losses.float()),
+            "targets": sums.index_add(0, source, torch.ones_like(out.token_losses, dtype=torch.float32)),
+        }
+        return out.loss, metrics
+
+    def parameter_groups(self, weight_decay: float) -> list[dict]:
+        """Matrices and tables are decayed; norms and biases are not (Gato, appendix C)."""
+        decayed, kept = [], []
+        for name, parameter in self.named_parameters():
+            (kept if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]

@@ -1,0 +1,292 @@
+"""Gato as a transformers model: configuration, embedding, transformer, masked next-token loss.
+
+It sees ids, patches and positions, never an episode, a task name or a tokenizer. The head and the
+loss are computed at target positions only. Importing this module registers it with the Auto classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
+from .transformer import Attention, Transformer
+
+HEAD_CHUNK = 4096  # targets per chunk of the head: bounds the logits held at once
+
+
+class GatoConfig(PreTrainedConfig):
+    """The architecture.
+
+    Sizes follow the paper's table (appendix C): `num_layers`, `num_heads`, `width`, `head_width`, and
+    `feed_forward`, GEGLU's hidden size counting both halves. `positions` is `rope`, `transformer_xl` (the
+    scheme that reproduces the published parameter counts) or `learned`. The vocabulary fields repeat
+    what `Vocabulary` says: ids in use, the continuous range, the image slot. With `smooth_bins` the
+    continuous rows start smooth in the bin's value.
+    """
+
+    model_type = "gato"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {
+        "hidden_size": "width",
+        "num_hidden_layers": "num_layers",
+        "num_attention_heads": "num_heads",
+        "intermediate_size": "feed_forward",
+        "max_position_embeddings": "context_length",
+    }
+
+    vocab_size: int = 33027
+    continuous_start: int = 32000
+    image_token_id: int = 33026
+    num_layers: int = 8
+    num_heads: int = 24
+    width: int = 768
+    head_width: int = 32
+    feed_forward: int = 3072
+    positions: str = "rope"
+    context_length: int = 1024
+    max_local_positions: int = 512
+    patch_channels: int = 32
+    drop_path: float = 0.1
+    dropout: float = 0.0
+    smooth_bins: bool = True
+    smooth_bandwidth: float = 4.0
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    is_decoder: bool = True
+    use_cache: bool = True
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    pad_token_id: int | None = 33025
+
+    @property
+    def table_rows(self) -> int:
+        """Rows of the token table: the vocabulary rounded up to a multiple of 128; spare rows are never legal."""
+        return -(-self.vocab_size // 128) * 128
+
+
+_SIZES = {  # the paper's table: blocks, heads, width, key size, feed-forward
+    "gato-79m": (8, 24, 768, 32, 3072),
+    "gato-364m": (12, 12, 1536, 128, 6144),
+    "gato-1b": (24, 16, 2048, 128, 8192),
+}
+
+
+def preset(name: str) -> GatoConfig:
+    """`gato-79m`, `gato-364m`, `gato-1b` (relative attention, the paper's counts) or their `-rope` twins.
+
+    **Raises:** `ValueError` for another name.
+    """
+    base = name.removesuffix("-rope")
+    if base not in _SIZES:
+        known = [n + suffix for n in _SIZES for suffix in ("", "-rope")]
+        raise ValueError(f"no model size '{name}'; known are {', '.join(known)}")
+    layers, heads, width, head_width, feed_forward = _SIZES[base]
+    positions = "rope" if name.endswith("-rope") else "transformer_xl"
+    return GatoConfig(
+        num_layers=layers, num_heads=heads, width=width, head_width=head_width, feed_forward=feed_forward, positions=positions
+    )
+
+
+@dataclass
+class GatoOutput(ModelOutput):
+    """- `loss`: weighted sum of the target losses over the denominator, if labels were given.
+    - `logits` (B, L or kept, vocab_size): only without labels.
+    - `token_losses` (K,), `token_index` (K,): each target's loss and its flat position in `labels`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    token_losses: Tensor | None = None
+    token_index: Tensor | None = None
+
+
+class Gato(PreTrainedModel, GenerationMixin):
+    """The generalist transformer.
+
+    **Arguments:** `config`; `patch_embedder`: a module uint8 (N, 16, 16, 3) -> (N, width), by default
+    the paper's ResNet block.
+    """
+
+    config_class = GatoConfig
+    base_model_prefix = "transformer"
+    main_input_name = "input_ids"
+    _no_split_modules = ["Block"]
+    _supports_sdpa = True
+    supports_gradient_checkpointing = False
+
+    def __init__(self, config: GatoConfig, patch_embedder: nn.Module | None = None) -> None:
+        super().__init__(config)
+        embedder = patch_embedder or PatchEmbedder(config.width, config.patch_channels)
+        self.embedding = Embedding(config.table_rows, config.width, config.image_token_id, config.max_local_positions, embedder)
+        self.transformer = Transformer(
+            config.num_layers, config.num_heads, config.width, config.head_width, config.feed_forward,
+            config.positions, config.context_length, config.drop_path, config.dropout,
+        )  # fmt: skip
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        patch_boxes: Tensor | None = None,
+        local_positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        labels: Tensor | None = None,
+        label_weights: Tensor | None = None,
+        num_items_in_batch: Tensor | float | None = None,
+        depth_noise: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> GatoOutput:
+        """
+        **Arguments:**
+
+        - `input_ids` (B, L): with the image slot's id where a patch stands.
+        - `attention_mask` (B, past + L): 0 at padding.
+        - `pixel_values` uint8 (N, 16, 16, 3), `patch_boxes` (N, 4): patches packed over the batch, in order of their slots.
+        - `local_positions` (B, L): see `TokenSequence`; by default none.
+        - `document_ids` (B, L): attention stays within a document; -1 is padding. Not together with a cache.
+        - `labels` (B, L): the id of each target token, else -100; the token at l is predicted from l - 1.
+        - `label_weights` (B,): loss weight of each row.
+        - `num_items_in_batch`: what the weighted sum is divided by; by default this batch's weighted targets.
+        - `depth_noise` (B, 2 * num_layers): see `Transformer`.
+        - `logits_to_keep`: only the last so many positions (0: all), or a tensor of positions.
+        """
+        if use_cache is None:
+            use_cache = self.config.use_cache and labels is None and not self.training
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        embedded = self.embedding(input_ids, local_positions, pixel_values, patch_boxes)
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        mask, positions = attention_layout(input_ids, past, attention_mask, document_ids)
+        indices = torch.arange(past + input_ids.shape[1], device=input_ids.device)[None]
+        hidden = self.transformer(
+            embedded, mask, query_positions=indices[:, past:] if past else indices, key_positions=indices,
+            learned_positions=positions, cache=past_key_values, depth_noise=depth_noise,
+        )  # fmt: skip
+        if labels is not None:
+            return self._loss(hidden, labels, label_weights, num_items_in_batch)
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return GatoOutput(logits=self.score(hidden[:, keep]), past_key_values=past_key_values)
+
+    def score(self, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Logits (..., V) of hidden states (..., width), over the vocabulary or over `ids` only."""
+        table = self.embedding.tokens.weight
+        return F.linear(hidden, table[: self.config.vocab_size] if ids is None else table[ids])
+
+    def _loss(self, hidden: Tensor, labels: Tensor, weights: Tensor | None, denominator: Tensor | float | None) -> GatoOutput:
+        following = labels[:, 1:].flatten()
+        chosen = (following >= 0).nonzero()[:, 0]
+        rows = torch.div(chosen, labels.shape[1] - 1, rounding_mode="floor")
+        losses = self.target_losses(hidden[:, :-1].reshape(-1, hidden.shape[-1])[chosen], following[chosen])
+        weight = torch.ones_like(losses) if weights is None else weights[rows]
+        total = (losses * weight).sum()
+        loss = total / (weight.sum().clamp(min=1e-8) if denominator is None else denominator)
+        return GatoOutput(loss=loss, token_losses=losses.detach(), token_index=chosen + rows + 1)
+
+    def target_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy over the whole vocabulary of (K, width) against (K,), in chunks that bound the logits' memory."""
+
+        def chunk(h: Tensor, t: Tensor) -> Tensor:
+            return F.cross_entropy(self.score(h).float(), t, reduction="none")
+
+        if len(targets) <= HEAD_CHUNK:
+            return chunk(hidden, targets)
+        parts = zip(hidden.split(HEAD_CHUNK), targets.split(HEAD_CHUNK), strict=True)
+        return torch.cat([checkpoint(chunk, h, t, use_reentrant=False) for h, t in parts])
+
+    # -- what transformers asks for ----------------------------------------------------------------
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, is_first_iteration: bool = False, **kwargs: Any) -> dict:
+        """Pictures and local positions belong to the prompt: they are passed on the first step only."""
+        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if not is_first_iteration and kwargs.get("past_key_values") is not None:
+            for name in ("pixel_values", "patch_boxes", "local_positions"):
+                inputs.pop(name, None)
+        return inputs
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding.tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embedding.tokens = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.embedding.tokens
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """N(0, 0.02) everywhere; the continuous rows smooth in their value (DESIGN: bins are ordered)."""
+        super()._init_weights(module)
+        config = self.config
+        if isinstance(module, TokenTable) and config.smooth_bins and not getattr(module.weight, "_is_hf_initialized", False):
+            start = config.continuous_start
+            rows = smooth_rows(1024, config.width, config.initializer_range, config.smooth_bandwidth)
+            module.weight[start : start + 1024] = rows.to(module.weight)
+        if isinstance(module, Attention) and module.r_proj is not None:
+            init.zeros_(module.content_bias)
+            init.zeros_(module.position_bias)
+
+    def count_parameters(self) -> dict[str, int]:
+        """Parameters by part, and `total`; works on the meta device."""
+        embedding = self.embedding
+        parts = {
+            "token table": embedding.tokens,
+            "patch embedder": embedding.patch_embedder,
+            "patch and local positions": nn.ModuleList([embedding.patch_rows, embedding.patch_columns, embedding.local]),
+            "attention": nn.ModuleList(b.attention for b in self.transformer.layers),
+            "feed-forward": nn.ModuleList(b.feed_forward for b in self.transformer.layers),
+        }
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        total = sum(p.numel() for p in self.parameters())
+        return counts | {"norms and other": total - sum(counts.values()), "total": total}
+
+
+def attention_layout(
+    ids: Tensor, past: int, attention_mask: Tensor | None, document_ids: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The mask (B, 1, L, past + L) and the positions within each document (B, L).
+
+    `None` twice where each row is one document from its first token on: plain causal attention.
+    """
+    batch, length = ids.shape
+    if document_ids is not None:
+        order = torch.arange(length, device=ids.device)
+        same = document_ids[:, :, None] == document_ids[:, None, :]
+        mask = (same & (order[:, None] >= order))[:, None]
+        starts = torch.ones_like(document_ids, dtype=torch.bool)
+        starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+        return mask, order - torch.where(starts, order, 0).cummax(dim=1).values
+    if past == 0 and attention_mask is None:
+        return None, None
+    if attention_mask is None:
+        attention_mask = ids.new_ones(batch, past + length)
+    queries = torch.arange(past, past + length, device=ids.device)
+    keys = torch.arange(past + length, device=ids.device)
+    visible = queries[:, None] >= keys
+    itself = queries[:, None] == keys  # a padded query looks at itself, so that no row of the softmax is empty
+    mask = (visible & attention_mask[:, None, :].bool()) | itself
+    positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, past:]
+    return mask[:, None], positions
+
+
+AutoConfig.register("gato", GatoConfig, exist_ok=True)
+for _auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
+    _auto.register(GatoConfig, Gato, exist_ok=True)

@@ -1,0 +1,245 @@
+"""Acting: observations -> tokens -> one action id at a time -> an action (Gato, section 2.5).
+
+The observation's tokens are one forward pass; each action token is sampled among the legal ids of its
+slot and fed back. Streams (environments) are independent: each has its own place in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import torch
+
+from .batch import ACTION_LOCAL, TokenSequence
+from .episode import Episode
+from .model import Gato
+from .spec import TaskSpec
+from .stream_cache import StreamCache
+
+if TYPE_CHECKING:
+    from gato.tokenizers.episode import EpisodeTokenizer
+
+Overflow = Literal["rebuild", "rolling"]
+
+
+class Policy(Protocol):
+    """What `rollout` drives.
+
+    `observation` holds one row per acting stream, `{field name: (n, *shape)}`; `reward` (n,) is what
+    the stream's last action earned; `first` (n,) marks streams that start an episode; `streams` (n,)
+    says which streams the rows belong to. Actions come back as `{field name: (n, *shape)}`, always
+    inside the task's ranges.
+    """
+
+    def reset(self, num_streams: int, demonstrations: Sequence[Episode] = ()) -> None: ...
+
+    def act(
+        self, observation: Mapping[str, np.ndarray], reward: np.ndarray, first: np.ndarray, streams: np.ndarray
+    ) -> dict[str, np.ndarray]: ...
+
+
+@dataclass
+class _Stream:
+    """What one stream has seen: whole timesteps of tokens, and the tokens not yet in the cache."""
+
+    timesteps: list[TokenSequence] = field(default_factory=list)
+    pending: list[TokenSequence] = field(default_factory=list)
+    cached: int = 0
+
+
+class GatoPolicy:
+    """A Gato acting in one task.
+
+    **Arguments:**
+
+    - `tokenizer`, `task`: how observations and actions become tokens.
+    - `temperature`: of the sampling; 0 takes the most likely id.
+    - `overflow`: when the context is full, `"rebuild"` drops the oldest half in whole timesteps and
+      prefills the rest, which always equals a fresh forward of what was kept; `"rolling"` keeps a
+      sliding window of keys (the paper's memory), which equals one forward over the whole history
+      under the same banded mask.
+    - `seed`: of the sampling.
+
+    **Raises:** `ValueError` if one timestep does not fit into the context, or if learned positions are
+    combined with `"rolling"`.
+    """
+
+    def __init__(
+        self,
+        model: Gato,
+        tokenizer: EpisodeTokenizer,
+        task: TaskSpec,
+        temperature: float = 0.0,
+        overflow: str = "rebuild",
+        seed: int = 0,
+    ) -> None:
+        if overflow not in ("rebuild", "rolling"):
+            raise ValueError(f"overflow is '{overflow}', expected 'rebuild' or 'rolling'")
+        if overflow == "rolling" and model.config.positions == "learned":
+            raise ValueError("learned positions end with the context, so 'rolling' cannot go on; use overflow 'rebuild'")
+        self.model, self.tokenizer, self.task = model.eval(), tokenizer, task
+        self.temperature, self.overflow = temperature, overflow
+        self.context_length = model.config.context_length
+        self.device = model.device
+        self._legal = [torch.tensor(list(ids), device=self.device) for ids in tokenizer.legal_ids(task)]
+        self._rng = np.random.default_rng(seed)
+        if tokenizer.tokens_per_timestep(task) > self.context_length:
+            raise ValueError(
+                f"a timestep of '{task.name}' has {tokenizer.tokens_per_timestep(task)} tokens but the context holds {self.context_length}"
+            )
+        self.reset(1)
+
+    def reset(self, num_streams: int, demonstrations: Sequence[Episode] = ()) -> None:
+        """Forgets everything; stream i starts each episode with demonstration i (modulo their number) as its prompt."""
+        rolling = self.overflow == "rolling"
+        self._cache = StreamCache(
+            self.model.config.num_layers, num_streams, self.context_length * (2 if rolling else 1),
+            window=self.context_length if rolling else None, device=self.device,
+        )  # fmt: skip
+        self._streams = [_Stream() for _ in range(num_streams)]
+        self._prompts = [self._prompt(d) for d in demonstrations]
+
+    def _prompt(self, demonstration: Episode) -> list[TokenSequence]:
+        """The first timesteps of a demonstration that leave half of the context free."""
+        if differences := self.task.differences(demonstration.task):
+            raise ValueError(f"the demonstration is not of task '{self.task.name}': {differences[0]}")
+        steps = max(1, self.context_length // 2 // self.tokenizer.tokens_per_timestep(self.task))
+        window = demonstration.window(0, steps)
+        parts = _by_timestep(self.tokenizer.encode(window))
+        while sum(map(len, parts)) > self.context_length // 2:
+            parts.pop()
+        return parts
+
+    @torch.inference_mode()
+    def act(
+        self, observation: Mapping[str, np.ndarray], reward: np.ndarray, first: np.ndarray, streams: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """See `Policy`."""
+        seen = _by_timestep(self.tokenizer.encode_observation(self.task, observation))
+        for tokens, is_first, s in zip(seen, first, streams, strict=True):
+            if is_first:
+                self._begin_episode(int(s))
+            self._streams[s].pending.append(tokens)
+            self._make_room(int(s))
+        rows = np.asarray(streams)
+        hidden = self._feed(rows)
+        ids = np.empty((len(rows), len(self._legal)), np.int32)
+        for slot, legal in enumerate(self._legal):
+            ids[:, slot] = self._sample(hidden, legal)
+            if slot + 1 < len(self._legal):
+                for s, id_ in zip(rows, ids[:, slot], strict=True):
+                    self._streams[s].pending.append(_action_token(id_))
+                hidden = self._feed(rows)
+        for s, tokens, row in zip(rows, seen, ids, strict=True):
+            stream = self._streams[s]
+            stream.pending.append(_action_token(row[-1]))
+            stream.timesteps.append(_with_actions(tokens, row))
+        return self.tokenizer.decode_actions(self.task, ids)
+
+    def _begin_episode(self, s: int) -> None:
+        self._cache.forget(torch.tensor([s], device=self.device))
+        prompt = list(self._prompts[s % len(self._prompts)]) if self._prompts else []
+        self._streams[s] = _Stream(timesteps=prompt, pending=list(prompt))
+
+    def _make_room(self, s: int) -> None:
+        """Rebuild mode: if this timestep would not fit, keeps the newest whole timesteps of half a context."""
+        stream = self._streams[s]
+        if self.overflow == "rolling":
+            stream.timesteps.clear()
+            return
+        needed = sum(map(len, stream.pending)) + len(self._legal)
+        if stream.cached + needed <= self.context_length:
+            return
+        observation = stream.pending[-1]
+        room = max(self.context_length // 2, 0) - len(observation) - len(self._legal)
+        kept: list[TokenSequence] = []
+        for timestep in reversed(stream.timesteps):
+            room -= len(timestep)
+            if room < 0:
+                break
+            kept.insert(0, timestep)
+        self._cache.forget(torch.tensor([s], device=self.device))
+        self._streams[s] = _Stream(timesteps=kept, pending=[*kept, observation])
+        if len(observation) + len(self._legal) > self.context_length:
+            raise ValueError(
+                f"a timestep of '{self.task.name}' has {len(observation) + len(self._legal)} tokens, the context {self.context_length}"
+            )
+
+    def _feed(self, rows: np.ndarray) -> torch.Tensor:
+        """Runs all pending tokens of these streams and gives the hidden state behind each one's last, (n, width).
+
+        Streams with much to catch up (a prompt, a rebuild) run apart from those that feed one timestep.
+        """
+        counts = np.array([sum(map(len, self._streams[s].pending)) for s in rows])
+        hidden = torch.empty(len(rows), self.model.config.width, device=self.device, dtype=self.model.dtype)
+        for group in (counts > 4 * counts.min(), counts <= 4 * counts.min()):
+            if group.any():
+                hidden[torch.from_numpy(group).to(self.device)] = self._feed_together(rows[group], counts[group])
+        return hidden
+
+    def _feed_together(self, rows: np.ndarray, counts: np.ndarray) -> torch.Tensor:
+        longest = int(counts.max())
+        ids = np.full((len(rows), longest), self.tokenizer.vocabulary.pad, np.int64)
+        local = np.full((len(rows), longest), -1, np.int64)
+        patches, boxes = [], []
+        for i, s in enumerate(rows):
+            stream, at = self._streams[s], 0
+            for part in stream.pending:
+                ids[i, at : at + len(part)], local[i, at : at + len(part)] = part.ids, part.local_position
+                at += len(part)
+                if len(part.patches):
+                    patches.append(part.patches)
+                    boxes.append(part.patch_boxes)
+            stream.cached += at
+            stream.pending = []
+
+        def tensor(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(values).to(self.device)
+
+        has_patches = bool(patches)
+        mask, queries, keys = self._cache.begin(tensor(rows.astype(np.int64)), tensor(counts.astype(np.int64)))
+        embedded = self.model.embedding(
+            tensor(ids), tensor(local),
+            tensor(np.concatenate(patches)) if has_patches else None,
+            tensor(np.concatenate(boxes).astype(np.int64)) if has_patches else None,
+        )  # fmt: skip
+        hidden = self.model.transformer(
+            embedded, mask, queries, keys, learned_positions=queries.clamp(max=self.context_length - 1), cache=self._cache
+        )
+        return hidden[torch.arange(len(rows), device=self.device), tensor(counts.astype(np.int64)) - 1]
+
+    def _sample(self, hidden: torch.Tensor, legal: torch.Tensor) -> np.ndarray:
+        logits = self.model.score(hidden, legal).float().cpu().numpy()
+        if self.temperature > 0:
+            logits = logits / self.temperature + self._rng.gumbel(size=logits.shape)
+        return legal.cpu().numpy()[logits.argmax(axis=1)]
+
+
+def _by_timestep(sequence: TokenSequence) -> list[TokenSequence]:
+    """Takes a sequence apart at its timesteps."""
+    starts = np.flatnonzero(np.diff(sequence.timestep, prepend=-1))
+    parts = []
+    for start, stop in zip(starts, [*starts[1:], len(sequence)], strict=True):
+        parts.append(sequence.cut(int(stop)).drop(int(start)))
+    return parts
+
+
+_NO_PATCHES = np.zeros((0, 16, 16, 3), np.uint8)
+_NO_BOXES = np.zeros((0, 4), np.uint8)
+
+
+def _action_token(id_: int) -> TokenSequence:
+    one = np.zeros(1, np.int32)
+    return TokenSequence(
+        ids=one + np.int32(id_), kind=np.zeros(1, np.uint8), local_position=np.full(1, ACTION_LOCAL, np.int16), timestep=one,
+        document=np.zeros(1, np.int16), is_target=np.ones(1, bool), patches=_NO_PATCHES, patch_boxes=_NO_BOXES,
+    )  # fmt: skip
+
+
+def _with_actions(observation: TokenSequence, ids: np.ndarray) -> TokenSequence:
+    from .batch import join
+
+    return join([observation, *(_action_token(i) for i in ids)], same_document=True)

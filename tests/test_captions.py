@@ -1,0 +1,220 @@
+"""Pictures with captions: safe decoding, one size, and the way into a store."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from gato.data.captions import MAX_BYTES, caption_task, fit_image, import_pictures, read_image
+from gato.data.store import Store
+from gato.spec import Modality
+
+RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0, 0)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **rest) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **rest)
+    return buffer.getvalue()
+
+
+def png_header(columns: int, rows: int) -> bytes:
+    """A valid PNG that promises columns x rows pixels in a few bytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+def test_a_caption_task_observes_a_picture_and_says_a_sentence():
+    task = caption_task("captions/toy", size=(32, 64))
+    assert [(f.role, f.name, f.modality) for f in task.fields] == [
+        ("observation", "image", Modality.IMAGE),
+        ("action", "caption", Modality.TEXT),
+    ]
+    assert task.observations[0].shape == (32, 64, 3)
+    assert not task.is_control
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_lossless_picture_is_read_exactly_from_a_path_and_from_bytes(tmp_path, kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    content = encoded(Image.fromarray(pixels), kind, lossless=True)
+    (tmp_path / "picture").write_bytes(content)
+    np.testing.assert_array_equal(read_image(content), pixels)
+    np.testing.assert_array_equal(read_image(tmp_path / "picture"), pixels)
+
+
+def test_transparent_pixels_become_white():
+    image = Image.new("RGBA", (2, 1), (*RED, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    assert read_image(encoded(image)).tolist() == [[list(RED), list(WHITE)]]
+
+
+def test_a_palette_with_a_transparent_colour_becomes_white_there():
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, *BLACK])
+    image.putpixel((1, 0), 1)
+    assert read_image(encoded(image, transparency=1)).tolist() == [[list(RED), list(WHITE)]]
+
+
+def test_sixteen_bit_grey_is_scaled_not_cut():
+    image = Image.fromarray(np.array([[0, 257, 32896, 65535]], np.uint16))
+    assert read_image(encoded(image))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_cmyk_becomes_rgb():
+    found = read_image(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100))
+    assert found.shape == (8, 8, 3)
+    assert np.abs(found.astype(int) - RED).max() <= 3  # JPEG is lossy
+
+
+def test_black_and_white_becomes_rgb():
+    assert read_image(encoded(Image.new("1", (1, 1), 1))).tolist() == [[list(WHITE)]]
+
+
+def test_exif_orientation_is_applied():
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((1, 0), GREEN)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
+    assert read_image(encoded(image, exif=exif)).tolist() == [[list(RED)], [list(GREEN)]]
+
+
+def test_of_an_animation_the_first_frame_is_taken():
+    frames = [Image.new("RGB", (2, 2), c) for c in (RED, GREEN)]
+    content = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert read_image(content)[0, 0].tolist() == list(RED)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [encoded(Image.new("RGB", (2, 2)), "GIF"), encoded(Image.new("RGB", (2, 2)), "BMP"), b"just text", b"", b"\x89PNG\r\n\x1a\n"],
+)
+def test_anything_but_png_jpeg_and_webp_is_refused(tmp_path, content):
+    (tmp_path / "cat.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cat.png is no readable picture; expected one of PNG, JPEG, WEBP"):
+        read_image(tmp_path / "cat.png")
+
+
+def test_a_bomb_is_refused_before_it_is_decoded():
+    with pytest.raises(ValueError, match=r"has 8000x8000 pixels, more than 33554432; scale it down"):
+        read_image(png_header(8000, 8000))
+    with pytest.raises(ValueError, match=r"too many pixels"):
+        read_image(png_header(2**30, 2**30))
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
+    with open(tmp_path / "huge.png", "wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(ValueError, match=r"huge.png has 67108865 bytes"):
+        read_image(tmp_path / "huge.png")
+
+
+def test_a_cut_picture_and_a_missing_one_are_named(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for kind in ("PNG", "JPEG", "WEBP"):
+        content = encoded(Image.fromarray(pixels), kind)
+        with pytest.raises(ValueError, match=r"the picture is (damaged|no readable picture)"):
+            read_image(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"gone.png cannot be read: No such file"):
+        read_image(tmp_path / "gone.png")
+
+
+def test_flipped_bytes_give_a_picture_or_a_clear_error():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+    for kind in ("PNG", "JPEG", "WEBP"):
+        original = encoded(Image.fromarray(pixels), kind)
+        for place in rng.integers(0, len(original), 150):
+            content = bytearray(original)
+            content[place] ^= int(rng.integers(1, 256))
+            try:
+                assert read_image(bytes(content)).dtype == np.uint8
+            except ValueError:
+                pass
+
+
+def test_a_wide_picture_is_centred_on_white():
+    fitted = fit_image(np.zeros((10, 20, 3), np.uint8), (8, 8))
+    assert fitted[:, 0, 0].tolist() == [255, 255, 0, 0, 0, 0, 255, 255]
+    assert fit_image(np.zeros((20, 10, 3), np.uint8), (8, 8))[0, :, 0].tolist() == [255, 255, 0, 0, 0, 0, 255, 255]
+
+
+def test_scaling_down_averages():
+    checks = np.indices((64, 64)).sum(axis=0) % 2 * np.uint8(255)
+    fitted = fit_image(np.repeat(checks[:, :, None], 3, axis=2).astype(np.uint8), (8, 8))
+    assert np.abs(fitted.astype(int) - 127).max() < 20  # grey, not black and white stripes
+
+
+def test_a_picture_of_the_right_size_is_left_alone():
+    pixels = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    assert fit_image(pixels, (16, 16)) is pixels
+
+
+def test_a_line_of_one_pixel_still_fits():
+    assert fit_image(np.zeros((1, 500, 3), np.uint8), (8, 8)).shape == (8, 8, 3)
+
+
+def parquet(path, *rows):
+    columns = ("image", "caption", "concept", "split", "source", "licence", "author", "original")
+    pq.write_table(pa.Table.from_pylist([dict.fromkeys(columns) | row for row in rows]), path)
+    return path
+
+
+def picture(colour, caption, split="train", **rest):
+    return {"image": encoded(Image.new("RGB", (4, 4), colour)), "caption": caption, "split": split, **rest}
+
+
+def test_pictures_are_imported_into_a_store_per_split(tmp_path):
+    rows = (picture(RED, "a red square", concept="square", licence="CC0"), picture(GREEN, "a green one", "test"))
+    path = parquet(tmp_path / "samples.parquet", *rows)
+    folders = import_pictures(path, tmp_path / "out", splits=("train", "test"), size=(16, 16))
+    train, test = (Store(folders[split]) for split in ("train", "test"))
+    train.validate()
+    episode = train.episode(0)
+    assert (train.num_episodes, test.num_episodes) == (1, 1)
+    assert episode.actions["caption"].tolist() == ["a red square"]
+    assert episode.observations["image"].shape == (1, 16, 16, 3)
+    assert episode.observations["image"][0, 8, 8].tolist() == list(RED)
+    assert episode.parameters == {"concept": "square", "licence": "CC0"}
+    assert test.tasks[0].name == train.tasks[0].name == "captions/samples"
+
+
+def test_an_interrupted_import_goes_on_where_it_stopped(tmp_path):
+    good = [picture(RED, f"square {k}") for k in range(5)]
+    path = parquet(tmp_path / "samples.parquet", *good)
+    content = path.read_bytes()
+    import_pictures(path, tmp_path / "out")
+    assert import_pictures(path, tmp_path / "out") == {"train": tmp_path / "out" / "train"}
+    assert Store(tmp_path / "out" / "train").num_episodes == 5  # nothing twice
+    parquet(path, *good, picture(RED, "another"))
+    assert path.read_bytes() != content
+    with pytest.raises(ValueError, match=r"already holds 5 episodes of another source"):
+        import_pictures(path, tmp_path / "out")
+
+
+def test_a_bad_row_is_named_and_the_rows_before_it_are_kept(tmp_path):
+    path = parquet(tmp_path / "samples.parquet", picture(RED, "fine"), {"image": b"GIF89a", "caption": "x", "split": "train"})
+    with pytest.raises(ValueError, match=r"samples.parquet, row 1: the picture is no readable picture"):
+        import_pictures(path, tmp_path / "out")
+    assert Store(tmp_path / "out" / "train").num_episodes == 1
+
+
+def test_a_missing_split_and_missing_columns_are_named(tmp_path):
+    path = parquet(tmp_path / "samples.parquet", picture(RED, "fine"))
+    with pytest.raises(ValueError, match=r"has no split \['test'\]; it has \{'train': 1\}"):
+        import_pictures(path, tmp_path / "out", splits=("test",))
+    pq.write_table(pa.table({"image": [b""]}), path)
+    with pytest.raises(ValueError, match=r"lacks the columns \['caption', 'split'\]"):
+        import_pictures(path, tmp_path / "out")
+    path.write_text("no parquet")
+    with pytest.raises(ValueError, match=r"is no readable parquet file"):
+        import_pictures(path, tmp_path / "out")

@@ -1,0 +1,141 @@
+"""Policies in environments, and the scores made of their returns."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
+
+from gato import envs
+from gato.envs.toy import Corridor
+from gato.eval.rollout import RandomPolicy, expert_rollout, rollout
+from gato.eval.score import mean_interval, normalised_score
+
+CORRIDOR = envs.task("toy/corridor")
+LEFT, RIGHT = 0, 1
+
+
+class AlwaysRight:
+    """Goes right, and remembers what it was shown."""
+
+    def reset(self, num_streams, demonstrations=()):
+        self.num_streams, self.seen = num_streams, []
+
+    def act(self, observation, reward, first, streams):
+        self.seen.append((observation["observation"], reward, first, streams))
+        return {"action": np.full(len(streams), RIGHT)}
+
+
+def scores(results, task=CORRIDOR):
+    return normalised_score([r.total_reward for r in results], task.random_return, task.expert_return)
+
+
+def test_a_perfect_policy_scores_a_hundred():
+    assert (scores(rollout(AlwaysRight(), CORRIDOR, 20)) == 100).all()
+
+
+def test_the_expert_scores_a_hundred():
+    assert (scores(expert_rollout("toy/corridor", 20)) == 100).all()
+
+
+def test_a_random_policy_scores_about_nothing():
+    _, low, high = mean_interval(scores(rollout(RandomPolicy(CORRIDOR), CORRIDOR, 200)), confidence=0.999)
+    assert low < 0 < high
+
+
+@pytest.mark.parametrize("num_envs", [2, 3, 50])
+def test_results_do_not_depend_on_the_number_of_environments(num_envs):
+    assert rollout(AlwaysRight(), CORRIDOR, 7, num_envs=num_envs) == rollout(AlwaysRight(), CORRIDOR, 7, num_envs=1)
+
+
+def test_expert_and_policy_play_the_same_episodes():
+    policy, expert = rollout(AlwaysRight(), CORRIDOR, 7), expert_rollout(CORRIDOR, 7)
+    assert policy == expert
+
+
+def test_the_policy_is_told_when_an_episode_begins_and_what_was_earned():
+    policy = AlwaysRight()
+    results = rollout(policy, CORRIDOR, 2, num_envs=1)
+    firsts = [bool(first[0]) for _, _, first, _ in policy.seen]
+    assert firsts == [t == 0 for r in results for t in range(r.num_timesteps)]
+    assert all(reward[0] == 0 for _, reward, _, _ in policy.seen)  # the goal's reward ends the episode
+
+
+def test_an_environment_without_an_episode_left_is_not_put_to_the_policy():
+    policy = AlwaysRight()
+    results = rollout(policy, CORRIDOR, 3, num_envs=3)
+    assert sum(len(streams) for *_, streams in policy.seen) == sum(r.num_timesteps for r in results)
+    assert policy.seen[0][3].tolist() == [0, 1, 2]
+
+
+def test_an_environment_that_raises_fails_its_episode_and_no_more(monkeypatch):
+    monkeypatch.setattr(Corridor, "step", breaking_at_cell(Corridor.step, 1))
+    results = rollout(AlwaysRight(), CORRIDOR, 20, num_envs=4)
+    failed = [r for r in results if r.failed]
+    assert len(results) == 20 and 0 < len(failed) < 20
+    assert failed[0].failed == "RuntimeError: the floor gave way"
+    assert np.isnan(failed[0].total_reward) and failed[0].success is None
+    assert [r.failed for r in results] == [r.failed for r in rollout(AlwaysRight(), CORRIDOR, 20, num_envs=1)]
+
+
+def breaking_at_cell(step, cell):
+    def breaking(env, action):
+        if env.cell == cell:
+            raise RuntimeError("the floor gave way")
+        return step(env, action)
+
+    return breaking
+
+
+def test_a_transform_changes_what_the_policy_sees_and_not_what_happens():
+    policy = AlwaysRight()
+    results = rollout(policy, CORRIDOR, 3, transform=lambda o, streams, first: {"observation": o["observation"] * 0}, keep_episodes=True)
+    assert all((observation == 0).all() for observation, *_ in policy.seen)
+    assert any(r.episode.observations["observation"].max() > 0 for r in results)
+
+
+def test_frames_are_kept_of_as_many_episodes_as_asked():
+    results = rollout(AlwaysRight(), CORRIDOR, 3, record_frames=1)
+    assert results[0].frames.shape == (results[0].num_timesteps + 1, 16, 80, 3)
+    assert results[1].frames is None
+
+
+def test_the_episode_limit_of_the_task_cuts_an_episode():
+    results = rollout(AlwaysRight(), replace(CORRIDOR, episode_limit=1), 10, keep_episodes=True)
+    assert all(r.num_timesteps == 1 for r in results)
+    assert any(r.episode.truncated and not r.success for r in results)
+
+
+def test_a_level_with_pictures_and_text_is_rolled_out_in_batches():
+    pytest.importorskip("minigrid", reason="needs the extra 'babyai'")
+    task = envs.task("babyai/go-to-local")
+    shapes = []
+
+    def look(observation, streams, first):
+        shapes.append((observation["image"].shape, observation["mission"].dtype))
+        return observation
+
+    results = rollout(RandomPolicy(task), task, 4, num_envs=4, transform=look)
+    assert shapes[0] == ((4, 56, 56, 3), np.dtype(object)) and len(results) == 4
+
+
+def test_the_random_policy_stays_inside_a_continuous_range():
+    task = envs.task("gymnasium/pendulum")
+    results = rollout(RandomPolicy(task), task, 2, keep_episodes=True)
+    actions = np.concatenate([r.episode.actions["action"] for r in results])
+    assert actions.dtype == np.float32 and np.abs(actions).max() <= 2 and np.abs(actions).max() > 1.9
+
+
+def test_a_mean_lies_inside_its_interval():
+    mean, low, high = mean_interval([0.0, 0.0, 0.0, 1.0])
+    assert low <= mean == 0.25 <= high
+    assert mean_interval([3.0, 3.0]) == (3.0, 3.0, 3.0)
+    assert np.isnan(mean_interval([3.0])[1:]).all()
+
+
+def test_a_score_needs_an_expert_above_random():
+    with pytest.raises(ValueError, match="not above"):
+        normalised_score([1.0], 2.0, 2.0)
+    with pytest.raises(ValueError, match="needs both references"):
+        normalised_score([1.0], None, 2.0)

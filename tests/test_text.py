@@ -1,0 +1,174 @@
+"""Documents: import, and their token ids made once."""
+
+import json
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gato.data.captions import caption_task
+from gato.data.store import Store, StoreWriter
+from gato.data.text import TokenisedText, document_task, import_text
+
+
+def characters(texts: list[str]) -> list[list[int]]:
+    """A tokenizer that a reader can check by hand: the code of each character, then 0."""
+    return [[*map(ord, text), 0] for text in texts]
+
+
+def texts(store: Store) -> list[str]:
+    return [store.episode(i).actions["text"][0] for i in range(store.num_episodes)]
+
+
+def stored(tmp_path, content: str) -> Store:
+    path = tmp_path / "source.txt"
+    path.write_text(content, encoding="utf-8")
+    return Store(import_text(path, tmp_path / "store"))
+
+
+def test_a_document_observes_nothing_and_says_a_text():
+    task = document_task("text/toy")
+    assert [(f.role, f.name) for f in task.fields] == [("action", "text")]
+    assert not task.is_control
+
+
+def test_paragraphs_of_a_text_file_are_documents(tmp_path):
+    store = stored(tmp_path, "\ufeffOne line,\nanother.\n\n \n\nÜber 100 €\n")
+    store.validate()
+    assert texts(store) == ["One line,\nanother.", "Über 100 €"]
+
+
+def test_a_folder_of_text_files_gives_a_document_each(tmp_path):
+    for name, content in (("b", "second\n\nstill second\n"), ("a", "first"), ("empty", "")):
+        (tmp_path / f"{name}.txt").write_text(content)
+    store = Store(import_text(tmp_path, tmp_path / "store"))
+    assert texts(store) == ["first", "second\n\nstill second"]
+    assert store.episode(0).parameters == {"title": "a"}
+
+
+def test_a_split_of_a_parquet_file_is_imported_with_its_titles_and_licences(tmp_path):
+    rows = [
+        {"title": "Cat", "text": "A cat purrs.", "source": "book", "licence": "CC0", "split": "train"},
+        {"title": "Dog", "text": "A dog barks.", "source": "book", "licence": "CC0", "split": "test"},
+        {"title": "Blank", "text": "  ", "source": "book", "licence": "CC0", "split": "test"},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "text.parquet")
+    everything = Store(import_text(tmp_path / "text.parquet", tmp_path / "all"))
+    test = Store(import_text(tmp_path / "text.parquet", tmp_path / "test", split="test"))
+    assert (texts(everything), texts(test)) == (["A cat purrs.", "A dog barks."], ["A dog barks."])
+    assert test.episode(0).parameters == {"title": "Dog", "source": "book", "licence": "CC0"}
+
+
+def test_json_lines_are_imported(tmp_path):
+    path = tmp_path / "source.jsonl"
+    path.write_text('{"text": "one", "number": 1}\n\n{"text": "two\\nlines"}\n')
+    assert texts(Store(import_text(path, tmp_path / "store"))) == ["one", "two\nlines"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "one"}\n{"text": 2}\n', "a.jsonl, line 2 has no string 'text'"),
+        ("a.jsonl", b"[1]\n", "a.jsonl, line 1 has no string 'text'"),
+        ("a.jsonl", b"{\n", "a.jsonl, line 1 is not valid JSON"),
+        ("a.txt", b"fine\n\n\xff\xfe\n", "a.txt is not UTF-8"),
+        ("a.txt", b"\n\n", "a.txt holds no documents"),
+        ("a.parquet", b"no", "a.parquet is no readable parquet file"),
+        ("a.pdf", b"", r"has the suffix '.pdf'; expected one of \['.jsonl', '.parquet', '.txt'\]"),
+    ],
+)
+def test_what_is_no_text_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        import_text(tmp_path / name, tmp_path / "store")
+
+
+def test_importing_the_same_file_again_adds_nothing(tmp_path):
+    stored(tmp_path, "one\n\ntwo")
+    assert stored(tmp_path, "one\n\ntwo").num_episodes == 2
+    with pytest.raises(ValueError, match=r"already holds 2 episodes of another source"):
+        stored(tmp_path, "one\n\nthree")
+
+
+def test_token_ids_are_those_of_the_tokenizer(tmp_path):
+    tokens = TokenisedText.open(stored(tmp_path, "ab\n\n€"), characters, "v1")
+    assert tokens.num_documents == 2
+    assert tokens.lengths.tolist() == [3, 2]
+    assert tokens.ids(0, 0, 3).tolist() == [97, 98, 0]
+    assert tokens.ids(1).tolist() == [8364, 0]
+    assert tokens.ids(0).dtype == np.int32
+
+
+def test_a_window_of_ids_is_a_read_only_view(tmp_path):
+    tokens = TokenisedText.open(stored(tmp_path, "abcdef"), characters, "v1")
+    window = tokens.ids(0, 2, 5)
+    assert window.tolist() == [99, 100, 101]
+    assert window.base is not None and not window.flags.writeable
+    with pytest.raises(IndexError, match=r"has 1 documents, there is no number 1"):
+        tokens.ids(1, 0, 1)
+
+
+def test_more_documents_than_a_record_batch_keep_their_order(tmp_path):
+    store = stored(tmp_path, "\n\n".join(str(k) for k in range(600)))
+    tokens = TokenisedText.open(store, characters, "v1")
+    assert [bytes(tokens.ids(k).astype(np.uint8)) for k in (0, 255, 256, 599)] == [b"0\0", b"255\0", b"256\0", b"599\0"]
+    assert int(tokens.lengths.sum()) == 10 * 2 + 90 * 3 + 500 * 4
+
+
+def test_documents_are_tokenised_once_per_store_and_tokenizer(tmp_path):
+    calls = []
+
+    def counted(documents: list[str]) -> list[list[int]]:
+        calls.append(len(documents))
+        return characters(documents)
+
+    store = stored(tmp_path, "one\n\ntwo")
+    for tokenizer_hash in ("v1", "v1", "v2"):
+        TokenisedText.open(store, counted, tokenizer_hash)
+    assert calls == [2, 2]
+    assert len(list(store.path.glob("tokens-*.arrow"))) == 2
+    assert not list(store.path.glob("*.tmp"))
+
+
+def test_a_tokenizer_that_fails_leaves_nothing_behind(tmp_path):
+    store = stored(tmp_path, "one")
+    with pytest.raises(ZeroDivisionError):
+        TokenisedText.open(store, lambda documents: 1 / 0, "v1")
+    assert not list(store.path.glob("tokens-*"))
+    assert TokenisedText.open(store, characters, "v1").num_documents == 1
+
+
+def test_token_ids_travel_to_a_worker(tmp_path):
+    tokens = TokenisedText.open(stored(tmp_path, "ab"), characters, "v1")
+    assert pickle.loads(pickle.dumps(tokens)).ids(0).tolist() == [97, 98, 0]
+
+
+def test_a_damaged_file_of_ids_is_named(tmp_path):
+    store = stored(tmp_path, "ab\n\ncd")
+    path = TokenisedText.open(store, characters, "v1").path
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-20])
+    with pytest.raises(ValueError, match=r"is no file of token ids .*; remove it"):
+        TokenisedText.open(store, characters, "v1")
+    edges, wrong = (np.array(o, np.int64).tobytes() for o in ([0, 3, 6], [0, 3, 600]))
+    assert content.count(edges) == 1
+    path.unlink()
+    path.write_bytes(content.replace(edges, wrong))
+    with pytest.raises(ValueError, match=r"record batch 0 is damaged"):
+        TokenisedText.open(store, characters, "v1").ids(0)
+
+
+def test_only_documents_are_tokenised_ahead(tmp_path):
+    StoreWriter(tmp_path, [caption_task("captions/toy")]).close()
+    with pytest.raises(ValueError, match=r"holds more than documents"):
+        TokenisedText.open(Store(tmp_path), characters, "v1")
+
+
+def test_the_manifest_says_where_the_documents_come_from(tmp_path):
+    store = stored(tmp_path, "one")
+    provenance = json.loads((store.path / "manifest.json").read_text())["provenance"]
+    assert provenance["source"] == "source.txt"
+    assert len(provenance["sha256"]) == 64

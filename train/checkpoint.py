@@ -1,0 +1,132 @@
+"""Checkpoints: complete or absent.
+
+A checkpoint is an agent's folder (see `gato/agent.py`) with the training state beside it:
+
+    optimizer.safetensors    AdamW's moments by parameter name
+    training.json            update count, tokens seen, data fingerprint
+    rng.safetensors          torch's generator state
+    run.json                 the resolved configuration
+    manifest.json            size and SHA-256 of every file; without it a folder is no checkpoint
+
+It is written beside its place, hashed, synced and renamed; older ones are removed only afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from gato.agent import Agent
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: `step` updates done, `tokens` and `targets` seen, `seconds` spent training."""
+
+    step: int = 0
+    tokens: int = 0
+    targets: int = 0
+    seconds: float = 0.0
+
+
+def save(
+    folder: Path, agent: Agent, optimizer: torch.optim.Optimizer, progress: Progress, run: dict[str, Any], fingerprint: dict[str, str]
+) -> None:
+    """Writes one checkpoint; a crash at any moment leaves either no folder of this name or a complete one."""
+    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    agent.save(temporary)
+    save_file(_optimizer_tensors(agent.model, optimizer), temporary / "optimizer.safetensors")
+    save_file({"torch": torch.get_rng_state()}, temporary / "rng.safetensors")
+    _write_json(temporary / "training.json", {"progress": vars(progress), "data": fingerprint})
+    _write_json(temporary / "run.json", run)
+    entries = {}
+    for path in sorted(temporary.iterdir()):
+        _sync(path)
+        entries[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    _write_json(temporary / "manifest.json", {"format": 1, "files": entries})
+    _sync(temporary / "manifest.json")
+    _sync(temporary)
+    if folder.exists():  # the same step again, after a resume from an earlier one
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+    _sync(folder.parent)
+
+
+def restore(folder: Path, agent_model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Loads weights, moments and generator state in place. **Raises:** `ValueError` if a file is missing or damaged."""
+    verify(folder)
+    weights = load_file(folder / "model.safetensors")
+    agent_model.load_state_dict(weights, strict=True)
+    moments = load_file(folder / "optimizer.safetensors")
+    for name, parameter in agent_model.named_parameters():
+        if f"{name}.step" in moments:
+            optimizer.state[parameter] = {
+                key: moments[f"{name}.{key}"].to(parameter.device if key != "step" else "cpu") for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+    torch.set_rng_state(load_file(folder / "rng.safetensors")["torch"])
+    return Progress(**json.loads((folder / "training.json").read_text())["progress"])
+
+
+def verify(folder: Path) -> None:
+    """**Raises:** `ValueError` naming the file that is missing, or whose size or hash differs from the manifest."""
+    for name, entry in json.loads((folder / "manifest.json").read_text())["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"checkpoint '{folder}' lacks {name}; use another checkpoint of the run")
+        if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
+            raise ValueError(f"checkpoint '{folder}': {name} is damaged (size or SHA-256 differs from its manifest); use another one")
+
+
+def steps(run_folder: Path) -> list[Path]:
+    """The complete checkpoints `step-N` of a run, oldest first."""
+    found = [p for p in run_folder.glob("step-*") if p.name[5:].isdigit() and (p / "manifest.json").is_file()]
+    return sorted(found, key=lambda p: int(p.name[5:]))
+
+
+def clean(run_folder: Path) -> list[str]:
+    """Removes half-written checkpoints of earlier processes and says which."""
+    leftovers = list(run_folder.glob("*.tmp-*"))
+    for path in leftovers:
+        shutil.rmtree(path, ignore_errors=True)
+    return [path.name for path in leftovers]
+
+
+def keep_newest(run_folder: Path, count: int) -> None:
+    """Removes all but the newest `count` steps; a folder loses its manifest first, so it is never half valid."""
+    for path in steps(run_folder)[:-count]:
+        (path / "manifest.json").unlink()
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}.{key}"] = value.detach().cpu().contiguous()
+    return tensors
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
