@@ -67,6 +67,16 @@ def import_text(path: str | Path, out: str | Path, split: str | None = None) -> 
     return Path(out)
 
 
+def texts_of(store: Store) -> list[str]:
+    """Every text in a store once per episode: documents and captions, and the instructions of control tasks."""
+    texts = []
+    for i in range(store.num_episodes):
+        episode = store.episode(i, 0, 1)
+        fields = {**episode.observations, **episode.actions}
+        texts += [str(fields[f.name][0]) for f in episode.task.fields if f.modality is Modality.TEXT]
+    return texts
+
+
 class TokenisedText:
     """The token ids of every document of a store, memory-mapped.
 

@@ -143,21 +143,23 @@ def _import(arguments: list[str]) -> None:
     parser = _parser("data import", "Bring pictures with captions or text into stores.")
     parser.add_argument("kind", choices=["pictures", "text"])
     parser.add_argument("path", type=Path, help="the sample pack's parquet; for text also .txt or .jsonl")
-    parser.add_argument("--out", type=Path, help="folder of the stores (default: the stores folder)")
-    parser.add_argument("--splits", type=str, nargs="+", help="which splits, one store each")
+    parser.add_argument("--out", type=Path, help="folder of the stores (default: 'pictures' or 'text' in the stores folder)")
+    parser.add_argument("--splits", type=str, nargs="+", default=["train"], help="which splits, one store each")
     options = _parse(parser, arguments)
-    from gato.data.store import stores_folder
+    from gato.data.store import Store, stores_folder
 
     out = options.out or stores_folder() / options.kind
     if options.kind == "pictures":
         from gato.data.captions import import_pictures
 
-        rows = import_pictures(options.path, out, **({"splits": tuple(options.splits)} if options.splits else {}))
+        folders = import_pictures(options.path, out, splits=tuple(options.splits))
     else:
         from gato.data.text import import_text
 
-        rows = import_text(options.path, out)
-    print(rows)
+        has_splits = options.path.suffix in (".parquet", ".jsonl")
+        folders = {split: import_text(options.path, out / split, split if has_splits else None) for split in options.splits}
+    for split, folder in folders.items():
+        print(f"{split}: {Store(folder).num_episodes} {options.kind}: {folder}")
 
 
 def _validate(arguments: list[str]) -> None:
@@ -187,7 +189,9 @@ def _train_tokenizer(arguments: list[str]) -> None:
     from gato.data.text import texts_of
     from gato.tokenizers.text import TextTokenizer
 
-    texts = [text for name in options.sources for text in ([Path(name).read_text()] if name.endswith(".txt") else texts_of(_open_store(name)))]
+    texts: list[str] = []
+    for name in options.sources:
+        texts += [Path(name).read_text()] if name.endswith(".txt") else texts_of(_open_store(name))
     tokenizer = TextTokenizer.train(texts, options.size)
     out = options.out or stores_folder() / "tokenizer.model"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -197,8 +197,11 @@ class Gato(PreTrainedModel, GenerationMixin):
         rows = torch.div(chosen, labels.shape[1] - 1, rounding_mode="floor")
         losses = self.target_losses(hidden[:, :-1].reshape(-1, hidden.shape[-1])[chosen], following[chosen])
         weight = torch.ones_like(losses) if weights is None else weights[rows]
-        total = (losses * weight).sum()
-        loss = total / (weight.sum().clamp(min=1e-8) if denominator is None else denominator)
+        if denominator is None:
+            denominator = weight.sum()
+        floor = 1e-8  # a batch without targets has loss zero, not 0 / 0
+        divisor = denominator.clamp(min=floor) if isinstance(denominator, Tensor) else max(denominator, floor)
+        loss = (losses * weight).sum() / divisor
         return GatoOutput(loss=loss, token_losses=losses.detach(), token_index=chosen + rows + 1)
 
     def target_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:

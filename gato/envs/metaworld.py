@@ -49,6 +49,10 @@ class UntilSuccess(gymnasium.Wrapper):
         info = {**info, "success": success, "shaped_reward": float(shaped_reward)}
         return observation, float(success), success, truncated and not success, info
 
+    def render(self) -> np.ndarray:
+        """(96, 96, 3) uint8; Meta-World's corner camera hangs upside down, so the picture is turned."""
+        return np.ascontiguousarray(self.env.render()[::-1, ::-1])
+
 
 class ScriptedExpert:
     """The scripted policy of a task; its actions may leave [-1, 1], so the task clips them."""
