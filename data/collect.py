@@ -7,6 +7,7 @@ drift). Every episode has its own seed, so an interrupted or repeated collection
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -145,8 +146,6 @@ def measure(tasks: Sequence[str] = (), episodes: int = 100, seed: int = 0) -> li
     **Returns:** per task `task`, `episodes`, `random`, `expert`, `expert_std`, `expert_min`, `success`
     (share), `failed`, `length` (mean) and `steps_per_second` of the expert.
     """
-    import time
-
     rows = []
     for name in tasks or envs.tasks():
         task, env = envs.task(name), envs.make(name)
@@ -156,6 +155,8 @@ def measure(tasks: Sequence[str] = (), episodes: int = 100, seed: int = 0) -> li
             expert = list(_measured(task, env, envs.expert(name), episodes, seed, progress))
             seconds = time.perf_counter() - started
         env.close()
+        if not random or not expert:
+            raise RuntimeError(f"task '{name}': every episode of the {'expert' if random else 'random policy'} failed")
         returns = np.array([r.total_reward for r in expert])
         rows.append(
             {

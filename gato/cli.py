@@ -128,12 +128,12 @@ def _collect(arguments: list[str]) -> None:
     parser = _parser("data collect", "Let experts act and store their episodes, one store per task.")
     from gato.data.collect import CollectConfig, collect
 
-    parser.add_argument("--config", action="config", help="a YAML file of these options")
-    parser.add_class_arguments(CollectConfig)
+    parser.add_argument("tasks", nargs="+", type=str, help="names such as gymnasium/cartpole")
+    parser.add_class_arguments(CollectConfig, skip={"tasks"})
     parser.add_argument("--json", action="store_true")
     options = _parse(parser, arguments)
     as_json = options.json
-    del options["json"], options["config"]
+    del options["json"]
     rows = collect(CollectConfig(**vars(options)))
     keep = ("task", "episodes", "timesteps", "noisy", "rejected", "failed", "acceptance")
     _print(rows, as_json, lambda: _table([{k: row.get(k) for k in row if k in keep or k.endswith("return")} for row in rows]))
@@ -244,12 +244,21 @@ def _pretrain(arguments: list[str]) -> None:
     pretrain(PretrainConfig(model=built.model, data=built.data, optim=built.optim, train=built.train))
 
 
+EVAL_LISTS = {
+    "tasks": "control tasks (default: all of the checkpoint; 'none' for none)",
+    "captions": "stores of held-out pictures, such as pictures/unseen_picture",
+    "prompts": "texts to continue",
+}
+
+
 def _eval(arguments: list[str]) -> None:
     parser = _parser("eval", "Act in environments, caption held-out pictures, continue text; scores with 95 % intervals.")
     from gato.eval.control import EvalConfig, evaluate_checkpoint, score_table
 
     parser.add_argument("checkpoint", type=Path)
-    parser.add_class_arguments(EvalConfig)
+    for name, text in EVAL_LISTS.items():
+        parser.add_argument(f"--{name}", nargs="*", type=str, default=[], help=text)
+    parser.add_class_arguments(EvalConfig, skip=set(EVAL_LISTS))
     parser.add_argument("--json", action="store_true")
     options = _parse(parser, arguments)
     as_json, checkpoint = options.json, options.checkpoint

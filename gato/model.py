@@ -20,6 +20,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .batch import NO_LOCAL
 from .embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
 from .transformer import Attention, Transformer
 
@@ -218,12 +219,26 @@ class Gato(PreTrainedModel, GenerationMixin):
     # -- what transformers asks for ----------------------------------------------------------------
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, is_first_iteration: bool = False, **kwargs: Any) -> dict:
-        """Pictures and local positions belong to the prompt: they are passed on the first step only."""
+        """Pictures and local positions belong to the prompt: with a cache they are passed on the first step only."""
         inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
         if not is_first_iteration and kwargs.get("past_key_values") is not None:
             for name in ("pixel_values", "patch_boxes", "local_positions"):
                 inputs.pop(name, None)
+        elif (local := inputs.get("local_positions")) is not None:
+            inputs["local_positions"] = F.pad(local, (0, inputs["input_ids"].shape[1] - local.shape[1]), value=NO_LOCAL)
         return inputs
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **model_kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Beams and samples repeat all patches of a row together, where transformers would repeat patch by patch."""
+        packed = {name: model_kwargs.pop(name) for name in ("pixel_values", "patch_boxes") if model_kwargs.get(name) is not None}
+        if packed and input_ids is not None and expand_size > 1:
+            counts = (input_ids == self.config.image_token_id).sum(dim=1).tolist()
+            if any(counts):
+                packed = {name: torch.cat([p for row in v.split(counts) for p in [row] * expand_size]) for name, v in packed.items()}
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
+        return input_ids, model_kwargs | packed
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding.tokens

@@ -80,9 +80,8 @@ def test_a_prompt_is_seen_by_its_episode(tiny, tokenizer, drive, logits_of):
 def test_cached_decoding_equals_the_full_forward(tiny, as_batch, drive, logits_of):
     batch = as_batch(drive(2, "go to the red ball"))
     full, cache, parts = logits_of(tiny, batch), None, []
-    given = 4  # the two patches and two more, then one by one; the second timestep's patches come as one chunk
     slots = (batch.ids[0] == tiny.config.image_token_id).nonzero()[:, 0].tolist()
-    edges = [0, given, *range(given + 1, slots[2] + 1), *range(slots[2] + 2, batch.ids.shape[1] + 1)]
+    edges = [0, *range(4, batch.ids.shape[1] + 1)]  # four tokens at once, then one by one
     for start, stop in zip(edges, edges[1:], strict=False):
         chosen = [i for i, slot in enumerate(slots) if start <= slot < stop]
         with torch.no_grad():
@@ -228,11 +227,6 @@ def test_patches_and_slots_must_match(make_gato, as_batch, drive):
         make_gato()(input_ids=batch.ids, pixel_values=batch.patches[:1], patch_boxes=batch.patch_boxes[:1])
 
 
-def test_pictures_without_patches_are_refused(make_gato, as_batch, drive):
-    with pytest.raises(ValueError, match="0 patches were given for 2 image slots"):
-        make_gato()(input_ids=as_batch(drive(1)).ids)
-
-
 def test_another_image_embedder_may_be_given(make_gato, as_batch, drive, logits_of):
     class Mean(nn.Module):
         def forward(self, patches: torch.Tensor) -> torch.Tensor:
@@ -263,7 +257,7 @@ def test_smooth_bins_are_as_large_as_independent_ones_but_alike_nearby():
 
 def test_only_the_continuous_rows_start_smooth(make_gato):
     model = make_gato(smooth_bins=True, width=256, seed=1)
-    start, weight = model.config.continuous_start, model.embedding.tokens.weight
+    start, weight = model.config.continuous_start, model.embedding.tokens.weight.detach()
 
     def likeness(first: int, last: int) -> float:
         return float(nn.functional.cosine_similarity(weight[first : last - 1], weight[first + 1 : last]).mean())
@@ -308,12 +302,8 @@ def test_saved_weights_give_equal_logits_in_a_new_process(make_gato, as_batch, d
 
 
 def prompt_of(tokenizer, drive) -> dict:
-    """Two pictures and an instruction each, as many tokens in both rows."""
-    from gato.spec import TaskSpec
-
-    task = drive(1).task
-    assert isinstance(task, TaskSpec)
-    shown = [tokenizer.encode_observation(task, drive(1, "red ball", seed=s).observations) for s in (1, 2)]
+    """Two patches and an instruction in each of two rows, as many tokens in both."""
+    shown = [tokenizer.encode_observation(drive(1).task, drive(1, "red ball", seed=s).observations) for s in (1, 2)]
     batch = collate(shown, len(shown[0]), tokenizer.vocabulary.pad)
     return {
         "input_ids": batch.ids, "local_positions": batch.local_position,

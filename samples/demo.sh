@@ -1,0 +1,26 @@
+#!/bin/sh
+# What `make demo` runs: every line that starts with $ is a command you can type yourself.
+set -e
+gato() {
+    echo
+    echo "\$ gato $*"
+    "$BIN/python" -m gato.cli "$@"
+}
+
+echo "== real data: experts act, captioned drawings, dictionary text"
+gato data collect gymnasium/cartpole gymnasium/mountain-car-continuous gymnasium/pendulum --episodes 200
+gato data collect gymnasium/lunar-lander --episodes 600
+gato data collect babyai/go-to-local --episodes 4000
+gato data import pictures samples/pictures.parquet --splits train unseen_picture unseen_concept
+gato data import text samples/text.parquet --splits train test
+gato tokenizer train pictures/train text/train babyai/go-to-local --size 2048
+
+echo
+echo "== one model learns all of it"
+gato pretrain demo
+
+echo
+echo "== it acts in environments, captions pictures it never saw, and writes"
+gato eval runs/demo/final --ablations true --films true --captions pictures/unseen_picture pictures/unseen_concept \
+    --prompts "dog:" "river:" "music:"
+gato plot runs/demo
