@@ -90,6 +90,7 @@ class Source:
             self._documents = TokenisedText.open(store, tokenizer.text.encode_documents, tokenizer.text.hash)
         lengths = self._documents.lengths if self._documents else store.lengths
         self._ends = np.cumsum(lengths)
+        self._by_task: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # episodes of a task, and the running sum of their lengths
         self._per_timestep = tokenizer.tokens_per_timestep(self.task)
 
     def _length(self, episode: int) -> int:
@@ -98,6 +99,18 @@ class Source:
     def _draw_episode(self, rng: np.random.Generator) -> int:
         """An episode with a probability proportional to its length."""
         return int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
+
+    def _draw_other_episode(self, rng: np.random.Generator, task_index: int, avoid: int) -> int:
+        """The same among the other episodes of a task; `avoid` itself only where the task has no other."""
+        if task_index not in self._by_task:
+            episodes = np.flatnonzero(self.store.task_indices == task_index)
+            self._by_task[task_index] = episodes, np.cumsum(self.store.lengths[episodes])
+        episodes, ends = self._by_task[task_index]
+        if len(episodes) == 1:
+            return avoid
+        own, end = self._length(avoid), int(ends[np.searchsorted(episodes, avoid)])
+        place = int(rng.integers(ends[-1] - own))
+        return int(episodes[np.searchsorted(ends, place if place < end - own else place + own, side="right")])
 
     def window(self, rng: np.random.Generator, budget: int) -> tuple[TokenSequence, Piece]:
         """At most `budget` tokens, starting on a timestep boundary (in a document: at any token)."""
@@ -110,22 +123,20 @@ class Source:
 
     @staticmethod
     def _draw_start(rng: np.random.Generator, length: int, wanted: int) -> int:
-        """A start that covers all of an episode evenly, its two ends included."""
+        """A start that reaches all of an episode: a timestep within one window of an end is up to twice as likely as
+        one in the middle, never less likely (uniform starts would hardly ever show the two ends)."""
         return int(np.clip(rng.integers(1 - wanted, length), 0, max(length - wanted, 0)))
 
     def prompt(self, rng: np.random.Generator, budget: int, task_index: int, avoid: int) -> tuple[TokenSequence, Piece] | None:
         """Whole timesteps of another episode of the same task, at most `budget` tokens; half of them from the end."""
-        candidates = [e for e in (self._draw_episode(rng) for _ in range(8)) if self.store.task_indices[e] == task_index]
-        episode = next((e for e in candidates if e != avoid), candidates[0] if candidates else None)
+        episode = self._draw_other_episode(rng, task_index, avoid)
         from_end, tokens = rng.random() < 0.5, int(rng.integers(1, budget + 1))
-        if episode is None:
-            return None
         length = self._length(episode)
         steps = min(max(1, tokens // self._per_timestep), length)
         start = length - steps if from_end else int(rng.integers(0, length - steps + 1))
         piece = Piece("prompt from the end" if from_end else "prompt", episode, start, start + steps)
         sequence = _drop_first_timesteps(self._read(piece), budget)
-        return (sequence, piece) if len(sequence) else None
+        return (sequence, replace(piece, start=start + int(sequence.timestep[0]))) if len(sequence) else None
 
     def _read(self, piece: Piece) -> TokenSequence:
         if self._documents is not None:

@@ -71,6 +71,7 @@ class Agent:
         from .model import Gato
 
         model = Gato.from_pretrained(folder, local_files_only=True).eval()
+        tokenizer.max_local_positions = model.config.max_local_positions
         if tokenizer.vocabulary.size != model.config.vocab_size:
             raise ValueError(
                 f"'{folder}': the weights know {model.config.vocab_size} ids but the vocabulary {tokenizer.vocabulary.size}; "

@@ -147,14 +147,17 @@ class GatoPolicy:
     def _make_room(self, s: int) -> None:
         """Rebuild mode: if this timestep would not fit, keeps the newest whole timesteps of half a context."""
         stream = self._streams[s]
+        observation = stream.pending[-1]
+        length = len(observation) + len(self._legal)
+        if length > self.context_length:
+            raise ValueError(f"a timestep of '{self.task.name}' has {length} tokens, the context {self.context_length}")
         if self.overflow == "rolling":
             stream.timesteps.clear()
             return
         needed = sum(map(len, stream.pending)) + len(self._legal)
         if stream.cached + needed <= self.context_length:
             return
-        observation = stream.pending[-1]
-        room = max(self.context_length // 2, 0) - len(observation) - len(self._legal)
+        room = self.context_length // 2 - length
         kept: list[TokenSequence] = []
         for timestep in reversed(stream.timesteps):
             room -= len(timestep)
@@ -163,10 +166,6 @@ class GatoPolicy:
             kept.insert(0, timestep)
         self._cache.forget(torch.tensor([s], device=self.device))
         self._streams[s] = _Stream(timesteps=kept, pending=[*kept, observation])
-        if len(observation) + len(self._legal) > self.context_length:
-            raise ValueError(
-                f"a timestep of '{self.task.name}' has {len(observation) + len(self._legal)} tokens, the context {self.context_length}"
-            )
 
     def _feed(self, rows: np.ndarray) -> torch.Tensor:
         """Runs all pending tokens of these streams and gives the hidden state behind each one's last, (n, width).

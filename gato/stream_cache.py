@@ -72,7 +72,7 @@ class StreamCache(Cache):
         """
         offsets = torch.arange(int(counts.max()), device=counts.device)
         valid = offsets < counts[:, None]
-        queries = self.next[streams][:, None] + offsets
+        queries = self.next[streams][:, None] + offsets.minimum(counts[:, None] - 1)  # padding looks where the last token does
         self.rows, self.slots = streams, torch.where(valid, 1 + queries % self.capacity, 0)
         self.all_rows = len(streams) == self.num_streams and bool((streams == torch.arange(len(streams), device=streams.device)).all())
         self.held[streams[:, None], self.slots] = torch.where(valid, queries, -1)

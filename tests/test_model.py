@@ -182,6 +182,18 @@ def test_a_tiny_gato_memorises_one_episode(make_gato, as_batch, drive):
     assert loss.item() < 0.05  # from ln 2371 = 7.8
 
 
+@pytest.mark.parametrize("scheme", ["rope", "transformer_xl", "learned"])
+def test_half_precision_trains_and_acts(make_gato, as_batch, drive, logits_of, scheme):
+    model, batch = make_gato(scheme, initializer_range=0.05), as_batch(drive(2))
+    exact = logits_of(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = GatoLearner(model.float())(batch)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    half = logits_of(model.bfloat16(), batch)
+    assert (half.double() - exact).abs().max() < 0.05 * exact.abs().max()  # eight bits of mantissa, several times
+
+
 # -- embeddings ----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,95 @@
+"""Small charts as inline SVG: a value with its interval on an axis, and a curve on a logarithmic one.
+
+Shapes are placed in per cent of the width and labels are HTML, so a chart fits any column and its text keeps
+its size. Colours come from the classes in `configs/report.css`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+MAX_POINTS = 400
+
+
+def interval_bar(
+    value: float, low: float | None, high: float | None, axis: tuple[float, float], marks: Sequence[float], label: str, kind: str = "main"
+) -> str:
+    """A bar from 0 to `value` with a whisker from `low` to `high`.
+
+    **Arguments:** `axis`: both ends; what lies beyond is cut off and gets an arrow. `marks`: values with an
+    upright line. `label`: for readers who hear the page. `kind`: CSS class, `main` or `control`.
+    """
+
+    def at(number: float) -> float:
+        return round(100 * (min(max(number, axis[0]), axis[1]) - axis[0]) / (axis[1] - axis[0]), 2)
+
+    zero, end = at(0), at(value)
+    shapes = [f'<line class="mark" x1="{at(m)}%" x2="{at(m)}%" y1="0" y2="24"/>' for m in marks]
+    shapes.append(f'<rect class="bar" x="{min(zero, end)}%" width="{round(abs(end - zero), 2)}%" y="7" height="10" rx="1"/>')
+    if low is not None and high is not None:
+        shapes.append(f'<line class="whisker" x1="{at(low)}%" x2="{at(high)}%" y1="12" y2="12"/>')
+        ends = [number for number in (low, high) if axis[0] <= number <= axis[1]]
+        shapes += [f'<line class="whisker" x1="{at(n)}%" x2="{at(n)}%" y1="8" y2="16"/>' for n in ends]
+    if not axis[0] <= value <= axis[1]:
+        points = "-1,7 -7,12 -1,17" if value < axis[0] else "1,7 7,12 1,17"
+        shapes.append(f'<svg x="{end}%" overflow="visible"><polygon class="beyond" points="{points}"/></svg>')
+    return f'<svg class="interval {escape(kind)}" role="img" aria-label="{escape(label)}" height="24">{"".join(shapes)}</svg>'
+
+
+def score_axis(values: Sequence[float]) -> tuple[float, float]:
+    """An axis that shows 0 to 100 whole, and what lies outside as far as -50 and 150."""
+    low, high = min(values, default=0.0), max(values, default=100.0)
+    return max(-50.0, min(-4.0, 10 * math.floor(low / 10))), min(150.0, max(104.0, 10 * math.ceil(high / 10)))
+
+
+def curve(steps: Sequence[float], values: Sequence[float], last_step: float, label: str) -> str:
+    """A smoothed curve over the single values, on a logarithmic axis, with its ticks."""
+    smooth = smoothed(values, max(1, len(values) // 50))
+    ticks = _ticks(min(smooth), max(smooth))
+    low, high = ticks[0], ticks[-1]
+
+    def path(heights: Sequence[float]) -> str:
+        stride = max(1, math.ceil(len(heights) / MAX_POINTS))
+        chosen = sorted({*range(0, len(heights), stride), len(heights) - 1})
+        return " ".join(f"{round(100 * steps[i] / last_step, 2)},{_height(heights[i], low, high)}" for i in chosen)
+
+    shown = ticks[:: max(1, math.ceil(len(ticks) / 4))]
+    grid = "".join(f'<line class="grid" x1="0" x2="100" y1="{_height(t, low, high)}" y2="{_height(t, low, high)}"/>' for t in shown)
+    labels = "".join(f'<span style="top:{_height(t, low, high)}%">{t:g}</span>' for t in shown)
+    lines = f'<polyline class="single" points="{path(values)}"/><polyline class="smooth" points="{path(smooth)}"/>'
+    frame = f'viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(label)}"'
+    return f'<div class="plot"><svg {frame}>{grid}{lines}</svg><div class="ticks" aria-hidden="true">{labels}</div></div>'
+
+
+def smoothed(values: Sequence[float], reach: int) -> list[float]:
+    """Each value replaced by the mean of those up to `reach` places away.
+
+    Near the start, where losses fall steeply, both sides shrink alike; near the end only the right one does.
+    """
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    result = []
+    for i in range(len(values)):
+        first, last = max(0, i - reach), min(len(values) - 1, i + min(reach, i))
+        result.append((sums[last + 1] - sums[first]) / (last + 1 - first))
+    return result
+
+
+def _height(value: float, low: float, high: float) -> float:
+    """Place below the upper edge in per cent; what lies beyond the ticks stays at the edge."""
+    share = math.log(max(value, 1e-12) / low) / math.log(high / low)
+    return round(100 * (1 - min(max(share, 0.0), 1.0)), 2)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """The numbers 1, 2, 5, 10, 20 ... from the last below `low` to the first above `high`."""
+    low = max(low, 1e-6)
+    high = max(high, low * 1.01)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    all_ticks = [float(f"{m}e{e}") for e in range(first, last + 1) for m in (1, 2, 5)]
+    start = max(i for i, t in enumerate(all_ticks) if t <= low)
+    end = min(i for i, t in enumerate(all_ticks) if t >= high)
+    return all_ticks[start : end + 1]

@@ -1,0 +1,351 @@
+"""`gato plot`: a run's scores, film strips, captions, texts and loss curves as one HTML page.
+
+The page needs nothing but itself: the style is inlined, pictures are data URIs, charts are inline SVG, there
+is no script, and its content policy forbids every load. All text that comes from data is escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..train.metrics import read_metrics
+from .chart import curve, interval_bar, score_axis
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def write_report(run: Path, out: Path) -> Path:
+    """Writes the page of a run's folder; what the folder lacks is named on the page.
+
+    **Arguments:** `run`: holds `run.json`, `metrics.jsonl` and `final/eval.json`, as far as they exist;
+    `out`: the HTML file.
+
+    **Returns:** `out`.
+
+    **Raises:** `ValueError` if the folder holds none of the three, or one that cannot be read.
+    """
+    settings, results = _read_json(run / "run.json"), _read_json(run / "final" / "eval.json")
+    metrics = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else []
+    if not (settings or results or metrics):
+        raise ValueError(f"'{run}' holds no run: neither run.json nor metrics.jsonl nor final/eval.json; name a folder such as runs/demo")
+    results = results or {}
+    name = str((settings or {}).get("train", {}).get("name") or run.resolve().name)
+    body = [
+        _header(name, _num_parameters(run / "final"), metrics, results),
+        _scores(results), _films(results), _captions(results), _texts(results), _curves(metrics), _settings(settings),
+    ]  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(out.name + ".tmp")
+    temporary.write_text(_page(name, body), encoding="utf-8")
+    os.replace(temporary, out)
+    return out
+
+
+def _page(name: str, body: Iterable[str]) -> str:
+    style = resources.files("gato.configs").joinpath("report.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(name)} &middot; opengato</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(body)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _section(title: str, *content: str) -> str:
+    return f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(content) + "\n</section>"
+
+
+def _absent(text: str) -> str:
+    return f'<p class="absent">{escape(text)}</p>'
+
+
+# -- headline --------------------------------------------------------------------------------------
+
+
+def _header(name: str, parameters: int | None, metrics: Sequence[dict[str, Any]], results: dict[str, Any]) -> str:
+    scores = [row["score"] for row in _plain_rows(results) if _is_number(row.get("score"))]
+    facts = [("parameters", f"{parameters:,}" if parameters else "unknown")]
+    if metrics:
+        last = metrics[-1]
+        facts += [
+            ("tokens", _short(last["tokens"])), ("training time", _duration(last["seconds"])), ("updates", f"{last['step']:,}"),
+        ]  # fmt: skip
+    if scores:
+        facts.append(("tasks with a score of 50 or more", f"{sum(s >= 50 for s in scores)} of {len(scores)}"))
+    cells = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in facts)
+    missing = "" if metrics else _absent("How long this run trained is not known: metrics.jsonl is missing or empty.")
+    return (
+        f'<header>\n<p class="kicker">opengato &middot; report of a run</p>\n<h1>{escape(name)}</h1>\n'
+        f'<p class="lead">{escape(_lead(results))}</p>\n<dl class="facts">{cells}</dl>\n{missing}</header>'
+    )
+
+
+def _lead(results: dict[str, Any]) -> str:
+    """One sentence: what this one model does, as far as it was measured."""
+    num_tasks = len(_plain_rows(results))
+    does = [f"acts in {num_tasks} task{'s' if num_tasks > 1 else ''}"] if num_tasks else []
+    does += ["captions pictures"] if results.get("captions") else []
+    does += ["continues text"] if results.get("text") else []
+    if not does:
+        return "One model, not yet evaluated."
+    joined = does[0] if len(does) == 1 else f"{', '.join(does[:-1])} and {does[-1]}"
+    return f"One model with one set of weights {joined}."
+
+
+def _num_parameters(folder: Path) -> int | None:
+    """Counted from the headers of the safetensors files: 8 bytes of length, then JSON with every tensor's shape."""
+    total = 0
+    for path in sorted(folder.glob("model*.safetensors")):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return total or None
+
+
+# -- control ---------------------------------------------------------------------------------------
+
+
+def _scores(results: dict[str, Any]) -> str:
+    rows = results.get("tasks") or []
+    if not rows:
+        return _section("Control", _absent("No task was evaluated: final/eval.json is missing or lists none."))
+    numbers = [row[k] for row in rows for k in ("score", "score_low", "score_high") if _is_number(row.get(k))]
+    axis = score_axis(numbers)
+    has_success = any(_is_number(row.get("success")) for row in rows)
+    body = "\n".join(_score_row(row, axis, has_success) for row in rows)
+    head = "".join(f'<th scope="col" class="number">{label}</th>' for label in ("random", "expert", "this model"))
+    head += '<th scope="col" class="number">success</th>' if has_success else ""
+    head += f'<th scope="col" class="number">score</th><th scope="col" class="axis">{_axis_labels(axis)}</th>'
+    about = (
+        f"Mean return over {_count(results.get('episodes'))} episodes a task, with its 95 % interval in grey. "
+        f"The score puts the random policy at 0 and the expert at 100. Start seed {_count(results.get('seed'))}."
+    )
+    if any(row.get("ablation") for row in rows):
+        about += " Indented rows repeat a task with part of its observation taken away."
+    table = f'<table class="scores"><thead><tr><th scope="col">task</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
+    return _section("Control", f"<p>{escape(about)}</p>", table)
+
+
+def _score_row(row: dict[str, Any], axis: tuple[float, float], has_success: bool) -> str:
+    ablation = row.get("ablation")
+    name = escape(str(ablation or row["task"]))
+    if row.get("failed"):
+        name += f'<small class="failed">{row["failed"]} of {row["episodes"]} episodes failed</small>'
+    decimals = _decimals(row.get(k) for k in ("random", "expert", "mean", "low", "high"))
+    score, low, high = (row.get(k) if _is_number(row.get(k)) else None for k in ("score", "score_low", "score_high"))
+    label = f"score {_number(score, 1)}, 95 % interval {_number(low, 1)} to {_number(high, 1)}"
+    bar = "" if score is None else interval_bar(score, low, high, axis, (0, 100), label, "control" if ablation else "main")
+    cells = [
+        _cell("random", "" if ablation else _number(row.get("random"), decimals)),
+        _cell("expert", "" if ablation else _number(row.get("expert"), decimals)),
+        _cell("this model", f"{_number(row.get('mean'), decimals)}{_interval(row.get('low'), row.get('high'), decimals)}"),
+    ]
+    if has_success:
+        cells.append(_cell("success", _percent(row["success"], 0) if _is_number(row.get("success")) else ""))
+    cells.append(_cell("score", f"<b>{_number(score, 1)}</b>{_interval(low, high, 1)}" if score is not None else "undefined"))
+    kind = ' class="ablation"' if ablation else ""
+    return f'<tr{kind}><th scope="row">{name}</th>{"".join(cells)}<td class="axis">{bar}</td></tr>'
+
+
+def _cell(label: str, content: str) -> str:
+    return f'<td class="number" data-label="{label}">{content}</td>'
+
+
+def _axis_labels(axis: tuple[float, float]) -> str:
+    def at(value: float) -> float:
+        return round(100 * (value - axis[0]) / (axis[1] - axis[0]), 2)
+
+    return f'<span style="left:{at(0)}%">0 random</span><span style="left:{at(100)}%" class="end">100 expert</span>'
+
+
+def _films(results: dict[str, Any]) -> str:
+    films = results.get("films") or {}
+    if not films:
+        return _section("Episodes", _absent("No film strips were recorded."))
+    figures = [
+        f'<figure class="film"><figcaption>{escape(task)}</figcaption>'
+        f'<div tabindex="0"><img src="{_data_uri(film)}" alt="frames of an episode of {escape(task)}" loading="lazy"></div></figure>'
+        for task, film in films.items()
+    ]
+    return _section("Episodes", "<p>The first evaluated episode of each task, from left to right; not selected.</p>", *figures)
+
+
+# -- pictures and text -----------------------------------------------------------------------------
+
+
+def _captions(results: dict[str, Any]) -> str:
+    parts = results.get("captions") or []
+    if not parts:
+        return _section("Captions", _absent("No captions were evaluated."))
+    return _section("Captions", *(_caption_part(part) for part in parts))
+
+
+def _caption_part(part: dict[str, Any]) -> str:
+    title = f"<h3>{escape(str(part.get('split', '')).replace('_', ' '))}</h3>"
+    cards = "".join(_card(example) for example in part.get("examples") or [])
+    if not cards:
+        return title + _retrieval(part) + _absent("No examples were kept.")
+    legend = (
+        '<p>Held-out pictures in random order, not selected: <span class="ours">the model\'s caption</span>, '
+        'and below it <span class="human">the title a human gave</span>.</p>'
+    )
+    return f'{title}{_retrieval(part)}{legend}<div class="cards">{cards}</div>'
+
+
+def _card(example: dict[str, Any]) -> str:
+    caption, title = str(example.get("caption") or "(nothing)"), str(example.get("title", ""))
+    picture = f'<img src="{_data_uri(example["image"])}" alt="{escape(title)}" loading="lazy">' if example.get("image") else ""
+    words = f'<span class="ours">{escape(caption)}</span><span class="human">{escape(title)}</span>'
+    return f"<figure>{picture}<figcaption>{words}</figcaption></figure>"
+
+
+def _retrieval(part: dict[str, Any]) -> str:
+    chance = part.get("chance", 0.1)
+    rows = [
+        _retrieval_row(label, part[key], chance, kind)
+        for key, label, kind in (("retrieval", "its own picture", "main"), ("shuffled", "another picture (control)", "control"))
+        if part.get(key)
+    ]
+    if not rows:
+        return _absent("Choosing titles was not measured.")
+    about = (
+        f"Choosing the right title for each of {_count(part.get('pictures'))} held-out pictures among {round(1 / chance)} by likelihood; "
+        f"chance is {_percent(chance, 0)} (the upright line)."
+    )
+    return f'<p>{escape(about)}</p><table class="scores retrieval"><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _retrieval_row(label: str, found: dict[str, float], chance: float, kind: str) -> str:
+    text = f"<b>{_percent(found['accuracy'])}</b><small>[{_percent(found['low'])}, {_percent(found['high'])}]</small>"
+    values = (100 * found["accuracy"], 100 * found["low"], 100 * found["high"])
+    bar = interval_bar(*values, (0, 100), (100 * chance,), f"{label}: {_percent(found['accuracy'])}", kind)
+    return f'<tr><th scope="row">{escape(label)}</th><td class="number" data-label="score">{text}</td><td class="axis">{bar}</td></tr>'
+
+
+def _texts(results: dict[str, Any]) -> str:
+    texts = results.get("text") or []
+    if not texts:
+        return _section("Text", _absent("No texts were continued."))
+    pairs = [(escape(str(t["prompt"])), escape(str(t["continuation"]))) for t in texts]
+    quotes = [f'<blockquote><span class="human">{p}</span><span class="ours">{c}</span></blockquote>' for p, c in pairs]
+    about = '<p><span class="human">The given beginning</span> and <span class="ours">how the model goes on</span>; not selected.</p>'
+    return _section("Text", about, *quotes)
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+def _curves(metrics: Sequence[dict[str, Any]]) -> str:
+    if not metrics:
+        return _section("Training", _absent("There are no loss curves: metrics.jsonl is missing or empty."))
+    last = metrics[-1]
+    series = {"all sources": [(line["step"], line["loss"]) for line in metrics]}
+    series |= {name: [] for name in sorted({name for line in metrics for name in line.get("loss_by_source", {})})}
+    for line in metrics:
+        for name, value in line.get("loss_by_source", {}).items():
+            series[name].append((line["step"], value))
+    finite = {name: [(s, v) for s, v in points if _is_number(v)] for name, points in series.items()}
+    charts = [_curve(name, points, last["step"]) for name, points in finite.items() if points]
+    padding = sum(line.get("padding_share", 0) for line in metrics) / len(metrics)
+    about = (
+        f"Loss per target over {last['step']:,} updates, a chart for each source; smoothed, with single updates behind, "
+        f"on logarithmic axes. {last['tokens'] / max(last['seconds'], 1e-9):,.0f} tokens a second; "
+        f"{_percent(padding)} of the places were padding."
+    )
+    lost = sum(len(points) for points in series.values()) - sum(len(points) for points in finite.values())
+    note = [_absent(f"{lost} losses were not finite and are left out.")] if lost else []
+    return _section("Training", f"<p>{escape(about)}</p>", *note, f'<div class="curves">{"".join(charts)}</div>')
+
+
+def _curve(name: str, points: Sequence[tuple[float, float]], last_step: float) -> str:
+    steps, values = zip(*points, strict=True)
+    tail = values[-max(1, len(values) // 50) :]
+    end = sum(tail) / len(tail)
+    chart = curve(steps, values, last_step, f"loss of {name}, at the end {end:.3f}")
+    caption = f"<figcaption><span>{escape(name)}</span><b>{end:.3f}</b></figcaption>"
+    return f'<figure class="curve">{caption}{chart}<div class="steps"><span>0</span><span>{last_step:,}</span></div></figure>'
+
+
+def _settings(settings: dict[str, Any] | None) -> str:
+    if not settings:
+        return _section("Settings", _absent("The settings are not known: run.json is missing."))
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return _section("Settings", f"<details><summary>the resolved configuration</summary><pre>{escape(text)}</pre></details>")
+
+
+# -- values ----------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"'{path}' is not valid JSON ({error}); write it again") from None
+
+
+def _plain_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in results.get("tasks") or [] if not row.get("ablation")]
+
+
+def _data_uri(picture: str) -> str:
+    return f"data:image/png;base64,{escape(picture)}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _decimals(values: Iterable[Any]) -> int:
+    """As many as give the largest of the values about four figures, so that a row's numbers can be compared."""
+    size = max((abs(v) for v in values if _is_number(v)), default=0)
+    return 0 if size >= 1000 else 1 if size >= 100 else 2 if size > 1 else 3
+
+
+def _number(value: Any, decimals: int) -> str:
+    """With a true minus sign; a dash for what is not known."""
+    return f"{value:,.{decimals}f}".replace("-", "\u2212") if _is_number(value) else "\u2013"
+
+
+def _interval(low: Any, high: Any, decimals: int) -> str:
+    if not (_is_number(low) and _is_number(high)):
+        return ""
+    return f"<small>[{_number(low, decimals)}, {_number(high, decimals)}]</small>"
+
+
+def _percent(share: float, decimals: int = 1) -> str:
+    return f"{100 * share:.{decimals}f} %"
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else "an unknown number of" if value is None else str(value)
+
+
+def _short(number: float) -> str:
+    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if number >= size:
+            return f"{number / size:.3g} {word}"
+    return f"{number:,}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
