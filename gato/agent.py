@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,8 @@ class Agent:
         """Writes the files above into an existing or new folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(folder)
+        with _quiet():
+            self.model.save_pretrained(folder)
         text = self.tokenizer.text
         if text is not None:
             text.save(folder / "tokenizer.model")
@@ -70,7 +72,8 @@ class Agent:
         tokenizer, tasks = load_tokenizer(folder)
         from .model import Gato
 
-        model = Gato.from_pretrained(folder, local_files_only=True).eval()
+        with _quiet():
+            model = Gato.from_pretrained(folder, local_files_only=True).eval()
         tokenizer.max_local_positions = model.config.max_local_positions
         if tokenizer.vocabulary.size != model.config.vocab_size:
             raise ValueError(
@@ -213,6 +216,20 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers' progress bars over a handful of tensors off the terminal."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _tensor(values: np.ndarray) -> Any:

@@ -1,22 +1,24 @@
 """The one command `gato`: a table of verbs, and for each the few lines that call a room.
 
 Rooms are imported when their verb runs, so `gato --help` imports no torch. Bad input ends in one line
-on standard error and exit code 2; `GATO_DEBUG=1` shows the traceback instead.
+on standard error and exit code 2; `GATO_DEBUG=1` shows the traceback instead. `gato/arguments.py` parses.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 USAGE = """gato: one transformer for text, pictures, discrete and continuous values
 
-  gato data collect|import|validate|show ...   make and check stores of episodes
+  gato data collect|import|validate ...        make and check stores of episodes
   gato tokenizer train STORE|FILE...           train the text tokenizer
   gato tokenize KIND VALUES...                 show how values become ids
   gato pretrain RECIPE                         train (or resume) a model
@@ -28,12 +30,41 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato ls | gato cp RECIPE FILE                shipped recipes
   gato doctor                                  what is installed, missing, and why
 
-'gato VERB --help' lists a verb's options."""
+'gato VERB --help' lists a verb's options; GATO_DEBUG=1 shows the traceback of an error."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0, 1 for a failed check, 2 for bad input, 130 when interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv)) or 0
+        sys.stdout.flush()
+        return code
+    except SystemExit as leaving:  # --help and --print_config leave by it
+        return int(leaving.code or 0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains when it flushes
+        return 0
+    except (ValueError, ImportError, OSError, RuntimeError) as error:
+        if os.environ.get("GATO_DEBUG"):
+            raise
+        print(f"gato: {_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, ImportError):
+        return f"{text}; 'gato doctor' says what is missing"
+    # a RuntimeError may be our bug: say how to see where it comes from
+    return f"{text} (GATO_DEBUG=1 shows where)" if isinstance(error, RuntimeError) else text
+
+
+def _run(arguments: list[str]) -> int | None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
@@ -42,25 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    try:
-        return _run(arguments) or 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 0
-    except (ValueError, ImportError, OSError, RuntimeError) as error:
-        if os.environ.get("GATO_DEBUG"):
-            raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(f"gato: {text}", file=sys.stderr)
-        return 2
-
-
-def _run(arguments: list[str]) -> int | None:
     words, table = [], VERBS
     while arguments:
         word = arguments.pop(0)
+        if words and word in ("-h", "--help"):
+            print(f"gato {' '.join(words)} {'|'.join(table)}; 'gato {' '.join(words)} {next(iter(table))} --help' lists options")
+            return 0
         words.append(word)
         if word not in table:
             near = get_close_matches(word, table, n=1)
@@ -74,36 +92,27 @@ def _run(arguments: list[str]) -> int | None:
 
 
 def _parser(verb: str, description: str) -> Any:
-    from jsonargparse import ArgumentParser
+    from .arguments import Parser
 
-    return ArgumentParser(prog=f"gato {verb}", description=description, exit_on_error=False)
+    return Parser(prog=f"gato {verb}", description=description)
 
 
 def _parse(parser: Any, arguments: Sequence[str]) -> Any:
-    """Parses; an unknown option or key is answered with the nearest known one."""
-    from argparse import ArgumentError
-
-    try:
-        return parser.parse_args(list(arguments))
-    except ArgumentError as error:
-        raise ValueError(_explain(str(error), parser)) from None
-
-
-def _explain(message: str, parser: Any) -> str:
-    import re
-
-    known = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
-    found = re.search(r"[Uu]nrecognized arguments: --(\S+?)(?:=|\s|$)|[Kk]ey[s]? ['\"]?([\w./-]+)['\"]? (?:is|are) not|[Dd]oes not accept (?:nested )?key ['\"]?([\w./-]+)", message)
-    name = next((g for g in found.groups() if g), None) if found else None
-    near = get_close_matches(name, known, n=1, cutoff=0.4) if name else []
-    if not near and name:
-        leaves = {k.split(".")[-1]: k for k in known}
-        near = [leaves[m] for m in get_close_matches(name.split(".")[-1], leaves, n=1)]
-    return message + (f"; did you mean '{near[0]}'?" if near else "")
+    """**Raises:** `ValueError` with one line for bad options. A plain namespace, since jsonargparse renames `values`."""
+    return SimpleNamespace(**parser.parse(arguments).as_dict())
 
 
 def _print(rows: Any, as_json: bool, text: Callable[[], str]) -> None:
-    print(json.dumps(rows, indent=1, default=str) if as_json else text())
+    print(json.dumps(_finite(rows), indent=1, default=str) if as_json else text())
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity are no JSON, so they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
@@ -129,11 +138,10 @@ def _collect(arguments: list[str]) -> None:
     from gato.data.collect import CollectConfig, collect
 
     parser.add_argument("tasks", nargs="+", type=str, help="names such as gymnasium/cartpole")
-    parser.add_class_arguments(CollectConfig, skip={"tasks"})
+    parser.add_config(CollectConfig, skip={"tasks"})
     parser.add_argument("--json", action="store_true")
     options = _parse(parser, arguments)
-    as_json = options.json
-    del options["json"]
+    as_json = vars(options).pop("json")
     rows = collect(CollectConfig(**vars(options)))
     keep = ("task", "episodes", "timesteps", "noisy", "rejected", "failed", "acceptance")
     _print(rows, as_json, lambda: _table([{k: row.get(k) for k in row if k in keep or k.endswith("return")} for row in rows]))
@@ -145,6 +153,7 @@ def _import(arguments: list[str]) -> None:
     parser.add_argument("path", type=Path, help="the sample pack's parquet; for text also .txt or .jsonl")
     parser.add_argument("--out", type=Path, help="folder of the stores (default: 'pictures' or 'text' in the stores folder)")
     parser.add_argument("--splits", type=str, nargs="+", default=["train"], help="which splits, one store each")
+    parser.add_argument("--json", action="store_true")
     options = _parse(parser, arguments)
     from gato.data.store import Store, stores_folder
 
@@ -158,18 +167,24 @@ def _import(arguments: list[str]) -> None:
 
         has_splits = options.path.suffix in (".parquet", ".jsonl")
         folders = {split: import_text(options.path, out / split, split if has_splits else None) for split in options.splits}
-    for split, folder in folders.items():
-        print(f"{split}: {Store(folder).num_episodes} {options.kind}: {folder}")
+    rows = [{"split": split, options.kind: Store(folder).num_episodes, "folder": folder} for split, folder in folders.items()]
+    _print(rows, options.json, lambda: "\n".join(f"{row['split']}: {row[options.kind]} {options.kind}: {row['folder']}" for row in rows))
 
 
 def _validate(arguments: list[str]) -> None:
     parser = _parser("data validate", "Re-read a whole store: hashes, bounds, every value.")
-    parser.add_argument("stores", nargs="+", type=str)
+    parser.add_argument("stores", nargs="+", type=str, help="names or folders")
+    parser.add_argument("--json", action="store_true")
     options = _parse(parser, arguments)
+    rows = []
     for name in options.stores:
         store = _open_store(name)
         store.validate()
-        print(f"{name}: {store.num_episodes} episodes, {store.num_timesteps} timesteps, all valid")
+        rows.append({"store": name, "episodes": store.num_episodes, "timesteps": store.num_timesteps})
+        if not options.json:
+            print(f"{name}: {store.num_episodes} episodes, {store.num_timesteps} timesteps, all valid", flush=True)
+    if options.json:
+        print(json.dumps(rows, indent=1))
 
 
 def _open_store(name: str) -> Any:
@@ -184,6 +199,7 @@ def _train_tokenizer(arguments: list[str]) -> None:
     parser.add_argument("sources", nargs="+", type=str, help="stores (by name or folder) and .txt files")
     parser.add_argument("--size", type=int, default=32000, help="number of pieces")
     parser.add_argument("--out", type=Path, help="model file (default: tokenizer.model in the stores folder)")
+    parser.add_argument("--json", action="store_true")
     options = _parse(parser, arguments)
     from gato.data.store import stores_folder
     from gato.data.text import texts_of
@@ -191,13 +207,15 @@ def _train_tokenizer(arguments: list[str]) -> None:
 
     texts: list[str] = []
     for name in options.sources:
-        texts += [Path(name).read_text()] if name.endswith(".txt") else texts_of(_open_store(name))
+        texts += [Path(name).read_text(encoding="utf-8")] if name.endswith(".txt") else texts_of(_open_store(name))
     tokenizer = TextTokenizer.train(texts, options.size)
     out = options.out or stores_folder() / "tokenizer.model"
     out.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
     characters, pieces = sum(map(len, texts)), sum(len(tokenizer.encode(t)) for t in texts)
-    print(f"{tokenizer.size} pieces from {characters:,} characters ({characters / max(1, pieces):.2f} characters a piece): {out}")
+    row = {"pieces": tokenizer.size, "characters": characters, "characters_per_piece": characters / max(1, pieces), "file": out}
+    text = f"{tokenizer.size} pieces from {characters:,} characters ({row['characters_per_piece']:.2f} characters a piece): {out}"
+    _print(row, options.json, lambda: text)
 
 
 # -- training and measuring --------------------------------------------------------------------------
@@ -229,18 +247,18 @@ def recipes() -> list[str]:
 
 def _pretrain(arguments: list[str]) -> None:
     parser = _parser("pretrain", "Train RECIPE (a shipped name or a YAML file), or go on where it stopped.")
+    parser.usage = "gato pretrain RECIPE [--config FILE] [--SECTION.OPTION VALUE ...]"
     from gato.train.pretrain import PretrainConfig, pretrain
 
     parser.add_argument("--config", action="config", help="a further YAML file; later files and options win")
-    parser.add_class_arguments(PretrainConfig)
+    parser.add_config(PretrainConfig)
     if not arguments or arguments[0].startswith("-"):
         if not {"-h", "--help", "--print_config"} & set(arguments):
             raise ValueError(f"name a recipe first: 'gato pretrain RECIPE'; shipped are {', '.join(recipes())}")
         recipe: list[str] = []
     else:
         recipe = ["--config", str(recipe_path(arguments.pop(0)))]
-    options = _parse(parser, [*recipe, *arguments])
-    built = parser.instantiate_classes(options)
+    built = parser.instantiate_classes(parser.parse([*recipe, *arguments]))
     pretrain(PretrainConfig(model=built.model, data=built.data, optim=built.optim, train=built.train))
 
 
@@ -258,11 +276,10 @@ def _eval(arguments: list[str]) -> None:
     parser.add_argument("checkpoint", type=Path)
     for name, text in EVAL_LISTS.items():
         parser.add_argument(f"--{name}", nargs="*", type=str, default=[], help=text)
-    parser.add_class_arguments(EvalConfig, skip=set(EVAL_LISTS))
+    parser.add_config(EvalConfig, skip=set(EVAL_LISTS))
     parser.add_argument("--json", action="store_true")
     options = _parse(parser, arguments)
-    as_json, checkpoint = options.json, options.checkpoint
-    del options["json"], options["checkpoint"]
+    as_json, checkpoint = vars(options).pop("json"), vars(options).pop("checkpoint")
     results = evaluate_checkpoint(checkpoint, EvalConfig(**vars(options)))
     _print(results, as_json, lambda: score_table(results))
 
@@ -319,6 +336,8 @@ def _show(arguments: list[str]) -> None:
     from gato.model import Gato, GatoConfig, preset
 
     is_checkpoint = (Path(options.name) / "config.json").is_file()
+    if Path(options.name).exists() and not is_checkpoint:
+        raise ValueError(f"'{options.name}' is not a checkpoint: it has no config.json; name a folder such as runs/NAME/final, or a size")
     config = GatoConfig.from_pretrained(options.name) if is_checkpoint else preset(options.name)
     with torch.device("meta"):
         counts = Gato(config).count_parameters()
@@ -332,17 +351,25 @@ def _show(arguments: list[str]) -> None:
 
 
 def _ls(arguments: list[str]) -> None:
-    print("\n".join(recipes()))
+    parser = _parser("ls", "Names of the shipped recipes.")
+    parser.add_argument("--json", action="store_true")
+    options = _parse(parser, arguments)
+    _print(recipes(), options.json, lambda: "\n".join(recipes()))
 
 
 def _cp(arguments: list[str]) -> None:
     parser = _parser("cp", "Copy a shipped recipe to a file of your own.")
     parser.add_argument("recipe", type=str)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=Path, help="a new YAML file, or the folder to put it in")
     options = _parse(parser, arguments)
-    if options.file.exists():
-        raise ValueError(f"'{options.file}' exists; choose another name")
-    options.file.write_text(recipe_path(options.recipe).read_text())
+    recipe = recipe_path(options.recipe)
+    file = options.file / recipe.name if options.file.is_dir() else options.file
+    if file.exists():
+        raise ValueError(f"'{file}' exists; choose another name")
+    if file.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"'{file}' is not named *.yaml, so 'gato pretrain' would not take it for a recipe; name it {file.name}.yaml")
+    file.write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8")
+    print(file)
 
 
 def _tokenize(arguments: list[str]) -> None:
@@ -366,10 +393,15 @@ def _tokenize(arguments: list[str]) -> None:
 
 
 def _doctor(arguments: list[str]) -> None:
+    from argparse import ArgumentParser  # our own parser's library may be what is missing
+
+    parser = ArgumentParser(prog="gato doctor", description="What is installed, what is missing, and what that means.")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
     from gato.doctor import findings
 
     rows = findings()
-    _print(rows, "--json" in arguments, lambda: _table(rows))
+    _print(rows, options.json, lambda: _table(rows))
 
 
 VERBS: dict[str, Any] = {

@@ -258,6 +258,10 @@ class Gato(PreTrainedModel, GenerationMixin):
             start = config.continuous_start
             rows = smooth_rows(1024, config.width, config.initializer_range, config.smooth_bandwidth)
             module.weight[start : start + 1024] = rows.to(module.weight)
+        if isinstance(module, PatchEmbedder):
+            for layer in module.modules():
+                if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                    init.lecun_normal_(layer.weight)
         if isinstance(module, Attention) and module.r_proj is not None:
             init.zeros_(module.content_bias)
             init.zeros_(module.position_bias)

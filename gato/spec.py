@@ -109,9 +109,7 @@ class FieldSpec:
             raise ValueError(f"{label}: 'stretch' needs image_size (rows, columns)")
         rows, columns = self.patched_size
         if rows % PATCH_SIZE or columns % PATCH_SIZE:
-            raise ValueError(
-                f"{label}: {rows}x{columns} pixels are not multiples of {PATCH_SIZE}; use resize 'pad' or 'stretch'"
-            )
+            raise ValueError(f"{label}: {rows}x{columns} pixels are not multiples of {PATCH_SIZE}; use resize 'pad' or 'stretch'")
 
     @property
     def size(self) -> int:
@@ -345,9 +343,7 @@ def _box_field(space: Any, common: dict[str, Any]) -> FieldSpec:
                 "wrap the environment to give RGB of shape (rows, columns, 3)"
             )
         exact = rows % PATCH_SIZE == 0 and columns % PATCH_SIZE == 0
-        return FieldSpec(
-            modality=Modality.IMAGE, dtype="uint8", shape=tuple(space.shape), resize="exact" if exact else "pad", **common
-        )
+        return FieldSpec(modality=Modality.IMAGE, dtype="uint8", shape=tuple(space.shape), resize="exact" if exact else "pad", **common)
     low, high = _bound(space.low), _bound(space.high)
     whole = np.issubdtype(kind, np.integer) or kind == np.bool_
     if whole and None not in low + high and float(np.max(space.high.astype(float) - space.low)) < NUM_DISCRETE_VALUES:

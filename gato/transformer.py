@@ -25,7 +25,7 @@ class AttentionContext:
 
     - `mask` bool (B or 1, 1, Lq, Lk): True where a query may look; `None` for plain causal attention.
     - `query_positions` (B or 1, Lq), `key_positions` (B or 1, Lk) int64.
-    - `rotary`: (cos, sin) for the queries, (B or 1, 1, Lq, dim), for `rope`.
+    - `rotary`: (cos, sin) for the queries, (B or 1, 1, Lq, d / 2), for `rope`.
     - `distances` int64 (B or 1, 1, Lq, Lk) and `sinusoids` (D, width) of the distances 0..D-1, for `transformer_xl`.
     """
 
@@ -192,17 +192,17 @@ class GEGLU(nn.Module):
 
 
 def rotary_angles(positions: Tensor, width: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:
-    """cos and sin of position times frequency, (*positions.shape, width)."""
+    """cos and sin of position times frequency, (*positions.shape, width / 2)."""
     frequency = base ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
     angle = positions[..., None].float() * frequency
-    angle = torch.cat([angle, angle], dim=-1)
     return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of (B, H, L, d)."""
+    """Rotary position embedding of (B, H, L, d): each pair (i, i + d/2) turned by its angle."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
+    return torch.cat(turned, dim=-1)
 
 
 def sinusoids(count: int, width: int, device: torch.device) -> Tensor:

@@ -150,6 +150,12 @@ def test_stochastic_depth_follows_the_row_and_not_its_place(make_gato, rows, tok
     assert abs(loss_and_gradients(model, other)[0] - loss_and_gradients(model, whole)[0]) > 1e-3
 
 
+def test_evaluation_drops_nothing(make_gato, rows, tokenizer):
+    learner = GatoLearner(make_gato(drop_path=0.5)).eval()
+    drawn = collate(rows, 64, tokenizer.vocabulary.pad, depth_noise=np.random.default_rng(0).random((3, 4)))
+    assert torch.equal(learner(drawn)[0], learner(replace(drawn, depth_noise=None))[0])
+
+
 def test_losses_are_counted_by_source(make_gato, rows, tokenizer):
     batch = collate(rows, 64, tokenizer.vocabulary.pad, sources=[2, 0, 2])
     loss, metrics = GatoLearner(make_gato(), num_sources=3)(batch)

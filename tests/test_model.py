@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from gato.embedding import smooth_rows
 from gato.learners.gato import GatoLearner
 from gato.model import HEAD_CHUNK, Gato, GatoConfig, preset
 
+ROOT = Path(__file__).resolve().parents[1]
 EXACT = dict(rtol=1e-9, atol=1e-9)  # float64, up to the order of summation; rotary angles are equal bit by bit
 
 
@@ -82,7 +85,7 @@ def test_cached_decoding_equals_the_full_forward(tiny, as_batch, drive, logits_o
     full, cache, parts = logits_of(tiny, batch), None, []
     slots = (batch.ids[0] == tiny.config.image_token_id).nonzero()[:, 0].tolist()
     edges = [0, *range(4, batch.ids.shape[1] + 1)]  # four tokens at once, then one by one
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         chosen = [i for i, slot in enumerate(slots) if start <= slot < stop]
         with torch.no_grad():
             out = tiny(
@@ -115,6 +118,12 @@ def test_nothing_behind_the_last_target_matters(tiny, as_batch, walk):
     ids[0, 3:] = 7
     losses = [tiny(input_ids=i, local_positions=batch.local_position, labels=labels).loss.item() for i in (batch.ids, ids)]
     assert losses[0] == losses[1]
+
+
+def test_each_loss_says_which_label_it_is_of(tiny, as_batch, walk):
+    batch = as_batch(*(walk([0] * n, [1] * n) for n in (1, 4, 2, 3)))
+    out = tiny(input_ids=batch.ids, local_positions=batch.local_position, labels=batch.labels)
+    assert out.token_index.tolist() == (batch.labels.flatten() >= 0).nonzero()[:, 0].tolist()
 
 
 def test_masked_targets_give_no_gradient(tiny, as_batch, walk):
@@ -287,6 +296,17 @@ def test_rows_that_skip_all_layers_keep_their_embedding(make_gato):
     assert (skipped[1] - model.transformer.norm(hidden[1])).abs().max() > 1e-3
 
 
+def test_sub_layers_that_are_kept_are_scaled_up(make_gato):
+    dropping, doubled = make_gato(drop_path=0.5), make_gato()
+    with torch.no_grad():
+        for block in doubled.transformer.layers:
+            block.attention.o_proj.weight *= 2
+            block.feed_forward.down_proj.weight *= 2
+    hidden = torch.randn(1, 3, 32, dtype=torch.float64)
+    kept = dropping.transformer(hidden, depth_noise=torch.full((1, 4), 0.5, dtype=torch.float64))
+    torch.testing.assert_close(kept, doubled.transformer(hidden), **EXACT)
+
+
 # -- transformers ---------------------------------------------------------------------------------------
 
 _RELOAD = """
@@ -309,7 +329,7 @@ def test_saved_weights_give_equal_logits_in_a_new_process(make_gato, as_batch, d
     model.save_pretrained(tmp_path)
     names = {"input_ids": "ids", "local_positions": "local_position", "pixel_values": "patches", "patch_boxes": "patch_boxes"}
     torch.save(({k: getattr(batch, v) for k, v in names.items()}, logits_of(model, batch)), tmp_path / "expected.pt")
-    done = subprocess.run([sys.executable, "-c", _RELOAD, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", _RELOAD, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stdout.strip() == "equal", done.stderr
 
 

@@ -1,5 +1,7 @@
 """The learning rate at the paper's marks, and who is decayed."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -20,8 +22,8 @@ def test_the_rate_at_the_marks_of_the_paper(step, rate):
 
 def test_the_rate_rises_to_its_maximum_and_only_falls_after():
     rates = [learning_rate(PAPER, s, MILLION) for s in range(0, MILLION + 1, 1000)]
-    assert all(a < b for a, b in zip(rates[:15], rates[1:16], strict=True))
-    assert all(a > b for a, b in zip(rates[15:], rates[16:], strict=False))
+    assert all(a < b for a, b in pairwise(rates[:16]))
+    assert all(a > b for a, b in pairwise(rates[15:]))
 
 
 def test_without_warm_up_training_starts_at_the_maximum():

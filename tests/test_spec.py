@@ -42,7 +42,7 @@ def test_a_picture_that_is_no_multiple_of_sixteen_is_padded():
 
 @pytest.mark.parametrize("shape", [(64, 64, 1), (64, 64, 4), (3, 64, 64), (4, 84, 84)])
 def test_a_picture_of_another_layout_is_refused_and_not_read_as_numbers(shape):
-    with pytest.raises(ValueError, match="picture of shape .* give RGB"):
+    with pytest.raises(ValueError, match=r"picture of shape .* give RGB"):
         observed(spaces.Box(0, 255, shape, np.uint8))
 
 
@@ -96,7 +96,7 @@ def test_a_continuous_action_without_bounds_is_refused():
 
 
 def test_a_picture_cannot_be_an_action():
-    with pytest.raises(ValueError, match="action field 'action'.*picture"):
+    with pytest.raises(ValueError, match=r"action field 'action'.*picture"):
         TaskSpec.from_spaces("toy/task", TWO, spaces.Box(0, 255, (16, 16, 3), np.uint8))
 
 
@@ -154,7 +154,7 @@ def test_every_space_survives_json():
 def test_an_unknown_key_in_a_file_is_named(corridor, where):
     values = corridor.to_dict()
     (values if where == "task" else values["fields"][0])["colour"] = "red"
-    with pytest.raises(ValueError, match="unknown keys.*colour"):
+    with pytest.raises(ValueError, match=r"unknown keys.*colour"):
         TaskSpec.from_dict(values)
 
 

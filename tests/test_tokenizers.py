@@ -158,7 +158,9 @@ def test_any_unicode_text_comes_back_as_it_was(text, string):
     assert not {0, 1, 2} & set(ids)
 
 
-@pytest.mark.parametrize("string", ["", " ", "  a  ", "\u2581", " \u2581 \u2581", "a\0b", "\0", "\x07\x1b", "\r\n", "ﬁ", "e\u0301", "\ufeff", "\U0010ffff"])
+@pytest.mark.parametrize(
+    "string", ["", " ", "  a  ", "\u2581", " \u2581 \u2581", "a\0b", "\0", "\x07\x1b", "\r\n", "ﬁ", "e\u0301", "\ufeff", "\U0010ffff"]
+)
 def test_text_that_others_normalise_comes_back_as_it_was(text, string):
     assert text.decode(text.encode(string)) == string
 
@@ -295,7 +297,9 @@ def test_instructions_are_targets_only_if_asked(text, tokenizer, drive):
 def test_patches_of_two_cameras_follow_the_order_of_their_slots(tokenizer):
     cameras = [FieldSpec(name, Modality.IMAGE, "observation", (16, 16, 3), "uint8", path=(name,)) for name in ("b", "a")]
     task = TaskSpec("toy/eyes", (*cameras, FieldSpec("step", Modality.DISCRETE, "action", dtype="int64", low=(0,), high=(1,))))
-    pictures = {name: np.full((2, 16, 16, 3), ord(name), np.uint8) + np.arange(2, dtype=np.uint8)[:, None, None, None] * 10 for name in "ab"}
+    pictures = {
+        name: np.full((2, 16, 16, 3), ord(name), np.uint8) + np.arange(2, dtype=np.uint8)[:, None, None, None] * 10 for name in "ab"
+    }
     tokens = tokenizer.encode(Episode(task, pictures, {"step": np.zeros(2, np.int64)}, np.zeros(2, np.float32)))
     assert tokens.patches[:, 0, 0, 0].tolist() == [ord("a"), ord("b"), ord("a") + 10, ord("b") + 10]
 

@@ -54,6 +54,8 @@ def _numbers(vocabulary: Vocabulary, options: Any) -> list[dict[str, Any]]:
         numbers = np.array([float(v) for v in options.values])
     except ValueError as error:
         raise ValueError(f"{error}; {'ids' if options.decode else options.kind + ' values'} are numbers") from None
+    if (outside := numbers[~(np.abs(numbers) < 2.0**53)]).size:  # above that, float64 skips whole numbers
+        raise ValueError(f"{outside[0]} is {'too large' if np.isfinite(outside[0]) else 'not finite, and such values are refused'}")
     if options.kind == "discrete":
         spec = FieldSpec("value", Modality.DISCRETE, options.role, dtype="int64", low=(0,), high=(1023,))
         module: Any = discrete

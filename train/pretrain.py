@@ -47,6 +47,7 @@ class ModelConfig:
     drop_path: float = 0.1
     smooth_bins: bool = True
     smooth_bandwidth: float = 4.0
+    initializer_range: float = 0.02
 
     def build(self, vocabulary: Vocabulary) -> GatoConfig:
         ids = {

@@ -1,0 +1,147 @@
+"""The parser of `gato`'s verbs: jsonargparse, with help from our docstrings and errors of one line.
+
+An unknown key is answered with the file that holds it and the nearest known name; a wrong type with what was
+found and what is expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from argparse import SUPPRESS, ArgumentError
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from inspect import cleandoc
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "a text"}
+_TYPES |= {"collections.abc.Mapping": "a mapping", "dict": "a mapping", "list": "a list"}
+
+
+class Parser(ArgumentParser):
+    """Takes configuration dataclasses, whose docstrings describe the options."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **{"exit_on_error": False} | settings)  # jsonargparse makes parsers of this class too
+
+    def add_config(self, config: type, skip: set[str] | None = None) -> None:
+        """An option per field of `config`, nested ones with dots."""
+        self.add_class_arguments(config, skip=skip or set())
+        texts = dict(_descriptions(config))
+        for action in self._actions:
+            if action.dest in texts and not action.help:
+                action.help = texts[action.dest].replace("%", "%%")
+
+    def parse(self, arguments: Sequence[str]) -> Namespace:
+        """**Raises:** `ValueError` in one line."""
+        try:
+            options = self.parse_args(list(arguments))
+        except ArgumentError as error:
+            raise ValueError(self._explain(" ".join(str(error).split()), arguments)) from None
+        self._check(options, arguments)
+        return options
+
+    def format_help(self) -> str:
+        return re.sub(r"<class\s+'(?:[\w.]+\.)?(\w+)'>", r"\1", super().format_help())
+
+    def _check(self, options: Namespace, arguments: Sequence[str]) -> None:
+        """What jsonargparse 4.53 lets pass in a file: `train: 3`, and null where a value is needed."""
+        for group in self._groups():
+            if not isinstance(options.get(group), Namespace):
+                raise ValueError(f"'{group}' is {options.get(group)!r}{_held_by(group, arguments)}, expected a mapping of options")
+        for action in self._actions:
+            if "." in action.dest and action.default not in (None, SUPPRESS) and options.get(action.dest) is None:
+                raise ValueError(f"'{action.dest}' is null{_held_by(action.dest, arguments)}, expected a value such as {action.default}")
+
+    def _known(self) -> list[str]:
+        names = [option.lstrip("-") for action in self._actions for option in action.option_strings]
+        return [*names, *self._groups()]
+
+    def _groups(self) -> list[str]:
+        return list(dict.fromkeys(action.dest.split(".")[0] for action in self._actions if "." in action.dest))
+
+    def _explain(self, message: str, arguments: Sequence[str]) -> str:
+        if found := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
+            name = found[1].split("=")[0]
+            return f"there is no option '{name}'{_nearest(name.lstrip('-'), self._known(), '--')}" if name.startswith("-") else (
+                f"'{name}' is one argument too many; '{self.prog} --help' lists what it takes"
+            )  # fmt: skip
+        if found := re.search(
+            r"""Parser key "([\w./-]+)": Problem with given class_path '([\w.]+)': Option '(\S+)' is not accepted""", message
+        ):
+            group, path, name = found.groups()
+            return f"'{group}' knows no key '{name}'{_held_by(f'{group}.{name}', arguments)}{_nearest(name, _fields(path))}"
+        if found := re.search(r"(?:Group '(\S+)' does not accept option|Option) '(\S+)'", message):
+            name = f"{found[1]}.{found[2]}" if found[1] else found[2]
+            return f"there is no key '{name}'{_held_by(name, arguments)}{_nearest(name, self._known())}"
+        if message.startswith("Unexpected config"):
+            return f"a recipe is a mapping of options, found '{message.partition(': ')[2]}'; 'gato cp' gives one to start from"
+        return _wrong_type(message, arguments) or message
+
+
+def _wrong_type(message: str, arguments: Sequence[str]) -> str | None:
+    keys = re.findall(r'Parser key "([\w./-]+)"', message)
+    value = re.search(r"(?:Got value|Given value): (.*)$", message)
+    expected = re.findall(r"Expected an? <class '([\w.]+)'>|Expected (a tuple with \d+ elements)|Not a valid subclass of (\w+)", message)
+    if not (keys and value and expected):
+        return None
+    kinds = dict.fromkeys(_TYPES.get(kind, kind) or pair or f"a mapping of {name}'s options" for kind, pair, name in expected)
+    found, key = value[1].partition(" Subclass types expect")[0], ".".join(keys)
+    return f"'{key}' is {found}{_held_by(key, arguments)}, expected {' or '.join(kinds)}"
+
+
+def _nearest(name: str, known: Sequence[str], dashes: str = "") -> str:
+    """`; did you mean ...?`, comparing whole names first and last parts then."""
+    near = get_close_matches(name, known, n=1, cutoff=0.7)
+    if not near:
+        leaves = {k.split(".")[-1]: k for k in known}
+        near = [leaves[m] for m in get_close_matches(name.split(".")[-1], leaves, n=1)]
+    return f"; did you mean '{dashes}{near[0]}'?" if near else ""
+
+
+def _held_by(key: str, arguments: Sequence[str]) -> str:
+    """` in 'FILE'` for the last configuration file that holds the key; nothing if it stands on the command line."""
+    flags = [word.lstrip("-").split("=")[0] for word in arguments if word.startswith("--")]
+    if any(f"{key}.".startswith(f"{flag}.") for flag in flags):
+        return ""
+    first, last = key.split(".")[0], key.split(".")[-1]
+    files = [file for option, file in pairwise(arguments) if option == "--config"]
+    for path in reversed(files):
+        try:
+            keys = set(_keys(yaml.safe_load(Path(path).read_text(encoding="utf-8"))))
+        except (OSError, yaml.YAMLError):
+            continue
+        if any(k == key or (k.startswith(f"{first}.") and k.endswith(f".{last}")) for k in keys):
+            return f" in '{path}'"
+    return ""
+
+
+def _keys(content: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in content.items() if isinstance(content, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _keys(value, f"{prefix}{key}.")
+
+
+def _fields(path: str) -> list[str]:
+    module, _, name = path.rpartition(".")
+    config = getattr(sys.modules.get(module), name, None)
+    return [f.name for f in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+
+
+def _descriptions(config: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """What the list in a dataclass's docstring says of each field: "- `name`: text; `other`: text"."""
+    text = re.split(r"\n\n(?!- )|\n\*\*Raises", cleandoc(config.__doc__ or ""))
+    for item in re.split(r"^- ", "\n\n".join(part for part in text if "- `" in part), flags=re.MULTILINE)[1:]:
+        for part in re.split(r"[;.]\s+(?:or )?(?=`\w+`(?::| ))", " ".join(item.split())):
+            if found := re.match(r"`(\w+)`(?:: | )(.*)", part):
+                yield prefix + found[1], found[2].rstrip(".")
+    hints = get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _descriptions(hints[field.name], f"{prefix}{field.name}.")
