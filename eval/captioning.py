@@ -14,6 +14,7 @@ from gato.spec import TaskSpec
 from ..data.store import Store, stores_folder
 
 NUM_CANDIDATES = 10
+PICTURES_AT_ONCE = 32
 
 
 def caption_results(agent: Agent, store: str, num_examples: int = 24, seed: int = 0) -> dict[str, Any]:
@@ -33,8 +34,8 @@ def caption_results(agent: Agent, store: str, num_examples: int = 24, seed: int 
     rng = np.random.default_rng(seed)
     candidates = _candidates([_title(e) for e in episodes], rng)
     partner = np.roll(rng.permutation(len(episodes)), 1)
-    right = [_ranked_first(agent, task, e, titles) for e, titles in zip(episodes, candidates, strict=True)]
-    control = [_ranked_first(agent, task, episodes[j], titles) for j, titles in zip(partner, candidates, strict=True)]
+    right = _ranked_first(agent, task, episodes, candidates)
+    control = _ranked_first(agent, task, [episodes[j] for j in partner], candidates)
     return {
         "split": path.name, "pictures": len(episodes), "chance": 1 / NUM_CANDIDATES,
         "retrieval": _accuracy(right), "shuffled": _accuracy(control),
@@ -58,14 +59,18 @@ def _candidates(titles: list[str], rng: np.random.Generator) -> list[list[str]]:
     return chosen
 
 
-def _ranked_first(agent: Agent, task: TaskSpec, episode: Episode, titles: list[str]) -> bool:
-    """Whether the first title is the likeliest for this picture."""
-    field = task.actions[0].name
-    options = [
-        Episode(task=task, observations=episode.observations, actions={field: np.array([t], dtype=object)}, rewards=episode.rewards)
-        for t in titles
-    ]
-    return int(np.argmax(agent.log_likelihood(options))) == 0
+def _ranked_first(agent: Agent, task: TaskSpec, episodes: list[Episode], candidates: list[list[str]]) -> list[bool]:
+    """Whether, for each picture, the first of its candidate titles is the likeliest."""
+    field, outcomes = task.actions[0].name, []
+    for start in range(0, len(episodes), PICTURES_AT_ONCE):
+        pairs = list(zip(episodes, candidates, strict=True))[start : start + PICTURES_AT_ONCE]
+        options = [
+            Episode(task=task, observations=e.observations, actions={field: np.array([t], dtype=object)}, rewards=e.rewards)
+            for e, titles in pairs
+            for t in titles
+        ]
+        outcomes += (agent.log_likelihood(options).reshape(len(pairs), NUM_CANDIDATES).argmax(axis=1) == 0).tolist()
+    return outcomes
 
 
 def _accuracy(outcomes: list[bool]) -> dict[str, float]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class EvalConfig:
     """- `tasks`: names; by default all control tasks of the checkpoint. `["none"]` for none.
     - `episodes` per task; `num_envs` of them side by side; `seed` of their starts.
-    - `temperature` of the actions (0: the most likely one); `overflow`: see `GatoPolicy`.
+    - `temperature` of the actions (1 as in the paper; 0: the most likely one); `overflow`: see `GatoPolicy`.
     - `ablations`: also act with the picture blanked and with the instructions of other episodes.
     - `captions`: stores of held-out pictures; `caption_examples`: how many are shown.
     - `prompts`: texts to continue. `films`: a film strip per task.
@@ -39,7 +39,7 @@ class EvalConfig:
     episodes: int = 50
     num_envs: int = 50
     seed: int = 0
-    temperature: float = 0.0
+    temperature: float = 1.0
     overflow: str = "rebuild"
     ablations: bool = False
     captions: list[str] = field(default_factory=list)

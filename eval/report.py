@@ -177,7 +177,7 @@ def _films(results: dict[str, Any]) -> str:
         return _section("Episodes", _absent("No film strips were recorded."))
     figures = [
         f'<figure class="film"><figcaption>{escape(task)}</figcaption>'
-        f'<div tabindex="0"><img src="{_data_uri(film)}" alt="frames of an episode of {escape(task)}" loading="lazy"></div></figure>'
+        f'<div tabindex="0"><img src="{_data_uri(film)}" alt="frames of an episode of {escape(task)}"></div></figure>'
         for task, film in films.items()
     ]
     return _section("Episodes", "<p>The first evaluated episode of each task, from left to right; not selected.</p>", *figures)
@@ -207,7 +207,7 @@ def _caption_part(part: dict[str, Any]) -> str:
 
 def _card(example: dict[str, Any]) -> str:
     caption, title = str(example.get("caption") or "(nothing)"), str(example.get("title", ""))
-    picture = f'<img src="{_data_uri(example["image"])}" alt="{escape(title)}" loading="lazy">' if example.get("image") else ""
+    picture = f'<img src="{_data_uri(example["image"])}" alt="{escape(title)}">' if example.get("image") else ""
     words = f'<span class="ours">{escape(caption)}</span><span class="human">{escape(title)}</span>'
     return f"<figure>{picture}<figcaption>{words}</figcaption></figure>"
 
@@ -229,7 +229,7 @@ def _retrieval(part: dict[str, Any]) -> str:
 
 
 def _retrieval_row(label: str, found: dict[str, float], chance: float, kind: str) -> str:
-    text = f"<b>{_percent(found['accuracy'])}</b><small>[{_percent(found['low'])}, {_percent(found['high'])}]</small>"
+    text = f"<b>{_percent(found['accuracy'])}</b>{_interval(100 * found['low'], 100 * found['high'], 1)}"
     values = (100 * found["accuracy"], 100 * found["low"], 100 * found["high"])
     bar = interval_bar(*values, (0, 100), (100 * chance,), f"{label}: {_percent(found['accuracy'])}", kind)
     return f'<tr><th scope="row">{escape(label)}</th><td class="number" data-label="score">{text}</td><td class="axis">{bar}</td></tr>'

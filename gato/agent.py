@@ -94,7 +94,7 @@ class Agent:
             raise ValueError(f"this checkpoint was not trained on '{name}'{hint}")
         return self.tasks[name]
 
-    def policy(self, task: str | TaskSpec, temperature: float = 0.0, overflow: str = "rebuild", seed: int = 0) -> GatoPolicy:
+    def policy(self, task: str | TaskSpec, temperature: float = 1.0, overflow: str = "rebuild", seed: int = 0) -> GatoPolicy:
         """A policy for one of the checkpoint's tasks; see `GatoPolicy`."""
         from .policy import GatoPolicy
 

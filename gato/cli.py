@@ -375,7 +375,9 @@ def _cp(arguments: list[str]) -> None:
 def _tokenize(arguments: list[str]) -> None:
     from gato.tokenizers.look import tokenize
 
-    parser = _parser("tokenize", "Show how values become ids, in the 32k layout unless a checkpoint is named.")
+    parser = _parser(
+        "tokenize", "Show how values become ids: numbers in the 32k layout, text and episodes with the tokenizer of the stores folder."
+    )
     parser.add_argument("kind", choices=["continuous", "discrete", "text", "episode"])
     parser.add_argument("--role", choices=["observation", "action"], default="observation")
     parser.add_argument("--low", type=float, default=-1.0, help="of a continuous action's range")

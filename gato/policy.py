@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ import torch
 from .batch import ACTION_LOCAL, TokenSequence
 from .episode import Episode
 from .model import Gato
-from .spec import TaskSpec
+from .spec import Modality, TaskSpec
 from .stream_cache import StreamCache
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class _Stream:
     timesteps: list[TokenSequence] = field(default_factory=list)
     pending: list[TokenSequence] = field(default_factory=list)
     cached: int = 0
+    episode: int = 0
+    generator: np.random.Generator | None = None
 
 
 class GatoPolicy:
@@ -56,12 +58,12 @@ class GatoPolicy:
     **Arguments:**
 
     - `tokenizer`, `task`: how observations and actions become tokens.
-    - `temperature`: of the sampling; 0 takes the most likely id.
+    - `temperature`: of the sampling, 1 as in the paper; 0 takes the most likely id.
     - `overflow`: when the context is full, `"rebuild"` drops the oldest half in whole timesteps and
       prefills the rest, which always equals a fresh forward of what was kept; `"rolling"` keeps a
       sliding window of keys (the paper's memory), which equals one forward over the whole history
       under the same banded mask.
-    - `seed`: of the sampling.
+    - `seed`: of the sampling; each episode of each stream draws from a generator of its own.
 
     **Raises:** `ValueError` if one timestep does not fit into the context, or if learned positions are
     combined with `"rolling"`.
@@ -72,7 +74,7 @@ class GatoPolicy:
         model: Gato,
         tokenizer: EpisodeTokenizer,
         task: TaskSpec,
-        temperature: float = 0.0,
+        temperature: float = 1.0,
         overflow: str = "rebuild",
         seed: int = 0,
     ) -> None:
@@ -85,14 +87,14 @@ class GatoPolicy:
         self.context_length = model.config.context_length
         self.device = model.device
         self._legal = [torch.tensor(list(ids), device=self.device) for ids in tokenizer.legal_ids(task)]
-        self._rng = np.random.default_rng(seed)
+        self.seed = seed
         if tokenizer.tokens_per_timestep(task) > self.context_length:
             raise ValueError(
                 f"a timestep of '{task.name}' has {tokenizer.tokens_per_timestep(task)} tokens but the context holds {self.context_length}"
             )
         self.reset(1)
 
-    def reset(self, num_streams: int, demonstrations: Sequence[Episode] = ()) -> None:
+    def reset(self, num_streams: int = 1, demonstrations: Sequence[Episode] = ()) -> None:
         """Forgets everything; stream i starts each episode with demonstration i (modulo their number) as its prompt."""
         rolling = self.overflow == "rolling"
         self._cache = StreamCache(
@@ -113,11 +115,28 @@ class GatoPolicy:
             parts.pop()
         return parts
 
+    def act_one(self, observation: Any) -> Any:
+        """For a single environment: its observation as `step` and `reset` give it -> the action `step` takes.
+
+        Call `reset()` before every episode.
+        """
+        flat = self.task.flatten(observation, "observation")
+        batch = {f.name: np.array([flat[f.name]], dtype=object if f.modality is Modality.TEXT else f.dtype) for f in self.task.observations}
+        return self.task.unflatten_action({name: values[0] for name, values in self.act(batch).items()})
+
     @torch.inference_mode()
     def act(
-        self, observation: Mapping[str, np.ndarray], reward: np.ndarray, first: np.ndarray, streams: np.ndarray
+        self,
+        observation: Mapping[str, np.ndarray],
+        reward: np.ndarray | None = None,
+        first: np.ndarray | None = None,
+        streams: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
-        """See `Policy`."""
+        """See `Policy`. By default all streams act, and those start an episode that have not acted since `reset`."""
+        if streams is None:
+            streams = np.arange(len(next(iter(observation.values()))))
+        if first is None:
+            first = np.array([self._streams[s].generator is None for s in streams])
         seen = _by_timestep(self.tokenizer.encode_observation(self.task, observation))
         for tokens, is_first, s in zip(seen, first, streams, strict=True):
             if is_first:
@@ -128,7 +147,7 @@ class GatoPolicy:
         hidden = self._feed(rows)
         ids = np.empty((len(rows), len(self._legal)), np.int32)
         for slot, legal in enumerate(self._legal):
-            ids[:, slot] = self._sample(hidden, legal)
+            ids[:, slot] = self._sample(hidden, legal, rows)
             if slot + 1 < len(self._legal):
                 for s, id_ in zip(rows, ids[:, slot], strict=True):
                     self._streams[s].pending.append(_action_token(id_))
@@ -142,7 +161,10 @@ class GatoPolicy:
     def _begin_episode(self, s: int) -> None:
         self._cache.forget(torch.tensor([s], device=self.device))
         prompt = list(self._prompts[s % len(self._prompts)]) if self._prompts else []
-        self._streams[s] = _Stream(timesteps=prompt, pending=list(prompt))
+        episode = self._streams[s].episode + 1
+        self._streams[s] = _Stream(
+            timesteps=prompt, pending=list(prompt), episode=episode, generator=np.random.default_rng([self.seed, s, episode])
+        )
 
     def _make_room(self, s: int) -> None:
         """Rebuild mode: if this timestep would not fit, keeps the newest whole timesteps of half a context."""
@@ -165,7 +187,7 @@ class GatoPolicy:
                 break
             kept.insert(0, timestep)
         self._cache.forget(torch.tensor([s], device=self.device))
-        self._streams[s] = _Stream(timesteps=kept, pending=[*kept, observation])
+        stream.timesteps, stream.pending, stream.cached = kept, [*kept, observation], 0
 
     def _feed(self, rows: np.ndarray) -> torch.Tensor:
         """Runs all pending tokens of these streams and gives the hidden state behind each one's last, (n, width).
@@ -210,10 +232,12 @@ class GatoPolicy:
         )
         return hidden[torch.arange(len(rows), device=self.device), tensor(counts.astype(np.int64)) - 1]
 
-    def _sample(self, hidden: torch.Tensor, legal: torch.Tensor) -> np.ndarray:
+    def _sample(self, hidden: torch.Tensor, legal: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+        """One legal id per stream, by the Gumbel-max rule."""
         logits = self.model.score(hidden, legal).float().cpu().numpy()
         if self.temperature > 0:
-            logits = logits / self.temperature + self._rng.gumbel(size=logits.shape)
+            generators = [self._streams[s].generator or np.random.default_rng(self.seed) for s in rows]
+            logits = logits / self.temperature + np.stack([g.gumbel(size=logits.shape[1]) for g in generators])
         return legal.cpu().numpy()[logits.argmax(axis=1)]
 
 

@@ -22,9 +22,9 @@ EXACT = dict(rtol=1e-9, atol=1e-9)  # float64, up to the order of summation; rot
 class Recorder(GatoPolicy):
     """A policy that keeps the scores it chose from: one (n, legal ids) per action token."""
 
-    def _sample(self, hidden, legal):
+    def _sample(self, hidden, legal, rows):
         self.scores.append(self.model.score(hidden, legal))
-        return super()._sample(hidden, legal)
+        return super()._sample(hidden, legal, rows)
 
 
 def recorder(*arguments, **rest) -> Recorder:
@@ -111,7 +111,7 @@ def test_a_new_episode_forgets_the_one_before(tiny, tokenizer, robot, drive):
 
 @pytest.mark.parametrize("overflow", ["rebuild", "rolling"])
 def test_a_timestep_that_never_fits_is_refused(make_gato, tokenizer, robot, drive, overflow):
-    policy = GatoPolicy(make_gato(), tokenizer, robot, overflow=overflow)
+    policy = GatoPolicy(make_gato(), tokenizer, robot, 0.0, overflow)
     with pytest.raises(ValueError, match=r"a timestep of 'toy/robot' has \d+ tokens, the context 64"):
         live(policy, drive(1, goal="go to the red ball " * 20))
     with pytest.raises(ValueError, match="the context holds 7"):
@@ -179,20 +179,20 @@ def test_streams_that_reset_singly_act_exactly_as_they_would_alone(make_gato, to
     model = make_gato("transformer_xl")
     episodes = [drive(20, goal, seed=s) for s, goal in enumerate(["go", "go to the red ball", "a box"])]
     resets = [(0,), (0, 7, 8), (0, 13)]
-    policy = GatoPolicy(model, tokenizer, robot, overflow=overflow)
+    policy = GatoPolicy(model, tokenizer, robot, 0.0, overflow)
     policy.reset(3)
     acted = []
     for t in range(20):
         observation = {k: np.concatenate([e.observations[k][t : t + 1] for e in episodes]) for k in episodes[0].observations}
         acted.append(policy.act(observation, np.zeros(3), np.array([t in r for r in resets]), np.arange(3))["motors"])
     for s, (episode, first) in enumerate(zip(episodes, resets, strict=True)):
-        alone = live(GatoPolicy(model, tokenizer, robot, overflow=overflow), episode, first).actions["motors"]
+        alone = live(GatoPolicy(model, tokenizer, robot, 0.0, overflow), episode, first).actions["motors"]
         np.testing.assert_array_equal(np.stack(acted)[:, s], alone)
 
 
 def test_some_streams_may_act_while_others_wait(make_gato, tokenizer, robot, drive):
     model, episodes = make_gato(), [drive(6, seed=s) for s in range(3)]
-    policy = GatoPolicy(model, tokenizer, robot)
+    policy = GatoPolicy(model, tokenizer, robot, 0.0)
     policy.reset(3)
     turns, acted = [[2, 0], [1], [0, 1, 2], [1, 2], [2], [0, 2, 1], [0]], [[], [], []]
     for streams in turns:
@@ -203,7 +203,7 @@ def test_some_streams_may_act_while_others_wait(make_gato, tokenizer, robot, dri
         for s, action in zip(streams, motors, strict=True):
             acted[s].append(action)
     for s, actions in enumerate(acted):
-        alone = live(GatoPolicy(model, tokenizer, robot), episodes[s]).actions["motors"][: len(actions)]
+        alone = live(GatoPolicy(model, tokenizer, robot, 0.0), episodes[s]).actions["motors"][: len(actions)]
         np.testing.assert_array_equal(np.stack(actions), alone)
 
 
@@ -251,7 +251,7 @@ def test_a_tiny_gato_learns_to_walk_the_corridor(make_gato, tokenizer):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    policy, (cell, _) = GatoPolicy(model, tokenizer, task), env.reset(seed=0)
+    policy, (cell, _) = GatoPolicy(model, tokenizer, task, 0.0), env.reset(seed=0)
     for t in range(4 - cell):
         action = policy.act({"observation": np.array([cell])}, np.zeros(1), np.array([t == 0]), np.array([0]))["action"]
         cell, reward, terminated, *_ = env.step(int(action[0]))

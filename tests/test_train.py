@@ -112,7 +112,8 @@ def test_killed_runs_resume_to_the_losses_of_an_uninterrupted_one_bit_for_bit(he
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert start(here / "killed").wait() == 0 and whole.wait() == 0
+    last = start(here / "killed")
+    assert (last.wait(), whole.wait()) == (0, 0), (last.stderr.read(), whole.stderr.read())
     assert [step for step, _ in losses(here / "whole")] == list(range(1, 15))
     assert losses(here / "killed") == losses(here / "whole")
     final = "runs/small/final/model.safetensors"

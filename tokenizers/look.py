@@ -44,8 +44,8 @@ def _tokenizer(checkpoint: Any, kind: str) -> EpisodeTokenizer:
     path = stores_folder() / "tokenizer.model"
     if kind == "text" or (kind == "episode" and path.is_file()):
         text = TextTokenizer.load(path)
-        # the 32k layout also where this tokenizer has fewer pieces, so that ids can be compared
-        return EpisodeTokenizer(text, Vocabulary(text.size) if text.size > 32000 else None)
+        # the layout that training with this tokenizer would use
+        return EpisodeTokenizer(text, Vocabulary(text.size) if text.size >= 1024 else Vocabulary.separate_discrete(text.size))
     return EpisodeTokenizer(None, Vocabulary())
 
 
