@@ -1,6 +1,6 @@
 # Two commands do all the set-up: `make demo` and `make test`. Both create .venv when it is not there.
 #   TORCH=...       another PyTorch requirement, for example TORCH="torch==2.11.0"
-#   TORCH_INDEX=... an index to take PyTorch from
+#   TORCH_INDEX=... an index to take PyTorch from, for example the one of PyTorch's own CPU or CUDA builds
 #   PYTHON=...      another interpreter (3.11 or newer)
 
 # The tested PyTorch: the one place that names it.
@@ -30,7 +30,7 @@ $(VENV)/ready: pyproject.toml Makefile
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	$(PIP) install -q -e ".[test]" "$$($(BIN)/python -c 'import torch; print("torch==" + torch.__version__.split("+")[0])')"
+	$(PIP) install -q -e ".[test]" "torch==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch").split("+")[0])')"
 	@$(PIP) install -q setuptools wheel ninja py-cpuinfo && DS_BUILD_OPS=0 $(PIP) install -q --no-build-isolation "deepspeed>=0.18" \
 		|| echo "DeepSpeed does not build here; training works without it ('gato doctor' says more)"
 	@touch $@

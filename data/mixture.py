@@ -21,6 +21,7 @@ from gato.spec import Modality, TaskSpec
 
 from ..tokenizers.episode import EpisodeTokenizer
 from ..tokenizers.image import draw_positions
+from .augment import augmented
 from .store import Store, stores_folder
 from .text import TokenisedText
 
@@ -30,11 +31,13 @@ class SourceConfig:
     """- `weight`: expected share of rows, relative to the other sources.
     - `store`: a folder; by default the one of the source's name in the stores folder.
     - `loss_weight`: factor on every target of this source.
+    - `augment`: pictures are cropped, scaled and mirrored anew at every draw; see `augmented`.
     """
 
     weight: float = 1.0
     store: str | None = None
     loss_weight: float = 1.0
+    augment: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,10 @@ class Row:
 class Source:
     """One store, seen as windows of tokens."""
 
-    def __init__(self, name: str, store: Store, tokenizer: EpisodeTokenizer) -> None:
+    def __init__(self, name: str, store: Store, tokenizer: EpisodeTokenizer, augment: bool = False) -> None:
         if store.num_episodes == 0:
             raise ValueError(f"source '{name}' holds no episodes; collect or import some first")
-        self.name, self.store, self.tokenizer = name, store, tokenizer
+        self.name, self.store, self.tokenizer, self.augment = name, store, tokenizer, augment
         self.task: TaskSpec = store.tasks[0]
         self.is_control = self.task.is_control
         self.is_text = not self.task.observations and all(a.modality is Modality.TEXT for a in self.task.actions)
@@ -119,7 +122,7 @@ class Source:
         wanted = budget if self.is_text else -(-budget // self._per_timestep)
         start = self._draw_start(rng, length, wanted)
         piece = Piece("window", episode, start, min(start + wanted, length))
-        return self._read(piece).cut(budget), piece
+        return self._read(piece, rng).cut(budget), piece
 
     @staticmethod
     def _draw_start(rng: np.random.Generator, length: int, wanted: int) -> int:
@@ -135,13 +138,14 @@ class Source:
         steps = min(max(1, tokens // self._per_timestep), length)
         start = length - steps if from_end else int(rng.integers(0, length - steps + 1))
         piece = Piece("prompt from the end" if from_end else "prompt", episode, start, start + steps)
-        sequence = _drop_first_timesteps(self._read(piece), budget)
+        sequence = _drop_first_timesteps(self._read(piece, rng), budget)
         return (sequence, replace(piece, start=start + int(sequence.timestep[0]))) if len(sequence) else None
 
-    def _read(self, piece: Piece) -> TokenSequence:
+    def _read(self, piece: Piece, rng: np.random.Generator) -> TokenSequence:
         if self._documents is not None:
             return _document_sequence(self._documents.ids(piece.episode, piece.start, piece.stop))
-        return self.tokenizer.encode(self.store.episode(piece.episode, piece.start, piece.stop))
+        episode = self.store.episode(piece.episode, piece.start, piece.stop)
+        return self.tokenizer.encode(augmented(episode, rng) if self.augment else episode)
 
 
 def _drop_first_timesteps(sequence: TokenSequence, budget: int) -> TokenSequence:
@@ -180,7 +184,7 @@ class Mixture:
             raise ValueError(f"mixture weights are {dict(zip(config.sources, weights, strict=True))}; give at least one above zero and none below")
         self.config, self.tokenizer, self.context_length, self.seed = config, tokenizer, context_length, seed
         self.num_depth_draws = num_depth_draws
-        self.sources = [Source(name, Store(store_path(name, s)), tokenizer) for name, s in config.sources.items()]
+        self.sources = [Source(name, Store(store_path(name, s)), tokenizer, s.augment) for name, s in config.sources.items()]
         self.shares = weights / weights.sum()
         self._cumulative = np.cumsum(self.shares)
 

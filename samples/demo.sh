@@ -10,7 +10,7 @@ gato() {
 echo "== real data: experts act, captioned drawings, dictionary text"
 gato data collect gymnasium/cartpole gymnasium/mountain-car-continuous gymnasium/pendulum --episodes 200
 gato data collect gymnasium/lunar-lander --episodes 600
-gato data collect babyai/go-to-local --episodes 4000
+gato data collect babyai/go-to-local --episodes 6000
 gato data import pictures samples/pictures.parquet --splits train unseen_picture unseen_concept
 gato data import text samples/text.parquet --splits train test
 gato tokenizer train pictures/train text/train babyai/go-to-local --size 2048

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def folder(tmp_path_factory):
 def test_every_command_of_the_readme_runs(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("GATO_HOME", str(folder / "home"))
+    monkeypatch.setattr(socket.socket, "connect", _no_network)
     # what the first use looks at is made by the second: a newcomer has run `make demo`
     looks = [c for c in commands() if c.startswith("gato tokenize episode")]
     others = [c for c in commands() if c not in looks]
@@ -50,6 +52,10 @@ def test_every_command_of_the_readme_runs(folder, monkeypatch, capsys):
         assert main(arguments) == 0, f"{command}: {capsys.readouterr().err}"
     assert Path("runs/mine/report.html").stat().st_size > 10_000
     _run_the_python_block()
+
+
+def _no_network(*_: object) -> None:
+    raise AssertionError("a command of the README asked for the network")
 
 
 def _shrink(recipe: Path) -> None:

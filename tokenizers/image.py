@@ -5,6 +5,8 @@ Patches have no ids: their pixels travel as uint8 and are normalised on the devi
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from einops import rearrange
 
@@ -38,6 +40,7 @@ def unpatchify(patches: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return rearrange(patches, "t (r c) p q k -> t (r p) (c q) k", r=rows // PATCH_SIZE, c=columns // PATCH_SIZE)
 
 
+@lru_cache(maxsize=64)
 def patch_boxes(rows: int, columns: int) -> np.ndarray:
     """The half-open intervals [row_low, row_high) x [column_low, column_high) of every patch, in 128ths.
 
@@ -49,7 +52,9 @@ def patch_boxes(rows: int, columns: int) -> np.ndarray:
     c = np.rint(np.arange(columns // PATCH_SIZE + 1) * PATCH_SIZE / columns * NUM_POSITION_BINS).astype(np.uint8)
     grid = np.meshgrid(np.arange(len(r) - 1), np.arange(len(c) - 1), indexing="ij")
     i, j = grid[0].ravel(), grid[1].ravel()
-    return np.stack([r[i], r[i + 1], c[j], c[j + 1]], axis=1)
+    boxes = np.stack([r[i], r[i + 1], c[j], c[j + 1]], axis=1)
+    boxes.flags.writeable = False  # the cache hands out one array to all
+    return boxes
 
 
 def draw_positions(boxes: np.ndarray, noise: np.ndarray) -> np.ndarray:
