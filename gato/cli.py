@@ -143,8 +143,8 @@ def _collect(arguments: list[str]) -> None:
     options = _parse(parser, arguments)
     as_json = vars(options).pop("json")
     rows = collect(CollectConfig(**vars(options)))
-    keep = ("task", "episodes", "timesteps", "noisy", "rejected", "failed", "acceptance")
-    _print(rows, as_json, lambda: _table([{k: row.get(k) for k in row if k in keep or k.endswith("return")} for row in rows]))
+    keep = ("task", "episodes", "timesteps", "noisy", "rejected", "failed", "expert_return", "noisy_return")
+    _print(rows, as_json, lambda: _table([{k: row.get(k) for k in keep} for row in rows]))
 
 
 def _import(arguments: list[str]) -> None:
@@ -258,7 +258,8 @@ def _pretrain(arguments: list[str]) -> None:
         recipe: list[str] = []
     else:
         recipe = ["--config", str(recipe_path(arguments.pop(0)))]
-    built = parser.instantiate_classes(parser.parse([*recipe, *arguments]))
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in jsonargparse 4.49
+    built = instantiate(parser.parse([*recipe, *arguments]))
     pretrain(PretrainConfig(model=built.model, data=built.data, optim=built.optim, train=built.train))
 
 
