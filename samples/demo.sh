@@ -10,7 +10,7 @@ gato() {
 echo "== real data: experts act, captioned drawings, dictionary text"
 gato data collect gymnasium/cartpole gymnasium/mountain-car-continuous gymnasium/pendulum --episodes 200
 gato data collect gymnasium/lunar-lander --episodes 600
-gato data collect babyai/go-to-local --episodes 6000
+gato data collect babyai/go-to-local babyai/go-to-red-ball --episodes 4500
 gato data import pictures samples/pictures.parquet --splits train unseen_picture unseen_concept
 gato data import text samples/text.parquet --splits train test
 gato tokenizer train pictures/train text/train babyai/go-to-local --size 2048
@@ -21,6 +21,6 @@ gato pretrain demo
 
 echo
 echo "== it acts in environments, captions pictures it never saw, and writes"
-gato eval runs/demo/final --ablations true --films true --captions pictures/unseen_picture pictures/unseen_concept \
+gato eval runs/demo/final --ablations true --films true --episodes 100 --num_envs 100 --captions pictures/unseen_picture pictures/unseen_concept \
     --prompts "dog:" "river:" "music:"
 gato plot runs/demo
