@@ -7,6 +7,7 @@ little. Pictures whose caption names a side are not mirrored.
 from __future__ import annotations
 
 import re
+
 import numpy as np
 
 from gato.episode import Episode
@@ -23,9 +24,7 @@ def augmented(episode: Episode, rng: np.random.Generator) -> Episode:
     texts = [str(text) for f in episode.task.fields if f.modality is Modality.TEXT for text in values[f.name]]
     may_mirror = not any(_SIDES.search(text) for text in texts)
     changed = {
-        f.name: _part(episode.observations[f.name], rng, may_mirror)
-        for f in episode.task.observations
-        if f.modality is Modality.IMAGE
+        f.name: _part(episode.observations[f.name], rng, may_mirror) for f in episode.task.observations if f.modality is Modality.IMAGE
     }
     return Episode.trusted(**vars(episode) | {"observations": {**episode.observations, **changed}})
 

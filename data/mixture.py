@@ -181,7 +181,9 @@ class Mixture:
     def __init__(self, config: DataConfig, tokenizer: EpisodeTokenizer, context_length: int, seed: int, num_depth_draws: int = 0) -> None:
         weights = np.array([s.weight for s in config.sources.values()], dtype=np.float64)
         if len(weights) == 0 or (weights < 0).any() or weights.sum() <= 0:
-            raise ValueError(f"mixture weights are {dict(zip(config.sources, weights, strict=True))}; give at least one above zero and none below")
+            raise ValueError(
+                f"mixture weights are {dict(zip(config.sources, weights, strict=True))}; give at least one above zero and none below"
+            )
         self.config, self.tokenizer, self.context_length, self.seed = config, tokenizer, context_length, seed
         self.num_depth_draws = num_depth_draws
         self.sources = [Source(name, Store(store_path(name, s)), tokenizer, s.augment) for name, s in config.sources.items()]

@@ -203,7 +203,9 @@ def load_tokenizer(folder: Path) -> tuple[EpisodeTokenizer, dict[str, TaskSpec]]
     if content["tokenizer_sha256"] is not None:
         text = TextTokenizer.load(folder / "tokenizer.model")
         if text.hash != content["tokenizer_sha256"]:
-            raise ValueError(f"'{folder / 'tokenizer.model'}' is not the tokenizer these weights were trained with; restore it from the run")
+            raise ValueError(
+                f"'{folder / 'tokenizer.model'}' is not the tokenizer these weights were trained with; restore it from the run"
+            )
     tokenizer = EpisodeTokenizer(text, Vocabulary(**content["vocabulary"]), content["loss_on_text_observations"])
     tasks = [TaskSpec.from_dict(values) for values in content["tasks"]]
     return tokenizer, {task.name: task for task in tasks}

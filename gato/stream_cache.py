@@ -53,7 +53,9 @@ class StreamCache(Cache):
     Call `begin` before every forward: it says where the new tokens go and what they may see.
     """
 
-    def __init__(self, num_layers: int, num_streams: int, capacity: int, window: int | None = None, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, num_layers: int, num_streams: int, capacity: int, window: int | None = None, device: str | torch.device = "cpu"
+    ) -> None:
         self.num_streams, self.capacity, self.window = num_streams, capacity, window
         self.next = torch.zeros(num_streams, dtype=torch.long, device=device)
         self.held = torch.full((num_streams, capacity + 1), -1, dtype=torch.long, device=device)

@@ -109,16 +109,16 @@ class Transformer(nn.Module):
                 mask = queries[:, None, :, None] >= keys[:, None, None, :]
             distances = distances.masked_fill(~mask, 0)
             longest = keys.shape[-1] if queries is keys else int(distances.max()) + 1
-            return AttentionContext(mask, queries, keys, distances=distances, sinusoids=sinusoids(longest, self.width, keys.device).to(dtype))
+            return AttentionContext(
+                mask, queries, keys, distances=distances, sinusoids=sinusoids(longest, self.width, keys.device).to(dtype)
+            )
         return AttentionContext(mask, queries, keys)
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x)); `scales` are the stochastic-depth factors (B, 1, 1)."""
 
-    def __init__(
-        self, index: int, num_heads: int, width: int, head_width: int, feed_forward: int, relative: bool, dropout: float
-    ) -> None:
+    def __init__(self, index: int, num_heads: int, width: int, head_width: int, feed_forward: int, relative: bool, dropout: float) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width, bias=False)
         self.attention = Attention(index, num_heads, width, head_width, relative)

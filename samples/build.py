@@ -33,14 +33,14 @@ from PIL import Image
 
 SIZE = 64
 COLOURS = 64
-HELD_OUT_SHARE = 0.08        # share of concepts kept out of training altogether
-PICK_SHARE = 0.8             # share of many-picture concepts that lend an unseen picture
-MAX_REPEATS = 6              # drawings with one caption by one author
-MAX_FAMILY = 12              # a held-out family holds at most this many pictures
+HELD_OUT_SHARE = 0.08  # share of concepts kept out of training altogether
+PICK_SHARE = 0.8  # share of many-picture concepts that lend an unseen picture
+MAX_REPEATS = 6  # drawings with one caption by one author
+MAX_FAMILY = 12  # a held-out family holds at most this many pictures
 TEXT_BYTES = 1_450_000
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)   # a few PNGs are huge
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a few PNGs are huge
 
-TEST_SHARE = 0.05            # share of text documents in the test split
+TEST_SHARE = 0.05  # share of text documents in the test split
 
 # ----------------------------------------------------------------- helpers
 
@@ -130,8 +130,7 @@ class WordNet:
             return word
         if word in self.plurals:
             return self.plurals[word]
-        for end, new in (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"),
-                         ("ses", "s"), ("ves", "f"), ("men", "man"), ("s", "")):
+        for end, new in (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("ses", "s"), ("ves", "f"), ("men", "man"), ("s", "")):
             base = word[: -len(end)] + new
             if word.endswith(end) and not word.endswith("ss") and self.noun(base):
                 return base
@@ -140,8 +139,7 @@ class WordNet:
     def known(self, word: str) -> bool:
         """True if the word, or a base form of it, is in WordNet at all."""
         forms = {word, self.singular(word)}
-        for end, news in (("ing", ("", "e")), ("ed", ("", "e")), ("s", ("",)),
-                          ("es", ("",)), ("er", ("", "e")), ("est", ("", "e"))):
+        for end, news in (("ing", ("", "e")), ("ed", ("", "e")), ("s", ("",)), ("es", ("",)), ("er", ("", "e")), ("est", ("", "e"))):
             if word.endswith(end):
                 stem = word[: -len(end)]
                 forms |= {stem + new for new in news}
@@ -156,9 +154,8 @@ def read_synset(line: str) -> tuple[str, Synset]:
     part = head.split(" ")
     count = int(part[3], 16)
     words = [part[4 + 2 * i] for i in range(count)]
-    pointers = part[5 + 2 * count:]
-    parents = [pointers[i + 1] for i in range(len(pointers) - 1)
-               if pointers[i] in ("@", "@i") and pointers[i + 2] == "n"]
+    pointers = part[5 + 2 * count :]
+    parents = [pointers[i + 1] for i in range(len(pointers) - 1) if pointers[i] in ("@", "@i") and pointers[i + 2] == "n"]
     return part[0], Synset(part[1], words, parents, gloss.strip())
 
 
@@ -168,14 +165,13 @@ def read_wordnet(root: Path) -> WordNet:
     net = WordNet()
     for pos, number in POS_FILES:
         data = need(base / f"data.{pos}", "WordNet file").read_text(encoding="utf-8")
-        net.synsets[pos] = dict(read_synset(line) for line in data.splitlines()
-                                if not line.startswith("  "))
+        net.synsets[pos] = dict(read_synset(line) for line in data.splitlines() if not line.startswith("  "))
         net.senses[pos] = {}
         index = need(base / f"index.{pos}", "WordNet file").read_text(encoding="utf-8")
         for line in index.splitlines():
             if not line.startswith("  "):
                 part = line.split()
-                net.senses[pos][part[0]] = part[-int(part[2]):]
+                net.senses[pos][part[0]] = part[-int(part[2]) :]
     for table in net.synsets.values():
         for synset in table.values():
             for word in synset.words:
@@ -195,42 +191,114 @@ def read_wordnet(root: Path) -> WordNet:
 # ----------------------------------------------------------------- captions
 
 KEEP_PLURAL = {
-    "glasses", "scissors", "jeans", "trousers", "shorts", "headphones", "binoculars",
-    "stairs", "sunglasses", "goggles", "briefs", "eyeglasses", "maracas", "gloves",
-    "pants", "dice", "grass", "cross", "chess", "glass", "bus", "cactus", "lens",
-    "christmas", "tennis", "fries", "news", "swiss", "dress", "mars", "venus",
+    "glasses",
+    "scissors",
+    "jeans",
+    "trousers",
+    "shorts",
+    "headphones",
+    "binoculars",
+    "stairs",
+    "sunglasses",
+    "goggles",
+    "briefs",
+    "eyeglasses",
+    "maracas",
+    "gloves",
+    "pants",
+    "dice",
+    "grass",
+    "cross",
+    "chess",
+    "glass",
+    "bus",
+    "cactus",
+    "lens",
+    "christmas",
+    "tennis",
+    "fries",
+    "news",
+    "swiss",
+    "dress",
+    "mars",
+    "venus",
 }
 SMALL_WORDS = set(
     "a an the of and or in on at with without for from to by under over behind near up "
-    "down into against off out no not around between above".split())
+    "down into against off out no not around between above".split()
+)
 CUTS = re.compile(
     r"\s*(?:,|\(|:|;|\s-\s|\b(?:with|without|in|on|at|for|from|under|over|behind|near|and|"
     r"against|by|to|showing|singing|wearing|facing|that|of|seen|drawn|joined|jumping|swimming|opening|"
-    r"playing|plays|among|fluttering|running free)\b)")
+    r"playing|plays|among|fluttering|running free)\b)"
+)
 PARTS = re.compile(
     r"^(?:slice|piece|pair|stack|pile|bunch|bouquet|loaf|bar|ear|roll|ball|wedge|group|"
-    r"drop|spool|string|half|sheet|set)s? of ")
+    r"drop|spool|string|half|sheet|set)s? of "
+)
 STYLE = set(
     "cartoon simple stylized stylised generic plain fancy another crazy happy cute big "
     "small large little tiny old new young red green blue yellow purple pink black white "
     "brown grey gray coloured colored b w bw one two three four five six basic classic "
     "the a an my some funny angry bored sleeping closed open left right half hand drawn "
-    "heavy medium light dark oncoming beating shaded tan sad crying smiling grinning".split())
-TAILS = {"symbol", "icon", "silhouette", "outline", "contour", "sketch", "illustration",
-         "drawing", "clipart", "portrait", "profile", "design", "stylized", "simple", "style",
-         "slice", "wedge", "half", "b", "tan", "shaded", "drawn", "crossing"}
-VAGUE = {"sign", "symbol", "map", "diagram", "illustration", "corner", "flourish", "man",
-         "woman", "person", "face", "male", "female", "tile", "road sign", "figure", "people", "food", "set", "pattern", "body part"}
+    "heavy medium light dark oncoming beating shaded tan sad crying smiling grinning".split()
+)
+TAILS = {
+    "symbol",
+    "icon",
+    "silhouette",
+    "outline",
+    "contour",
+    "sketch",
+    "illustration",
+    "drawing",
+    "clipart",
+    "portrait",
+    "profile",
+    "design",
+    "stylized",
+    "simple",
+    "style",
+    "slice",
+    "wedge",
+    "half",
+    "b",
+    "tan",
+    "shaded",
+    "drawn",
+    "crossing",
+}
+VAGUE = {
+    "sign",
+    "symbol",
+    "map",
+    "diagram",
+    "illustration",
+    "corner",
+    "flourish",
+    "man",
+    "woman",
+    "person",
+    "face",
+    "male",
+    "female",
+    "tile",
+    "road sign",
+    "figure",
+    "people",
+    "food",
+    "set",
+    "pattern",
+    "body part",
+}
 
 
 def tidy(text: str) -> str:
     """Turn a raw title or file stem into a plain lower-case phrase."""
     text = html.unescape(html.unescape(text)).replace("_", " ").replace("’", "'")
-    text = re.sub(r"\.svg\b|\bopenclipart\b|\bclip ?art\b|\brpg map elements\b|-aj\b", "",
-                  text, flags=re.I)
-    text = re.sub(r"[(\[]?\b(?:b\s*(?:and|&|_|/| )\s*w|bw|b n|colou?r)\b[)\]]?", " ", text,
-                  flags=re.I)
-    text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", text)          # "RedCar"
+    text = re.sub(r"\.svg\b|\bopenclipart\b|\bclip ?art\b|\brpg map elements\b|-aj\b", "", text, flags=re.I)
+    text = re.sub(r"[(\[]?\b(?:b\s*(?:and|&|_|/| )\s*w|bw|b n|colou?r)\b[)\]]?", " ", text, flags=re.I)
+    text = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", text)  # "RedCar"
     text = re.sub(r"#\s*\d+|(?<=[A-Za-z])[ -]*0*\d+$|^\d+ (?=\D*$)|\bv\.?\d+$", "", text.strip())
     text = re.sub(r"\s+(?:I|II|III)$", "", text)
     text = re.sub(r"\b0\d\b|^etiquette ", " ", text, flags=re.I).replace(" - ", ", ")
@@ -278,8 +346,7 @@ def concept_of(caption: str, net: WordNet) -> str:
     text = PARTS.sub("", text.replace("black and white ", ""))
     cut = CUTS.search(text, 1)
     words = (text[: cut.start()] if cut else text).split()
-    while len(words) > 1 and (words[-1] in TAILS or not words[-1].isalpha()
-                              and "-" not in words[-1]):
+    while len(words) > 1 and (words[-1] in TAILS or not words[-1].isalpha() and "-" not in words[-1]):
         words.pop()
     while len(words) > 1 and (words[0] in STYLE or words[0].isdigit()):
         words.pop(0)
@@ -311,7 +378,7 @@ class Picture:
     licence: str
     author: str
     original: str
-    drawing: str                      # variants of one drawing share this key
+    drawing: str  # variants of one drawing share this key
     pixels: np.ndarray = field(repr=False, default_factory=lambda: np.zeros(0))
     split: str = "train"
 
@@ -360,23 +427,32 @@ def read_titles(path: Path) -> dict[str, tuple[str, str]]:
 SKIP_FOLDERS = re.compile(
     r"^(?:shapes/(?:stars|arrows|jigsaw|flowchart|callouts)|buttons|special|logos|"
     r"computer/(?:buttons|diagrams)|signs_and_symbols/(?:flags|led)|recreation/games/cards|"
-    r"people/clothing/pantyhose|unsorted/duplicates)")
+    r"people/clothing/pantyhose|unsorted/duplicates)"
+)
 SET_TITLE = re.compile(
     r"^clipart by nicu|^etiquette icons|^r16 sib|^homes clipart|^sallite|^svg road signs|"
-    r"^road signs|^various cliparts|^map symbols", re.I)
+    r"^road signs|^various cliparts|^map symbols",
+    re.I,
+)
 DROP_TITLE = re.compile(
     r"theme|icon collection|iconset|gramastar|^card$|^people$|advertising|australian maps|"
     r"aiga|hotel icon|@|untitled|rollandin|pattern$|button|template|corner|^collection|"
-    r"^orleans|^coke|boating rules|diagram|pinout|font|desktop|web ?icons|^icons$", re.I)
+    r"^orleans|^coke|boating rules|diagram|pinout|font|desktop|web ?icons|^icons$",
+    re.I,
+)
 OFFENSIVE = re.compile(
     r"sexy|strip(?:per)?$|nude|naked|cannabis|marijuana|\bgun\b|pistol|ak47|m16|rifle|bomb|"
     r"grenade|bullet|gallows|pimp|thong|lingerie|pantyhose|weapon|drug|drunk|cigar|"
     r"luther king|coltrane|einstein|leisler|\bkarl\b|illuminati|dead|kill|shit|\bpoo\b|"
     r"middle finger|bikini|nazi|swastika|hitler|babe|bad guy|chav|love hotel|syringe|"
-    r"pregnan|breast|briefs|coffin|blood|skinhead|stupid", re.I)
+    r"pregnan|breast|briefs|coffin|blood|skinhead|stupid",
+    re.I,
+)
 PUBLIC_DOMAIN = re.compile(
     r'<cc:license[^>]*rdf:resource="https?://(?:web\.resource\.org/cc/PublicDomain|'
-    r'creativecommons\.org/licenses/publicdomain)', re.I)
+    r"creativecommons\.org/licenses/publicdomain)",
+    re.I,
+)
 
 
 def metadata(svg: Path) -> tuple[str, str] | None:
@@ -386,16 +462,14 @@ def metadata(svg: Path) -> tuple[str, str] | None:
     if not block or not PUBLIC_DOMAIN.search(block.group(0)):
         return None
     title = re.search(r"<dc:title>(.*?)</dc:title>", block.group(0), re.S)
-    made = re.search(r"<dc:creator>.*?<dc:title>(.*?)</dc:title>.*?</dc:creator>",
-                     block.group(0), re.S)
+    made = re.search(r"<dc:creator>.*?<dc:title>(.*?)</dc:title>.*?</dc:creator>", block.group(0), re.S)
     name = html.unescape(made.group(1)).strip() if made else ""
     name = re.sub(r"\s+", " ", re.sub(r"[(<]?\S+@\S+[)>]?", "", name)).strip(" ,;-()")
     name = "" if name.lower() in ("public domain", "unknown", "") else name
     return (html.unescape(title.group(1)).strip() if title else "", name)
 
 
-def clipart_caption(title: str, stem: str, folder: str, net: WordNet,
-                    table: dict[str, tuple[str, str]]) -> tuple[str, str] | str:
+def clipart_caption(title: str, stem: str, folder: str, net: WordNet, table: dict[str, tuple[str, str]]) -> tuple[str, str] | str:
     """(caption, concept) for a drawing, or the reason why it is dropped."""
     if not title or DROP_TITLE.search(title):
         return "set, theme or no title"
@@ -404,32 +478,33 @@ def clipart_caption(title: str, stem: str, folder: str, net: WordNet,
         text = re.sub(r" simple$", "", text)
     if title.lower().endswith("road signs"):
         if table.get(text, ("", ""))[0] == "-":
-            return "dropped by hand"
+            return "dropped by the curated list"
         return f"{text} road sign", "road sign"
     text = re.sub(r"^contour (.*)", r"\1 outline", text)
     if SET_TITLE.search(title) and (folder == "icons" or re.search("symbol|gnome", text)):
         return "set, theme or no title"
-    text = " ".join(word if word in table or net.noun(word) else word.replace("-", " ")
-                    for word in text.split(" ")) if text not in table else text
+    text = (
+        " ".join(word if word in table or net.noun(word) else word.replace("-", " ") for word in text.split(" "))
+        if text not in table
+        else text
+    )
     if OFFENSIVE.search(text) or OFFENSIVE.search(stem):
         return "unsuitable"
     caption, concept = table.get(f"{folder}:{text}", table.get(text, (text, "")))
     if caption == "-":
-        return "dropped by hand"
+        return "dropped by the curated list"
     words = re.findall(r"[a-z']+", caption.lower())
     if not words or len(words) > 10 or len(caption) < 3:
         return "not a caption"
-    if text not in table and not all(
-            word in SMALL_WORDS or net.known(word.removesuffix("'s").strip("'"))
-            for word in words):
+    if text not in table and not all(word in SMALL_WORDS or net.known(word.removesuffix("'s").strip("'")) for word in words):
         return "not English"
     caption = proper(caption, net)
     return caption, concept or concept_of(caption, net)
 
 
-def read_clipart(svg_root: Path, png_root: Path, net: WordNet,
-                 table: dict[str, tuple[str, str]], dropped: Counter[str],
-                 notes: list[str]) -> list[Picture]:
+def read_clipart(
+    svg_root: Path, png_root: Path, net: WordNet, table: dict[str, tuple[str, str]], dropped: Counter[str], notes: list[str]
+) -> list[Picture]:
     """All usable Openclipart drawings, in path order."""
     svgs = locate(svg_root, "openclipart/svg", "openclipart-svg")
     pngs = locate(png_root, "openclipart/png", "openclipart-png")
@@ -455,22 +530,28 @@ def read_clipart(svg_root: Path, png_root: Path, net: WordNet,
             dropped["clip art: nearly empty, or too large to open"] += 1
             continue
         stem = re.sub(r"[_-]?(?:b_?n_?w|b_and_w|bw|colou?r)(?=_|$)", "", svg.stem.lower())
-        pictures.append(Picture(drawn[0], *result, "openclipart", "public domain", found[1],
-                                name.as_posix(), f"{result[1]}/{found[1]}/{stem}", drawn[1]))
+        pictures.append(
+            Picture(
+                drawn[0], *result, "openclipart", "public domain", found[1], name.as_posix(), f"{result[1]}/{found[1]}/{stem}", drawn[1]
+            )
+        )
     return pictures
 
 
 EMOJI_SKIP = {
-    ("Symbols", None), ("Flags", None), ("Component", None),
+    ("Symbols", None),
+    ("Flags", None),
+    ("Component", None),
 }
 EMOJI_SKIP_NAMES = re.compile(
     r"FACING RIGHT|^CLOCK FACE|^FAMILY: |^KISS: |^COUPLE WITH HEART: |MIDDLE FINGER|^PISTOL|"
     r"^BOMB$|PILE OF POO|^CIGARETTE|SMOKING|LOVE HOTEL|BIKINI|SYRINGE|DROP OF BLOOD|"
-    r"BREAST|^COFFIN|BRIEFS|DAGGER|HOCHO|PREGNANT|VOMITING", re.I)
+    r"BREAST|^COFFIN|BRIEFS|DAGGER|HOCHO|PREGNANT|VOMITING",
+    re.I,
+)
 
 
-def emoji_caption(row: dict, table: dict[str, tuple[str, str]], net: WordNet
-                  ) -> tuple[str, str] | None:
+def emoji_caption(row: dict, table: dict[str, tuple[str, str]], net: WordNet) -> tuple[str, str] | None:
     """(caption, concept) for an emoji, or None if it is not used."""
     kind, group, name = row["category"], row["subcategory"], row["name"] or row["short_name"]
     if (kind, None) in EMOJI_SKIP or EMOJI_SKIP_NAMES.search(name):
@@ -488,16 +569,14 @@ def emoji_caption(row: dict, table: dict[str, tuple[str, str]], net: WordNet
     caption = proper(caption, net)
     if concept:
         return caption, concept
-    if group.startswith("face-") and not re.search("ogre|goblin|ghost|alien|robot|skull|imp",
-                                                   caption):
+    if group.startswith("face-") and not re.search("ogre|goblin|ghost|alien|robot|skull|imp", caption):
         return caption, caption.lower()
     if group in ("cat-face", "monkey-face"):
         return caption, group.split("-")[0]
     return caption, concept_of(caption, net)
 
 
-def read_emoji(root: Path, net: WordNet, table: dict[str, tuple[str, str]],
-               dropped: Counter[str]) -> list[Picture]:
+def read_emoji(root: Path, net: WordNet, table: dict[str, tuple[str, str]], dropped: Counter[str]) -> list[Picture]:
     """Noto emoji (base forms only), in code point order."""
     root = root / "package" if (root / "package").is_dir() else root
     listing = need(need(root, "emoji folder") / "emoji.json", "emoji list")
@@ -514,8 +593,7 @@ def read_emoji(root: Path, net: WordNet, table: dict[str, tuple[str, str]],
             continue
         people = row["category"] == "People & Body"
         drawing = f"{result[1]}/noto" if people else f"{result[1]}/noto/{row['unified']}"
-        pictures.append(Picture(drawn[0], *result, "noto-emoji", "Apache-2.0", "Google Noto",
-                                row["unified"], drawing, drawn[1]))
+        pictures.append(Picture(drawn[0], *result, "noto-emoji", "Apache-2.0", "Google Noto", row["unified"], drawing, drawn[1]))
     return pictures
 
 
@@ -527,8 +605,7 @@ def fingerprint(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     picture = Image.fromarray(pixels.astype(np.uint8))
     grey = np.asarray(picture.convert("L").resize((17, 16), Image.Resampling.BOX), np.int16)
     tiny = np.asarray(picture.resize((8, 8), Image.Resampling.BOX), np.int16)
-    return (np.abs(np.diff(grey, axis=1)) > 6).ravel() * np.sign(np.diff(grey, axis=1)).ravel(), \
-        tiny.ravel()
+    return (np.abs(np.diff(grey, axis=1)) > 6).ravel() * np.sign(np.diff(grey, axis=1)).ravel(), tiny.ravel()
 
 
 def drop_duplicates(pictures: list[Picture], dropped: Counter[str]) -> list[Picture]:
@@ -545,7 +622,7 @@ def drop_duplicates(pictures: list[Picture], dropped: Counter[str]) -> list[Pict
             if (((shape < 0.2) & (colour < 6)) | ((shape < 0.4) & (colour < 1))).any():
                 dropped["duplicate or near duplicate"] += 1
                 continue
-            for j in np.flatnonzero((shape < 0.2) | (colour < 4)):   # twins, other colours
+            for j in np.flatnonzero((shape < 0.2) | (colour < 4)):  # twins, other colours
                 twin = pictures[kept[int(j)]]
                 if twin.concept == picture.concept:
                     picture.drawing = twin.drawing
@@ -588,16 +665,14 @@ def limit_repeats(pictures: list[Picture], dropped: Counter[str]) -> list[Pictur
     return kept
 
 
-def closed_family(word: str, concepts: list[str], net: WordNet,
-                  up: dict[str, set[str]]) -> set[str]:
+def closed_family(word: str, concepts: list[str], net: WordNet, up: dict[str, set[str]]) -> set[str]:
     """Every concept with this head noun, all kinds of it, and all with their head nouns."""
     family: set[str] = set()
     todo = {word}
     while todo:
         name = todo.pop()
         offset = net.first(name)
-        new = {c for c in concepts if head(c) == name or name in c.split("-")
-               or (offset in up[c] and name == word)} - family
+        new = {c for c in concepts if head(c) == name or name in c.split("-") or (offset in up[c] and name == word)} - family
         family |= new
         todo |= {head(c) for c in new} - {name}
     return family
@@ -639,7 +714,9 @@ UNFIT = re.compile(
     r"offensive|vulgar|obscen|slur|disparag|derogat|sexual|\bsex\b|intercourse|genital|"
     r"prostitut|penis|vagina|testicle|masturb|orgasm|erotic|porn|rape\b|copulat|semen|"
     r"nigger|negro|\bwhore|brothel|buttocks|homosexual|excrement|feces|faeces|suicide|"
-    r"breasts?\b|naked|nude|heroin\b|cocaine|marijuana|fuck|\bshit|bitch|bastard|nazi", re.I)
+    r"breasts?\b|naked|nude|heroin\b|cocaine|marijuana|fuck|\bshit|bitch|bastard|nazi",
+    re.I,
+)
 
 
 def prose(gloss: str) -> str:
@@ -694,12 +771,9 @@ def build_text(net: WordNet, out: Path) -> Counter[str]:
             break
         size += len(text.encode())
         test = int(ranked("text:" + title.lower())[:8], 16) / 2**32 < TEST_SHARE
-        rows.append({"title": title, "text": text, "source": "wordnet-3.0",
-                     "licence": "WordNet-3.0", "split": "test" if test else "train"})
-    schema = pa.schema([(name, pa.string()) for name in
-                        ("title", "text", "source", "licence", "split")])
-    pq.write_table(pa.Table.from_pylist(rows, schema), out / "text.parquet",
-                   compression="zstd", compression_level=19)
+        rows.append({"title": title, "text": text, "source": "wordnet-3.0", "licence": "WordNet-3.0", "split": "test" if test else "train"})
+    schema = pa.schema([(name, pa.string()) for name in ("title", "text", "source", "licence", "split")])
+    pq.write_table(pa.Table.from_pylist(rows, schema), out / "text.parquet", compression="zstd", compression_level=19)
     counts = Counter(row["split"] for row in rows)
     counts["bytes"] = size
     return counts
@@ -713,8 +787,9 @@ def write_pictures(pictures: list[Picture], out: Path) -> None:
     names = ("image", "caption", "concept", "split", "source", "licence", "author", "original")
     schema = pa.schema([(n, pa.binary() if n == "image" else pa.string()) for n in names])
     table = pa.Table.from_pylist([{n: getattr(p, n) for n in names} for p in pictures], schema)
-    pq.write_table(table, out / "pictures.parquet", compression="zstd", compression_level=19,
-                   use_dictionary=[n for n in names if n != "image"])
+    pq.write_table(
+        table, out / "pictures.parquet", compression="zstd", compression_level=19, use_dictionary=[n for n in names if n != "image"]
+    )
 
 
 def write_authors(pictures: list[Picture], out: Path) -> None:
@@ -734,9 +809,11 @@ def report(pictures: list[Picture], dropped: Counter[str]) -> None:
     table = Counter((p.split, p.source) for p in pictures)
     for key, count in sorted(table.items()):
         print(f"pictures {count:6d}  {key[0]} / {key[1]}")
-    print(f"pictures {len(pictures):6d}  total; {len({p.caption for p in pictures})} captions, "
-          f"{len({p.concept for p in pictures})} concepts, "
-          f"{len({p.concept for p in pictures if p.split == 'unseen_concept'})} held out")
+    print(
+        f"pictures {len(pictures):6d}  total; {len({p.caption for p in pictures})} captions, "
+        f"{len({p.concept for p in pictures})} concepts, "
+        f"{len({p.concept for p in pictures if p.split == 'unseen_concept'})} held out"
+    )
 
 
 def build(args: argparse.Namespace) -> None:
@@ -759,8 +836,7 @@ def build(args: argparse.Namespace) -> None:
     write_authors(pictures, args.out)
     report(pictures, dropped)
     counts = build_text(net, args.out)
-    print(f"text     {counts['train']} train + {counts['test']} test documents, "
-          f"{counts['bytes']} bytes")
+    print(f"text     {counts['train']} train + {counts['test']} test documents, {counts['bytes']} bytes")
     if args.notes:
         args.notes.write_text("\n".join(notes) + "\n", encoding="utf-8")
 
@@ -770,8 +846,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for name in ("openclipart-svg", "openclipart-png", "emoji", "wordnet", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--notes", type=Path, metavar="FILE",
-                        help="also list dropped drawings and why")
+    parser.add_argument("--notes", type=Path, metavar="FILE", help="also list dropped drawings and why")
     try:
         build(parser.parse_args())
     except BuildError as error:

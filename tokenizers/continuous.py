@@ -63,9 +63,7 @@ def decode(spec: FieldSpec, ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarr
     bins = np.asarray(ids) - vocabulary.continuous.start
     if bins.size and (bins.min() < 0 or bins.max() >= NUM_BINS):
         wrong = int(np.ravel(ids)[np.argmax((np.ravel(bins) < 0) | (np.ravel(bins) >= NUM_BINS))])
-        raise ValueError(
-            f"id {wrong} is not a continuous token; they lie in [{vocabulary.continuous.start}, {vocabulary.continuous.stop})"
-        )
+        raise ValueError(f"id {wrong} is not a continuous token; they lie in [{vocabulary.continuous.start}, {vocabulary.continuous.stop})")
     unit = bin_centres(bins)
     if spec.role == "observation":
         return inverse_mu_law(unit).astype(spec.dtype)

@@ -102,9 +102,7 @@ def _line(
     progress: Progress, loss: float, norm: float, rate: float, sums: dict[str, torch.Tensor], mixture: Mixture, batches: list[TokenBatch]
 ) -> dict[str, Any]:
     by_source = {
-        source.name: float(s / n)
-        for source, s, n in zip(mixture.sources, sums["loss_sum"], sums["targets"], strict=True)
-        if n > 0
+        source.name: float(s / n) for source, s, n in zip(mixture.sources, sums["loss_sum"], sums["targets"], strict=True) if n > 0
     }
     places = sum(b.ids.numel() for b in batches)
     return {

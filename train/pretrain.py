@@ -150,7 +150,9 @@ def _planned_steps(folder: Path, config: PretrainConfig, learner: GatoLearner, a
     per_step = seconds_per_step(learner, accelerator, mixture, config.train)
     steps = max(1, int(config.train.seconds / per_step))
     reduced = config.train.reduced_below is not None and steps < config.train.reduced_below
-    print(f"speed test: {per_step:.3f} s a step, so {steps} steps in {config.train.seconds:.0f} s" + (": reduced budget" if reduced else ""))
+    print(
+        f"speed test: {per_step:.3f} s a step, so {steps} steps in {config.train.seconds:.0f} s" + (": reduced budget" if reduced else "")
+    )
     return steps
 
 
@@ -162,7 +164,9 @@ def _claim(folder: Path, resolved: dict[str, Any], config: PretrainConfig) -> No
     if path.is_file():
         changed = sorted(_changes(json.loads(path.read_text()), content))
         if changed:
-            raise ValueError(f"'{folder}' holds a run with other settings ({'; '.join(changed)}); choose another --train.name or undo the change")
+            raise ValueError(
+                f"'{folder}' holds a run with other settings ({'; '.join(changed)}); choose another --train.name or undo the change"
+            )
         return
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1))
