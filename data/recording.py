@@ -7,7 +7,7 @@ they agree on seeds, time limits, clipping and success.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,7 +158,7 @@ def _copy(value: Any) -> Any:
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
-def stack_values(specs: tuple[FieldSpec, ...], rows: list[Mapping[str, Any]] | tuple[Mapping[str, Any], ...]) -> dict[str, np.ndarray]:
+def stack_values(specs: tuple[FieldSpec, ...], rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """`{field name: array (T, *shape)}` in the spec's dtype; a foreign kind of value is left for `Episode` to refuse."""
     arrays = {}
     for spec in specs:

@@ -118,7 +118,7 @@ def _task_row(
     return summarise(task, results, ablation, time.monotonic() - started)
 
 
-def _ablations(task: TaskSpec) -> list[tuple[str, Transform]]:
+def _ablations(task: TaskSpec) -> Sequence[tuple[str, Transform]]:
     """What this task can be deprived of: its pictures, its instructions."""
     pictures = [f.name for f in task.observations if f.modality is Modality.IMAGE]
     texts = [f.name for f in task.observations if f.modality is Modality.TEXT]

@@ -173,7 +173,7 @@ class Agent:
         device = self.model.device
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(seed)
-            out = self.model.generate(
+            out = self.model.generate(  # type: ignore[misc]
                 torch.from_numpy(ids.astype(np.int64)).to(device), generation_config=config,
                 logits_processor=LogitsProcessorList([only_text]), **{k: v.to(device) for k, v in inputs.items()},
             )  # fmt: skip
@@ -245,7 +245,7 @@ def _as_picture(image: Any, spec: FieldSpec) -> np.ndarray:
     from gato.data.captions import fit_image, read_image
 
     if isinstance(image, (str, os.PathLike, bytes)):
-        image = read_image(image)
+        image = read_image(image if isinstance(image, bytes) else Path(image))
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(f"a picture is uint8 (rows, columns, 3); found {array.dtype} {array.shape}")

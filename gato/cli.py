@@ -73,7 +73,8 @@ def _run(arguments: list[str]) -> int | None:
 
         print(__version__)
         return 0
-    words, table = [], VERBS
+    words: list[str] = []
+    table = VERBS
     while arguments:
         word = arguments.pop(0)
         if words and word in ("-h", "--help"):

@@ -8,7 +8,7 @@ parameter counts; and `learned`. Attention reads transformers' caches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,8 @@ class Transformer(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if positions not in get_args(PositionScheme):
+            raise ValueError(f"there is no position scheme '{positions}'; known are {', '.join(get_args(PositionScheme))}")
         self.positions, self.width, self.head_width = positions, width, head_width
         self.drop_path = drop_path
         self.layers = nn.ModuleList(

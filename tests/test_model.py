@@ -405,3 +405,8 @@ def test_a_lora_adapter_attaches_saves_and_merges(make_gato, as_batch, drive, lo
     merged = again.merge_and_unload()
     assert type(merged) is Gato
     torch.testing.assert_close(logits_of(merged, batch), changed, rtol=1e-5, atol=1e-5)
+
+
+def test_an_unknown_position_scheme_is_refused(make_gato):
+    with pytest.raises(ValueError, match="no position scheme 'sinusoidal'; known are rope, transformer_xl, learned"):
+        make_gato("sinusoidal")

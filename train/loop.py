@@ -87,7 +87,8 @@ def train(
 
 def _accumulate(learner: Any, accelerator: Accelerator, batches: list[TokenBatch]) -> tuple[float, dict[str, torch.Tensor]]:
     """Forward and backward over the micro-batches of one update: the global loss, and sums by source."""
-    total, sums = 0.0, {}
+    total = 0.0
+    sums: dict[str, torch.Tensor] = {}
     for batch in batches:
         with accelerator.autocast():
             loss, metrics = learner(batch.to(accelerator.device))

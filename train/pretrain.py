@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from gato.agent import Agent, default_device
 from gato.learners.gato import GatoLearner
 from gato.model import Gato, GatoConfig, preset
+from gato.transformer import PositionScheme
 
 from ..data.mixture import DataConfig, Mixture
 from ..data.store import stores_folder
@@ -40,7 +41,7 @@ class ModelConfig:
     width: int = 128
     head_width: int = 32
     feed_forward: int = 512
-    positions: str = "rope"
+    positions: PositionScheme = "rope"
     context_length: int = 1024
     max_local_positions: int = 512
     patch_channels: int = 32
@@ -50,7 +51,7 @@ class ModelConfig:
     initializer_range: float = 0.02
 
     def build(self, vocabulary: Vocabulary) -> GatoConfig:
-        ids = {
+        ids: dict[str, Any] = {
             "vocab_size": vocabulary.size, "continuous_start": vocabulary.continuous.start,
             "image_token_id": vocabulary.image, "pad_token_id": vocabulary.pad,
         }  # fmt: skip

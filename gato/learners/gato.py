@@ -43,7 +43,8 @@ class GatoLearner(nn.Module):
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Matrices and tables are decayed; norms and biases are not (Gato, appendix C)."""
-        decayed, kept = [], []
+        decayed: list[nn.Parameter] = []
+        kept: list[nn.Parameter] = []
         for name, parameter in self.named_parameters():
             (kept if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
