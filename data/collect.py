@@ -178,11 +178,12 @@ def measure(tasks: Sequence[str] = (), episodes: int = 100, seed: int = 0) -> li
 def _measured(task: TaskSpec, env: gymnasium.Env, expert: Expert, episodes: int, seed: int, progress: Progress) -> Iterator[Any]:
     """Recordings without timesteps; an episode that raises is left out."""
     for index in range(episodes):
-        try:
-            yield expert_episode(task, env, expert, episode_seed("measure", seed, index), keep=False)
-        except Exception:  # whatever a planner or a simulator may raise: the episode has failed
-            pass
         progress.advance()
+        try:
+            recording = expert_episode(task, env, expert, episode_seed("measure", seed, index), keep=False)
+        except Exception:  # whatever a planner or a simulator may raise: the episode has failed, and `measure` counts it
+            continue
+        yield recording
 
 
 def _collect_task(task: TaskSpec, config: CollectConfig) -> dict[str, Any]:

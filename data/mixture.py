@@ -152,8 +152,7 @@ def _drop_first_timesteps(sequence: TokenSequence, budget: int) -> TokenSequence
     """The last whole timesteps that fit into `budget` tokens; possibly none."""
     starts = np.flatnonzero(np.diff(sequence.timestep, prepend=-1))
     fits = starts[len(sequence) - starts <= budget]
-    kept = sequence.drop(int(fits[0]) if len(fits) else len(sequence))
-    return kept
+    return sequence.drop(int(fits[0]) if len(fits) else len(sequence))
 
 
 def _document_sequence(ids: np.ndarray) -> TokenSequence:

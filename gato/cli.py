@@ -243,7 +243,7 @@ def recipes() -> list[str]:
     from importlib import resources
 
     names = [Path(entry.name).stem for entry in resources.files("gato.configs").iterdir() if entry.name.endswith(".yaml")]
-    return sorted(n for n in names if n not in ("tasks", "demo-data"))
+    return sorted(n for n in names if n != "tasks")
 
 
 def _pretrain(arguments: list[str]) -> None:

@@ -1,6 +1,5 @@
 """Every command of the README runs, in order, as a newcomer would type it; only the budgets are smaller."""
 
-import os
 import re
 import shlex
 import shutil
@@ -79,7 +78,3 @@ def _run_the_python_block() -> None:
 def test_the_readme_names_only_files_that_exist():
     for name in set(re.findall(r"`((?:samples|docs|configs)/[\w./-]+)`", README)):
         assert (ROOT / name).exists(), name
-
-
-def test_the_environment_is_left_as_it_was(folder):
-    assert os.environ.get("GATO_HOME") != str(folder / "home")

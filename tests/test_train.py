@@ -85,8 +85,7 @@ def test_a_tiny_model_reaches_the_expert_in_the_corridor(here):
     )
     scores = gato.evaluate(gato.load(final, "cpu").policy("toy/corridor", temperature=0.0), episodes=20)
     assert scores["success"] == 1.0 and scores["mean"] == scores["expert"] == 1.0
-    untrained = json.loads((final / "run.json").read_text())
-    assert untrained["train"]["steps"] == 120
+    assert json.loads((final / "run.json").read_text())["train"]["steps"] == 120
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -122,7 +121,6 @@ def test_killed_runs_resume_to_the_losses_of_an_uninterrupted_one_bit_for_bit(he
 
 @pytest.mark.parametrize("stage", ["save_file", "_sha256", "_sync"])
 def test_a_save_that_breaks_off_at_any_stage_leaves_no_checkpoint_of_its_name(small, here, monkeypatch, stage):
-    pretrain(replace(small, train=replace(small.train, steps=3)))
     original, calls = getattr(checkpoint, stage), []
 
     def breaks(*args, **kwargs):
@@ -131,13 +129,10 @@ def test_a_save_that_breaks_off_at_any_stage_leaves_no_checkpoint_of_its_name(sm
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(checkpoint, stage, breaks)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(checkpoint, stage, breaks)
         pretrain(replace(small, train=replace(small.train, name="other")))
-    monkeypatch.undo()
     assert checkpoint.steps(here / "runs/other") == []
-    monkeypatch.chdir(here)
-    monkeypatch.setenv("GATO_HOME", os.environ.get("GATO_HOME", ""))
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_named(small, here):

@@ -25,7 +25,9 @@ class TrainConfig:
     - `batch_size`: rows of the global batch; `micro_batch_size`: rows at a time (accumulation), 0 for all.
     - `save_every`: updates between checkpoints (the last is always saved as `final`); `keep`: how many stay.
     - `precision`: `auto` is bf16 on a GPU that has it and fp32 elsewhere.
-    - `name`: the run's folder is `runs/NAME`.
+    - `name`: the run's folder is `runs/NAME`; `seed`: of the weights and the data order.
+    - `reduced_below`: fewer steps than this from the speed test are called a reduced budget.
+    - `device`: `auto` takes cuda, else mps, else cpu; `threads`: of the CPU; `deterministic`: refuse operations that are not.
     """
 
     name: str = "run"
