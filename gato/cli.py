@@ -18,7 +18,7 @@ from typing import Any
 
 USAGE = """gato: one transformer for text, pictures, discrete and continuous values
 
-  gato data collect|import|validate ...        make and check stores of episodes
+  gato data collect|import|export|validate ... make, convert and check stores of episodes
   gato tokenizer train STORE|FILE...           train the text tokenizer
   gato tokenize KIND VALUES...                 show how values become ids
   gato pretrain RECIPE                         train (or resume) a model
@@ -149,27 +149,59 @@ def _collect(arguments: list[str]) -> None:
 
 
 def _import(arguments: list[str]) -> None:
-    parser = _parser("data import", "Bring pictures with captions or text into stores.")
-    parser.add_argument("kind", choices=["pictures", "text"])
-    parser.add_argument("path", type=Path, help="the sample pack's parquet; for text also .txt or .jsonl")
-    parser.add_argument("--out", type=Path, help="folder of the stores (default: 'pictures' or 'text' in the stores folder)")
-    parser.add_argument("--splits", type=str, nargs="+", default=["train"], help="which splits, one store each")
-    parser.add_argument("--json", action="store_true")
-    options = _parse(parser, arguments)
+    from gato.data.formats import READERS, import_dataset, reader
     from gato.data.store import Store, stores_folder
 
-    out = options.out or stores_folder() / options.kind
-    if options.kind == "pictures":
+    known = ["pictures", "text", *READERS]
+    if not arguments or arguments[0] not in known:
+        if not {"-h", "--help"} & set(arguments[:1]):
+            raise ValueError(f"name a format first: 'gato data import FORMAT PATH'; known are {', '.join(known)}")
+        print(f"gato data import {'|'.join(known)}; 'gato data import {known[0]} --help' lists options")
+        return
+    kind, *arguments = arguments
+    parser = _parser(f"data import {kind}", "Bring a dataset into stores, one per split.")
+    parser.add_argument("path", type=Path, help="the dataset's file or folder")
+    parser.add_argument("--out", type=Path, help=f"folder of the stores (default: '{kind}' in the stores folder)")
+    parser.add_argument("--splits", type=str, nargs="+", default=None, help="which splits, one store each (default: all)")
+    parser.add_argument("--json", action="store_true")
+    if kind in READERS:
+        parser.add_config(reader(kind))
+    options = vars(_parse(parser, arguments))
+    path, out, splits, as_json = (options.pop(key) for key in ("path", "out", "splits", "json"))
+    out = out or stores_folder() / kind
+    if kind in READERS:
+        folders = import_dataset(reader(kind)(**options).open(path), out, splits)
+    elif kind == "pictures":
         from gato.data.captions import import_pictures
 
-        folders = import_pictures(options.path, out, splits=tuple(options.splits))
+        folders = import_pictures(path, out, splits=tuple(splits or ["train"]))
     else:
         from gato.data.text import import_text
 
-        has_splits = options.path.suffix in (".parquet", ".jsonl")
-        folders = {split: import_text(options.path, out / split, split if has_splits else None) for split in options.splits}
-    rows = [{"split": split, options.kind: Store(folder).num_episodes, "folder": folder} for split, folder in folders.items()]
-    _print(rows, options.json, lambda: "\n".join(f"{row['split']}: {row[options.kind]} {options.kind}: {row['folder']}" for row in rows))
+        has_splits = path.suffix in (".parquet", ".jsonl")
+        folders = {split: import_text(path, out / split, split if has_splits else None) for split in splits or ["train"]}
+    rows = [{"split": split, "episodes": Store(folder).num_episodes, "folder": folder} for split, folder in folders.items()]
+    _print(rows, as_json, lambda: "\n".join(f"{row['split']}: {row['episodes']} episodes: {row['folder']}" for row in rows))
+
+
+def _export(arguments: list[str]) -> None:
+    from gato.data.formats import WRITERS, writer
+
+    if not arguments or arguments[0] not in WRITERS:
+        if not {"-h", "--help"} & set(arguments[:1]):
+            raise ValueError(f"name a format first: 'gato data export FORMAT OUT STORE...'; known are {', '.join(WRITERS)}")
+        print(f"gato data export {'|'.join(WRITERS)} OUT STORE...")
+        return
+    kind, *arguments = arguments
+    parser = _parser(f"data export {kind}", "Write stores as a dataset of another format.")
+    parser.add_argument("out", type=Path, help="the new dataset's folder")
+    parser.add_argument("stores", nargs="+", type=str, help="names or folders")
+    parser.add_argument("--json", action="store_true")
+    parser.add_config(writer(kind))
+    options = vars(_parse(parser, arguments))
+    out, stores, as_json = (options.pop(key) for key in ("out", "stores", "json"))
+    counts = writer(kind)(**options).write([_open_store(name) for name in stores], out)
+    _print(counts, as_json, lambda: f"{out}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
 
 
 def _validate(arguments: list[str]) -> None:
