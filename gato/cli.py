@@ -18,7 +18,7 @@ from typing import Any
 
 USAGE = """gato: one transformer for text, pictures, discrete and continuous values
 
-  gato data collect|import|export|validate ... make, convert and check stores of episodes
+  gato data collect|import|export|validate ... make, convert, check stores of episodes
   gato tokenizer train STORE|FILE...           train the text tokenizer
   gato tokenize KIND VALUES...                 show how values become ids
   gato pretrain RECIPE                         train (or resume) a model
@@ -156,7 +156,7 @@ def _import(arguments: list[str]) -> None:
     if not arguments or arguments[0] not in known:
         if not {"-h", "--help"} & set(arguments[:1]):
             raise ValueError(f"name a format first: 'gato data import FORMAT PATH'; known are {', '.join(known)}")
-        print(f"gato data import {'|'.join(known)}; 'gato data import {known[0]} --help' lists options")
+        print(f"usage: gato data import {'|'.join(known)} PATH ...; 'gato data import {known[0]} --help' lists options")
         return
     kind, *arguments = arguments
     parser = _parser(f"data import {kind}", "Bring a dataset into stores, one per split.")
@@ -190,7 +190,7 @@ def _export(arguments: list[str]) -> None:
     if not arguments or arguments[0] not in WRITERS:
         if not {"-h", "--help"} & set(arguments[:1]):
             raise ValueError(f"name a format first: 'gato data export FORMAT OUT STORE...'; known are {', '.join(WRITERS)}")
-        print(f"gato data export {'|'.join(WRITERS)} OUT STORE...")
+        print(f"usage: gato data export {'|'.join(WRITERS)} OUT STORE ...")
         return
     kind, *arguments = arguments
     parser = _parser(f"data export {kind}", "Write stores as a dataset of another format.")
@@ -441,7 +441,7 @@ def _doctor(arguments: list[str]) -> None:
 
 
 VERBS: dict[str, Any] = {
-    "data": {"collect": _collect, "import": _import, "validate": _validate},
+    "data": {"collect": _collect, "import": _import, "export": _export, "validate": _validate},
     "tokenizer": {"train": _train_tokenizer},
     "tokenize": _tokenize,
     "pretrain": _pretrain,

@@ -73,7 +73,7 @@ def test_every_verb_has_help(gato, verb: str) -> None:
 
 
 def test_help_of_a_group_lists_its_verbs(gato) -> None:
-    assert "collect|import|validate" in gato("data", "--help")
+    assert "collect|import|export|validate" in gato("data", "--help")
 
 
 def test_options_are_described_by_the_docstrings_of_the_configuration(gato) -> None:
