@@ -94,7 +94,7 @@ def test_an_unknown_verb_is_answered_with_the_nearest(refusal) -> None:
     assert refusal("pretrian") == "there is no verb 'pretrian'; did you mean 'pretrain'?"
     assert "did you mean 'data collect'?" in refusal("data", "colect")
     assert "known are data" in refusal("frobnicate")
-    assert refusal("data") == "'gato data' needs one of collect, import, validate"
+    assert refusal("data") == "'gato data' needs one of collect, import, export, validate"
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest(refusal) -> None:
