@@ -83,7 +83,8 @@ def _requirements() -> tuple[list[str], dict[str, list[str]]]:
         lines = metadata.requires("opengato") or []
     except metadata.PackageNotFoundError:
         return [], {}
-    core, extras = [], {}
+    core: list[str] = []
+    extras: dict[str, list[str]] = {}
     for line in lines:
         requirement, _, marker = line.partition(";")
         if "extra ==" in marker:
@@ -142,7 +143,7 @@ def _parts(line: str) -> list[str]:
     except (ImportError, metadata.PackageNotFoundError):
         return []
     chosen = [r for r in lines if r.marker and not r.marker.evaluate({"extra": ""})]
-    return [f"{r.name}{r.specifier}" for r in chosen if any(r.marker.evaluate({"extra": extra}) for extra in requirement.extras)]
+    return [f"{r.name}{r.specifier}" for r in chosen if any(r.marker and r.marker.evaluate({"extra": extra}) for extra in requirement.extras)]
 
 
 def _version(name: str) -> str | None:

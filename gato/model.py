@@ -7,7 +7,7 @@ loss are computed at target positions only. Importing this module registers it w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 
 from .batch import NO_LOCAL
 from .embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
-from .transformer import Attention, Transformer
+from .transformer import Attention, Block, PositionScheme, Transformer
 
 HEAD_CHUNK = 4096  # targets per chunk of the head: bounds the logits held at once
 
@@ -134,7 +134,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         self.embedding = Embedding(config.table_rows, config.width, config.image_token_id, config.max_local_positions, embedder)
         self.transformer = Transformer(
             config.num_layers, config.num_heads, config.width, config.head_width, config.feed_forward,
-            config.positions, config.context_length, config.drop_path, config.dropout,
+            cast(PositionScheme, config.positions), config.context_length, config.drop_path, config.dropout,
         )  # fmt: skip
         self.post_init()
 
@@ -218,9 +218,9 @@ class Gato(PreTrainedModel, GenerationMixin):
 
     # -- what transformers asks for ----------------------------------------------------------------
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, is_first_iteration: bool = False, **kwargs: Any) -> dict:
+    def prepare_inputs_for_generation(self, input_ids: Any, is_first_iteration: bool | None = False, **kwargs: Any) -> dict:  # type: ignore[override]
         """Pictures and local positions belong to the prompt: with a cache they are passed on the first step only."""
-        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        inputs: dict = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
         if not is_first_iteration and kwargs.get("past_key_values") is not None:
             for name in ("pixel_values", "patch_boxes", "local_positions"):
                 inputs.pop(name, None)
@@ -229,8 +229,8 @@ class Gato(PreTrainedModel, GenerationMixin):
         return inputs
 
     def _expand_inputs_for_generation(
-        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **model_kwargs: Any
-    ) -> tuple[Tensor, dict[str, Any]]:
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
         """Beams and samples repeat all patches of a row together, where transformers would repeat patch by patch."""
         packed = {name: model_kwargs.pop(name) for name in ("pixel_values", "patch_boxes") if model_kwargs.get(name) is not None}
         if packed and input_ids is not None and expand_size > 1:
@@ -244,7 +244,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         return self.embedding.tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embedding.tokens = value
+        self.embedding.tokens = cast(TokenTable, value)
 
     def get_output_embeddings(self) -> nn.Module:
         return self.embedding.tokens
@@ -269,12 +269,12 @@ class Gato(PreTrainedModel, GenerationMixin):
     def count_parameters(self) -> dict[str, int]:
         """Parameters by part, and `total`; works on the meta device."""
         embedding = self.embedding
-        parts = {
+        parts: dict[str, nn.Module] = {
             "token table": embedding.tokens,
             "patch embedder": embedding.patch_embedder,
             "patch and local positions": nn.ModuleList([embedding.patch_rows, embedding.patch_columns, embedding.local]),
-            "attention": nn.ModuleList(b.attention for b in self.transformer.layers),
-            "feed-forward": nn.ModuleList(b.feed_forward for b in self.transformer.layers),
+            "attention": nn.ModuleList(cast(Block, b).attention for b in self.transformer.layers),
+            "feed-forward": nn.ModuleList(cast(Block, b).feed_forward for b in self.transformer.layers),
         }
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
         total = sum(p.numel() for p in self.parameters())

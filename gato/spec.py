@@ -266,7 +266,7 @@ def _field_from_dict(values: Mapping[str, Any]) -> FieldSpec:
     known = {f.name for f in fields(FieldSpec)}
     if unknown := set(values) - known:
         raise ValueError(f"field '{values.get('name')}' has unknown keys {sorted(unknown)}; known are {sorted(known)}")
-    tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    tuples: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     return FieldSpec(**tuples | {"modality": Modality(values["modality"])})
 
 
@@ -312,8 +312,8 @@ def _space_fields(space: Any, role: Role, path: tuple[str | int, ...]) -> list[F
     if isinstance(space, spaces.Text):
         return [FieldSpec(modality=Modality.TEXT, dtype="str", **common)]
     if isinstance(space, spaces.Discrete):
-        low = int(space.start)
-        return [FieldSpec(modality=Modality.DISCRETE, dtype="int64", low=(low,), high=(low + int(space.n) - 1,), **common)]
+        first = int(space.start)
+        return [FieldSpec(modality=Modality.DISCRETE, dtype="int64", low=(first,), high=(first + int(space.n) - 1,), **common)]
     if isinstance(space, spaces.MultiDiscrete):
         low = np.asarray(space.start)
         return [

@@ -43,8 +43,9 @@ def test_the_optimizer_is_the_papers():
 
 
 def test_every_parameter_is_in_one_group_and_only_matrices_are_decayed(tiny):
-    decayed, kept = GatoLearner(tiny).parameter_groups(0.1)
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    hidden, tables, kept = GatoLearner(tiny).parameter_groups(0.1)
+    assert (hidden["weight_decay"], tables["weight_decay"], kept["weight_decay"]) == (0.1, 0.1, 0.0)
+    decayed = {"params": hidden["params"] + tables["params"]}
     names = {id(p): n for n, p in tiny.named_parameters()}
     assert sorted(names[id(p)] for g in (decayed, kept) for p in g["params"]) == sorted(names.values())
     assert all("norm" in names[id(p)] or names[id(p)].endswith("bias") or p.ndim == 1 for p in kept["params"])
@@ -62,3 +63,31 @@ def test_decay_without_a_gradient_shrinks_matrices_and_leaves_norms(make_gato):
     after = dict(model.named_parameters())
     torch.testing.assert_close(after[q], before[q] * 0.95, atol=1e-9, rtol=1e-9)  # 1 - 0.1 * 0.5
     assert torch.equal(after[norm], before[norm])
+
+
+def test_muon_updates_the_matrices_of_the_layers_and_adamw_the_rest(tiny):
+    optimizer = make_optimizer(OptimConfig(muon=3.0), GatoLearner(tiny).parameter_groups(0.1))
+    for parameter in tiny.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    names = {p: n for n, p in tiny.named_parameters()}
+    by_muon = {names[p] for p, state in optimizer.state.items() if "momentum_buffer" in state}
+    assert by_muon == {n for n, p in tiny.named_parameters() if ".layers." in n and p.ndim == 2 and not n.endswith("bias")}
+    assert {names[p] for p, state in optimizer.state.items() if "exp_avg" in state} == set(names.values()) - by_muon
+
+
+def test_an_update_of_muon_is_as_large_as_one_of_adamw_at_equal_rates():
+    moved = []
+    for muon in (None, 1.0):
+        matrix = torch.nn.Parameter(torch.zeros(64, 64))
+        matrix.grad = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+        groups = [{"params": [matrix], "weight_decay": 0.0, "hidden": True}, {"params": [torch.nn.Parameter(torch.zeros(1))]}]
+        make_optimizer(OptimConfig(learning_rate=0.01, muon=muon), groups).step()
+        moved.append(matrix.detach().square().mean().sqrt().item())
+    assert moved[0] == pytest.approx(0.01, rel=1e-3)  # AdamW's first update is the sign of the gradient
+    assert moved[1] == pytest.approx(0.2 * 0.01, rel=0.3)  # Muon's size is that of AdamW's later updates, about a fifth of it
+
+
+def test_a_factor_for_muon_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match=r"optim.muon is 0, expected a multiple of the learning rate above zero"):
+        OptimConfig(muon=0)

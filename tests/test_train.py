@@ -31,7 +31,7 @@ data:
   sources:
     toy/corridor: {weight: 2}
     documents: {weight: 1}
-optim: {learning_rate: 0.003, warmup_steps: 2}
+optim: {learning_rate: 0.003, warmup_steps: 2, muon: 2}
 train: {name: small, steps: 14, batch_size: 8, micro_batch_size: 4, save_every: 3, threads: 1, deterministic: true}
 """
 
@@ -99,7 +99,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 
 def test_killed_runs_resume_to_the_losses_of_an_uninterrupted_one_bit_for_bit(here):
-    """Stochastic depth, accumulation and several sources on; SIGKILL twice, once right behind a checkpoint."""
+    """Stochastic depth, accumulation, both optimizers and several sources on; SIGKILL twice, once right behind a checkpoint."""
     for name in ("whole", "killed"):
         (here / name).mkdir()
         (here / name / "small.yaml").write_text(RECIPE)

@@ -2,7 +2,7 @@
 
 A checkpoint is an agent's folder (see `gato/agent.py`) with the training state beside it:
 
-    optimizer.safetensors    AdamW's moments by parameter name
+    optimizer.safetensors    the optimizer's state by parameter name
     training.json            update count, tokens seen, data fingerprint
     rng.safetensors          torch's generator state
     run.json                 the resolved configuration
@@ -25,6 +25,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gato.agent import Agent
+
+_OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's and Muon's
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,9 @@ def restore(folder: Path, agent_model: torch.nn.Module, optimizer: torch.optim.O
     agent_model.load_state_dict(weights, strict=True)
     moments = load_file(folder / "optimizer.safetensors")
     for name, parameter in agent_model.named_parameters():
-        if f"{name}.step" in moments:
-            optimizer.state[parameter] = {
-                key: moments[f"{name}.{key}"].to(parameter.device if key != "step" else "cpu") for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+        found = {key: moments[f"{name}.{key}"] for key in _OPTIMIZER_STATE if f"{name}.{key}" in moments}
+        if found:
+            optimizer.state[parameter] = {key: value if key == "step" else value.to(parameter.device) for key, value in found.items()}
     torch.set_rng_state(load_file(folder / "rng.safetensors")["torch"])
     return Progress(**json.loads((folder / "training.json").read_text())["progress"])
 

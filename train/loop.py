@@ -69,7 +69,7 @@ def train(
     for step, batches in enumerate(loader, progress.step):
         rate = learning_rate(optim, step, config.steps)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate_factor", 1.0)
         loss, sums = _accumulate(learner, accelerator, batches)
         norm = accelerator.clip_grad_norm_(learner.parameters(), optim.clip)
         optimizer.step()

@@ -42,9 +42,15 @@ class GatoLearner(nn.Module):
         return out.loss, metrics
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
-        """Matrices and tables are decayed; norms and biases are not (Gato, appendix C)."""
+        """Matrices of the layers (marked `hidden`), tables and the patch embedder are decayed; norms and biases are not (appendix C)."""
+        hidden: list[nn.Parameter] = []
         decayed: list[nn.Parameter] = []
         kept: list[nn.Parameter] = []
         for name, parameter in self.named_parameters():
-            (kept if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+            is_matrix = parameter.ndim >= 2 and not name.endswith("bias")
+            (kept if not is_matrix else hidden if ".layers." in name else decayed).append(parameter)
+        return [
+            {"params": hidden, "weight_decay": weight_decay, "hidden": True},
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": kept, "weight_decay": 0.0},
+        ]
