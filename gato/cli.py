@@ -152,11 +152,10 @@ def _import(arguments: list[str]) -> None:
     from gato.data.formats import READERS, import_dataset, reader
     from gato.data.store import Store, stores_folder
 
-    known = ["pictures", "text", *READERS]
-    if not arguments or arguments[0] not in known:
+    if not arguments or arguments[0] not in READERS:
         if not {"-h", "--help"} & set(arguments[:1]):
-            raise ValueError(f"name a format first: 'gato data import FORMAT PATH'; known are {', '.join(known)}")
-        print(f"usage: gato data import {'|'.join(known)} PATH ...; 'gato data import {known[0]} --help' lists options")
+            raise ValueError(f"name a format first: 'gato data import FORMAT PATH'; known are {', '.join(READERS)}")
+        print(f"usage: gato data import {'|'.join(READERS)} PATH ...; 'gato data import {next(iter(READERS))} --help' lists options")
         return
     kind, *arguments = arguments
     parser = _parser(f"data import {kind}", "Bring a dataset into stores, one per split.")
@@ -164,22 +163,10 @@ def _import(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, help=f"folder of the stores (default: '{kind}' in the stores folder)")
     parser.add_argument("--splits", type=str, nargs="+", default=None, help="which splits, one store each (default: all)")
     parser.add_argument("--json", action="store_true")
-    if kind in READERS:
-        parser.add_config(reader(kind))
+    parser.add_config(reader(kind))
     options = vars(_parse(parser, arguments))
     path, out, splits, as_json = (options.pop(key) for key in ("path", "out", "splits", "json"))
-    out = out or stores_folder() / kind
-    if kind in READERS:
-        folders = import_dataset(reader(kind)(**options).open(path), out, splits)
-    elif kind == "pictures":
-        from gato.data.captions import import_pictures
-
-        folders = import_pictures(path, out, splits=tuple(splits or ["train"]))
-    else:
-        from gato.data.text import import_text
-
-        has_splits = path.suffix in (".parquet", ".jsonl")
-        folders = {split: import_text(path, out / split, split if has_splits else None) for split in splits or ["train"]}
+    folders = import_dataset(reader(kind)(**options).open(path), out or stores_folder() / kind, splits)
     rows = [{"split": split, "episodes": Store(folder).num_episodes, "folder": folder} for split, folder in folders.items()]
     _print(rows, as_json, lambda: "\n".join(f"{row['split']}: {row['episodes']} episodes: {row['folder']}" for row in rows))
 
