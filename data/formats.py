@@ -23,6 +23,8 @@ from .store import Store, StoreWriter
 READERS: dict[str, tuple[str, str]] = {
     "pictures": ("pictures", "PicturesReader"),
     "text": ("text", "TextReader"),
+    "vqa": ("vqa", "VqaReader"),
+    "webdataset": ("webdataset", "WebdatasetReader"),
 }
 WRITERS: dict[str, tuple[str, str]] = {}
 

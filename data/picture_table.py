@@ -38,7 +38,7 @@ class PictureTable:
         files = table_files(path)
         self._folder = path if path.is_dir() else path.parent
         self._images, self._texts = images, texts
-        self._light = ("split", "file_name", *columns)
+        self._columns = columns
         self._tables = [_open(file, columns) for file in files]
         self._named: set[Path] = set()
         self._without_text = 0
@@ -60,35 +60,40 @@ class PictureTable:
                 start -= count[split]
                 continue
             first, start = self._find(table, split, start)
-            for place, values in table.rows(("image", *self._light, *PARAMETERS), first):
+            for place, values in table.rows(("image", *self._light(table), *PARAMETERS), first):
                 if self._split(table, place, values) != split:
                     continue
                 picture, original = self._picture(table, place, values)
-                known = _parameters(values, original)
+                known = known_parameters(values, original)
                 for texts, further in self._row_texts(place, values)[start:]:
                     yield PictureRow(place, picture, texts, {**known, **further})
                 start = 0
 
+    def _light(self, table: Table) -> tuple[str, ...]:
+        """What counting reads: everything but encoded pictures, which only binary tables hold."""
+        return ("split", "file_name", *self._columns, *(() if table.is_binary else ("image",)))
+
     def _count(self, table: Table, status: Any) -> Counter[str]:
         """Episodes by split; sizes and times of the pictures' files go into the digest `status`."""
         count: Counter[str] = Counter()
-        for place, values in table.rows(self._light):
+        for place, values in table.rows(self._light(table)):
             found = len(self._row_texts(place, values))
             self._without_text += found == 0
             if found:
                 count[self._split(table, place, values)] += found
-            if "file_name" in values:
-                picture = inside(self._images or table.path.parent, values["file_name"], place)
+            name = values.get("file_name", values.get("image"))
+            if "file_name" in values or isinstance(name, str):
+                picture = inside(self._images or table.path.parent, name, place)
                 if not picture.is_file():
                     raise ValueError(f"{place}: picture {picture} is missing; restore it or take the row out")
                 size, time = picture.stat().st_size, picture.stat().st_mtime_ns
-                status.update(f"{values['file_name']} {size} {time}\n".encode())
+                status.update(f"{name} {size} {time}\n".encode())
                 self._named.add(picture)
         return count
 
     def _find(self, table: Table, split: str, start: int) -> tuple[int, int]:
         """The table's row that holds episode `start` of the split, and how many episodes of that row come before it."""
-        for number, (place, values) in enumerate(table.rows(self._light)):
+        for number, (place, values) in enumerate(table.rows(self._light(table))):
             if self._split(table, place, values) == split:
                 found = len(self._row_texts(place, values))
                 if start < found:
@@ -99,7 +104,7 @@ class PictureTable:
     def _split(self, table: Table, place: str, values: Mapping[str, Any]) -> str:
         if split := named_split(values.get("split"), place):
             return split
-        name = values.get("file_name")
+        name = values.get("file_name", values.get("image"))
         by_picture = split_of(Path(name), by_name=False) if isinstance(name, str) else None
         return split_of(table.path.relative_to(self._folder)) or by_picture or DEFAULT_SPLIT
 
@@ -111,7 +116,7 @@ class PictureTable:
 
     def _picture(self, table: Table, place: str, values: Mapping[str, Any]) -> tuple[object, str | None]:
         """Encoded bytes or a file, and the file's name where it is known."""
-        picture = values.get("image", values.get("file_name"))
+        picture = values["image"] if "image" in values else values.get("file_name")
         name = picture if isinstance(picture, str) else None
         if isinstance(picture, dict):  # as `datasets` writes pictures: {bytes, path}
             name = picture.get("path")
@@ -125,7 +130,7 @@ def table_files(path: Path) -> list[Path]:
     """A table itself; of a folder its `metadata.*` tables, else its parquet and arrow files."""
     if not path.is_dir():
         return [path]
-    found = files_below(path, TABLES)
+    found = [p for p in files_below(path, TABLES) if not p.name.startswith("cache-")]  # what `datasets` left of earlier work
     return [p for p in found if p.stem == "metadata"] or [p for p in found if p.suffix in (".parquet", ".arrow")]
 
 
@@ -138,7 +143,8 @@ def _open(file: Path, columns: Sequence[str]) -> Table:
     return table
 
 
-def _parameters(values: Mapping[str, Any], original: str | None) -> dict[str, Any]:
+def known_parameters(values: Mapping[str, Any], original: str | None) -> dict[str, Any]:
+    """What a row says about its picture beside the texts; `original` is the file's name where the row names none."""
     known = {key: values.get(key) for key in PARAMETERS if key != "license"}
     known["licence"] = known["licence"] or values.get("license")
     known["original"] = known["original"] or original

@@ -170,6 +170,11 @@ class Table:
             schema = pq.read_schema(path) if path.suffix == ".parquet" else _open_arrow(path).schema
         return cls(path, tuple(schema.names))
 
+    @property
+    def is_binary(self) -> bool:
+        """Whether cells can hold bytes, such as encoded pictures."""
+        return self.path.suffix in (".parquet", ".arrow")
+
     def need(self, *columns: str) -> None:
         """**Raises:** `ValueError` naming the columns that are missing."""
         if self.columns and (missing := [c for c in columns if c not in self.columns]):
@@ -180,7 +185,7 @@ class Table:
 
         **Raises:** `ValueError` naming file and row for what cannot be read.
         """
-        if self.path.suffix in (".jsonl", ".csv"):
+        if not self.is_binary:
             rows = _json_rows(self.path) if self.path.suffix == ".jsonl" else _csv_rows(self.path)
             for number, (place, row) in enumerate(rows):
                 if number >= start:
@@ -188,7 +193,7 @@ class Table:
             return
         number = start
         with _named(self.path):
-            for batch in _batches(self.path, [c for c in columns if c in self.columns], start):
+            for batch in _batches(self.path, [c for c in self.columns if c in columns], start):
                 for first in range(0, batch.num_rows, _ROWS_AT_ONCE):
                     for row in batch.slice(first, _ROWS_AT_ONCE).to_pylist():
                         yield f"{self.path}, row {number}", row
