@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
@@ -222,17 +222,21 @@ def _train_tokenizer(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true")
     options = _parse(parser, arguments)
     from gato.data.store import stores_folder
-    from gato.data.text import texts_of
+    from gato.data.text import lines_of, texts_of
     from gato.tokenizers.text import TextTokenizer
 
-    texts: list[str] = []
-    for name in options.sources:
-        texts += [Path(name).read_text(encoding="utf-8")] if name.endswith(".txt") else texts_of(_open_store(name))
-    tokenizer = TextTokenizer.train(texts, options.size)
+    def texts() -> Iterator[str]:
+        for name in options.sources:
+            yield from lines_of(Path(name)) if name.endswith(".txt") else texts_of(_open_store(name))
+
+    tokenizer = TextTokenizer.train(texts(), options.size)
     out = options.out or stores_folder() / "tokenizer.model"
     out.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
-    characters, pieces = sum(map(len, texts)), sum(len(tokenizer.encode(t)) for t in texts)
+    characters = pieces = 0
+    for text in texts():
+        characters += len(text)
+        pieces += len(tokenizer.encode_documents([text])[0]) - 1  # without the end; `encode` would remember the text
     row = {"pieces": tokenizer.size, "characters": characters, "characters_per_piece": characters / max(1, pieces), "file": out}
     text = f"{tokenizer.size} pieces from {characters:,} characters ({row['characters_per_piece']:.2f} characters a piece): {out}"
     _print(row, options.json, lambda: text)
