@@ -6,33 +6,28 @@ pixels are known (`read_image`), and every picture reaches the model's size by t
 
 from __future__ import annotations
 
-import hashlib
 import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 
-from .progress import Progress
-from .store import StoreWriter
-
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # small decoders; TIFF's, PSD's and others' are refused
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 MAX_PIXELS = 2**25  # 33.5 million; Pillow itself only warns at 89 million
 MAX_BYTES = 2**26
+MAX_TEXT = 2**16  # characters of a caption, a question or an answer
 
-_COLUMNS = ("image", "caption", "split")
-_PARAMETERS = ("concept", "source", "licence", "author", "original")
+_FOREIGN = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"8BPS": "PSD", b"<svg": "SVG", b"<?xml": "SVG", b"%PDF": "PDF"}
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
@@ -44,7 +39,7 @@ def caption_task(name: str, size: tuple[int, int] = (64, 64), licence: str | Non
 
 
 def read_image(source: str | Path | bytes) -> np.ndarray:
-    """Decodes a PNG, JPEG or WebP file into (rows, columns, 3) uint8.
+    """Decodes a PNG, JPEG, WebP, GIF or BMP file, whatever its name says, into (rows, columns, 3) uint8.
 
     Transparent pixels become white, EXIF orientation is applied, 16-bit greys are scaled, and of an
     animation the first frame is taken.
@@ -62,10 +57,10 @@ def read_image(source: str | Path | bytes) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise ValueError(f"{label} has too many pixels: {error}; scale it down") from None
     except _DAMAGE:
-        raise ValueError(f"{label} is no readable picture; expected one of {', '.join(FORMATS)}") from None
+        raise ValueError(f"{label} is {_kind(encoded)}; expected one of {', '.join(FORMATS)}: convert it or leave it out") from None
     columns, rows = image.size
-    if rows * columns > MAX_PIXELS:
-        raise ValueError(f"{label} has {rows}x{columns} pixels, more than {MAX_PIXELS}; scale it down")
+    if not 0 < rows * columns <= MAX_PIXELS:
+        raise ValueError(f"{label} has {rows}x{columns} pixels, expected 1 to {MAX_PIXELS}; scale it or leave it out")
     try:
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
@@ -90,40 +85,30 @@ def fit_image(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return canvas
 
 
-def import_pictures(
-    path: str | Path, out: str | Path, splits: Sequence[str] = ("train",), size: tuple[int, int] = (64, 64)
-) -> dict[str, Path]:
-    """Writes one store per split into `out/SPLIT` and returns their folders.
+@dataclass(frozen=True)
+class PictureRow:
+    """A picture with its texts, not decoded yet.
 
-    An interrupted import goes on where it stopped.
-
-    **Arguments:** `path`: a parquet file with the columns `image` (encoded bytes), `caption` and `split`;
-    `concept`, `source`, `licence`, `author` and `original` go into the episodes' parameters.
-
-    **Raises:** `ValueError` naming file and row for a picture that cannot be read, for a missing column,
-    and for a split that the file does not have.
+    - `place`: file and row, for errors; `picture`: encoded bytes or a file.
+    - `texts`: `{field name: text}`, such as `caption`, or `question` and `answer`.
+    - `parameters`: of the episode; those that are `None` are left out.
     """
-    path = Path(path)
-    file, counts = _open_parquet(path)
-    if unknown := [s for s in splits if s not in counts]:
-        raise ValueError(f"{path} has no split {unknown}; it has {dict(sorted(counts.items()))}")
-    with open(path, "rb") as raw:
-        digest = hashlib.file_digest(raw, "sha256").hexdigest()
-    task = caption_task(f"captions/{path.stem}", size, licence="per picture, see the episodes' parameters")
-    folders = {}
-    for split in splits:
-        folders[split] = Path(out) / split
-        with StoreWriter(folders[split], [task], {"split": split}) as writer:
-            writer.bind(path.name, digest)
-            done = writer.num_episodes
-            with Progress(f"{path.name} {split}", counts[split], "picture", done) as progress:
-                for row, values in islice(_rows(file, split), done, None):
-                    try:
-                        writer.append(_episode(task, values))
-                    except ValueError as error:
-                        raise ValueError(f"{path}, row {row}: {error}") from None
-                    progress.advance()
-    return folders
+
+    place: str
+    picture: object
+    texts: Mapping[str, object]
+    parameters: Mapping[str, Any]
+
+
+def picture_episode(task: TaskSpec, row: PictureRow) -> Episode:
+    """An episode of one timestep: the picture at the task's size, and the texts.
+
+    **Raises:** `ValueError` naming the place of a picture that cannot be read, and of a text that is missing or empty.
+    """
+    try:
+        return _episode(task, row)
+    except ValueError as error:
+        raise ValueError(f"{row.place}: {error}") from None
 
 
 def _read_bytes(path: Path, label: str) -> bytes:
@@ -133,6 +118,13 @@ def _read_bytes(path: Path, label: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{label} cannot be read: {error.strerror}") from None
+
+
+def _kind(encoded: bytes) -> str:
+    """What stands in place of a picture, as far as its first bytes say it."""
+    if encoded[4:8] == b"ftyp":
+        return "a HEIC or AVIF file"
+    return next((f"a {name} file" for start, name in _FOREIGN.items() if encoded.startswith(start)), "no readable picture")
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -145,42 +137,25 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _open_parquet(path: Path) -> tuple[pq.ParquetFile, dict[str, int]]:
-    """The file and the number of pictures per split."""
-    try:
-        file = pq.ParquetFile(path)
-        if missing := [c for c in _COLUMNS if c not in file.schema_arrow.names]:
-            raise ValueError(f"{path} lacks the columns {missing}; it has {file.schema_arrow.names}")
-        counts = file.read(columns=["split"])["split"].value_counts().to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no readable parquet file: {error}") from None
-    return file, {entry["values"]: entry["counts"] for entry in counts}
-
-
-def _rows(file: pq.ParquetFile, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Row numbers and values of one split, a few row batches in memory at a time."""
-    names = [c for c in (*_COLUMNS, *_PARAMETERS) if c in file.schema_arrow.names]
-    row = 0
-    for batch in file.iter_batches(batch_size=64, columns=names):
-        for values in batch.to_pylist():
-            if values["split"] == split:
-                yield row, values
-            row += 1
-
-
-def _episode(task: TaskSpec, values: dict[str, Any]) -> Episode:
-    if not isinstance(values["image"], bytes) or not isinstance(values["caption"], str):
-        raise ValueError("expected encoded bytes in 'image' and text in 'caption'")
-    if not values["caption"].strip():
-        raise ValueError("the caption is empty; leave the row out")
-    rows, columns, _ = task.observations[0].shape
-    image = fit_image(read_image(values["image"]), (rows, columns))
+def _episode(task: TaskSpec, row: PictureRow) -> Episode:
+    for name, text in row.texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"the {name} is {type(text).__name__}, expected text")
+        if not text.strip():
+            raise ValueError(f"the {name} is empty; leave the row out")
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"the {name} has {len(text)} characters, more than {MAX_TEXT}; import it as text")
+    if not isinstance(row.picture, (bytes, Path)):
+        raise ValueError(f"the picture is {type(row.picture).__name__}, expected encoded bytes")
+    rows, columns, _ = next(f.shape for f in task.observations if f.modality is Modality.IMAGE)
+    image = fit_image(read_image(row.picture), (rows, columns))
+    values = {"image": image[None], **{name: np.array([text], object) for name, text in row.texts.items()}}
     return Episode(
         task=task,
-        observations={"image": image[None]},
-        actions={"caption": np.array([values["caption"]], object)},
+        observations={f.name: values[f.name] for f in task.observations},
+        actions={f.name: values[f.name] for f in task.actions},
         rewards=np.zeros(1, np.float32),
         terminated=True,
         behaviour="human",
-        parameters={k: values[k] for k in _PARAMETERS if values.get(k) is not None},
+        parameters={key: value for key, value in row.parameters.items() if value is not None},
     )

@@ -20,7 +20,12 @@ from .progress import Progress
 from .store import Store, StoreWriter
 
 # format -> (module of this room, the class); imported when first used
-READERS: dict[str, tuple[str, str]] = {}
+READERS: dict[str, tuple[str, str]] = {
+    "pictures": ("pictures", "PicturesReader"),
+    "text": ("text", "TextReader"),
+    "vqa": ("vqa", "VqaReader"),
+    "webdataset": ("webdataset", "WebdatasetReader"),
+}
 WRITERS: dict[str, tuple[str, str]] = {}
 
 

@@ -7,26 +7,29 @@ and memory-mapped afterwards, so that a window of a long document costs its own 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 
+from .formats import Dataset
 from .progress import Progress
-from .store import Store, StoreWriter
+from .source import DEFAULT_SPLIT, TABLES, Table, files_below, files_digest, lines, named_split, options_digest, split_of
+from .store import Store
 from .table import TEMPORARY
 
 DOCUMENTS_PER_BATCH = 256
+MAX_DOCUMENT = 2**26  # characters
 
 _PARAMETERS = ("title", "source", "licence")
 
@@ -36,45 +39,77 @@ def document_task(name: str, licence: str | None = None) -> TaskSpec:
     return TaskSpec(name=name, fields=(FieldSpec("text", Modality.TEXT, "action", dtype="str", path=("text",)),), licence=licence)
 
 
-def import_text(path: str | Path, out: str | Path, split: str | None = None) -> Path:
-    """Writes documents into the store `out` and returns its folder.
+@dataclass(frozen=True)
+class TextReader:
+    """Reads documents from parquet, arrow, JSON-lines or CSV files, or from UTF-8 text.
 
-    Documents of blank space alone are left out. An interrupted import goes on where it stopped.
+    A `.txt` file's paragraphs are its documents (blank lines between them); in a folder of `.txt` files each
+    is one document. Documents of blank space alone are left out and counted.
 
-    **Arguments:**
-
-    - `path`: a parquet or `.jsonl` file whose rows have a `text` (and perhaps `title`, `source`,
-      `licence`, `split`), a `.txt` file whose paragraphs are the documents (blank lines between
-      them), or a folder of `.txt` files of one document each. UTF-8.
-    - `split`: only rows with this `split`; `None` for all.
-
-    **Raises:** `ValueError` naming file and row for what is no text, and if no document is found.
+    - `column`: that the documents stand in; `title`, `source` and `licence` beside it are kept.
     """
-    path = Path(path)
-    rows = _reader(path)(path)
-    if split is not None:
-        if path.suffix not in (".parquet", ".jsonl"):
-            raise ValueError(f"{path} has no splits; leave split out")
-        rows = (r for r in rows if r.get("split") == split)
-    rows = (r for r in rows if r["text"].strip())
-    task = document_task(f"text/{path.stem}")
-    with StoreWriter(out, [task], {"split": split}) as writer:
-        writer.bind(path.name, _digest(path))
-        for row in islice(rows, writer.num_episodes, None):
-            writer.append(_episode(task, row))
-        if writer.num_episodes == 0:
-            raise ValueError(f"{path} holds no documents" + (f" of split '{split}'" if split else ""))
-    return Path(out)
+
+    column: str = "text"
+
+    def open(self, path: Path) -> Dataset:
+        """**Raises:** `ValueError` naming file and row for what is no text, and if no document is found."""
+        files = _files(path)
+        counts: Counter[str] = Counter()
+        num_blank = 0
+        for split, row in self._rows(path, files):
+            if row["text"].strip():
+                counts[split] += 1
+            else:
+                num_blank += 1
+        if not counts:
+            raise ValueError(f"{path} holds no documents")
+        task = document_task(f"text/{path.stem}")
+        digest = files_digest(path if path.is_dir() else path.parent, files)
+        return Dataset(
+            source=path.name,
+            digest=options_digest(digest, column=None if self.column == "text" else self.column),
+            tasks=(task,),
+            splits=dict(counts),
+            episodes=partial(self._episodes, task, path, files),
+            provenance={"format": "text", "column": self.column, "left_out": {"blank documents": num_blank} if num_blank else {}},
+        )
+
+    def _episodes(self, task: TaskSpec, path: Path, files: Sequence[Path], split: str, start: int) -> Iterator[Episode]:
+        rows = (row for found, row in self._rows(path, files) if found == split and row["text"].strip())
+        return (_episode(task, row) for row in islice(rows, start, None))
+
+    def _rows(self, path: Path, files: Sequence[Path]) -> Iterator[tuple[str, dict[str, str]]]:
+        """`(split, {text, title, ...})` of every document, blank ones too."""
+        for file in files:
+            by_name = split_of(file.relative_to(path) if path.is_dir() else Path(file.name)) or DEFAULT_SPLIT
+            if file.suffix != ".txt":
+                yield from self._table_rows(file, by_name)
+            elif path.is_dir():
+                yield by_name, {"text": _whole(file), "title": file.stem}
+            else:
+                yield from ((by_name, {"text": text}) for text in _paragraphs(file))
+
+    def _table_rows(self, file: Path, by_name: str) -> Iterator[tuple[str, dict[str, str]]]:
+        table = Table.open(file)
+        table.need(self.column)
+        for place, row in table.rows((self.column, "split", *_PARAMETERS)):
+            if not isinstance(text := row.get(self.column), str):
+                raise ValueError(f"{place} has no string '{self.column}'")
+            split = named_split(row.get("split"), place) or by_name
+            yield split, {**{k: row[k] for k in _PARAMETERS if k in row}, "text": _checked(text, place)}
 
 
-def texts_of(store: Store) -> list[str]:
+def texts_of(store: Store) -> Iterator[str]:
     """Every text in a store once per episode: documents and captions, and the instructions of control tasks."""
-    texts = []
     for i in range(store.num_episodes):
         episode = store.episode(i, 0, 1)
         fields = {**episode.observations, **episode.actions}
-        texts += [str(fields[f.name][0]) for f in episode.task.fields if f.modality is Modality.TEXT]
-    return texts
+        yield from (str(fields[f.name][0]) for f in episode.task.fields if f.modality is Modality.TEXT)
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file. **Raises:** `ValueError` naming the place of what is not UTF-8."""
+    return (text for _, text in lines(path))
 
 
 class TokenisedText:
@@ -187,82 +222,47 @@ def _document(store: Store, i: int) -> str:
     return texts[0]
 
 
-def _reader(path: Path) -> Callable[[Path], Iterator[dict[str, str]]]:
-    readers = {".parquet": _parquet_rows, ".jsonl": _json_rows, ".txt": _paragraphs}
-    if path.is_dir():
-        return _files
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist")
-    if path.suffix not in readers:
-        raise ValueError(f"{path} has the suffix '{path.suffix}'; expected one of {sorted(readers)} or a folder of .txt files")
-    return readers[path.suffix]
+def _files(path: Path) -> list[Path]:
+    """The file itself, or a folder's tables or text files."""
+    if not path.is_dir():
+        if path.suffix not in (*TABLES, ".txt"):
+            raise ValueError(f"{path} has the suffix '{path.suffix}'; expected one of {', '.join(TABLES)}, .txt or a folder of such files")
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist")
+        return [path]
+    tables, texts = files_below(path, TABLES), files_below(path, [".txt"])
+    if tables and texts:
+        raise ValueError(f"{path} holds {len(tables)} tables and {len(texts)} .txt files; name one file, or move one of the kinds away")
+    return tables or texts
 
 
-def _parquet_rows(path: Path) -> Iterator[dict[str, str]]:
-    try:
-        file = pq.ParquetFile(path)
-        names = [c for c in ("text", "split", *_PARAMETERS) if c in file.schema_arrow.names]
-        if "text" not in names:
-            raise ValueError(f"{path} lacks the column 'text'; it has {file.schema_arrow.names}")
-        rows = (row for batch in file.iter_batches(batch_size=256, columns=names) for row in batch.to_pylist())
-        for number, row in enumerate(rows):
-            yield _checked(row, f"{path}, row {number}")
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no readable parquet file: {error}") from None
-
-
-def _json_rows(path: Path) -> Iterator[dict[str, str]]:
-    for number, line in enumerate(_lines(path), start=1):
+def _paragraphs(path: Path) -> Iterator[str]:
+    parts: list[str] = []
+    size = 0
+    for place, line in lines(path):
+        size += len(line)
         if line.strip():
-            label = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{label} is not valid JSON: {error}") from None
-            yield _checked(row, label)
+            parts.append(line)
+            if size > MAX_DOCUMENT:
+                raise ValueError(f"{place}: the document has more than {MAX_DOCUMENT} characters; break it up with blank lines")
+            continue
+        if parts:
+            yield "".join(parts).rstrip("\n")
+        parts, size = [], 0
+    if parts:
+        yield "".join(parts).rstrip("\n")
 
 
-def _paragraphs(path: Path) -> Iterator[dict[str, str]]:
-    lines: list[str] = []
-    for line in _lines(path):
-        if line.strip():
-            lines.append(line)
-        elif lines:
-            yield {"text": "".join(lines).rstrip("\n")}
-            lines = []
-    if lines:
-        yield {"text": "".join(lines).rstrip("\n")}
+def _whole(path: Path) -> str:
+    if path.stat().st_size > 4 * MAX_DOCUMENT:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, more than a document of {MAX_DOCUMENT} characters takes; break it up")
+    return _checked("".join(text for _, text in lines(path)).strip("\n"), str(path))
 
 
-def _files(path: Path) -> Iterator[dict[str, str]]:
-    for file in sorted(path.glob("*.txt")):
-        yield {"text": "".join(_lines(file)).strip("\n"), "title": file.stem}
-
-
-def _lines(path: Path) -> Iterator[str]:
-    number = 0
-    with open(path, encoding="utf-8-sig") as file:
-        try:
-            for line in file:
-                number += 1
-                yield line
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 after line {number}: {error.reason}; convert it first") from None
-
-
-def _checked(row: object, label: str) -> dict[str, str]:
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise ValueError(f"{label} has no string 'text'")
-    return row
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of the file, or of the names and contents of a folder's text files."""
-    total = hashlib.sha256()
-    for file in sorted(path.glob("*.txt")) if path.is_dir() else [path]:
-        with open(file, "rb") as raw:
-            total.update(f"{file.name} {hashlib.file_digest(raw, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+def _checked(text: str, place: str) -> str:
+    if len(text) > MAX_DOCUMENT:
+        raise ValueError(f"{place}: the document has {len(text)} characters, more than {MAX_DOCUMENT}; break it up")
+    return text
 
 
 def _episode(task: TaskSpec, row: dict[str, str]) -> Episode:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
@@ -152,11 +152,10 @@ def _import(arguments: list[str]) -> None:
     from gato.data.formats import READERS, import_dataset, reader
     from gato.data.store import Store, stores_folder
 
-    known = ["pictures", "text", *READERS]
-    if not arguments or arguments[0] not in known:
+    if not arguments or arguments[0] not in READERS:
         if not {"-h", "--help"} & set(arguments[:1]):
-            raise ValueError(f"name a format first: 'gato data import FORMAT PATH'; known are {', '.join(known)}")
-        print(f"usage: gato data import {'|'.join(known)} PATH ...; 'gato data import {known[0]} --help' lists options")
+            raise ValueError(f"name a format first: 'gato data import FORMAT PATH'; known are {', '.join(READERS)}")
+        print(f"usage: gato data import {'|'.join(READERS)} PATH ...; 'gato data import {next(iter(READERS))} --help' lists options")
         return
     kind, *arguments = arguments
     parser = _parser(f"data import {kind}", "Bring a dataset into stores, one per split.")
@@ -164,22 +163,10 @@ def _import(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, help=f"folder of the stores (default: '{kind}' in the stores folder)")
     parser.add_argument("--splits", type=str, nargs="+", default=None, help="which splits, one store each (default: all)")
     parser.add_argument("--json", action="store_true")
-    if kind in READERS:
-        parser.add_config(reader(kind))
+    parser.add_config(reader(kind))
     options = vars(_parse(parser, arguments))
     path, out, splits, as_json = (options.pop(key) for key in ("path", "out", "splits", "json"))
-    out = out or stores_folder() / kind
-    if kind in READERS:
-        folders = import_dataset(reader(kind)(**options).open(path), out, splits)
-    elif kind == "pictures":
-        from gato.data.captions import import_pictures
-
-        folders = import_pictures(path, out, splits=tuple(splits or ["train"]))
-    else:
-        from gato.data.text import import_text
-
-        has_splits = path.suffix in (".parquet", ".jsonl")
-        folders = {split: import_text(path, out / split, split if has_splits else None) for split in splits or ["train"]}
+    folders = import_dataset(reader(kind)(**options).open(path), out or stores_folder() / kind, splits)
     rows = [{"split": split, "episodes": Store(folder).num_episodes, "folder": folder} for split, folder in folders.items()]
     _print(rows, as_json, lambda: "\n".join(f"{row['split']}: {row['episodes']} episodes: {row['folder']}" for row in rows))
 
@@ -235,17 +222,21 @@ def _train_tokenizer(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true")
     options = _parse(parser, arguments)
     from gato.data.store import stores_folder
-    from gato.data.text import texts_of
+    from gato.data.text import lines_of, texts_of
     from gato.tokenizers.text import TextTokenizer
 
-    texts: list[str] = []
-    for name in options.sources:
-        texts += [Path(name).read_text(encoding="utf-8")] if name.endswith(".txt") else texts_of(_open_store(name))
-    tokenizer = TextTokenizer.train(texts, options.size)
+    def texts() -> Iterator[str]:
+        for name in options.sources:
+            yield from lines_of(Path(name)) if name.endswith(".txt") else texts_of(_open_store(name))
+
+    tokenizer = TextTokenizer.train(texts(), options.size)
     out = options.out or stores_folder() / "tokenizer.model"
     out.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
-    characters, pieces = sum(map(len, texts)), sum(len(tokenizer.encode(t)) for t in texts)
+    characters = pieces = 0
+    for text in texts():
+        characters += len(text)
+        pieces += len(tokenizer.encode_documents([text])[0]) - 1  # without the end; `encode` would remember the text
     row = {"pieces": tokenizer.size, "characters": characters, "characters_per_piece": characters / max(1, pieces), "file": out}
     text = f"{tokenizer.size} pieces from {characters:,} characters ({row['characters_per_piece']:.2f} characters a piece): {out}"
     _print(row, options.json, lambda: text)

@@ -1,17 +1,14 @@
-"""Pictures with captions: safe decoding, one size, and the way into a store."""
+"""Pictures with captions: safe decoding, one size, one episode each."""
 
 import io
 import struct
 import zlib
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gato.data.captions import MAX_BYTES, caption_task, fit_image, import_pictures, read_image
-from gato.data.store import Store
+from gato.data.captions import MAX_BYTES, PictureRow, caption_task, fit_image, picture_episode, read_image
 from gato.spec import Modality
 
 RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0, 0)
@@ -94,18 +91,29 @@ def test_of_an_animation_the_first_frame_is_taken():
     assert read_image(content)[0, 0].tolist() == list(RED)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [encoded(Image.new("RGB", (2, 2)), "GIF"), encoded(Image.new("RGB", (2, 2)), "BMP"), b"just text", b"", b"\x89PNG\r\n\x1a\n"],
-)
-def test_anything_but_png_jpeg_and_webp_is_refused(tmp_path, content):
+@pytest.mark.parametrize("kind", ["GIF", "BMP"])
+def test_gif_and_bmp_are_read_whatever_the_name_says(tmp_path, kind):
+    (tmp_path / "cat.png").write_bytes(encoded(Image.new("RGB", (2, 1), RED), kind))
+    assert read_image(tmp_path / "cat.png").tolist() == [[list(RED), list(RED)]]
+
+
+@pytest.mark.parametrize("content", [b"just text", b"", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
+def test_what_is_no_picture_is_refused_whatever_the_name_says(tmp_path, content):
     (tmp_path / "cat.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"cat.png is no readable picture; expected one of PNG, JPEG, WEBP"):
+    with pytest.raises(ValueError, match=r"cat.png is no readable picture; expected one of PNG, JPEG, WEBP, GIF, BMP"):
         read_image(tmp_path / "cat.png")
 
 
+def test_formats_with_large_decoders_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"is a TIFF file; expected one of .*: convert it or leave it out"):
+        read_image(encoded(Image.new("RGB", (2, 2)), "TIFF"))
+    for start, name in ((b"\0\0\0\x1cftypavif", "a HEIC or AVIF file"), (b"<svg xmlns=", "a SVG file"), (b"%PDF-1.4", "a PDF file")):
+        with pytest.raises(ValueError, match=f"the picture is {name}"):
+            read_image(start)
+
+
 def test_a_bomb_is_refused_before_it_is_decoded():
-    with pytest.raises(ValueError, match=r"has 8000x8000 pixels, more than 33554432; scale it down"):
+    with pytest.raises(ValueError, match=r"has 8000x8000 pixels, expected 1 to 33554432; scale it"):
         read_image(png_header(8000, 8000))
     with pytest.raises(ValueError, match=r"too many pixels"):
         read_image(png_header(2**30, 2**30))
@@ -163,58 +171,26 @@ def test_a_line_of_one_pixel_still_fits():
     assert fit_image(np.zeros((1, 500, 3), np.uint8), (8, 8)).shape == (8, 8, 3)
 
 
-def parquet(path, *rows):
-    columns = ("image", "caption", "concept", "split", "source", "licence", "author", "original")
-    pq.write_table(pa.Table.from_pylist([dict.fromkeys(columns) | row for row in rows]), path)
-    return path
-
-
-def picture(colour, caption, split="train", **rest):
-    return {"image": encoded(Image.new("RGB", (4, 4), colour)), "caption": caption, "split": split, **rest}
-
-
-def test_pictures_are_imported_into_a_store_per_split(tmp_path):
-    rows = (picture(RED, "a red square", concept="square", licence="CC0"), picture(GREEN, "a green one", "test"))
-    path = parquet(tmp_path / "samples.parquet", *rows)
-    folders = import_pictures(path, tmp_path / "out", splits=("train", "test"), size=(16, 16))
-    train, test = (Store(folders[split]) for split in ("train", "test"))
-    train.validate()
-    episode = train.episode(0)
-    assert (train.num_episodes, test.num_episodes) == (1, 1)
+def test_a_row_becomes_an_episode_of_one_timestep():
+    row = PictureRow("row 0", encoded(Image.new("RGB", (4, 4), RED)), {"caption": "a red square"}, {"licence": "CC0", "author": None})
+    episode = picture_episode(caption_task("captions/toy", size=(16, 32)), row)
+    assert episode.num_timesteps == 1 and episode.terminated
+    assert episode.observations["image"].shape == (1, 16, 32, 3)
+    assert episode.observations["image"][0, 8, 16].tolist() == list(RED)
     assert episode.actions["caption"].tolist() == ["a red square"]
-    assert episode.observations["image"].shape == (1, 16, 16, 3)
-    assert episode.observations["image"][0, 8, 8].tolist() == list(RED)
-    assert episode.parameters == {"concept": "square", "licence": "CC0"}
-    assert test.tasks[0].name == train.tasks[0].name == "captions/samples"
+    assert episode.parameters == {"licence": "CC0"}
 
 
-def test_an_interrupted_import_goes_on_where_it_stopped(tmp_path):
-    good = [picture(RED, f"square {k}") for k in range(5)]
-    path = parquet(tmp_path / "samples.parquet", *good)
-    content = path.read_bytes()
-    import_pictures(path, tmp_path / "out")
-    assert import_pictures(path, tmp_path / "out") == {"train": tmp_path / "out" / "train"}
-    assert Store(tmp_path / "out" / "train").num_episodes == 5  # nothing twice
-    parquet(path, *good, picture(RED, "another"))
-    assert path.read_bytes() != content
-    with pytest.raises(ValueError, match=r"already holds 5 episodes of another source"):
-        import_pictures(path, tmp_path / "out")
-
-
-def test_a_bad_row_is_named_and_the_rows_before_it_are_kept(tmp_path):
-    path = parquet(tmp_path / "samples.parquet", picture(RED, "fine"), {"image": b"GIF89a", "caption": "x", "split": "train"})
-    with pytest.raises(ValueError, match=r"samples.parquet, row 1: the picture is no readable picture"):
-        import_pictures(path, tmp_path / "out")
-    assert Store(tmp_path / "out" / "train").num_episodes == 1
-
-
-def test_a_missing_split_and_missing_columns_are_named(tmp_path):
-    path = parquet(tmp_path / "samples.parquet", picture(RED, "fine"))
-    with pytest.raises(ValueError, match=r"has no split \['test'\]; it has \{'train': 1\}"):
-        import_pictures(path, tmp_path / "out", splits=("test",))
-    pq.write_table(pa.table({"image": [b""]}), path)
-    with pytest.raises(ValueError, match=r"lacks the columns \['caption', 'split'\]"):
-        import_pictures(path, tmp_path / "out")
-    path.write_text("no parquet")
-    with pytest.raises(ValueError, match=r"is no readable parquet file"):
-        import_pictures(path, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("picture", "caption", "message"),
+    [
+        (b"GIF89a", "x", "row 7: the picture is no readable picture"),
+        (None, "x", "row 7: the picture is NoneType, expected encoded bytes"),
+        (b"", " ", "row 7: the caption is empty; leave the row out"),
+        (b"", None, "row 7: the caption is NoneType, expected text"),
+        (b"", "x" * 65537, "row 7: the caption has 65537 characters, more than 65536"),
+    ],
+)
+def test_a_bad_row_is_named(picture, caption, message):
+    with pytest.raises(ValueError, match=message):
+        picture_episode(caption_task("captions/toy"), PictureRow("row 7", picture, {"caption": caption}, {}))

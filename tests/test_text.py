@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from gato.data.captions import caption_task
+from gato.data.formats import import_dataset
 from gato.data.store import Store, StoreWriter
-from gato.data.text import TokenisedText, document_task, import_text
+from gato.data.text import TextReader, TokenisedText, document_task, texts_of
 
 
 def characters(texts: list[str]) -> list[list[int]]:
@@ -18,14 +19,14 @@ def characters(texts: list[str]) -> list[list[int]]:
     return [[*map(ord, text), 0] for text in texts]
 
 
-def texts(store: Store) -> list[str]:
-    return [store.episode(i).actions["text"][0] for i in range(store.num_episodes)]
+def imported(path, out, **options) -> dict[str, Store]:
+    return {split: Store(folder) for split, folder in import_dataset(TextReader(**options).open(path), out).items()}
 
 
 def stored(tmp_path, content: str) -> Store:
     path = tmp_path / "source.txt"
     path.write_text(content, encoding="utf-8")
-    return Store(import_text(path, tmp_path / "store"))
+    return imported(path, tmp_path / "stores")["train"]
 
 
 def test_a_document_observes_nothing_and_says_a_text():
@@ -35,54 +36,77 @@ def test_a_document_observes_nothing_and_says_a_text():
 
 
 def test_paragraphs_of_a_text_file_are_documents(tmp_path):
-    store = stored(tmp_path, "\ufeffOne line,\nanother.\n\n \n\nÜber 100 €\n")
+    store = stored(tmp_path, "\ufeffOne line,\r\nanother.\n\n \n\nÜber 100 €\n")
     store.validate()
-    assert texts(store) == ["One line,\nanother.", "Über 100 €"]
+    assert list(texts_of(store)) == ["One line,\nanother.", "Über 100 €"]
 
 
 def test_a_folder_of_text_files_gives_a_document_each(tmp_path):
-    for name, content in (("b", "second\n\nstill second\n"), ("a", "first"), ("empty", "")):
-        (tmp_path / f"{name}.txt").write_text(content)
-    store = Store(import_text(tmp_path, tmp_path / "store"))
-    assert texts(store) == ["first", "second\n\nstill second"]
-    assert store.episode(0).parameters == {"title": "a"}
+    for name, content in (("b", "second\n\nstill second\n"), ("a", "first"), ("empty", ""), ("test/c", "third")):
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / f"{name}.txt").write_text(content)
+    stores = imported(tmp_path / "source", tmp_path / "stores")
+    assert {split: list(texts_of(store)) for split, store in stores.items()} == {
+        "train": ["first", "second\n\nstill second"],
+        "test": ["third"],
+    }
+    assert stores["train"].episode(0).parameters == {"title": "a"}
+    assert stores["train"].manifest.provenance["left_out"] == {"blank documents": 1}
 
 
-def test_a_split_of_a_parquet_file_is_imported_with_its_titles_and_licences(tmp_path):
+def test_a_parquet_file_is_imported_by_split_with_titles_and_licences(tmp_path):
     rows = [
         {"title": "Cat", "text": "A cat purrs.", "source": "book", "licence": "CC0", "split": "train"},
         {"title": "Dog", "text": "A dog barks.", "source": "book", "licence": "CC0", "split": "test"},
         {"title": "Blank", "text": "  ", "source": "book", "licence": "CC0", "split": "test"},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "text.parquet")
-    everything = Store(import_text(tmp_path / "text.parquet", tmp_path / "all"))
-    test = Store(import_text(tmp_path / "text.parquet", tmp_path / "test", split="test"))
-    assert (texts(everything), texts(test)) == (["A cat purrs.", "A dog barks."], ["A dog barks."])
-    assert test.episode(0).parameters == {"title": "Dog", "source": "book", "licence": "CC0"}
+    stores = imported(tmp_path / "text.parquet", tmp_path / "stores")
+    assert {split: list(texts_of(store)) for split, store in stores.items()} == {"train": ["A cat purrs."], "test": ["A dog barks."]}
+    assert stores["test"].episode(0).parameters == {"title": "Dog", "source": "book", "licence": "CC0"}
 
 
 def test_json_lines_are_imported(tmp_path):
     path = tmp_path / "source.jsonl"
     path.write_text('{"text": "one", "number": 1}\n\n{"text": "two\\nlines"}\n')
-    assert texts(Store(import_text(path, tmp_path / "store"))) == ["one", "two\nlines"]
+    assert list(texts_of(imported(path, tmp_path / "stores")["train"])) == ["one", "two\nlines"]
+
+
+def test_another_column_holds_the_documents(tmp_path):
+    pq.write_table(pa.table({"content": ["one"], "text": ["two"]}), tmp_path / "a-validation-00000.parquet")
+    stores = imported(tmp_path / "a-validation-00000.parquet", tmp_path / "stores", column="content")
+    assert list(texts_of(stores["validation"])) == ["one"]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"text": "one"}\n{"text": 2}\n', "a.jsonl, line 2 has no string 'text'"),
-        ("a.jsonl", b"[1]\n", "a.jsonl, line 1 has no string 'text'"),
+        ("a.jsonl", b"[1]\n", "a.jsonl, line 1 holds a JSON list, expected an object"),
         ("a.jsonl", b"{\n", "a.jsonl, line 1 is not valid JSON"),
-        ("a.txt", b"fine\n\n\xff\xfe\n", "a.txt is not UTF-8"),
+        ("a.jsonl", b'{"text": "x", "split": "../up"}\n', "line 1: the split is '../up'; expected a plain name"),
+        ("a.csv", b"title,text\nx\n", "a.csv, line 2 has another number of cells than the 2 columns"),
+        ("a.txt", b"fine\n\nab\xff\xfe\n", r"a.txt is not UTF-8 at byte 8 \(line 3\): invalid start byte; convert it"),
         ("a.txt", b"\n\n", "a.txt holds no documents"),
         ("a.parquet", b"no", "a.parquet is no readable parquet file"),
-        ("a.pdf", b"", r"has the suffix '.pdf'; expected one of \['.jsonl', '.parquet', '.txt'\]"),
+        ("a.arrow", b"no", "a.arrow is no readable arrow file"),
+        ("a.pdf", b"", r"has the suffix '.pdf'; expected one of .parquet, .arrow, .jsonl, .csv, .txt or a folder"),
     ],
 )
 def test_what_is_no_text_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        import_text(tmp_path / name, tmp_path / "store")
+        imported(tmp_path / name, tmp_path / "stores")
+    assert not (tmp_path / "stores").exists()
+
+
+def test_lines_and_documents_have_limits(tmp_path, monkeypatch):
+    monkeypatch.setattr("gato.data.source.MAX_LINE_BYTES", 10)
+    with pytest.raises(ValueError, match=r"source.txt, line 2 has more than 10 bytes; break it into several"):
+        stored(tmp_path, "short\n12345678901\n")
+    monkeypatch.setattr("gato.data.text.MAX_DOCUMENT", 12)
+    with pytest.raises(ValueError, match=r"line 2: the document has more than 12 characters; break it up"):
+        stored(tmp_path, "123456\n123456\n")
 
 
 def test_importing_the_same_file_again_adds_nothing(tmp_path):
@@ -90,6 +114,12 @@ def test_importing_the_same_file_again_adds_nothing(tmp_path):
     assert stored(tmp_path, "one\n\ntwo").num_episodes == 2
     with pytest.raises(ValueError, match=r"already holds 2 episodes of another source"):
         stored(tmp_path, "one\n\nthree")
+
+
+def test_an_import_goes_on_where_it_stopped(tmp_path):
+    (tmp_path / "source.txt").write_text("one\n\n \n\ntwo\n\nthree")
+    dataset = TextReader().open(tmp_path / "source.txt")
+    assert [e.actions["text"][0] for e in dataset.episodes("train", 1)] == ["two", "three"]
 
 
 def test_token_ids_are_those_of_the_tokenizer(tmp_path):

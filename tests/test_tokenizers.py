@@ -14,7 +14,7 @@ from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers import continuous, discrete, image
 from gato.tokenizers.episode import EpisodeTokenizer
-from gato.tokenizers.text import END, TextTokenizer
+from gato.tokenizers.text import END, TextTokenizer, sample_lines
 from gato.tokenizers.vocabulary import Vocabulary
 
 PAPER = Vocabulary()
@@ -206,6 +206,24 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
 def test_too_little_text_for_the_size_is_refused():
     with pytest.raises(ValueError, match="cannot train 5000 pieces"):
         TextTokenizer.train(["a b c"], vocabulary_size=5000)
+
+
+def test_a_tokenizer_learns_from_a_stream_of_text():
+    texts = (f"the {colour} ball\nand the {colour} box" for colour in ("red", "blue", "green") * 50)
+    tokenizer = TextTokenizer.train(texts, vocabulary_size=290)
+    assert tokenizer.decode(tokenizer.encode("the red box")) == "the red box"
+
+
+def test_of_too_much_text_a_fair_sample_of_lines_is_kept_in_order():
+    texts = [f"{number:04d}" for number in range(1000)]
+    assert sample_lines(iter(texts), max_characters=4000) == texts
+    kept = sample_lines(iter(texts), max_characters=800)
+    assert 60 < len(kept) <= 200 and kept == sorted(kept)
+    assert 0.25 < sum(line < "0500" for line in kept) / len(kept) < 0.75  # not just the first ones, nor the last
+
+
+def test_long_lines_are_cut_not_left_out():
+    assert [len(line) for line in sample_lines(["x" * 40000], max_characters=10**6)] == [16384, 16384, 7232]
 
 
 def test_a_tokenizer_of_another_size_than_the_vocabulary_is_refused(text):

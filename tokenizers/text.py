@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 UNKNOWN, BEGIN, END = 0, 1, 2
 _SPACE_MARK = "\u2581"
 _MAX_MODEL_BYTES = 64 * 2**20
+_MAX_LINE = 2**14  # characters, of at most four bytes each
 
 
 class TextTokenizer:
@@ -65,8 +67,10 @@ class TextTokenizer:
             raise ValueError(f"'{path}': {error}") from None
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocabulary_size: int = 32000, seed_sentences: int = 2_000_000) -> TextTokenizer:
-        """Trains byte-pair pieces on `texts`.
+    def train(cls, texts: Iterable[str], vocabulary_size: int = 32000, max_characters: int = 2**28) -> TextTokenizer:
+        """Trains byte-pair pieces on `texts`, which are read once, one at a time.
+
+        **Arguments:** `max_characters`: that are kept in memory and trained on; of more text, a fair sample of its lines.
 
         **Raises:** `ValueError` if the texts are too few for the size asked for.
         """
@@ -77,11 +81,12 @@ class TextTokenizer:
         model = io.BytesIO()
         try:
             SentencePieceTrainer.Train(
-                sentence_iterator=_lines(texts), model_writer=model, model_type="bpe", vocab_size=vocabulary_size,
+                sentence_iterator=iter(sample_lines(texts, max_characters)), model_writer=model,
+                model_type="bpe", vocab_size=vocabulary_size,
                 byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
                 remove_extra_whitespaces=False, split_digits=True, character_coverage=0.9995,
                 unk_id=UNKNOWN, bos_id=BEGIN, eos_id=END, pad_id=-1, num_threads=1,
-                input_sentence_size=seed_sentences, shuffle_input_sentence=False, max_sentence_length=65536,
+                max_sentence_length=4 * _MAX_LINE,
                 minloglevel=2,
             )  # fmt: skip
         except RuntimeError as error:
@@ -130,6 +135,27 @@ class TextTokenizer:
         return self._pieces.IdToPiece(int(id))
 
 
-def _lines(texts: Iterable[str]) -> Iterable[str]:
+def sample_lines(texts: Iterable[str], max_characters: int) -> list[str]:
+    """The lines of all texts, in order; at most about `max_characters` of them, each line as likely as any other.
+
+    Whenever there is too much, half of the lines go, and of those to come only as large a share is kept.
+    """
+    generator = random.Random(0)
+    kept: list[str] = []
+    size, share = 0, 1.0
+    for line in _lines(texts):
+        if share < 1 and generator.random() >= share:
+            continue
+        kept.append(line)
+        size += len(line)
+        while size > max_characters and len(kept) > 1:
+            kept = [k for k in kept if generator.random() < 0.5]
+            size, share = sum(map(len, kept)), share / 2
+    return kept
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """Lines of at most `_MAX_LINE` characters: SentencePiece leaves out longer ones without a word."""
     for text in texts:
-        yield from (line for line in text.splitlines() if line)
+        for line in text.splitlines():
+            yield from (line[k : k + _MAX_LINE] for k in range(0, len(line), _MAX_LINE))

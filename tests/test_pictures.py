@@ -1,0 +1,263 @@
+"""Captioned pictures from tables, image folders, COCO's captions and plain folders."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from gato.data.formats import import_dataset
+from gato.data.pictures import PicturesReader
+from gato.data.store import Store
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+def encoded(colour) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def files(folder, contents: dict[str, bytes | str | tuple]):
+    """Writes text, bytes, or a picture of a colour under each name."""
+    for name, content in contents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = encoded(content) if isinstance(content, tuple) else content
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def parquet(path, *rows):
+    pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    return path
+
+
+def picture(colour, caption, split="train", **rest):
+    return {"image": encoded(colour), "caption": caption, "split": split, **rest}
+
+
+def found(path, **options) -> dict[str, list[tuple[str, tuple]]]:
+    """`{split: [(caption, colour of the middle), ...]}` of what the reader gives."""
+    dataset = PicturesReader(**options).open(path)
+    episodes = {split: list(dataset.episodes(split, 0)) for split in dataset.splits}
+    assert {split: len(them) for split, them in episodes.items()} == dict(dataset.splits)
+    return {s: [(e.actions["caption"][0], tuple(e.observations["image"][0, 32, 32].tolist())) for e in es] for s, es in episodes.items()}
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def test_pictures_are_imported_into_a_store_per_split(tmp_path):
+    rows = (picture(RED, "a red square", concept="square", licence="CC0"), picture(GREEN, "a green one", "test", concept=None))
+    path = parquet(tmp_path / "samples.parquet", *rows)
+    folders = import_dataset(PicturesReader(image_size=(16, 16)).open(path), tmp_path / "out")
+    train, test = (Store(folders[split]) for split in ("train", "test"))
+    train.validate()
+    assert (train.num_episodes, test.num_episodes) == (1, 1)
+    assert train.episode(0).observations["image"].shape == (1, 16, 16, 3)
+    assert train.episode(0).parameters == {"concept": "square", "licence": "CC0"}
+    assert test.tasks[0].name == train.tasks[0].name == "captions/samples"
+
+
+def test_an_interrupted_import_goes_on_where_it_stopped(tmp_path):
+    good = [picture(RED, f"square {k}") for k in range(3)]
+    path = parquet(tmp_path / "samples.parquet", *good, {"image": b"GIF89a", "caption": "x", "split": "train"})
+    with pytest.raises(ValueError, match=r"samples.parquet, row 3: the picture is no readable picture"):
+        import_dataset(PicturesReader().open(path), tmp_path / "out")
+    assert Store(tmp_path / "out" / "train").num_episodes == 3  # those before it are kept
+    parquet(path, *good)
+    with pytest.raises(ValueError, match=r"already holds 3 episodes of another source"):
+        import_dataset(PicturesReader().open(path), tmp_path / "out")
+
+
+def test_pictures_before_the_start_are_not_decoded(tmp_path):
+    rows = [picture(GREEN, "other", "test"), {"image": b"broken", "caption": "x", "split": "train"}, picture(RED, "a"), picture(BLUE, "b")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=2)
+    dataset = PicturesReader().open(tmp_path / "a.parquet")
+    assert [e.actions["caption"][0] for e in dataset.episodes("train", 1)] == ["a", "b"]
+
+
+def test_several_captions_of_a_row_are_an_episode_each(tmp_path):
+    path = parquet(tmp_path / "a.parquet", picture(RED, ["one", "two"]), picture(BLUE, ["three"]), picture(GREEN, []))
+    assert found(path) == {"train": [("one", RED), ("two", RED), ("three", BLUE)]}
+    assert found(path, captions="first") == {"train": [("one", RED), ("three", BLUE)]}
+    dataset = PicturesReader().open(path)
+    assert [e.actions["caption"][0] for e in dataset.episodes("train", 1)] == ["two", "three"]
+    assert dataset.provenance["left_out"] == {"rows without text": 1}
+
+
+def test_a_column_of_another_name_holds_the_captions(tmp_path):
+    path = parquet(tmp_path / "a.parquet", {"image": encoded(RED), "caption": "one", "alt": "two"})
+    assert found(path, caption_column="alt") == {"train": [("two", RED)]}
+    assert PicturesReader(caption_column="alt").open(path).digest != PicturesReader().open(path).digest
+
+
+def test_the_arrow_files_and_parquet_shards_of_datasets_are_read(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    pictures = {"image": [Image.new("RGB", (4, 4), c) for c in (RED, BLUE)], "text": ["red", "blue"]}
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    split = datasets.Dataset.from_dict(pictures, features=features)
+    datasets.DatasetDict({"train": split, "test": split.select([1])}).save_to_disk(tmp_path / "saved")
+    assert found(tmp_path / "saved") == {"train": [("red", RED), ("blue", BLUE)], "test": [("blue", BLUE)]}
+    (tmp_path / "data").mkdir()
+    split.to_parquet(tmp_path / "data" / "validation-00000-of-00001.parquet")
+    assert found(tmp_path / "data") == {"validation": [("red", RED), ("blue", BLUE)]}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"caption": "x"}, r"a.parquet lacks the columns \['image'\]; it has \['caption'\]"),
+        ({"image": b"x"}, r"a.parquet lacks the columns \['caption'\]"),
+        ({"image": b"x", "caption": "x", "split": "a/b"}, r"row 0: the split is 'a/b'; expected a plain name"),
+        ({"image": {"bytes": None, "path": "/etc/passwd"}, "caption": "x"}, r"row 0 names the file '/etc/passwd', which leads out of"),
+        ({"image": 3, "caption": "x"}, r"row 0: the picture is int, expected encoded bytes"),
+    ],
+)
+def test_a_bad_table_is_named(tmp_path, row, message):
+    with pytest.raises(ValueError, match=message):
+        found(parquet(tmp_path / "a.parquet", row))
+
+
+def test_an_arrow_file_whose_offsets_lie_is_refused(tmp_path):
+    table = pa.table({"image": pa.array([encoded(RED)]), "caption": ["x" * 1000]})
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    true, false = (np.array([0, end], np.int32).tobytes() for end in (1000, 2**30))
+    before, _, after = (tmp_path / "a.arrow").read_bytes().rpartition(true)
+    (tmp_path / "a.arrow").write_bytes(before + false + after)
+    with pytest.raises(ValueError, match=r"a.arrow is no readable arrow file"):
+        found(tmp_path / "a.arrow")
+
+
+# -- image folders ---------------------------------------------------------------------------------
+
+
+def test_an_image_folder_with_metadata_per_split_is_read(tmp_path):
+    lines = '{"file_name": "a.png", "text": "red", "licence": "CC0"}\n{"file_name": "sub/b.png", "text": "blue"}\n'
+    files(tmp_path, {"train/metadata.jsonl": lines, "train/a.png": RED, "train/sub/b.png": BLUE, "train/unlisted.png": RED})
+    files(tmp_path, {"test/metadata.csv": 'file_name,text\nc.png,"green, bright"\n', "test/c.png": GREEN})
+    assert found(tmp_path) == {"train": [("red", RED), ("blue", BLUE)], "test": [("green, bright", GREEN)]}
+    dataset = PicturesReader().open(tmp_path)
+    assert next(dataset.episodes("train", 0)).parameters == {"licence": "CC0", "original": "a.png"}
+    assert dataset.provenance["left_out"] == {"pictures that no row names": 1}
+
+
+def test_one_metadata_file_may_name_pictures_of_several_splits(tmp_path):
+    lines = "".join(json.dumps({"file_name": f"{s}/test 1.png", "caption": s}) + "\n" for s in ("train", "val2017"))
+    files(tmp_path, {"metadata.jsonl": lines, "train/test 1.png": RED, "val2017/test 1.png": BLUE})
+    assert found(tmp_path) == {"train": [("train", RED)], "validation": [("val2017", BLUE)]}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"file_name": "../a.png", "text": "x"}', r"line 1 names the file '../a.png', which leads out of"),
+        ('{"file_name": "/a.png", "text": "x"}', r"line 1 names the file '/a.png', which leads out of"),
+        ('{"file_name": "gone.png", "text": "x"}', r"line 1: picture .*gone.png is missing; restore it"),
+        ('{"file_name": "a.png"}', r"line 1: there is no 'caption'; name the caption's key with --caption_column"),
+    ],
+)
+def test_bad_metadata_is_named(tmp_path, line, message):
+    files(tmp_path, {"metadata.jsonl": line, "a.png": RED})
+    with pytest.raises(ValueError, match=message):
+        found(tmp_path)
+
+
+def test_a_changed_picture_is_another_source(tmp_path):
+    files(tmp_path, {"metadata.jsonl": '{"file_name": "a.png", "text": "x"}', "a.png": RED})
+    before = PicturesReader().open(tmp_path).digest
+    files(tmp_path, {"a.png": BLUE})
+    assert PicturesReader().open(tmp_path).digest != before
+
+
+# -- COCO ------------------------------------------------------------------------------------------
+
+
+def coco(folder, name="captions_train2017.json", **changes):
+    content = {
+        "licenses": [{"id": 4, "name": "Attribution License"}],
+        "images": [
+            {"id": 9, "file_name": "9.png", "license": 4, "coco_url": "http://pictures/9"},
+            {"id": 8, "file_name": "8.png"},
+            {"id": 7, "file_name": "7.png"},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 9, "caption": "red"},
+            {"id": 2, "image_id": 8, "caption": "blue"},
+            {"id": 3, "image_id": 9, "caption": "very red"},
+        ],
+    }
+    return files(folder, {f"annotations/{name}": json.dumps(content | changes)})
+
+
+def test_every_caption_of_coco_is_an_episode(tmp_path):
+    coco(files(tmp_path, {"train2017/9.png": RED, "train2017/8.png": BLUE}))
+    assert found(tmp_path) == {"train": [("red", RED), ("blue", BLUE), ("very red", RED)]}
+    dataset = PicturesReader().open(tmp_path)
+    assert next(dataset.episodes("train", 2)).parameters == {
+        "original": "9.png", "licence": "Attribution License", "source": "http://pictures/9",
+    }  # fmt: skip
+    assert dataset.provenance["left_out"] == {"pictures without a caption": 1}
+
+
+def test_coco_with_the_first_caption_alone_says_what_it_left_out(tmp_path):
+    coco(files(tmp_path, {"pictures/9.png": RED, "pictures/8.png": BLUE}), "captions_val2017.json")
+    path = tmp_path / "annotations" / "captions_val2017.json"
+    assert found(path, images=tmp_path / "pictures", captions="first") == {"validation": [("red", RED), ("blue", BLUE)]}
+    dataset = PicturesReader(images=tmp_path / "pictures", captions="first").open(path)
+    assert dataset.provenance["left_out"] == {"pictures without a caption": 1, "further captions": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"annotations": [{"image_id": 1, "caption": "x"}]}, r"annotation 0 is of picture 1, which is not among the 3 images"),
+        ({"annotations": None}, r"captions_train2017.json has no list of objects under 'annotations'"),
+        ({"images": [{"id": 9, "file_name": "../9.png"}]}, r"image 0 names the file '../9.png', which leads out of"),
+        ({"annotations": [{"image_id": 9}]}, r"annotation 0: the caption is NoneType, expected text"),
+        ({}, r"annotation 0: picture .*9.png cannot be read: No such file"),
+    ],
+)
+def test_bad_annotations_are_named(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        found(coco(tmp_path, **changes))
+
+
+def test_a_missing_folder_of_pictures_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no folder nowhere; name the pictures' folder with --images"):
+        found(coco(tmp_path), images=Path("nowhere"))
+
+
+# -- plain folders ---------------------------------------------------------------------------------
+
+
+def test_a_plain_folder_has_captions_beside_its_pictures(tmp_path):
+    files(tmp_path, {"a.png": RED, "a.txt": "red\n", "test/b.png": BLUE, "test/b.txt": "blue", "alone.png": GREEN})
+    assert found(tmp_path) == {"train": [("red", RED)], "test": [("blue", BLUE)]}
+    dataset = PicturesReader().open(tmp_path)
+    assert next(dataset.episodes("test", 0)).parameters == {"original": "test/b.png"}
+    assert dataset.provenance["left_out"] == {"pictures without a caption": 1}
+
+
+def test_a_folder_without_captions_says_what_is_expected(tmp_path):
+    files(tmp_path, {"a.png": RED})
+    with pytest.raises(ValueError, match=r"holds 1 pictures and no caption; expected NAME.txt beside NAME.png, metadata.jsonl or"):
+        found(tmp_path)
+    with pytest.raises(ValueError, match=r"gone does not exist"):
+        found(tmp_path / "gone")
+
+
+def test_an_empty_or_foreign_caption_file_is_named(tmp_path):
+    files(tmp_path, {"a.png": RED, "a.txt": "\n"})
+    with pytest.raises(ValueError, match=r"a.png: the caption is empty"):
+        found(tmp_path)
+    files(tmp_path, {"a.txt": b"\xff\xfe"})
+    with pytest.raises(ValueError, match=r"a.txt is not UTF-8 at byte 0"):
+        found(tmp_path)
