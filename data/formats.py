@@ -20,8 +20,12 @@ from .progress import Progress
 from .store import Store, StoreWriter
 
 # format -> (module of this room, the class); imported when first used
-READERS: dict[str, tuple[str, str]] = {}
-WRITERS: dict[str, tuple[str, str]] = {}
+READERS: dict[str, tuple[str, str]] = {
+    "minari": ("minari", "MinariReader"),
+}
+WRITERS: dict[str, tuple[str, str]] = {
+    "minari": ("minari", "MinariWriter"),
+}
 
 
 class Episodes(Protocol):
