@@ -80,7 +80,7 @@ def assert_equal(found: Episode, expected: Episode) -> None:
     assert [getattr(found, name) for name in labels] == [getattr(expected, name) for name in labels]
 
 
-def everything(length: int, seed: int, **rest) -> Episode:
+def everything(length: int, draw: int, **rest) -> Episode:
     """A camera, a sentence and two nested sensors; two motors and a switch."""
     task = TaskSpec(
         "toy/everything",
@@ -94,10 +94,10 @@ def everything(length: int, seed: int, **rest) -> Episode:
         ),
         random_return=0.0, expert_return=3.0, success="terminated", licence="MIT",
     )  # fmt: skip
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(draw)
     observations = {
         "camera": rng.integers(0, 256, (length + 1, 16, 32, 3), dtype=np.uint8),
-        "goal": np.array([f"öffne Tür {seed}"] * (length + 1), object),
+        "goal": np.array([f"öffne Tür {draw}"] * (length + 1), object),
         "arm/angles": rng.normal(size=(length + 1, 2, 3)),
         "arm/touch": rng.integers(0, 2, (length + 1, 2)).astype(bool),
     }
