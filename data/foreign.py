@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import numpy as np
 from gato.episode import Episode, clip_actions
 from gato.spec import TaskSpec
 
-from .manifest import sync_folder
+from .manifest import sync_folder, task_differences
+from .store import Store
 from .table import TEMPORARY
 
 
@@ -79,3 +81,18 @@ def exact_cast(values: np.ndarray, dtype: str) -> np.ndarray:
         if np.array_equal(cast, values):
             return cast
     return values
+
+
+def to_json(value: Any) -> str:
+    """As JSON, NumPy's scalars and arrays included."""
+    return json.dumps(value, default=lambda other: other.tolist(), ensure_ascii=False, sort_keys=True)
+
+
+def joined_tasks(stores: Sequence[Store]) -> dict[str, TaskSpec]:
+    """`{name: task}` of some stores. **Raises:** `ValueError` if two tasks of one name differ."""
+    tasks: dict[str, TaskSpec] = {}
+    for store in stores:
+        for task in store.tasks:
+            if lines := task_differences([tasks.setdefault(task.name, task)], [task]):
+                raise ValueError(f"store {store.path} holds another task of the same name as the stores before it: {'; '.join(lines)}")
+    return tasks

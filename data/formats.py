@@ -21,9 +21,11 @@ from .store import Store, StoreWriter
 
 # format -> (module of this room, the class); imported when first used
 READERS: dict[str, tuple[str, str]] = {
+    "jat": ("jat", "JatReader"),
     "minari": ("minari", "MinariReader"),
 }
 WRITERS: dict[str, tuple[str, str]] = {
+    "jat": ("jat_writer", "JatWriter"),
     "minari": ("minari", "MinariWriter"),
 }
 

@@ -23,9 +23,8 @@ import pyarrow as pa
 from gato.episode import Behaviour, Episode
 from gato.spec import MAX_ELEMENTS, FieldSpec, Modality, Role, TaskSpec
 
-from .foreign import digest, exact_cast, foreign_episode, new_folder
+from .foreign import digest, exact_cast, foreign_episode, joined_tasks, new_folder, to_json
 from .formats import Dataset
-from .manifest import task_differences
 from .store import Store
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ class MinariWriter:
         # environment. The storage below it takes episodes one by one, in any folder.
         minari, storages = _import_minari()
         name = self._id(out)
-        tasks = _joined_tasks(stores)
+        tasks = _equal_tasks(stores)
         texts = _texts(stores, self.data_format)
         counts = {"episodes": 0, "timesteps": 0, "repeated_final_observations": 0}
         with new_folder(out) as folder:
@@ -128,7 +127,7 @@ class MinariWriter:
             storage.update_metadata({"dataset_id": name, "minari_version": minari.__version__, **_described(tasks)})
             storage.update_episodes(_buffers(stores, self.repeat_final_observation, counts))
             storage.update_episode_metadata(
-                ({"gato": json.dumps(_note(e), default=_plain)} for e in _episodes(stores)), range(counts["episodes"])
+                ({"gato": to_json(_note(e))} for e in _episodes(stores)), range(counts["episodes"])
             )
         return counts
 
@@ -349,21 +348,16 @@ def _leaves(space: gymnasium.Space, name: str) -> dict[str, gymnasium.Space]:
 # -- writing -----------------------------------------------------------------------------------------
 
 
-def _joined_tasks(stores: Sequence[Store]) -> tuple[TaskSpec, ...]:
+def _equal_tasks(stores: Sequence[Store]) -> tuple[TaskSpec, ...]:
     """The tasks of all stores. **Raises:** `ValueError` if they do not share one pair of spaces."""
-    tasks: dict[str, TaskSpec] = {}
-    for task in (t for store in stores for t in store.tasks):
-        if lines := task_differences([tasks.setdefault(task.name, task)], [task]):
-            raise ValueError(f"two stores hold different tasks of one name: {'; '.join(lines)}")
-    first, *others = tasks.values()
+    first, *others = tasks = tuple(joined_tasks(stores).values())
     for task in others:
-        if lines := first.differences(task) + [
-            f"{f.role} '{f.name}' lies elsewhere" for f, g in zip(first.fields, task.fields, strict=False) if f.path != g.path
-        ]:
+        moved = [f"{f.role} '{f.name}' has another path" for f, g in zip(first.fields, task.fields, strict=False) if f.path != g.path]
+        if lines := first.differences(task) or moved:
             raise ValueError(f"a Minari dataset has one observation and one action space, but '{first.name}' and '{task.name}' differ: {lines[0]}")
     if not first.observations:
-        raise ValueError(f"task '{first.name}' observes nothing, and a Minari dataset needs observations; export documents as text")
-    return tuple(tasks.values())
+        raise ValueError(f"task '{first.name}' observes nothing, and a Minari dataset needs observations; export it with jat")
+    return tasks
 
 
 def _texts(stores: Sequence[Store], data_format: str) -> tuple[set[str], int]:
@@ -468,10 +462,6 @@ def _note(episode: Episode) -> dict[str, Any]:
         "parameters": episode.parameters,
         "final_observation_repeated": episode.final_observation is None,
     }
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist()  # NumPy's scalars and arrays
 
 
 def _described(tasks: Sequence[TaskSpec]) -> dict[str, Any]:
