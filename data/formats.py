@@ -26,7 +26,7 @@ READERS: dict[str, tuple[str, str]] = {
 }
 WRITERS: dict[str, tuple[str, str]] = {
     "jat": ("jat_writer", "JatWriter"),
-    "minari": ("minari", "MinariWriter"),
+    "minari": ("minari_writer", "MinariWriter"),
 }
 
 

@@ -12,7 +12,6 @@ observation in columns of their own.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,31 +20,25 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from PIL import Image
 
 from gato.episode import Behaviour, Episode
-from gato.spec import FieldSpec, Modality, Role, TaskSpec
+from gato.spec import FieldSpec, Modality, TaskSpec
 
-from .captions import FORMATS, caption_task, fit_image, read_image
-from .foreign import digest, exact_cast, foreign_episode
+from .captions import caption_task, fit_image, read_image
+from .foreign import digest, foreign_episode
 from .formats import Dataset
+from .jat_columns import CONTROL, FINAL, NUMBERS, columns_of, decode, numbers, picture_bytes, read_frame, required, take_apart
 from .manifest import task_differences
 from .rows import RowFile, layout
 from .text import document_task
 
-# column -> what it holds: the fields of this role and modality, one after the other
-CONTROL: dict[str, tuple[Role, Modality]] = {
-    "continuous_observations": ("observation", Modality.CONTINUOUS),
-    "discrete_observations": ("observation", Modality.DISCRETE),
-    "text_observations": ("observation", Modality.TEXT),
-    "instruction": ("observation", Modality.TEXT),  # one text per episode: every timestep observes it
-    "image_observations": ("observation", Modality.IMAGE),
-    "continuous_actions": ("action", Modality.CONTINUOUS),
-    "discrete_actions": ("action", Modality.DISCRETE),
-}
-FINAL = {name: f"final_{name.removesuffix('s')}" for name, (role, _) in CONTROL.items() if role == "observation" and name != "instruction"}
-NUMBERS = (Modality.CONTINUOUS, Modality.DISCRETE)
+# optional columns -> the name of the parameter they become, where they are no attribute of an episode
+_LABELS = {
+    "episode_id": "episode_id", "source": "source", "license": "licence", "task": None, "terminated": None, "truncated": None,
+    "success": None, "behaviour": None, "seed": None, "parameters": None,
+}  # fmt: skip
+
+_DTYPES = {Modality.CONTINUOUS: "float32", Modality.DISCRETE: "int64", Modality.IMAGE: "uint8", Modality.TEXT: "str"}
 
 
 @dataclass(frozen=True)
@@ -214,21 +207,32 @@ class _Ranges:
         elif modality is Modality.TEXT:
             self.shapes[name] = ()
         elif modality in NUMBERS:
-            values = _numbers(row.column(name).flatten(), f"{label}, column '{name}'")
+            values = numbers(row.column(name).flatten(), f"{label}: column '{name}'")
             if is_json and values.dtype == np.float64:  # JSON has no float32, which is what the format says
                 values = values.astype(np.float32)
+            self._check(values, CONTROL[name], f"{label}: column '{name}'")
             shape = self.shapes.setdefault(name, values.shape[1:])
-            if len(values) and values.shape[1:] != shape:
+            if values.shape[1:] != shape:
                 raise ValueError(f"{label}: column '{name}' has timesteps of shape {values.shape[1:]}, the rows before it {shape}")
-            if len(values):
-                self.dtypes[name] = np.promote_types(self.dtypes.get(name, values.dtype), values.dtype)
-                self.low[name] = np.fmin(self.low.get(name, np.inf), np.fmin.reduce(values, axis=0))
-                self.high[name] = np.fmax(self.high.get(name, -np.inf), np.fmax.reduce(values, axis=0))
+            self.dtypes[name] = np.promote_types(self.dtypes.get(name, values.dtype), values.dtype)
+            self.low[name] = np.minimum(self.low.get(name, np.inf), values.min(axis=0))
+            self.high[name] = np.maximum(self.high.get(name, -np.inf), values.max(axis=0))
+
+    @staticmethod
+    def _check(values: np.ndarray, kind: tuple[str, Modality], label: str) -> None:
+        """What would spoil a range; the rest is for `Episode` to see."""
+        role, modality = kind
+        if len(values) == 0:
+            raise ValueError(f"{label}: an episode of no timesteps; leave the row out")
+        if modality is Modality.DISCRETE and values.dtype.kind not in "biu":
+            raise ValueError(f"{label} holds {values.dtype}, expected whole numbers")
+        if role == "action" and not np.isfinite(values).all():
+            raise ValueError(f"{label} at timestep {np.argwhere(~np.isfinite(values))[0, 0]} is not finite; leave the row out")
 
     def _frame_shape(self, label: str, frames: pa.Array) -> tuple[int, ...]:
         if self.reader.image_size is not None or not len(frames):
             return (*(self.reader.image_size or (0, 0)), 3)
-        return _frame(frames[0].as_py(), None, self.reader.stacked_frames, f"{label}, timestep 0").shape
+        return read_frame(frames[0].as_py(), None, self.reader.stacked_frames, f"{label}: column 'image_observations', timestep 0").shape
 
     def fields(self) -> tuple[tuple[FieldSpec, ...], dict[str, Any]]:
         """The fields, and what was inferred in words."""
@@ -259,9 +263,6 @@ class _Ranges:
         return tuple(tuple(map(float, found)) if own is None else (own,) for found, own in zip((low, high), given, strict=True))  # type: ignore[return-value]
 
 
-_DTYPES = {Modality.CONTINUOUS: "float32", Modality.DISCRETE: "int64", Modality.IMAGE: "uint8", Modality.TEXT: "str"}
-
-
 # -- reading: rows ---------------------------------------------------------------------------------------
 
 
@@ -283,6 +284,8 @@ class _Episodes:
 
     def _episode(self, row: pa.RecordBatch) -> Episode:
         labels = {name: row.column(name)[0].as_py() for name in _LABELS if name in row.schema.names}
+        if wrong := [name for name, value in labels.items() if isinstance(value, list | dict)]:
+            raise ValueError(f"column '{wrong[0]}' holds a {type(labels[wrong[0]]).__name__}, expected one value per episode")
         name = labels.get("task")
         task = self.tasks[name] if len(self.tasks) > 1 and name in self.tasks else next(iter(self.tasks.values()))
         if len(self.tasks) > 1 and name not in self.tasks:
@@ -290,6 +293,8 @@ class _Episodes:
         values = self._control(task, row) if task.is_control else self._said(task, row)
         if labels.get("parameters"):
             parameters = json.loads(labels["parameters"])
+            if not isinstance(parameters, dict):
+                raise ValueError("column 'parameters' holds no JSON object")
         else:
             parameters = {_LABELS[k]: v for k, v in labels.items() if _LABELS.get(k) and v is not None}
         return foreign_episode(
@@ -305,165 +310,44 @@ class _Episodes:
         )
 
     def _control(self, task: TaskSpec, row: pa.RecordBatch) -> dict[str, Any]:
-        rewards = _numbers(_cell(row, "rewards").flatten(), "column 'rewards'").reshape(-1)
-        length, sides = len(rewards), {"observation": {}, "action": {}}
-        if length == 0:
-            raise ValueError("an episode of no timesteps; leave the row out")
-        final: dict[str, Any] = {}
+        """Observations, actions, rewards and the final observation of an episode."""
+        rewards = numbers(required(row, "rewards").flatten(), "column 'rewards'").reshape(-1)
+        length = len(rewards)
+        sides: dict[str, dict[str, np.ndarray]] = {"observation": {}, "action": {}}
+        final: dict[str, Any] | None = {}
         for name, fields in columns_of(task).items():
-            role, modality = CONTROL[name]
-            cell = _cell(row, name)
-            if name == "instruction":
-                values: Any = [cell[0].as_py()] * length
-            else:
-                values = self._decoded(cell.flatten(), fields, f"column '{name}'")
+            column = required(row, name)
+            values = [column[0].as_py()] * length if name == "instruction" else self._decode(column.flatten(), fields, name)
             if len(values) != length:
                 raise ValueError(f"column '{name}' has {len(values)} timesteps but 'rewards' has {length}")
-            sides[role].update(_apart(fields, values))
-            if role == "observation" and (last := self._final(row, name, fields)) is not None:
-                final.update(last)
-            elif role == "observation" and name == "instruction":
-                final.update({fields[0].name: values[0]})
-        has_final = any(n in row.schema.names and not row.column(n).null_count for n in FINAL.values())
+            parts = take_apart(fields, values)
+            sides[CONTROL[name][0]].update(parts)
+            if name == "instruction" and final is not None:
+                final.update({field: part[-1] for field, part in parts.items()})
+            elif name in FINAL:
+                last = row.column(FINAL[name]) if FINAL[name] in row.schema.names else pa.nulls(1)
+                if last.null_count:
+                    final = None
+                elif final is not None:
+                    final.update({field: part[0] for field, part in take_apart(fields, self._decode(last, fields, FINAL[name])).items()})
         return {
             "observations": sides["observation"],
             "actions": sides["action"],
             "rewards": rewards.astype(np.float32),
-            "final_observation": final if has_final else None,
+            "final_observation": final if set(FINAL.values()) & set(row.schema.names) else None,
         }
 
-    def _final(self, row: pa.RecordBatch, name: str, fields: Sequence[FieldSpec]) -> dict[str, Any] | None:
-        column = FINAL.get(name)
-        if column not in row.schema.names or row.column(column).null_count:
-            return None
-        values = self._decoded(row.column(column), fields, f"column '{column}'")
-        return {field: part[0] for field, part in _apart(fields, values).items()}
-
-    def _decoded(self, cell: pa.Array, fields: Sequence[FieldSpec], label: str) -> Any:
-        """(T, ...) numbers, a list of T texts, or (T, rows, columns, 3) pictures."""
-        if fields[0].modality in NUMBERS:
-            return _numbers(cell, label)
-        if fields[0].modality is Modality.TEXT:
-            return cell.to_pylist()
-        size = fields[0].shape[:2]
-        frames = (
-            _frame(frame.as_py(), size if self.reader.image_size else None, self.reader.stacked_frames, f"{label}, timestep {t}")
-            for t, frame in enumerate(cell)
-        )
-        found = list(frames)
-        if wrong := [t for t, frame in enumerate(found) if frame.shape[:2] != tuple(size)]:
-            raise ValueError(
-                f"{label}, timestep {wrong[0]} is a picture of {found[wrong[0]].shape[:2]}, expected {tuple(size)}; --image_size ROWS COLUMNS fits them"
-            )
-        return np.stack(found) if found else np.empty((0, *size, 3), np.uint8)
+    def _decode(self, cell: pa.Array, fields: Sequence[FieldSpec], name: str) -> Any:
+        return decode(cell, fields, self.reader.image_size is not None, self.reader.stacked_frames, f"column '{name}'")
 
     def _said(self, task: TaskSpec, row: pa.RecordBatch) -> dict[str, Any]:
-        """A document or a caption."""
-        text = _cell(row, "text")[0].as_py()
+        """The picture and the text of a caption, or the text of a document."""
+        text = required(row, "text")[0].as_py()
         if not isinstance(text, str) or not text.strip():
             raise ValueError("column 'text' holds no text; leave the row out")
         observations = {}
         for field in task.observations:
-            picture = read_image(_encoded(_cell(row, "images")[0].as_py(), "column 'images'"))
-            observations[field.name] = fit_image(picture, field.shape[:2])[None]
+            picture = read_image(picture_bytes(required(row, "images")[0].as_py(), "column 'images'"))
+            observations[field.name] = fit_image(picture, (field.shape[0], field.shape[1]))[None]
         actions = {task.actions[0].name: np.array([text], object)}
         return {"observations": observations, "actions": actions, "rewards": np.zeros(1, np.float32)}
-
-
-# optional columns -> the name of the parameter they become, where they are no attribute of an episode
-_LABELS = {
-    "episode_id": "episode_id", "source": "source", "license": "licence", "task": None, "terminated": None, "truncated": None,
-    "success": None, "behaviour": None, "seed": None, "parameters": None,
-}  # fmt: skip
-
-
-def columns_of(task: TaskSpec) -> dict[str, list[FieldSpec]]:
-    """`{column: the fields it holds, in canonical order}` of a control task.
-
-    **Raises:** `ValueError` for fields that the format has no column for.
-    """
-    if all(CONTROL.get(f.name) == (f.role, f.modality) for f in task.fields):  # fields that came from these columns
-        return {f.name: [f] for f in task.fields}
-    found: dict[str, list[FieldSpec]] = {}
-    for spec in task.fields:
-        name = next((n for n, kind in CONTROL.items() if kind == (spec.role, spec.modality)), None)
-        if name is None or (name in found and spec.modality not in NUMBERS):
-            more = "no" if name is None else f"one {spec.modality}"
-            raise ValueError(f"task '{task.name}': {spec.role} '{spec.name}' is {spec.modality}, and JAT's rows have {more} column for that")
-        found.setdefault(name, []).append(spec)
-    return found
-
-
-def _cell(row: pa.RecordBatch, name: str) -> pa.Array:
-    if name not in row.schema.names:
-        raise ValueError(f"the row lacks the column '{name}'; it has {row.schema.names}")
-    column = row.column(name)
-    if column.null_count:
-        raise ValueError(f"column '{name}' is null")
-    return column
-
-
-def _numbers(values: pa.Array, label: str) -> np.ndarray:
-    """(T, ...) of lists of one width each."""
-    shape = [len(values)]
-    while pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type):
-        if values.null_count:
-            raise ValueError(f"{label} holds a null")
-        widths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
-        if len(set(widths.tolist())) > 1:
-            t = int(np.argmax(widths != widths[0]))
-            raise ValueError(f"{label} has {widths[t]} values at timestep {t}, but {widths[0]} before")
-        shape.append(int(widths[0]) if len(widths) else 0)
-        values = values.flatten()
-    if values.null_count and len(values):
-        raise ValueError(f"{label} holds a null")
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type) or not len(values)):
-        raise ValueError(f"{label} holds {values.type}, expected numbers")
-    return (values.to_numpy(zero_copy_only=False) if len(values) else np.empty(0)).reshape(shape)
-
-
-def _apart(fields: Sequence[FieldSpec], values: Any) -> dict[str, np.ndarray]:
-    """`{field name: (T, *shape)}` of a column."""
-    if fields[0].modality is Modality.TEXT:
-        texts = np.empty(len(values), object)
-        texts[:] = values
-        return {fields[0].name: texts}
-    if fields[0].modality is Modality.IMAGE:
-        return {fields[0].name: values}
-    flat = values.reshape(len(values), -1)
-    if flat.shape[1] != sum(f.size for f in fields):
-        raise ValueError(f"{[f.name for f in fields]} have {flat.shape[1]} values a timestep, expected {sum(f.size for f in fields)}")
-    parts = np.split(flat, np.cumsum([f.size for f in fields])[:-1], axis=1)
-    found = {}
-    for f, part in zip(fields, parts, strict=True):
-        part = part.reshape(-1, *f.shape)
-        found[f.name] = part.astype(f.dtype) if f.modality is Modality.CONTINUOUS else exact_cast(part, f.dtype)
-    return found
-
-
-def _encoded(value: Any, label: str) -> bytes:
-    """The bytes of an encoded picture, as `datasets` keeps it. A path is never followed."""
-    content = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(content, bytes):
-        raise ValueError(f"{label} holds no encoded picture; store its bytes in the file")
-    return content
-
-
-def _frame(value: Any, size: tuple[int, ...] | None, stacked: bool, label: str) -> np.ndarray:
-    """(rows, columns, 3) uint8, fitted into `size` if one is given."""
-    content = _encoded(value, label)
-    try:
-        pixels = read_image(content)
-    except ValueError as error:
-        raise ValueError(f"{label}: {error}") from None
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        if image.mode in ("RGBA", "LA"):
-            last = np.array(image)[:, :, -1]
-            if stacked:
-                pixels = np.repeat(last[:, :, None], 3, axis=2)
-            elif last.min() < 255:
-                raise ValueError(
-                    f"{label} is a picture of {len(image.mode)} channels; if they are grey frames of several timesteps, "
-                    "--stacked_frames true keeps the last"
-                )
-    return pixels if size is None else fit_image(pixels, (size[0], size[1]))

@@ -1,7 +1,7 @@
 """Stores as a JAT-style data set: a subset per task, parquet files that `datasets` opens with its own feature types.
 
-    README.md                                     names the subsets for `datasets.load_dataset(FOLDER, SUBSET)`
-    gymnasium-cartpole/train-00000-of-00001.parquet
+README.md                                     names the subsets for `datasets.load_dataset(FOLDER, SUBSET)`
+gymnasium-cartpole/train-00000-of-00001.parquet
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .foreign import joined_tasks, new_folder, to_json
-from .jat import FINAL, NUMBERS, columns_of
+from .jat_columns import FINAL, NUMBERS, columns_of
 from .store import Store
 
 ROW_GROUP_BYTES = 32 * 2**20
@@ -183,8 +183,10 @@ def _control(task: TaskSpec, episode: Episode) -> dict[str, pa.Array]:
 def _said(task: TaskSpec, episode: Episode) -> dict[str, pa.Array]:
     if episode.num_timesteps != 1 or episode.rewards.any() or episode.final_observation is not None:
         raise ValueError("a text of several timesteps, with a reward or a final observation has no place in JAT's rows")
-    pictures = {"images": pa.array([_png(episode.observations[f.name][0])], _IMAGE[0]) for f in task.observations}
-    return {"text": pa.array([str(episode.actions[task.actions[0].name][0])], pa.string()), **pictures}
+    cells = {"text": pa.array([str(episode.actions[task.actions[0].name][0])], pa.string())}
+    for field in task.observations:
+        cells["images"] = pa.array([_png(episode.observations[field.name][0])], _IMAGE[0])
+    return cells
 
 
 def _labels(episode: Episode, number: int, source: Any) -> dict[str, pa.Array]:
@@ -201,7 +203,9 @@ def _labels(episode: Episode, number: int, source: Any) -> dict[str, pa.Array]:
         "seed": episode.seed,
         "parameters": to_json(dict(parameters)),
     }
-    return {name: pa.array([None if v is None else str(v) if _LABELS[name] == pa.string() else v], _LABELS[name]) for name, v in values.items()}
+    return {
+        name: pa.array([None if v is None else str(v) if _LABELS[name] == pa.string() else v], _LABELS[name]) for name, v in values.items()
+    }
 
 
 def _steps(name: str, fields: Sequence[FieldSpec], columns: Sequence[np.ndarray]) -> pa.Array:

@@ -19,6 +19,7 @@ SUFFIXES = (".parquet", ".arrow", ".jsonl")
 BATCH_BYTES = 16 * 2**20
 MAX_BATCH_ROWS = 256
 MAX_LINE_BYTES = 2**30
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 _SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation")
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
@@ -128,6 +129,8 @@ def _arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     try:
         whole = pa.ipc.open_file(mapped)
     except pa.ArrowInvalid:
+        if mapped.size < 8 or mapped.slice(mapped.size - 8).to_pybytes() != END_OF_STREAM:  # pyarrow takes a cut stream for a short one
+            raise ValueError(f"{path} does not end as an Arrow stream does; it was cut, fetch it again") from None
         stream = pa.ipc.open_stream(mapped)
         return stream.schema, iter(stream)
     return whole.schema, (whole.get_batch(k) for k in range(whole.num_record_batches))

@@ -17,7 +17,8 @@ from minari.data_collector import EpisodeBuffer  # noqa: E402
 from gato.cli import main  # noqa: E402
 from gato.data.captions import caption_task  # noqa: E402
 from gato.data.formats import import_dataset  # noqa: E402
-from gato.data.minari import MinariReader, MinariWriter  # noqa: E402
+from gato.data.minari import MinariReader  # noqa: E402
+from gato.data.minari_writer import MinariWriter  # noqa: E402
 from gato.data.store import Store, StoreWriter  # noqa: E402
 from gato.episode import Episode  # noqa: E402
 from gato.spec import FieldSpec, Modality, TaskSpec  # noqa: E402
