@@ -100,7 +100,10 @@ class JatReader:
             ranges = _Ranges(self)
             for file in files:
                 ranges.read(file, [n for n in names if n in CONTROL or n in ("rewards", "task")])
-            fields, inferred = ranges.fields()
+            try:
+                fields, inferred = ranges.fields()
+            except ValueError as error:
+                raise ValueError(f"{files[0].path.parent}: {error}") from None
             tasks = tuple(TaskSpec(n, fields) for n in (ranges.tasks if self.task is None and ranges.tasks else [name]))
         elif "text" in names:
             inferred = {}

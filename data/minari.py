@@ -155,7 +155,7 @@ class _Episodes:
         length = len(rewards)
         if length != notes.get("total_steps", length):
             raise ValueError(
-                f"{length} timesteps were read but its metadata says {notes['total_steps']}; the file is cut, or minari reads a part"
+                f"{length} timesteps were read but its metadata says {notes['total_steps']}; the file is cut, or longer than minari reads"
             )
         observed = _columns(task, "observation", record["observations"], length + 1)
         terminations, truncations = (np.asarray(record[key]).astype(bool) for key in ("terminations", "truncations"))

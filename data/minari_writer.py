@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import gymnasium
     from minari.data_collector import EpisodeBuffer
 
+MAX_PART_ROWS = 2**15  # minari 0.5 reads one batch of a parquet or arrow part, which newer pyarrow makes of this many rows
+
 _NAME = re.compile(r"[\w-]+-v\d+")
 
 
@@ -52,13 +54,13 @@ class MinariWriter:
         tasks = _equal_tasks(stores)
         texts = _texts(stores, self.data_format)
         counts = {"episodes": 0, "timesteps": 0, "repeated_final_observations": 0}
-        with new_folder(out) as folder:
+        with new_folder(out.absolute()) as folder:  # minari 0.5.4 counts the bytes of absolute folders only
             storage = storages.MinariStorage.new(
                 folder / "data", _space(tasks[0], "observation", texts), _space(tasks[0], "action", texts),
                 _environment_spec(tasks), self.data_format, jpeg_encoding=False,
             )  # fmt: skip
             storage.update_metadata({"dataset_id": name, "minari_version": minari.__version__, **_described(tasks)})
-            storage.update_episodes(_buffers(stores, self.repeat_final_observation, counts))
+            storage.update_episodes(self._buffers(stores, counts))
             storage.update_episode_metadata(({"gato": to_json(_note(e))} for e in _episodes(stores)), range(counts["episodes"]))
         return counts
 
@@ -74,6 +76,38 @@ class MinariWriter:
                 f"the dataset '{name}' must lie in a folder '{name.split('/')[-1]}', not '{out.name}'; minari finds it by its id"
             )
         return name
+
+    def _buffers(self, stores: Sequence[Store], counts: dict[str, int]) -> Iterator[EpisodeBuffer]:
+        """Minari's records one at a time; `counts` grows with them."""
+        from minari.data_collector import EpisodeBuffer
+
+        for episode in _episodes(stores):
+            label = f"episode {counts['episodes']} of task '{episode.task.name}'"
+            if self.data_format != "hdf5" and episode.num_timesteps >= MAX_PART_ROWS:
+                raise ValueError(
+                    f"{label} has {episode.num_timesteps} timesteps, but minari reads {MAX_PART_ROWS - 1} of a part; export as hdf5"
+                )
+            final = episode.final_observation
+            if final is None:
+                if not self.repeat_final_observation:
+                    raise ValueError(
+                        f"{label} has no final observation, but Minari needs T + 1; "
+                        "--repeat_final_observation true repeats the last one and counts it"
+                    )
+                final = {name: values[-1] for name, values in episode.observations.items()}
+                counts["repeated_final_observations"] += 1
+            flags = np.zeros((2, episode.num_timesteps), bool)
+            flags[:, -1] = episode.terminated, episode.truncated
+            yield EpisodeBuffer(
+                seed=episode.seed,
+                observations=_values(episode.task.observations, episode.observations, final),
+                actions=_values(episode.task.actions, episode.actions),
+                rewards=episode.rewards,
+                terminations=flags[0],
+                truncations=flags[1],
+            )
+            counts["episodes"] += 1
+            counts["timesteps"] += episode.num_timesteps
 
 
 def _equal_tasks(stores: Sequence[Store]) -> tuple[TaskSpec, ...]:
@@ -139,34 +173,6 @@ def _space(task: TaskSpec, role: Role, texts: tuple[set[str], int]) -> gymnasium
         return spaces.Box(low.astype(kind), high.astype(kind), f.shape, kind.type)
 
     return _nested(task.observations if role == "observation" else task.actions, leaf, spaces.Dict, spaces.Tuple)
-
-
-def _buffers(stores: Sequence[Store], may_repeat: bool, counts: dict[str, int]) -> Iterator[EpisodeBuffer]:
-    """Minari's records one at a time; `counts` grows with them."""
-    from minari.data_collector import EpisodeBuffer
-
-    for episode in _episodes(stores):
-        final = episode.final_observation
-        if final is None:
-            if not may_repeat:
-                raise ValueError(
-                    f"episode {counts['episodes']} of task '{episode.task.name}' has no final observation, but Minari needs T + 1; "
-                    "--repeat_final_observation true repeats the last one and counts it"
-                )
-            final = {name: values[-1] for name, values in episode.observations.items()}
-            counts["repeated_final_observations"] += 1
-        flags = np.zeros((2, episode.num_timesteps), bool)
-        flags[:, -1] = episode.terminated, episode.truncated
-        yield EpisodeBuffer(
-            seed=episode.seed,
-            observations=_values(episode.task.observations, episode.observations, final),
-            actions=_values(episode.task.actions, episode.actions),
-            rewards=episode.rewards,
-            terminations=flags[0],
-            truncations=flags[1],
-        )
-        counts["episodes"] += 1
-        counts["timesteps"] += episode.num_timesteps
 
 
 def _values(fields: Sequence[FieldSpec], values: Mapping[str, np.ndarray], final: Mapping[str, Any] | None = None) -> Any:

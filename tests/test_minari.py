@@ -254,6 +254,12 @@ def test_a_missing_or_cut_part_is_named(tmp_path, root, kind):
         imported("toy/push-v0", tmp_path / "again")
 
 
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_of_a_long_episode_minari_reads_the_beginning_which_is_noticed(tmp_path, kind):
+    with pytest.raises(ValueError, match=r"episode 0: \d+ timesteps were read but its metadata says 140000"):
+        imported(dataset(buffer(140_000), data_format=kind), tmp_path / "out")
+
+
 # -- writing, and back -------------------------------------------------------------------------------
 
 
@@ -317,6 +323,18 @@ def test_stores_of_equal_spaces_go_together(tmp_path, root):
     store = imported("both-v0", tmp_path / "out")
     assert [t.name for t in store.tasks] == ["toy/everything", "toy/other"]
     assert_equal(store.episode(1), other)
+
+
+def test_a_relative_folder_and_a_long_episode_are_written(tmp_path, root, walk, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = [0] * 2**15
+    store = stored(tmp_path / "in", walk(cells, cells, final_observation={"cell": 1}))
+    with pytest.raises(
+        ValueError, match=r"episode 0 of task 'toy/corridor' has 32768 timesteps, but minari reads 32767 of a part; export as hdf5"
+    ):
+        MinariWriter(data_format="parquet").write([store], Path("datasets/walk-v0"))
+    MinariWriter().write([store], Path("datasets/walk-v0"))
+    assert minari.load_dataset("walk-v0").total_steps == 2**15
 
 
 def test_what_minari_cannot_hold_is_refused(tmp_path, root, corridor, walk):
