@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl")
 BATCH_BYTES = 16 * 2**20
-MAX_BATCH_ROWS = 256
+MAX_BATCH_ROWS = 16  # sizes in a file are those before equal values expand
 MAX_LINE_BYTES = 2**30
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
