@@ -26,7 +26,13 @@ READERS: dict[str, tuple[str, str]] = {
     "vqa": ("vqa", "VqaReader"),
     "webdataset": ("webdataset", "WebdatasetReader"),
 }
-WRITERS: dict[str, tuple[str, str]] = {}
+    "jat": ("jat", "JatReader"),
+    "minari": ("minari", "MinariReader"),
+}
+WRITERS: dict[str, tuple[str, str]] = {
+    "jat": ("jat_writer", "JatWriter"),
+    "minari": ("minari_writer", "MinariWriter"),
+}
 
 
 class Episodes(Protocol):

@@ -1,0 +1,356 @@
+"""JAT-style data sets of the Hugging Face hub: a row is an episode, a subset (`domain-task`) is a task.
+
+    continuous_observations  List(List(float32))     continuous_actions  List(List(float32))
+    discrete_observations    List(List(int64))       discrete_actions    List(int64)
+    text_observations        List(string)            rewards             List(float32)
+    image_observations       List(Image)             text, images        of documents and captions
+
+The format declares no ranges, so reading looks at every row once before it begins. Fields of one kind are
+concatenated in canonical order; files of ours carry the task specs that take them apart again, and the final
+observation in columns of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gato.episode import Behaviour, Episode
+from gato.spec import FieldSpec, Modality, TaskSpec
+
+from .captions import caption_task, fit_image, read_image
+from .foreign import digest, foreign_episode
+from .formats import Dataset
+from .jat_columns import CONTROL, FINAL, NUMBERS, columns_of, decode, numbers, picture_bytes, read_frame, required, take_apart
+from .manifest import task_differences
+from .rows import RowFile, layout
+from .text import document_task
+
+# optional columns -> the name of the parameter they become, where they are no attribute of an episode
+_LABELS = {
+    "episode_id": "episode_id", "source": "source", "license": "licence", "task": None, "terminated": None, "truncated": None,
+    "success": None, "behaviour": None, "seed": None, "parameters": None,
+}  # fmt: skip
+
+_DTYPES = {Modality.CONTINUOUS: "float32", Modality.DISCRETE: "int64", Modality.IMAGE: "uint8", Modality.TEXT: "str"}
+
+
+@dataclass(frozen=True)
+class JatReader:
+    """Reads parquet, Arrow and JSON-lines folders whose rows are episodes, documents or captioned pictures.
+
+    **Arguments:**
+
+    - `subset`: which folder of several, such as atari-alien.
+    - `hub`: PATH is the name of a data set, fetched with `datasets`; without it nothing is.
+    - `task`: name of the task; by default the subset with a slash, such as atari/alien.
+    - `image_size`: rows and columns that pictures are fitted into; by default the size of the first one for
+      episodes, and 64 64 for captions.
+    - `stacked_frames`: pictures of four channels are four grey frames, of which the last is kept.
+    - `num_actions`: discrete actions lie in [0, num_actions); by default up to the largest one found.
+    - `action_low`: bound of all continuous actions; by default the smallest value found, per element.
+    - `action_high`: likewise, the largest.
+    - `behaviour`: who acted, where the data does not say.
+    - `licence`: of the data.
+    - `clip_actions`: clip actions into their range and count them, instead of refusing them.
+    """
+
+    subset: str | None = None
+    hub: bool = False
+    task: str | None = None
+    image_size: tuple[int, int] | None = None
+    stacked_frames: bool = False
+    num_actions: int | None = None
+    action_low: float | None = None
+    action_high: float | None = None
+    behaviour: Behaviour = "expert"
+    licence: str | None = None
+    clip_actions: bool = False
+
+    def open(self, path: Path) -> Dataset:
+        label, found = (path.as_posix(), _from_hub(path.as_posix(), self.subset)) if self.hub else _local(path, self.subset)
+        splits = {split: [RowFile.open(file) for file in files] for split, files in found.items()}
+        files = [file for parts in splits.values() for file in parts]
+        names = _same_columns(files)
+        name = self.task or (label.replace("-", "/", 1) if "-" in label and "/" not in label else f"jat/{Path(label).stem}")
+        tasks, inferred = self._tasks(name, files, names)
+        return Dataset(
+            source=label,
+            digest=digest(files[0].path.parent, (file.path for file in files)),
+            tasks=tasks,
+            splits={split: sum(file.num_rows for file in parts) for split, parts in splits.items()},
+            episodes=_Episodes(splits, {t.name: t for t in tasks}, self),
+            provenance={"format": "jat", "licence": self.licence, **inferred, **_unknown(names)},
+        )
+
+    def _tasks(self, name: str, files: Sequence[RowFile], names: Sequence[str]) -> tuple[tuple[TaskSpec, ...], dict[str, Any]]:
+        """The task specs, and what was inferred to make them."""
+        if tasks := _own_tasks(files):
+            inferred: dict[str, Any] = {}
+            if self.task is not None and len(tasks) > 1:
+                raise ValueError(f"{files[0].path} holds the tasks {[t.name for t in tasks]}, so they cannot all be named '{self.task}'")
+            tasks = tuple(replace(t, name=self.task or t.name) for t in tasks)
+        elif "rewards" in names and {"continuous_actions", "discrete_actions"} & set(names):
+            ranges = _Ranges(self)
+            for file in files:
+                ranges.read(file, [n for n in names if n in CONTROL or n in ("rewards", "task")])
+            try:
+                fields, inferred = ranges.fields()
+            except ValueError as error:
+                raise ValueError(f"{files[0].path.parent}: {error}") from None
+            tasks = tuple(TaskSpec(n, fields) for n in (ranges.tasks if self.task is None and ranges.tasks else [name]))
+        elif "text" in names:
+            inferred = {}
+            tasks = (caption_task(name, self.image_size or (64, 64)) if "images" in names else document_task(name),)
+        else:
+            raise ValueError(f"{files[0].path} has the columns {list(names)}; expected 'rewards' with actions and observations, or 'text'")
+        given = {"licence": self.licence, "clip_actions": self.clip_actions or None}
+        return tuple(replace(t, **{k: v for k, v in given.items() if v is not None}) for t in tasks), inferred
+
+
+# -- reading: which files and which fields -------------------------------------------------------------
+
+
+def _local(path: Path, subset: str | None) -> tuple[str, dict[str, list[Path]]]:
+    """A name for the subset, and its files by split."""
+    found = layout(path)
+    wanted = subset if subset is not None else next(iter(found)) if len(found) == 1 else None
+    if wanted not in found:
+        asked = "holds several subsets" if subset is None else f"has no subset '{subset}'"
+        raise ValueError(f"'{path}' {asked}; choose one with --subset: {', '.join(sorted(found)[:20])}")
+    return wanted.replace("/", "-") or path.resolve().name, found[wanted]
+
+
+def _from_hub(name: str, subset: str | None) -> dict[str, list[Path]]:
+    """The files that `datasets` keeps of a data set, fetched where they are not there yet."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(f"data sets of the hub need datasets ({error}); run: pip install 'opengato[data]'") from None
+    try:
+        loaded = datasets.load_dataset(name, subset)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"'{name}' could not be loaded ({type(error).__name__}: {error})") from None
+    return {str(split): [Path(entry["filename"]) for entry in part.cache_files] for split, part in loaded.items()}
+
+
+def _same_columns(files: Sequence[RowFile]) -> list[str]:
+    """**Raises:** `ValueError` if the files differ in their columns, or hold no row."""
+    files = [file for file in files if file.num_rows]
+    if not files:
+        raise ValueError("the data set has no rows")
+    first = files[0]
+    for file in files[1:]:
+        if set(file.schema.names) != set(first.schema.names):
+            odd = sorted(set(file.schema.names) ^ set(first.schema.names))
+            raise ValueError(f"{file.path} and {first.path} differ in the columns {odd}; import them one by one")
+    return first.schema.names
+
+
+def _own_tasks(files: Sequence[RowFile]) -> tuple[TaskSpec, ...]:
+    """The task specs that our writer left in every file."""
+    tasks: dict[str, TaskSpec] = {}
+    for file in files:
+        noted = (file.schema.metadata or {}).get(b"gato")
+        if noted is None:
+            return ()
+        try:
+            task = TaskSpec.from_dict(json.loads(noted))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{file.path}, metadata 'gato': {error}") from None
+        if lines := task_differences([tasks.setdefault(task.name, task)], [task]):
+            raise ValueError(f"{file.path} holds another task: {'; '.join(lines)}")
+    return tuple(tasks.values())
+
+
+def _unknown(names: Sequence[str]) -> dict[str, str]:
+    """What the rows do not say, for the provenance."""
+    if "rewards" not in names:
+        return {}
+    found = {} if {"terminated", "truncated"} & set(names) else {"ends": "not stored: neither terminated nor truncated"}
+    return found | ({} if set(FINAL.values()) & set(names) else {"final_observation": "not stored"})
+
+
+class _Ranges:
+    """Widths and ranges of a data set's columns, and the names of its tasks, gathered row by row."""
+
+    def __init__(self, reader: JatReader) -> None:
+        self.reader = reader
+        self.tasks: dict[str, None] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, np.dtype] = {}
+        self.low: dict[str, np.ndarray] = {}
+        self.high: dict[str, np.ndarray] = {}
+        self.nulls: dict[str, str] = {}  # column -> the first row that lacks it
+
+    def read(self, file: RowFile, names: Sequence[str]) -> None:
+        pictures = "image_observations"
+        if pictures in names and pictures not in self.shapes and file.num_rows:  # they are large: one row says their size
+            label, row = next(file.rows(columns=[pictures]))
+            self._add(label, pictures, row)
+        for label, row in file.rows(columns=[n for n in names if n != pictures]):
+            if "task" in names and (task := row.column("task")[0].as_py()) is not None:
+                self.tasks[str(task)] = None
+            for name in set(row.schema.names) & CONTROL.keys():
+                self._add(label, name, row, is_json=file.path.suffix == ".jsonl")
+
+    def _add(self, label: str, name: str, row: pa.RecordBatch, is_json: bool = False) -> None:
+        if row.column(name).null_count:
+            self.nulls.setdefault(name, label)
+            return
+        modality = CONTROL[name][1]
+        if modality is Modality.IMAGE and name not in self.shapes:
+            self.shapes[name] = self._frame_shape(label, row.column(name).flatten())
+        elif modality is Modality.TEXT:
+            self.shapes[name] = ()
+        elif modality in NUMBERS:
+            values = numbers(row.column(name).flatten(), f"{label}: column '{name}'")
+            if is_json and values.dtype == np.float64:  # JSON has no float32, which is what the format says
+                values = values.astype(np.float32)
+            self._check(values, CONTROL[name], f"{label}: column '{name}'")
+            shape = self.shapes.setdefault(name, values.shape[1:])
+            if values.shape[1:] != shape:
+                raise ValueError(f"{label}: column '{name}' has timesteps of shape {values.shape[1:]}, the rows before it {shape}")
+            self.dtypes[name] = np.promote_types(self.dtypes.get(name, values.dtype), values.dtype)
+            self.low[name] = np.minimum(self.low.get(name, np.inf), values.min(axis=0))
+            self.high[name] = np.maximum(self.high.get(name, -np.inf), values.max(axis=0))
+
+    @staticmethod
+    def _check(values: np.ndarray, kind: tuple[str, Modality], label: str) -> None:
+        """What would spoil a range; the rest is for `Episode` to see."""
+        role, modality = kind
+        if len(values) == 0:
+            raise ValueError(f"{label}: an episode of no timesteps; leave the row out")
+        if modality is Modality.DISCRETE and values.dtype.kind not in "biu":
+            raise ValueError(f"{label} holds {values.dtype}, expected whole numbers")
+        if role == "action" and not np.isfinite(values).all():
+            raise ValueError(f"{label} at timestep {np.argwhere(~np.isfinite(values))[0, 0]} is not finite; leave the row out")
+
+    def _frame_shape(self, label: str, frames: pa.Array) -> tuple[int, ...]:
+        if self.reader.image_size is not None or not len(frames):
+            return (*(self.reader.image_size or (0, 0)), 3)
+        return read_frame(frames[0].as_py(), None, self.reader.stacked_frames, f"{label}: column 'image_observations', timestep 0").shape
+
+    def fields(self) -> tuple[tuple[FieldSpec, ...], dict[str, Any]]:
+        """The fields, and what was inferred in words."""
+        if partly := sorted(self.nulls.keys() & self.shapes.keys()):
+            raise ValueError(f"{self.nulls[partly[0]]}: column '{partly[0]}' is null, but not in all rows; import each task by itself")
+        fields, inferred = [], {}
+        for name, shape in self.shapes.items():
+            role, modality = CONTROL[name]
+            kind = "float64" if self.dtypes.get(name) == np.float64 and modality is Modality.CONTINUOUS else _DTYPES[modality]
+            low, high = self._bounds(name)
+            rows, columns = shape[:2] if modality is Modality.IMAGE else (0, 0)
+            resize = "pad" if rows % 16 or columns % 16 else "exact"
+            fields.append(FieldSpec(name, modality, role, shape, kind, low, high, (name,), resize))
+            inferred[name] = {"shape": list(shape)} | ({} if low is None else {"low": low, "high": high})
+        return tuple(fields), {"inferred": inferred}
+
+    def _bounds(self, name: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+        role, modality = CONTROL[name]
+        if modality is Modality.DISCRETE:
+            most = self.reader.num_actions - 1 if role == "action" and self.reader.num_actions else int(np.max(self.high[name]))
+            return (min(0, int(np.min(self.low[name]))),), (most,)
+        if modality is not Modality.CONTINUOUS or role != "action":
+            return None, None
+        low, high = np.ravel(self.low[name]).astype(float), np.ravel(self.high[name]).astype(float)
+        constant = low == high  # an action that never changes has no range of its own
+        low, high = np.where(constant, low - 1, low), np.where(constant, high + 1, high)
+        given = self.reader.action_low, self.reader.action_high
+        return tuple(tuple(map(float, found)) if own is None else (own,) for found, own in zip((low, high), given, strict=True))  # type: ignore[return-value]
+
+
+# -- reading: rows ---------------------------------------------------------------------------------------
+
+
+class _Episodes:
+    """Reads row by row; whole files before the start are not opened."""
+
+    def __init__(self, splits: Mapping[str, Sequence[RowFile]], tasks: Mapping[str, TaskSpec], reader: JatReader) -> None:
+        self.splits, self.tasks, self.reader = splits, tasks, reader
+
+    def __call__(self, split: str, start: int) -> Iterator[Episode]:
+        for file in self.splits[split]:
+            if start < file.num_rows:
+                for label, row in file.rows(start):
+                    try:
+                        yield self._episode(row)
+                    except ValueError as error:
+                        raise ValueError(f"{label}: {error}") from None
+            start = max(0, start - file.num_rows)
+
+    def _episode(self, row: pa.RecordBatch) -> Episode:
+        labels = {name: row.column(name)[0].as_py() for name in _LABELS if name in row.schema.names}
+        if wrong := [name for name, value in labels.items() if isinstance(value, list | dict)]:
+            raise ValueError(f"column '{wrong[0]}' holds a {type(labels[wrong[0]]).__name__}, expected one value per episode")
+        name = labels.get("task")
+        task = self.tasks[name] if len(self.tasks) > 1 and name in self.tasks else next(iter(self.tasks.values()))
+        if len(self.tasks) > 1 and name not in self.tasks:
+            raise ValueError(f"column 'task' is '{name}', expected one of {sorted(self.tasks)}")
+        values = self._control(task, row) if task.is_control else self._said(task, row)
+        if labels.get("parameters"):
+            parameters = json.loads(labels["parameters"])
+            if not isinstance(parameters, dict):
+                raise ValueError("column 'parameters' holds no JSON object")
+        else:
+            parameters = {_LABELS[k]: v for k, v in labels.items() if _LABELS.get(k) and v is not None}
+        return foreign_episode(
+            task,
+            values.pop("actions"),
+            parameters,
+            terminated=bool(labels.get("terminated")) if task.is_control or "terminated" in labels else True,
+            truncated=bool(labels.get("truncated")),
+            behaviour=labels.get("behaviour") or (self.reader.behaviour if task.is_control else "human"),
+            success=labels.get("success"),
+            seed=labels.get("seed"),
+            **values,
+        )
+
+    def _control(self, task: TaskSpec, row: pa.RecordBatch) -> dict[str, Any]:
+        """Observations, actions, rewards and the final observation of an episode."""
+        rewards = numbers(required(row, "rewards").flatten(), "column 'rewards'").reshape(-1)
+        length = len(rewards)
+        sides: dict[str, dict[str, np.ndarray]] = {"observation": {}, "action": {}}
+        final: dict[str, Any] | None = {}
+        for name, fields in columns_of(task).items():
+            column = required(row, name)
+            values = [column[0].as_py()] * length if name == "instruction" else self._decode(column.flatten(), fields, name)
+            if len(values) != length:
+                raise ValueError(f"column '{name}' has {len(values)} timesteps but 'rewards' has {length}")
+            parts = take_apart(fields, values)
+            sides[CONTROL[name][0]].update(parts)
+            if name == "instruction" and final is not None:
+                final.update({field: part[-1] for field, part in parts.items()})
+            elif name in FINAL:
+                last = row.column(FINAL[name]) if FINAL[name] in row.schema.names else pa.nulls(1)
+                if last.null_count:
+                    final = None
+                elif final is not None:
+                    final.update({field: part[0] for field, part in take_apart(fields, self._decode(last, fields, FINAL[name])).items()})
+        return {
+            "observations": sides["observation"],
+            "actions": sides["action"],
+            "rewards": rewards.astype(np.float32),
+            "final_observation": final if set(FINAL.values()) & set(row.schema.names) else None,
+        }
+
+    def _decode(self, cell: pa.Array, fields: Sequence[FieldSpec], name: str) -> Any:
+        return decode(cell, fields, self.reader.image_size is not None, self.reader.stacked_frames, f"column '{name}'")
+
+    def _said(self, task: TaskSpec, row: pa.RecordBatch) -> dict[str, Any]:
+        """The picture and the text of a caption, or the text of a document."""
+        text = required(row, "text")[0].as_py()
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError("column 'text' holds no text; leave the row out")
+        observations = {}
+        for field in task.observations:
+            picture = read_image(picture_bytes(required(row, "images")[0].as_py(), "column 'images'"))
+            observations[field.name] = fit_image(picture, (field.shape[0], field.shape[1]))[None]
+        actions = {task.actions[0].name: np.array([text], object)}
+        return {"observations": observations, "actions": actions, "rewards": np.zeros(1, np.float32)}
