@@ -20,8 +20,8 @@ from .progress import Progress
 from .store import Store, StoreWriter
 
 # format -> (module of this room, the class); imported when first used
-READERS: dict[str, tuple[str, str]] = {}
-WRITERS: dict[str, tuple[str, str]] = {}
+READERS: dict[str, tuple[str, str]] = {"lerobot": ("lerobot", "LeRobotReader")}
+WRITERS: dict[str, tuple[str, str]] = {"lerobot": ("lerobot_export", "LeRobotWriter")}
 
 
 class Episodes(Protocol):
