@@ -64,8 +64,7 @@ class VideoWriter:
         self._stream = self._container.add_stream(codec, rate=rate, options=CODECS[codec] | {"g": "2"})
         self._stream.height, self._stream.width = size
         self._stream.pix_fmt = "yuv420p"
-        self._stream.time_base = 1 / rate
-        self._stream.codec_context.time_base = 1 / rate
+        self._time_base = 1 / rate  # the stream's own changes when the file begins
 
     @property
     def bytes(self) -> int:
@@ -75,7 +74,7 @@ class VideoWriter:
     def write(self, frame: np.ndarray) -> None:
         """Appends a frame (rows, columns, 3) uint8."""
         picture = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture.pts, picture.time_base = self.num_frames, self._stream.time_base
+        picture.pts, picture.time_base = self.num_frames, self._time_base
         self._container.mux(self._stream.encode(picture))
         self.num_frames += 1
 
