@@ -236,7 +236,9 @@ class _Theirs(_Source):
         if role == "observation":
             return FieldSpec(modality=Modality.CONTINUOUS, shape=shape, dtype=kind, **common)
         span = np.maximum(high - low, 1e-3 * np.maximum(np.maximum(abs(low), abs(high)), 1e-3))  # a constant has none of its own
-        low, high = (_given(v, o) for v, o in ((low - MARGIN * span, self.options.action_low), (high + MARGIN * span, self.options.action_high)))
+        low, high = (
+            _given(v, o) for v, o in ((low - MARGIN * span, self.options.action_low), (high + MARGIN * span, self.options.action_high))
+        )
         return FieldSpec(modality=Modality.CONTINUOUS, shape=shape, dtype=kind, low=low, high=high, **common)
 
     def _range(self, name: str, label: str, may_be_given: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -340,7 +340,11 @@ def _feature(f: FieldSpec, is_film: bool) -> dict[str, Any]:
 
 
 def _fixed_features() -> dict[str, dict[str, Any]]:
-    dtypes = {"next.reward": "float32", "next.done": "bool"} | {n: "int64" for n in BOOKKEEPING if n != "subtask_index"} | {"timestamp": "float32"}
+    dtypes = (
+        {"next.reward": "float32", "next.done": "bool"}
+        | {n: "int64" for n in BOOKKEEPING if n != "subtask_index"}
+        | {"timestamp": "float32"}
+    )
     return {name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in dtypes.items()}
 
 

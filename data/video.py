@@ -30,7 +30,7 @@ def frames_at(path: Path, seconds: Sequence[float], tolerance: float) -> Iterato
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise ValueError(f"{path} holds no video")
+                raise ValueError(f"{path} is no readable video: it holds no pictures; fetch it again or restore it")
             stream = container.streams.video[0]
             if stream.width * stream.height > MAX_PIXELS:
                 raise ValueError(f"{path} has frames of {stream.height}x{stream.width} pixels, more than {MAX_PIXELS}; scale it down")

@@ -23,6 +23,7 @@ PURPOSES = {
     "babyai": "BabyAI's grid worlds with instructions",
     "metaworld": "Meta-World's robot arm",
     "data": "Hugging Face datasets as sources",
+    "lerobot": "the videos of LeRobot datasets, through PyAV",
     "plot": "matplotlib, for figures of your own; reports need none",
     "deepspeed": "ZeRO and offload; training works without",
     "peft": "LoRA adapters",
