@@ -9,22 +9,22 @@ in a folder `gato` that lerobot does not look at.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gato.episode import Behaviour, Episode
 from gato.spec import NUM_DISCRETE_VALUES, FieldSpec, Modality, Role, TaskSpec
 
-from .captions import fit_image, read_image
+from .captions import fit_image
 from .columns import FINAL
 from .formats import Dataset
 from .lerobot_layout import Layout, open_parquet, read_json
+from .lerobot_rows import Rows, check_rows, column_of, numbers_of, pictures_of
 from .video import frames_at
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index", "subtask_index")
@@ -32,8 +32,6 @@ OUTCOMES = ("next.reward", "next.done", "next.success")
 MARGIN = 0.01  # of the range seen, by which an action's range is widened on both sides
 MAX_EPISODE_BYTES = 2**31  # of one episode as we hold it
 TASKS_FILE, EPISODES_FILE = Path("gato", "tasks.json"), Path("gato", "episodes.parquet")
-
-_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class _Source:
 
     def __call__(self, split: str, start: int) -> Iterator[Episode]:
         wanted = [f for f, spec in self.fields.items() if self.layout.features[f]["dtype"] != "video"]
-        rows = _Rows([*wanted, *self.outcomes, *BOOKKEEPING])
+        rows = Rows([*wanted, *self.outcomes, *BOOKKEEPING])
         for i in self.layout.splits[split][start:]:
             path, first = self.layout.rows(i)
             length = int(self.layout.lengths[i])
@@ -125,7 +123,7 @@ class _Source:
                 raise ValueError(f"{path}, episode {i} would take {size} bytes, more than {MAX_EPISODE_BYTES}; choose a smaller image_size")
             try:
                 table = rows.read(path, first, length)
-                _check_rows(table, i, first)
+                check_rows(table, i, first)
                 yield self.episode(i, self._values(i, table), table)
             except ValueError as error:
                 text = str(error).removeprefix(f"{path} ")
@@ -143,7 +141,7 @@ class _Source:
             except ValueError as error:
                 raise ValueError(f"field '{name}': {error}") from None
         if self.instruction is not None:
-            numbers = _numbers(_column(table, "task_index"), (), "int64")
+            numbers = numbers_of(column_of(table, "task_index"), (), "int64")
             if unknown := set(numbers.tolist()) - set(self.layout.sentences):
                 raise ValueError(f"task_index is {min(unknown)}, which the file of tasks lacks; restore it, or set instruction to false")
             values["observation", self.instruction] = np.array([self.layout.sentences[int(k)] for k in numbers], object)
@@ -152,22 +150,22 @@ class _Source:
     def _column(self, i: int, name: str, spec: FieldSpec, table: pa.Table) -> np.ndarray:
         kind = self.layout.features[name]["dtype"]
         if spec.modality is Modality.IMAGE:
-            frames = self._frames(i, name, table) if kind == "video" else _pictures(_column(table, name))
+            frames = self._frames(i, name, table) if kind == "video" else pictures_of(column_of(table, name))
             rows, columns = spec.shape[:2]
             pictures = np.empty((len(table), *spec.shape), np.uint8)
             for k, picture in enumerate(frames):
                 pictures[k] = fit_image(picture, (rows, columns))
             return pictures
         if spec.modality is Modality.TEXT:
-            texts = _column(table, name).to_pylist()
+            texts = column_of(table, name).to_pylist()
             return np.array(texts, object)
         declared = tuple(self.layout.features[name]["shape"])
         shape = () if declared == (1,) else declared
-        return _numbers(_column(table, name), shape, spec.dtype).reshape(len(table), *spec.shape)
+        return numbers_of(column_of(table, name), shape, spec.dtype).reshape(len(table), *spec.shape)
 
     def _frames(self, i: int, name: str, table: pa.Table) -> Iterator[np.ndarray]:
         path, start = self.layout.video(i, name)
-        seconds = _numbers(_column(table, "timestamp"), (), "float64")
+        seconds = numbers_of(column_of(table, "timestamp"), (), "float64")
         if not np.isfinite(seconds).all() or (np.diff(seconds) < 0).any():
             raise ValueError("the timestamps do not ascend, so no frame can be found for them")
         return frames_at(path, [start + float(s) for s in seconds], 0.5 / self.layout.fps)
@@ -175,7 +173,7 @@ class _Source:
     def _rewards(self, table: pa.Table) -> np.ndarray:
         if "next.reward" not in self.outcomes:
             return np.zeros(len(table), np.float32)
-        return _numbers(_column(table, "next.reward"), (), "float32")
+        return numbers_of(column_of(table, "next.reward"), (), "float32")
 
 
 class _Theirs(_Source):
@@ -196,7 +194,7 @@ class _Theirs(_Source):
         self.tasks = (TaskSpec(f"lerobot/{layout.folder.resolve().name}", tuple(specs), licence=layout.licence),)
 
     def episode(self, i: int, values: dict[tuple[Role, str], np.ndarray], table: pa.Table) -> Episode:
-        flags = {n: _numbers(_column(table, n), (), "bool") for n in self.outcomes if n != "next.reward"}
+        flags = {n: numbers_of(column_of(table, n), (), "bool") for n in self.outcomes if n != "next.reward"}
         done = flags.get("next.done", np.zeros(len(table), bool))
         if done[:-1].any():
             t = int(np.argmax(done))
@@ -269,7 +267,7 @@ class _Ours(_Source):
         for name, spec in self.fields.items():
             if spec.modality is not Modality.IMAGE and int(np.prod(layout.features[name]["shape"])) != spec.size:
                 raise ValueError(f"{path} has '{name}' of shape {spec.shape}, but info.json has {layout.features[name]['shape']}")
-        self.ends = _Rows(open_parquet(layout.folder / EPISODES_FILE).schema_arrow.names)
+        self.ends = Rows(open_parquet(layout.folder / EPISODES_FILE).schema_arrow.names)
 
     def episode(self, i: int, values: dict[tuple[Role, str], np.ndarray], table: pa.Table) -> Episode:
         path = self.layout.folder / EPISODES_FILE
@@ -290,114 +288,10 @@ class _Ours(_Source):
         )
 
 
-class _Rows:
-    """Reads runs of rows, file after file, a few rows in memory beside those that are asked for.
-
-    Runs that follow each other are read in one pass: files of others hold hundreds of episodes in a single row group.
-    """
-
-    def __init__(self, columns: list[str]) -> None:
-        self._columns = columns
-        self._path: Path | None = None
-        self._next = 0
-
-    def read(self, path: Path, first: int, length: int) -> pa.Table:
-        """**Raises:** `ValueError` naming the file if it is damaged or too short."""
-        try:
-            if path != self._path or first != self._next:
-                self._seek(path, first)
-            if first + length > self._file.metadata.num_rows:
-                raise ValueError(f"{path} has {self._file.metadata.num_rows} rows, but rows {first} to {first + length} are asked for")
-            batches, missing = [], length
-            while missing:
-                if self._rest is None or self._rest.num_rows == 0:
-                    self._rest = next(self._batches)
-                batches.append(self._rest.slice(0, missing))
-                self._rest = self._rest.slice(batches[-1].num_rows)
-                missing -= batches[-1].num_rows
-            self._next = first + length
-            return pa.Table.from_batches(batches)
-        except (pa.ArrowException, OSError, StopIteration) as error:
-            self._path = None
-            raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}; fetch it again or restore it") from None
-
-    def _seek(self, path: Path, first: int) -> None:
-        self._file: pq.ParquetFile = open_parquet(path)
-        group, begin = 0, 0
-        while group < self._file.num_row_groups and begin + self._file.metadata.row_group(group).num_rows <= first:
-            begin += self._file.metadata.row_group(group).num_rows
-            group += 1
-        groups = list(range(group, self._file.num_row_groups))
-        names = [n for n in self._file.schema_arrow.names if n in self._columns]
-        self._batches = self._file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names, row_groups=groups)
-        self._rest: pa.RecordBatch | None = None
-        self._path, self._next = path, first
-        skip = first - begin
-        while skip > 0:
-            batch = next(self._batches)
-            self._rest = batch.slice(min(skip, batch.num_rows))
-            skip -= batch.num_rows
-
-
-def _check_rows(table: pa.Table, i: int, first: int) -> None:
-    for name, expected in (("episode_index", np.full(len(table), i)), ("frame_index", np.arange(len(table)))):
-        found = _numbers(_column(table, name), (), "int64")
-        if (wrong := found != expected).any():
-            t = int(np.argmax(wrong))
-            raise ValueError(f"row {first + t} has {name} {found[t]}, expected {expected[t]}; meta and data do not belong together")
-
-
-def _column(table: pa.Table, name: str) -> pa.Array:
-    if name not in table.column_names:
-        raise ValueError(f"the file has no column '{name}'; it has {table.column_names}")
-    column = table[name].combine_chunks()
-    return column.storage if isinstance(column, pa.ExtensionArray) else column
-
-
-def _numbers(column: pa.Array, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """(rows, *shape); lists in every row have to be of exactly this shape."""
-    rows = len(column)
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    for n in shape:
-        if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)):
-            raise ValueError(f"its rows are {column.type}, expected shape {shape}")
-        if pa.types.is_fixed_size_list(column.type):
-            lengths = np.where(column.is_null().to_numpy(False), 0, column.type.list_size)
-        else:
-            lengths = np.asarray(column.value_lengths().fill_null(0))
-        if (lengths != n).any():
-            at = int(np.argmax(lengths != n))
-            raise ValueError(f"frame {at * rows // max(len(column), 1)} has {lengths[at]} values, expected shape {shape}")
-        column = column.flatten()
-    if column.null_count:
-        raise ValueError(f"frame {int(np.argmax(column.is_null().to_numpy(False))) * rows // len(column)} holds no value")
-    kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise ValueError(f"its rows are {kind}, expected {dtype} of shape {shape}")
-    found = column.to_numpy(zero_copy_only=False)
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = found.astype(dtype)
-    if values.dtype.kind != "f" and (found.dtype.kind == "f" or (values != found).any()):
-        raise ValueError(f"its rows are {kind}, which {dtype} cannot hold")
-    return values.reshape(rows, *shape)
-
-
-def _pictures(column: pa.Array) -> Iterator[np.ndarray]:
-    for t, value in enumerate(column):
-        content = value.as_py()
-        encoded = content.get("bytes") if isinstance(content, dict) else content
-        if not isinstance(encoded, bytes):
-            raise ValueError(f"frame {t} holds no encoded picture; only pictures inside the parquet file are read")
-        try:
-            yield read_image(encoded)
-        except ValueError as error:
-            raise ValueError(f"frame {t}: {error}") from None
-
-
 def _final(column: pa.ChunkedArray, spec: FieldSpec) -> Any:
     if spec.modality is Modality.TEXT:
         return column[0].as_py()
-    return _numbers(column, (spec.size,) if spec.shape else (), spec.dtype).reshape(spec.shape)[()]
+    return numbers_of(column, (spec.size,) if spec.shape else (), spec.dtype).reshape(spec.shape)[()]
 
 
 def _paths(names: list[str]) -> dict[str, tuple[str, ...]]:

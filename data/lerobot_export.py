@@ -129,8 +129,8 @@ class _Export:
 
     def append(self, episode: Episode) -> None:
         length, first = episode.num_timesteps, self.num_frames
-        numbers = self._numbers(episode, first)
         texts = self._sentences(episode)
+        numbers = self._numbers(episode, first)
         places = {"data": self.data.begin()} | {f"videos/{name}": film.begin() for name, film in self.films.items()}
         times = {f"videos/{name}/from_timestamp": film.seconds for name, film in self.films.items()}
         for start in range(0, length, _ROWS_AT_ONCE):
@@ -177,8 +177,8 @@ class _Export:
         for path, values in ((meta / "info.json", info), (meta / "stats.json", stats), (self.folder / TASKS_FILE, tasks)):
             path.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
         pq.write_table(_task_table(list(self.sentences)), meta / "tasks.parquet")
-        counts = {"episodes": self.num_episodes, "frames": self.num_frames, "tasks": len(self.sentences)}
-        return counts | {"lossy_features": len(self.films)}
+        counts = {"episodes": self.num_episodes, "frames": self.num_frames}
+        return counts | {"tasks": len(self.sentences), "lossy_features": len(self.films)}
 
     def _sentences(self, episode: Episode) -> list[str]:
         """The episode's distinct sentences; new ones get the next numbers."""
@@ -192,7 +192,6 @@ class _Export:
         length = episode.num_timesteps
         done = np.zeros(length, bool)
         done[-1] = episode.terminated or episode.truncated
-        self._sentences(episode)
         texts = [episode.task.name] * length if self.sentence is None else episode.observations[self.sentence.name]
         values = {
             "next.reward": np.asarray(episode.rewards, np.float32),
@@ -269,12 +268,11 @@ class _Film:
         self.first = _part(self.folder, 0, "mp4")
         self.number = -1
         self._settings = fps, (size[0], size[1]), codec
-        self._writer: VideoWriter | None = None
+        self._writer: Any = None  # a VideoWriter between `begin` and `close`
 
     @property
     def seconds(self) -> float:
         """Where the next frame will be."""
-        assert self._writer is not None
         return self._writer.num_frames / self._settings[0]
 
     def begin(self) -> tuple[int, int]:
@@ -288,7 +286,6 @@ class _Film:
         return divmod(self.number, CHUNK_FILES)
 
     def write(self, picture: np.ndarray) -> None:
-        assert self._writer is not None
         self._writer.write(picture)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def frames_at(path: Path, seconds: Sequence[float], tolerance: float) -> Iterato
 
 
 class VideoWriter:
-    """Encodes frames at a constant rate, frame n at n / fps; also a context manager.
+    """Encodes frames at a constant rate, frame n at n / fps.
 
     The film is lossy: colours are halved in both directions (yuv420p), values are quantised.
 
@@ -79,14 +79,9 @@ class VideoWriter:
         self.num_frames += 1
 
     def close(self) -> None:
+        """Finishes the file, which cannot be read before."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
 
 def video_facts(path: Path) -> dict[str, object]:
