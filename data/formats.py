@@ -21,16 +21,19 @@ from .store import Store, StoreWriter
 
 # format -> (module of this room, the class); imported when first used
 READERS: dict[str, tuple[str, str]] = {
+    "adapter": ("adapter", "AdapterReader"),
+    "jat": ("jat", "JatReader"),
+    "lerobot": ("lerobot", "LeRobotReader"),
+    "minari": ("minari", "MinariReader"),
     "pictures": ("pictures", "PicturesReader"),
+    "recordings": ("recordings", "RecordingsReader"),
     "text": ("text", "TextReader"),
     "vqa": ("vqa", "VqaReader"),
     "webdataset": ("webdataset", "WebdatasetReader"),
 }
-    "jat": ("jat", "JatReader"),
-    "minari": ("minari", "MinariReader"),
-}
 WRITERS: dict[str, tuple[str, str]] = {
     "jat": ("jat_writer", "JatWriter"),
+    "lerobot": ("lerobot_export", "LeRobotWriter"),
     "minari": ("minari_writer", "MinariWriter"),
 }
 

@@ -24,6 +24,7 @@ PURPOSES = {
     "metaworld": "Meta-World's robot arm",
     "data": "Hugging Face datasets as sources",
     "minari": "Minari datasets, in and out",
+    "lerobot": "the videos of LeRobot datasets, through PyAV",
     "plot": "matplotlib, for figures of your own; reports need none",
     "deepspeed": "ZeRO and offload; training works without",
     "peft": "LoRA adapters",
