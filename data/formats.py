@@ -20,7 +20,10 @@ from .progress import Progress
 from .store import Store, StoreWriter
 
 # format -> (module of this room, the class); imported when first used
-READERS: dict[str, tuple[str, str]] = {}
+READERS: dict[str, tuple[str, str]] = {
+    "adapter": ("adapter", "Adapter"),
+    "recordings": ("recordings", "Recordings"),
+}
 WRITERS: dict[str, tuple[str, str]] = {}
 
 
