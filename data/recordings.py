@@ -394,7 +394,7 @@ class _Source:
     def _field(self, role: Role, name: str, entry: Entry, measured: tuple[list, list] | None) -> FieldSpec:
         """The spec of a field, from what is written and what the first episode holds."""
         label, place = f"{role} '{name}'", self.places[0]
-        values = self._values(place, entry, self._length(place), label)
+        values = self._values(place, entry, self._length(place), label, with_final=role == "observation")
         dtype = "str" if values.dtype.kind == "O" else entry.dtype or values.dtype.name
         shape = () if dtype == "str" else values.shape[1:]
         low, high = measured or (_bound(entry.low), _bound(entry.high))
@@ -417,7 +417,7 @@ class _Source:
             for (role, name), entry in asked.items():
                 label = f"{role} '{name}'"
                 try:
-                    values = self._values(place, entry, self._length(place), label)
+                    values = self._values(place, entry, self._length(place), label, with_final=role == "observation")
                     values = values.reshape(len(values), -1)
                     if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
                         raise ValueError(f"{label} holds what is no finite number, so it has no range; repair it or leave the episode out")
