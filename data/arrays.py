@@ -62,7 +62,7 @@ def open_arrays(path: Path, types: dict[str, str] | None = None) -> Arrays:
             return CsvArrays(path, types or {})
     except (*_DAMAGE, pa.ArrowException) as error:
         raise ValueError(f"{path} is no readable {kind} file: {_first_line(error)}") from None
-    raise ValueError(f"{path} is of no known format; expected one of {', '.join(SUFFIXES)}, else write an adapter (docs/formats/adapter.md)")
+    raise ValueError(f"{path} is of no known format; expected {', '.join(SUFFIXES)}, else write an adapter (docs/formats/adapter.md)")
 
 
 class Hdf5Arrays:
@@ -154,8 +154,10 @@ class Hdf5Arrays:
 
     def _dataset(self, key: str) -> Any:
         dataset = self._group(key)
+        if isinstance(dataset, self._h5py.Group):
+            raise ValueError(f"{self.path}: '{key}' is no array but a group of {sorted(dataset)[:8]}")
         if not isinstance(dataset, self._h5py.Dataset) or dataset.shape is None:
-            raise ValueError(f"{self.path}: '{key}' is no array; it is a group of {sorted(dataset)[:8]}" if dataset else f"'{key}' is empty")
+            raise ValueError(f"{self.path}: '{key}' is no array, or an empty one")
         if dataset.external or dataset.is_virtual:
             raise ValueError(f"{self.path}: '{key}' keeps its values in other files; copy them into this file")
         return dataset

@@ -181,7 +181,7 @@ class Manifest:
             return cls._from_values(values)
         except KeyError as error:
             raise ValueError(f"{path} lacks the key {error}") from None
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"{path} {error}") from None
 
     @classmethod

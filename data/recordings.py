@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,6 +27,8 @@ from .arrays import SUFFIXES, Arrays, Hdf5Arrays, column, natural_key, nearest, 
 from .formats import Dataset
 
 MAX_SPEC_BYTES = 2**20
+
+_FOLDER = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ def suggestion(path: Path) -> str:
         lines.append(f"{side}:")
         for name, keys in _side_by_side(found.get(side, [])).items():
             dtype, num_axes = kinds[keys[0]]
-            needs_range = "int" in dtype and not (dtype == "uint8" and num_axes == 4) or ("float" in dtype and side == "actions")
+            is_picture = dtype == "uint8" and num_axes == 4
+            needs_range = ("int" in dtype and not is_picture) or ("float" in dtype and side == "actions")
             key = keys[0] if len(keys) == 1 else f"[{', '.join(keys)}]"
             lines.append(f"  {name}: {{key: {key}, infer: true}}" if needs_range else f"  {name}: {key}")
     lines += [f"{key}: {found[key][0]}" for key in ("reward", "terminated", "truncated", "success") if key in found]
@@ -251,10 +254,11 @@ class _Source:
             for place in self.places:
                 name = self._open(place.file).read(place.prefix + shares["key"], place.start, place.start + 1)
                 found.setdefault(str(np.ravel(name)[0]), []).append(place)
-            if wrong := [name for name in found if not re.fullmatch(r"\w[\w.-]*", name)]:
-                raise ValueError(f"{found[wrong[0]][0]}: the split is {wrong[0]!r}, which is no plain name for a folder; use letters and digits")
+            if wrong := [name for name in found if not _FOLDER.fullmatch(name)]:
+                raise ValueError(f"{found[wrong[0]][0]}: its split is {wrong[0]!r}, which is no plain name for a folder")
             return found
-        if any(not re.fullmatch(r"\w[\w.-]*", str(n)) or isinstance(s, bool) or not isinstance(s, int | float) or s <= 0 for n, s in shares.items()) or not shares:
+        plain = all(_FOLDER.fullmatch(str(name)) for name in shares)
+        if not shares or not plain or not all(type(share) in (int, float) and share > 0 for share in shares.values()):
             raise ValueError(f"'split' is {shares}, expected shares above zero by name, or {{key: K}}")
         total = sum(shares.values())
         found = {name: [] for name in shares}
@@ -284,8 +288,10 @@ class _Source:
             sides[role][name] = values[:length]
         final = final | constant if final else {}
         if final and (lacking := sorted({f.name for f in task.observations} - final.keys())):
-            raise ValueError(f"the observations {sorted(final)} have a final one, but {lacking} lack it; give 'next', or leave it out of all")
+            raise ValueError(f"the observations {sorted(final)} have a final one, but {lacking} lack it; give 'next' to all or none")
         actions, num_clipped = clip_actions(task, sides["action"]) if s.clip_actions else (sides["action"], 0)
+        parameters = {"recording": str(place).removeprefix(f"{place.file.parent}/")}
+        parameters |= {"clipped_actions": num_clipped} if num_clipped else {}
         rewards = np.zeros(length, np.float32) if s.reward is None else self._rows(place, s.reward, length, "reward")
         return Episode(
             task=task,
@@ -297,7 +303,7 @@ class _Source:
             final_observation=final or None,
             behaviour=s.behaviour,  # type: ignore[arg-type]
             success=self._success(place, length),
-            parameters={"recording": str(place).removeprefix(f"{place.file.parent}/")} | ({"clipped_actions": num_clipped} if num_clipped else {}),
+            parameters=parameters,
         )
 
     def _values(self, place: _Place, entry: Entry, length: int, label: str, with_final: bool = False) -> np.ndarray:
@@ -325,8 +331,9 @@ class _Source:
             return arrays.read(key, place.start, place.stop)
         if self._is_single_text(arrays, key):
             return np.repeat(arrays.read(key).reshape(1), length)
-        if not shape or shape[0] != length and not (more and shape[0] == length + 1):
-            raise ValueError(f"{label} ('{key}') has {shape[0] if shape else 'no'} rows but the actions have {length}; leave the episode out")
+        if not shape or shape[0] not in ((length, length + 1) if more else (length,)):
+            found = shape[0] if shape else "no"
+            raise ValueError(f"{label} ('{key}') has {found} rows but the actions have {length}; leave the episode out")
         return arrays.read(key)
 
     def _is_constant(self, place: _Place, entry: Entry) -> bool:
@@ -389,7 +396,7 @@ class _Source:
         if edges[-1] != total:
             edges.append(total)
             self.num_unfinished += "ends" in cut
-        yield from (_Place(file, "", start, stop) for start, stop in zip(edges, edges[1:], strict=False))
+        yield from (_Place(file, "", start, stop) for start, stop in pairwise(edges))
 
     def _field(self, role: Role, name: str, entry: Entry, measured: tuple[list, list] | None) -> FieldSpec:
         """The spec of a field, from what is written and what the first episode holds."""

@@ -170,10 +170,10 @@ def _record_settings(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     assert config.record is not None
     names = ("episodes", "num_envs", "seed", "temperature", "overflow")
     settings: dict[str, Any] = {name: getattr(config, name) for name in names}
-    if not (checkpoint / "model.safetensors").is_file():
-        raise ValueError(f"'{checkpoint}' is no checkpoint: it has no model.safetensors")
-    with open(checkpoint / "model.safetensors", "rb") as weights:
-        settings["weights_sha256"] = file_digest(weights, "sha256").hexdigest()
+    settings["weights_sha256"] = []
+    for path in sorted(checkpoint.glob("model*.safetensors")):
+        with open(path, "rb") as weights:
+            settings["weights_sha256"].append(file_digest(weights, "sha256").hexdigest())
     manifests = sorted(config.record.rglob("manifest.json"))
     if not manifests and config.record.exists() and (not config.record.is_dir() or any(config.record.iterdir())):
         raise ValueError(f"{config.record} exists and holds no recording; choose another folder")

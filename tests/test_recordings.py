@@ -3,7 +3,9 @@
 import csv
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -290,7 +292,7 @@ split: {key: part}
 """
 
 
-def table(path: Path, num_episodes: int = 3, length: int = 2, changes: dict[int, dict[str, object]] = {}) -> Path:
+def table(path: Path, num_episodes: int = 3, length: int = 2, changes: Mapping[int, dict] = MappingProxyType({})) -> Path:
     """Rows of episode i: x = i, y counts; episode 2 is for testing."""
     names = ["episode", "x", "y", "phase", "goal", "push", "score", "done", "part"]
     with open(path, "w", newline="") as file:
