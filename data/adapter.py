@@ -11,7 +11,7 @@ import importlib.util
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,33 +47,35 @@ class Adapter:
         task, episodes = getattr(module, "task", None), getattr(module, "episodes", None)
         if not isinstance(task, TaskSpec) or not callable(episodes):
             raise ValueError(f"{path} must define 'task', a TaskSpec, and 'episodes(path)'; see docs/formats/adapter.md")
-        count = sum(1 for _ in self._episodes(path, task, episodes))
-        if count == 0:
+        total = sum(1 for _ in self._episodes(path, task, episodes))
+        if total == 0:
             raise ValueError(f"{path}: episodes({self.data}) yields none")
         return Dataset(
             source=path.name,
             digest=_digest(path, self.data),
             tasks=(task,),
-            splits={"train": count},
+            splits={"train": total},
             episodes=lambda split, start: islice(self._episodes(path, task, episodes), start, None),
             provenance={"format": "adapter", "adapter": path.read_text(encoding="utf-8"), "data": str(self.data), "licence": task.licence},
         )
 
     def _episodes(self, path: Path, task: TaskSpec, episodes: Callable[[Path | None], Any]) -> Iterator[Episode]:
-        index = 0
-        try:
-            for index, given in enumerate(episodes(self.data)):
-                try:
-                    episode = given if isinstance(given, Episode) else episode_of(task, given)
-                    if episode.task != task:
-                        raise ValueError(f"the episode is of task '{episode.task.name}', or of another form of it; expected '{task.name}'")
-                except ValueError as error:
-                    raise ValueError(f"{path}, episode {index}: {error}") from None
-                yield episode
-        except GeneratorExit:
-            raise
-        except Exception as error:
-            raise _located(error, path) from error
+        iterator: Iterator[Any] | None = None
+        for index in count():
+            try:
+                iterator = iter(episodes(self.data)) if iterator is None else iterator
+                given = next(iterator)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise _located(error, path) from error
+            try:
+                episode = given if isinstance(given, Episode) else episode_of(task, given)
+                if episode.task != task:
+                    raise ValueError(f"it is of another task or another form of it, '{episode.task.name}'; expected '{task.name}'")
+            except ValueError as error:
+                raise ValueError(f"{path}, episode {index}: {error}") from None
+            yield episode
 
 
 def episode_of(task: TaskSpec, given: Any) -> Episode:
@@ -86,7 +88,7 @@ def episode_of(task: TaskSpec, given: Any) -> Episode:
     **Raises:** `ValueError` naming key or field.
     """
     if not isinstance(given, Mapping):
-        raise ValueError(f"it is a {type(given).__name__}, expected an Episode or a dict with {', '.join(_KEYS[:3])}, ...")
+        raise ValueError(f"it is of type {type(given).__name__}, expected an Episode or a dict with {', '.join(_KEYS[:3])}, ...")
     if unknown := [key for key in given if key not in _KEYS]:
         raise ValueError(f"there is no key '{unknown[0]}'{nearest(str(unknown[0]), _KEYS)}")
     values = dict(given)

@@ -199,7 +199,7 @@ def suggestion(path: Path) -> str:
     elif ends := found.get("terminated", []) + found.get("truncated", []):
         lines.append(f"episodes: {{ends: [{', '.join(ends)}]}}")
     for side in ("observations", "actions"):
-        lines.append(f"{side}:")
+        lines.append(f"{side}:" if side in found else f"{side}: {{}}  # none found by its name")
         for name, keys in _side_by_side(found.get(side, [])).items():
             dtype, num_axes = kinds[keys[0]]
             is_picture = dtype == "uint8" and num_axes == 4

@@ -77,7 +77,7 @@ def test_whole_episodes_and_all_their_arguments_are_taken(adapted):
         ("yield {**good, 'actions': [0, 5]}", r"episode 0: task 'lab/toy': action 'action' at timestep 1 is 5, outside \[0, 1\]"),
         ("yield {'actions': [0, 1]}", r"episode 0: task 'lab/toy': found observation fields \[\], expected \['a', 'b'\]"),
         ("yield {**good, 'observations': {'a': np.full((2, 2), np.nan), 'b': [0, 1]}}", r"observation 'a' at timestep 0 is not finite"),
-        ("yield 3", r"episode 0: it is a int, expected an Episode or a dict"),
+        ("yield 3", r"episode 0: it is of type int, expected an Episode or a dict"),
         ("yield {'observations': {}}", r"episode 0: it has no actions; expected \['action'\]"),
         ("yield good; 1 / 0", r"my_adapter.py, line 9: ZeroDivisionError: division by zero"),
         ("return []", r"my_adapter.py: episodes\(None\) yields none"),
