@@ -190,19 +190,18 @@ def _collect_task(task: TaskSpec, config: CollectConfig) -> dict[str, Any]:
     """Fills the store of one task up to the number of episodes, and writes the summary into its manifest."""
     path = store_path(task.name, config.out)
     provenance = _provenance(task, config)
-    notes = _stored_notes(path, provenance)
+    _refuse_other_settings(path, provenance)
     env, expert = envs.make(task), envs.expert(task)
     try:
-        with (
-            StoreWriter(path, [task], provenance) as writer,
-            Progress(f"collect {task.name}", config.episodes, done=len(notes)) as progress,
-        ):
-            for index in range(len(notes), config.episodes):
-                episode = _accepted_episode(task, env, expert, config, index)
-                writer.append(episode)
-                notes.append(_note(episode))
-                progress.advance()
-                _refuse_if_most_fail(task, notes)
+        with StoreWriter(path, [task], provenance) as writer:
+            notes = _stored_notes(path)  # the writer is open: what a killed run left is among them
+            with Progress(f"collect {task.name}", config.episodes, done=len(notes)) as progress:
+                for index in range(len(notes), config.episodes):
+                    episode = _accepted_episode(task, env, expert, config, index)
+                    writer.append(episode)
+                    notes.append(_note(episode))
+                    progress.advance()
+                    _refuse_if_most_fail(task, notes)
             summary = _summary(notes)
             writer.provenance["collected"] = summary
     finally:
@@ -270,19 +269,20 @@ def _provenance(task: TaskSpec, config: CollectConfig) -> dict[str, Any]:
     }
 
 
-def _stored_notes(path: Path, provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Notes on the episodes that an earlier run stored.
-
-    **Raises:** `ValueError` if that run had another expert or other settings: its episodes would not repeat.
-    """
+def _refuse_other_settings(path: Path, provenance: Mapping[str, Any]) -> None:
+    """**Raises:** `ValueError` if an earlier run had another expert or other settings: its episodes would not repeat."""
     if not (path / "manifest.json").exists():
-        return []
-    store = Store(path)
-    found, asked = ({k: p.get(k) for k in ("expert", "settings")} for p in (store.manifest.provenance, provenance))
+        return
+    found, asked = ({k: p.get(k) for k in ("expert", "settings")} for p in (Store(path).manifest.provenance, provenance))
     if found != asked:
         raise ValueError(
             f"store {path} was collected with {found}, not with {asked}; use the same settings to continue it, or another folder"
         )
+
+
+def _stored_notes(path: Path) -> list[dict[str, Any]]:
+    """Notes on the episodes that an earlier run stored."""
+    store = Store(path)
     windows = (store.episode(i, 0, 1) for i in range(store.num_episodes))
     return [
         _note(window) | {"return": float(total), "timesteps": int(length)}

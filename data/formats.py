@@ -21,12 +21,12 @@ from .store import Store, StoreWriter
 
 # format -> (module of this room, the class); imported when first used
 READERS: dict[str, tuple[str, str]] = {
-    "adapter": ("adapter", "AdapterReader"),
+    "adapter": ("adapter", "Adapter"),
     "jat": ("jat", "JatReader"),
     "lerobot": ("lerobot", "LeRobotReader"),
     "minari": ("minari", "MinariReader"),
     "pictures": ("pictures", "PicturesReader"),
-    "recordings": ("recordings", "RecordingsReader"),
+    "recordings": ("recordings", "Recordings"),
     "text": ("text", "TextReader"),
     "vqa": ("vqa", "VqaReader"),
     "webdataset": ("webdataset", "WebdatasetReader"),

@@ -22,6 +22,11 @@ MANIFEST_NAME = "manifest.json"
 FORMAT = "gato-store"
 VERSION = 1
 
+_KEYS = {
+    "format", "version", "fingerprint", "num_episodes", "num_timesteps", "timestep_batch_rows", "episode_batch_rows",
+    "tasks", "provenance", "shards", "sha256",
+}  # fmt: skip
+_BLANK = "0" * 64  # stands for the file's own SHA-256 while that is computed
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -126,17 +131,30 @@ class Manifest:
             "tasks": [t.to_dict() for t in self.tasks],
             "provenance": dict(self.provenance),
             "shards": [asdict(s) for s in self.shards],
+            "sha256": _BLANK,
         }
+        content = json.dumps(values, indent=1, ensure_ascii=False, default=str).encode()
         temporary = folder / f"{MANIFEST_NAME}.{secrets.token_hex(4)}.tmp"
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(values, file, indent=1, ensure_ascii=False, default=str)
+            with open(temporary, "wb") as file:
+                file.write(_with_digest(content))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, folder / MANIFEST_NAME)
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(folder)
+
+    def check_file(self, folder: Path) -> None:
+        """Whether the manifest's file is byte for byte what was written; files of older releases do not say.
+
+        **Raises:** `ValueError` if its SHA-256 differs.
+        """
+        path = folder / MANIFEST_NAME
+        content = path.read_bytes()
+        digest = json.loads(content).get("sha256")
+        if digest is not None and _with_digest(content.replace(str(digest).encode(), _BLANK.encode())) != content:
+            raise ValueError(f"{path} does not have the SHA-256 that it names; it was changed, restore it or import the source again")
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
@@ -157,11 +175,13 @@ class Manifest:
                 f"{path} has format version {values.get('version')!r}, but this release reads version {VERSION}; "
                 "use the release that wrote it, or import the source again"
             )
+        if unknown := values.keys() - _KEYS:
+            raise ValueError(f"{path} has the unknown keys {sorted(unknown)}; restore it or import the source again")
         try:
             return cls._from_values(values)
         except KeyError as error:
             raise ValueError(f"{path} lacks the key {error}") from None
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"{path} {error}") from None
 
     @classmethod
@@ -201,6 +221,12 @@ def task_differences(expected: Sequence[TaskSpec], found: Sequence[TaskSpec]) ->
                 lines.append(f"{label} is {'missing' if (role, name) in fields[0] else 'unknown'}")
         lines += [f"{label} has {k} {t[k]!r}, expected {m[k]!r}" for label, m, t in pairs for k in m if m[k] != t[k]]
     return lines
+
+
+def _with_digest(content: bytes) -> bytes:
+    """Puts the SHA-256 of the content in the place of its last blank."""
+    before, _, after = content.rpartition(_BLANK.encode())
+    return before + hashlib.sha256(content).hexdigest().encode() + after
 
 
 def sync_folder(folder: Path) -> None:

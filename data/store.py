@@ -5,10 +5,11 @@
     episodes-00000.arrow     a row per episode: first_row (in the shard), length, task_index, return,
                              terminated, truncated, success, seed, behaviour, parameters (JSON),
                              final_observation.NAME
+    journal                  the episodes of the unfinished shard, while there is one
 
 An episode lies whole in one shard. Shards never change once the manifest names them, so a reader needs
-no lock, and a writer that is killed loses at most its unfinished shard. Reading a window costs its own
-bytes; opening costs one `stat` per file.
+no lock. A writer that is killed loses the episode it was adding: the next one finds all others in the
+journal. Reading a window costs its own bytes; opening costs one `stat` per file.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from gato.episode import Episode
 from gato.spec import TaskSpec
 
 from .columns import episode_row, episode_schema, timestep_columns, timestep_rows, timestep_schema
+from .journal import Journal, check_journal
 from .lock import FolderLock
 from .manifest import FileEntry, Manifest, ShardEntry, sync_folder, task_differences
 from .shard import Shard
@@ -57,7 +59,8 @@ def stores_folder() -> Path:
 class StoreWriter:
     """Appends episodes to a new or an existing store; also a context manager.
 
-    Leaving the context keeps all complete episodes, after an exception too.
+    Leaving the context keeps all complete episodes, after an exception too. Opening a store whose writer was
+    killed makes a shard of the episodes in its journal.
 
     **Arguments:**
 
@@ -68,7 +71,7 @@ class StoreWriter:
     - `shard_bytes`: a shard is finished when it reaches this size.
 
     **Raises:** `ValueError` if the tasks differ from the store's or need different columns, or if
-    another process writes to the folder.
+    another process writes to the folder; `OSError` with the remedy where the disk is full.
     """
 
     def __init__(
@@ -80,7 +83,6 @@ class StoreWriter:
         self._schemas = timestep_schema(self._columns), episode_schema(self._columns)
         self._task_indices = {t.name: i for i, t in enumerate(self.tasks)}
         self._shard_bytes = shard_bytes
-        self._shard: tuple[TableWriter, TableWriter] | None = None
         self._is_closed = False
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.path)
@@ -89,6 +91,10 @@ class StoreWriter:
             self.provenance = {**self._manifest.provenance, **provenance}
             self._clean()
             self._save(self._manifest.shards)
+            self._journal = Journal(self.path, self._schemas, len(self._manifest.shards))
+            if found := self._journal.episodes:
+                _log.warning("store %s: a writer was killed; its %d unfinished episodes are kept", self.path, found)
+                self.flush()
         except BaseException:
             self._lock.release()
             raise
@@ -102,7 +108,7 @@ class StoreWriter:
     @property
     def num_episodes(self) -> int:
         """Episodes so far, those of the unfinished shard included."""
-        return self._manifest.num_episodes + (self._shard[1].rows if self._shard else 0)
+        return self._manifest.num_episodes + self._journal.episodes
 
     def bind(self, source: str, sha256: str) -> None:
         """Says which file the episodes come from, in its order, so that an interrupted import can go on.
@@ -116,6 +122,7 @@ class StoreWriter:
                 f"('{self._manifest.provenance.get('source')}'); remove the folder or import into another one"
             )
         self.provenance.update(source=source, sha256=sha256)
+        self._save(self._manifest.shards)  # before the first episode, so that those of the journal have a source too
 
     def append(self, episode: Episode) -> None:
         """Adds one episode; nothing of it is kept if this raises.
@@ -135,29 +142,37 @@ class StoreWriter:
             row = episode_row(self._columns, episode, index)
         except ValueError as error:
             raise ValueError(f"store {self.path}: episode {self.num_episodes}: {error}") from None
+        row["first_row"] = pa.array([self._journal.timesteps], pa.int64())
+        batches = [_batch(columns, schema) for columns, schema in zip((timesteps, row), self._schemas, strict=True)]
         try:
-            shard = self._shard = self._shard or self._start()
-            row["first_row"] = pa.array([shard[0].rows], pa.int64())
-            shard[0].append(timesteps)
-            shard[1].append(row)
-        except BaseException:  # the two files may disagree now
-            self._discard()
-            raise
-        if shard[0].bytes + shard[1].bytes >= self._shard_bytes:
+            self._journal.append(*batches)
+        except OSError as error:
+            raise self._full(error) from None
+        if self._journal.size >= self._shard_bytes:
             self.flush()
 
     def flush(self) -> None:
-        """Finishes the current shard: from here on its episodes survive anything."""
-        if self._shard is None:
+        """Makes a finished shard of the journal: from here on readers see its episodes."""
+        if not self._journal.episodes:
             return
+        num_shards, tables = len(self._manifest.shards), []
         try:
-            timesteps, episodes = (FileEntry(**table.finish()) for table in self._shard)
+            rows = self._manifest.timestep_batch_rows, self._manifest.episode_batch_rows
+            for kind, schema, rows_per_batch in zip(("timesteps", "episodes"), self._schemas, rows, strict=True):
+                tables.append(TableWriter(self.path / f"{kind}-{num_shards:05d}.arrow", schema, rows_per_batch))
+            for batches in self._journal.batches():
+                for table, batch in zip(tables, batches, strict=True):
+                    table.append(batch)
+            timesteps, episodes = (FileEntry(**table.finish()) for table in tables)
             sync_folder(self.path)
             self._save((*self._manifest.shards, ShardEntry(timesteps, episodes)))
+        except OSError as error:
+            self._abandon(tables)
+            raise self._full(error) from None
         except BaseException:
-            self._discard()
+            self._abandon(tables)
             raise
-        self._shard = None
+        self._journal.clear(shard=num_shards + 1)
 
     def close(self) -> None:
         """Finishes the last shard, saves the provenance and frees the folder; may be called twice."""
@@ -168,6 +183,7 @@ class StoreWriter:
             self._save(self._manifest.shards)
         finally:
             self._is_closed = True
+            self._journal.close()
             self._lock.release()
 
     def _open(self) -> Manifest:
@@ -190,26 +206,25 @@ class StoreWriter:
             if path.name not in self._manifest.file_names:
                 path.unlink(missing_ok=True)
 
-    def _start(self) -> tuple[TableWriter, TableWriter]:
-        index = len(self._manifest.shards)
-        rows = self._manifest.timestep_batch_rows, self._manifest.episode_batch_rows
-        names = f"timesteps-{index:05d}.arrow", f"episodes-{index:05d}.arrow"
-        first, second = (TableWriter(self.path / n, s, r) for n, s, r in zip(names, self._schemas, rows, strict=True))
-        return first, second
-
     def _save(self, shards: tuple[ShardEntry, ...]) -> None:
         manifest = replace(self._manifest, tasks=self.tasks, shards=shards, provenance=dict(self.provenance))
         manifest.save(self.path)
         self._manifest = manifest
 
-    def _discard(self) -> None:
-        """Drops the unfinished shard after a failure; the manifest on disk decides what is finished."""
-        shard, self._shard = self._shard, None
-        self._manifest = Manifest.load(self.path)
-        _log.warning("store %s: the unfinished shard is lost; %d episodes are safe", self.path, self._manifest.num_episodes)
-        for table in shard or ():
-            if table.path.name not in self._manifest.file_names:
-                table.abort()
+    def _abandon(self, tables: Sequence[TableWriter]) -> None:
+        """Drops a shard that could not be finished: its episodes still are in the journal."""
+        self._manifest = Manifest.load(self.path)  # what is on disk decides
+        if self._manifest.file_names & {table.path.name for table in tables}:
+            self._journal.clear(shard=len(self._manifest.shards))
+            return
+        for table in tables:
+            table.abort()
+
+    def _full(self, error: OSError) -> OSError:
+        """What went wrong with a file, and that nothing is lost."""
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        kept = f"{self.num_episodes} complete episodes are safe; make room and run the same command again"
+        return OSError(error.errno, f"{reason}: {kept}", str(self.path))
 
 
 class Store:
@@ -290,7 +305,9 @@ class Store:
         return self._open_shard(k).episode(i - (self._episode_ends[k - 1] if k else 0), start, stop)
 
     def validate(self) -> None:
-        """Reads everything again: hashes, counts, bounds, and each episode with all its checks.
+        """Reads everything again: hashes, counts, bounds, each episode with all its checks, journal and manifest.
+
+        Episodes of a journal are no part of the store before a writer opens it; the log says how many there are.
 
         **Raises:** `ValueError` naming the shard and, where it can, episode and field.
         """
@@ -299,6 +316,10 @@ class Store:
                 file.check_size(self.path)
                 file.check_digest(self.path)
             self._open_shard(k).validate(first_episode=self._episode_ends[k] - entry.episodes.rows)
+        columns = timestep_columns(self.tasks)
+        if waiting := check_journal(self.path, (timestep_schema(columns), episode_schema(columns))):
+            _log.warning("store %s: %d complete episodes wait in its journal for the next writer", self.path, waiting)
+        self.manifest.check_file(self.path)
 
     def _open_shard(self, k: int) -> Shard:
         shard = self._shards[k]
@@ -309,6 +330,10 @@ class Store:
     def _index(self, name: str, dtype: np.dtype | type) -> np.ndarray:
         parts = [self._open_shard(k).index[name] for k in range(len(self._shards))]
         return np.concatenate(parts).astype(dtype, copy=False) if parts else np.empty(0, dtype)
+
+
+def _batch(columns: Mapping[str, pa.Array], schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 def _with_known_returns(task: TaskSpec, before: TaskSpec) -> TaskSpec:

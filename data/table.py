@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -88,18 +89,10 @@ class TableWriter:
         self._file = pa.ipc.new_file(self._sink, schema)
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
-        self._pending_bytes = 0
 
-    @property
-    def bytes(self) -> int:
-        """About the size the file would have if it were finished now."""
-        return self._sink.tell() + self._pending_bytes
-
-    def append(self, columns: Mapping[str, pa.Array]) -> None:
-        batch = pa.RecordBatch.from_arrays([columns[name] for name in self._schema.names], schema=self._schema)
+    def append(self, batch: pa.RecordBatch) -> None:
         self._pending.append(batch)
         self._pending_rows += batch.num_rows
-        self._pending_bytes += batch.nbytes
         self.rows += batch.num_rows
         if self._pending_rows >= self._rows_per_batch:
             self._write(self._pending_rows - self._pending_rows % self._rows_per_batch)
@@ -109,7 +102,7 @@ class TableWriter:
         self._file.write_table(table.slice(0, rows), max_chunksize=self._rows_per_batch)
         rest = table.slice(rows)
         self._pending = rest.to_batches()
-        self._pending_rows, self._pending_bytes = rest.num_rows, rest.nbytes
+        self._pending_rows = rest.num_rows
 
     def finish(self) -> dict[str, Any]:
         """Writes the rest, makes it durable and renames it; returns the manifest's entry."""
@@ -127,7 +120,8 @@ class TableWriter:
     def abort(self) -> None:
         """Removes what was written, under either name."""
         self._pending = []
-        self._sink.close()
+        with suppress(OSError):  # on a full disk closing fails too
+            self._sink.close()
         self._temporary.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 

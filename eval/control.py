@@ -6,9 +6,10 @@ import base64
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from hashlib import file_digest
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +17,13 @@ import numpy as np
 from gato.agent import Agent, load
 from gato.spec import Modality, TaskSpec
 
+from ..data.store import Store, StoreWriter
 from .captioning import caption_results
 from .rollout import EpisodeResult, Transform, rollout
 from .score import mean_interval, normalised_score
 
 if TYPE_CHECKING:
+    from gato.episode import Episode
     from gato.policy import GatoPolicy
 
 
@@ -32,6 +35,7 @@ class EvalConfig:
     - `ablations`: also act with the picture blanked and with the instructions of other episodes.
     - `captions`: stores of held-out pictures; `caption_examples`: how many are shown.
     - `prompts`: texts to continue. `films`: a film strip per task.
+    - `record`: folder in which the episodes are kept as stores, one per task; those of ablations are not.
     - `out`: where the results are written as JSON; by default `eval.json` in the checkpoint.
     """
 
@@ -46,6 +50,7 @@ class EvalConfig:
     caption_examples: int = 24
     prompts: list[str] = field(default_factory=list)
     films: bool = False
+    record: Path | None = None
     device: str | None = None
     out: Path | None = None
 
@@ -86,14 +91,18 @@ def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | 
 
 
 def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
-    """Everything `gato eval` measures; written to `config.out` as well."""
+    """Everything `gato eval` measures; written to `config.out` as well.
+
+    **Raises:** `ValueError` if `config.record` exists and was not made with these weights and settings.
+    """
     started = time.monotonic()
+    settings = _record_settings(Path(checkpoint), config) if config.record else {}
     agent = load(checkpoint, config.device)
     names = [t.name for t in agent.tasks.values() if t.is_control and t.env_id] if not config.tasks else config.tasks
     results: dict[str, Any] = {"checkpoint": str(checkpoint), "seed": config.seed, "episodes": config.episodes, "tasks": [], "films": {}}
     for name in [] if names == ["none"] else names:
         task = agent.task(name)
-        results["tasks"].append(_task_row(agent, task, config, None, None, results["films"]))
+        results["tasks"].append(_task_row(agent, task, config, None, None, results["films"], settings))
         for label, transform in _ablations(task) if config.ablations else ():
             results["tasks"].append(_task_row(agent, task, config, label, transform, None))
     results["captions"] = [caption_results(agent, store, config.caption_examples) for store in config.captions]
@@ -107,15 +116,72 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
 
 
 def _task_row(
-    agent: Agent, task: TaskSpec, config: EvalConfig, ablation: str | None, transform: Transform | None, films: dict[str, str] | None
+    agent: Agent,
+    task: TaskSpec,
+    config: EvalConfig,
+    ablation: str | None,
+    transform: Transform | None,
+    films: dict[str, str] | None,
+    settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     started = time.monotonic()
     policy = agent.policy(task, config.temperature, config.overflow, config.seed)
     frames = int(config.films and films is not None)
-    results = rollout(policy, task, config.episodes, config.seed, config.num_envs, transform=transform, record_frames=frames)
+
+    def results_of(sink: Callable[[Episode], None] | None) -> list[EpisodeResult]:
+        return rollout(policy, task, config.episodes, config.seed, config.num_envs, transform, record_frames=frames, sink=sink)
+
+    if config.record is None or settings is None:
+        results = results_of(None)
+    else:
+        with _Recorder(config.record, task, settings) as recorder:
+            results = results_of(recorder)
+            recorder.num_failed = sum(r.failed is not None for r in results)
     if films is not None and results[0].frames is not None:
         films[task.name] = film_strip(results[0].frames)
     return summarise(task, results, ablation, time.monotonic() - started)
+
+
+class _Recorder:
+    """Keeps the episodes of a task in a store; those that an interrupted evaluation has left there already are not kept twice."""
+
+    def __init__(self, folder: Path, task: TaskSpec, settings: dict[str, Any]) -> None:
+        if PurePath(task.name).is_absolute() or ".." in PurePath(task.name).parts:
+            raise ValueError(f"task '{task.name}' cannot be recorded: its name leads out of {folder}")
+        self.writer = StoreWriter(folder / task.name, [task], {"source": "gato.eval", "settings": settings, "licence": task.licence})
+        store = Store(folder / task.name)
+        self.seeds = {store.episode(i, 0, 1).seed for i in range(store.num_episodes)}
+        self.num_failed = 0
+
+    def __enter__(self) -> _Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.provenance["failed_episodes"] = self.num_failed
+        self.writer.close()
+
+    def __call__(self, episode: Episode) -> None:
+        if episode.seed not in self.seeds:
+            self.writer.append(episode)
+
+
+def _record_settings(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
+    """What must agree between the parts of a recording. **Raises:** `ValueError` if the folder holds anything else."""
+    assert config.record is not None
+    names = ("episodes", "num_envs", "seed", "temperature", "overflow")
+    settings: dict[str, Any] = {name: getattr(config, name) for name in names}
+    settings["weights_sha256"] = []
+    for path in sorted(checkpoint.glob("model*.safetensors")):
+        with open(path, "rb") as weights:
+            settings["weights_sha256"].append(file_digest(weights, "sha256").hexdigest())
+    manifests = sorted(config.record.rglob("manifest.json"))
+    if not manifests and config.record.exists() and (not config.record.is_dir() or any(config.record.iterdir())):
+        raise ValueError(f"{config.record} exists and holds no recording; choose another folder")
+    for manifest in manifests:
+        found = Store(manifest.parent).manifest.provenance.get("settings")
+        if found != settings:
+            raise ValueError(f"{manifest.parent} was recorded with {found}, not with {settings}; choose another folder")
+    return settings
 
 
 def _ablations(task: TaskSpec) -> Sequence[tuple[str, Transform]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +61,7 @@ def rollout(
     record_frames: int = 0,
     keep_episodes: bool = False,
     demonstrations: Sequence[Episode] = (),
+    sink: Callable[[Episode], None] | None = None,
 ) -> list[EpisodeResult]:
     """Lets a policy play a number of episodes.
 
@@ -74,6 +75,8 @@ def rollout(
     - `record_frames`: of how many episodes, counted from the first, pictures are kept.
     - `keep_episodes`: keep the timesteps as `Episode`s of behaviour "learner".
     - `demonstrations`: handed to `policy.reset`.
+    - `sink`: is handed every finished episode in the order of their seeds, in place of its being kept;
+      an episode that failed has no timesteps to hand over.
 
     **Returns:** one result per episode, in the order of their seeds.
 
@@ -86,7 +89,8 @@ def rollout(
     seeds = [episode_seed("rollout", seed, i) for i in range(episodes)]
     results: list[EpisodeResult | None] = [None] * episodes
     waiting = deque(range(episodes))
-    streams = [_Stream(i, spec, record_frames, keep_episodes) for i in range(min(num_envs, episodes))]
+    num_handed = 0
+    streams = [_Stream(i, spec, record_frames, keep_episodes or sink is not None) for i in range(min(num_envs, episodes))]
     policy.reset(len(streams), demonstrations)
     try:
         with Progress(f"rollout {spec.name}", episodes) as progress:
@@ -95,6 +99,8 @@ def rollout(
                     while waiting and not stream.is_active:
                         index = waiting.popleft()
                         results[index] = stream.start(index, seeds[index], progress)
+                if sink is not None:
+                    num_handed = _hand_over(results, num_handed, sink)
                 active = [stream for stream in streams if stream.is_active]
                 if not active:
                     return [result for result in results if result is not None]
@@ -104,6 +110,16 @@ def rollout(
     finally:
         for stream in streams:
             stream.close()
+
+
+def _hand_over(results: list[EpisodeResult | None], start: int, sink: Callable[[Episode], None]) -> int:
+    """Gives away the episodes from place `start` to the first that is not finished, which is returned."""
+    while start < len(results) and (result := results[start]) is not None:
+        if result.episode is not None:
+            sink(result.episode)
+            results[start] = replace(result, episode=None)
+        start += 1
+    return start
 
 
 def expert_rollout(task: TaskSpec | str, episodes: int, seed: int = 0, expert: Expert | None = None) -> list[EpisodeResult]:

@@ -191,27 +191,47 @@ def _export(arguments: list[str]) -> None:
     _print(counts, as_json, lambda: f"{out}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
 
 
-def _validate(arguments: list[str]) -> None:
-    parser = _parser("data validate", "Re-read a whole store: hashes, bounds, every value.")
+def _validate(arguments: list[str]) -> int:
+    parser = _parser("data validate", "Re-read whole stores: hashes, bounds, every value. Exit code 1 if one is damaged.")
     parser.add_argument("stores", nargs="+", type=str, help="names or folders")
     parser.add_argument("--json", action="store_true")
     options = _parse(parser, arguments)
-    rows = []
-    for name in options.stores:
-        store = _open_store(name)
-        store.validate()
-        rows.append({"store": name, "episodes": store.num_episodes, "timesteps": store.num_timesteps})
-        if not options.json:
-            print(f"{name}: {store.num_episodes} episodes, {store.num_timesteps} timesteps, all valid", flush=True)
+    folders = {name: _store_folder(name) for name in options.stores}
+    rows = [_validated(name, folder, quiet=options.json) for name, folder in folders.items()]
     if options.json:
         print(json.dumps(rows, indent=1))
+    return int(any(row["damage"] for row in rows))
+
+
+def _validated(name: str, folder: Path, quiet: bool) -> dict[str, Any]:
+    """What there is in a store, or what is wrong with it; the latter goes to standard error too."""
+    from gato.data.store import Store
+
+    try:
+        store = Store(folder)
+        store.validate()
+    except (ValueError, OSError) as error:
+        print(f"gato: {_one_line(error)}", file=sys.stderr)
+        return {"store": name, "episodes": None, "timesteps": None, "damage": _one_line(error)}
+    if not quiet:
+        print(f"{name}: {store.num_episodes} episodes, {store.num_timesteps} timesteps, all valid", flush=True)
+    return {"store": name, "episodes": store.num_episodes, "timesteps": store.num_timesteps, "damage": None}
 
 
 def _open_store(name: str) -> Any:
-    from gato.data.store import Store, stores_folder
+    from gato.data.store import Store
 
-    path = Path(name)
-    return Store(path if (path / "manifest.json").exists() else stores_folder() / name)
+    return Store(_store_folder(name))
+
+
+def _store_folder(name: str) -> Path:
+    """A folder, or what a name stands for. **Raises:** `ValueError` if no store is there."""
+    from gato.data.store import stores_folder
+
+    path = Path(name) if (Path(name) / "manifest.json").exists() else stores_folder() / name
+    if not (path / "manifest.json").exists():
+        raise ValueError(f"there is no store at {path}: it has no manifest.json")
+    return path
 
 
 def _train_tokenizer(arguments: list[str]) -> None:

@@ -209,7 +209,7 @@ def test_complete_episodes_survive_an_exception(tmp_path):
     assert Store(tmp_path).num_episodes == 1
 
 
-def test_a_full_disk_costs_the_unfinished_shard_only(tmp_path, monkeypatch):
+def test_a_shard_that_could_not_be_finished_costs_no_episode(tmp_path, monkeypatch):
     def no_space(*_):
         raise OSError(28, "No space left on device")
 
@@ -223,7 +223,7 @@ def test_a_full_disk_costs_the_unfinished_shard_only(tmp_path, monkeypatch):
         writer.append(counting(5))
     store = Store(tmp_path)
     store.validate()
-    assert store.lengths.tolist() == [3, 5]
+    assert store.lengths.tolist() == [3, 4, 5]
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -256,7 +256,7 @@ for k in range(10**9):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
-def test_a_killed_writer_loses_at_most_its_unfinished_shard(tmp_path):
+def test_a_killed_writer_leaves_a_store_that_can_be_read_and_continued(tmp_path):
     manifest, num_before = tmp_path / "manifest.json", 0
     for delay in (0.0, 0.013, 0.031):
         child = subprocess.Popen([sys.executable, "-c", ENDLESS, str(tmp_path)], cwd=ROOT)
@@ -271,11 +271,11 @@ def test_a_killed_writer_loses_at_most_its_unfinished_shard(tmp_path):
         store.validate()
         num_before = store.num_episodes
     with StoreWriter(tmp_path, [COUNTING]) as writer:
-        assert writer.num_episodes == num_before
+        assert (num_kept := writer.num_episodes) >= num_before  # those of the journal are among them now
         names = {p.name for p in tmp_path.glob("*.arrow*")}
-        assert names == store.manifest.file_names  # leftovers are gone
+        assert names == Store(tmp_path).manifest.file_names  # leftovers are gone
         writer.append(counting(1, first=-7))
-    assert Store(tmp_path).episode(num_before).observations["step"].tolist() == [-7]
+    assert Store(tmp_path).episode(num_kept).observations["step"].tolist() == [-7]
 
 
 def test_a_flipped_bit_is_found_by_validate(tmp_path):
