@@ -6,7 +6,6 @@ Importing it runs it: it is a program of the user's, and is treated as one.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .arrays import nearest
 from .formats import Dataset
+from .source import files_digest
 
 _KEYS = [f.name for f in fields(Episode) if f.name != "task"]
 
@@ -146,8 +146,4 @@ def _located(error: Exception, path: Path) -> Exception:
 def _digest(path: Path, data: Path | None) -> str:
     """Of the adapter and of all files that it is given."""
     files = [] if data is None else [data] if data.is_file() else sorted(f for f in data.rglob("*") if f.is_file())
-    digest = hashlib.sha256()
-    for file in [path, *files]:
-        with open(file, "rb") as raw:
-            digest.update(file.name.encode() + hashlib.file_digest(raw, "sha256").digest())
-    return digest.hexdigest()
+    return files_digest(path.parent, [path, *files])

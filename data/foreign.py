@@ -1,13 +1,12 @@
-"""What the readers and writers of other formats share: a digest of files, a new folder, an episode with its counts."""
+"""What the readers and writers of other formats share: a new folder, an episode with its counts."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,6 @@ from gato.spec import TaskSpec
 from .manifest import sync_folder, task_differences
 from .store import Store
 from .table import TEMPORARY
-
-
-def digest(root: Path, files: Iterable[Path]) -> str:
-    """SHA-256 over the names (below `root`) and the contents of some files, each of which is read whole."""
-    total = hashlib.sha256()
-    for path in sorted(files):
-        with open(path, "rb") as file:
-            total.update(f"{os.path.relpath(path, root)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 @contextmanager

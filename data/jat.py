@@ -25,11 +25,12 @@ from gato.episode import Behaviour, Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .captions import caption_task, fit_image, read_image
-from .foreign import digest, foreign_episode
+from .foreign import foreign_episode
 from .formats import Dataset
 from .jat_columns import CONTROL, FINAL, NUMBERS, columns_of, decode, numbers, picture_bytes, read_frame, required, take_apart
 from .manifest import task_differences
 from .rows import RowFile, layout
+from .source import files_digest
 from .text import document_task
 
 # optional columns -> the name of the parameter they become, where they are no attribute of an episode
@@ -82,7 +83,7 @@ class JatReader:
         tasks, inferred = self._tasks(name, files, names)
         return Dataset(
             source=label,
-            digest=digest(files[0].path.parent, (file.path for file in files)),
+            digest=files_digest(files[0].path.parent, (file.path for file in files)),
             tasks=tasks,
             splits={split: sum(file.num_rows for file in parts) for split, parts in splits.items()},
             episodes=_Episodes(splits, {t.name: t for t in tasks}, self),

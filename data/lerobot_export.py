@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -31,8 +28,9 @@ from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .columns import episode_row, episode_schema, timestep_columns
+from .foreign import new_folder
 from .lerobot import BOOKKEEPING, EPISODES_FILE, TASKS_FILE, features_of
-from .manifest import sync_folder, task_differences
+from .manifest import task_differences
 from .progress import Progress
 from .store import Store
 from .video import VideoWriter, video_facts
@@ -73,16 +71,11 @@ class LeRobotWriter:
         **Raises:** `ValueError` if `out` exists, or the stores hold what one LeRobot dataset cannot.
         """
         out = Path(out)
-        if out.exists():
-            raise ValueError(f"{out} exists; choose another folder or remove it")
         tasks = _tasks(stores)
         total = sum(store.num_episodes for store in stores)
         if total == 0:
             raise ValueError(f"{[str(s.path) for s in stores]} hold no episodes, so there is nothing to export")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
-        folder.mkdir()
-        try:
+        with new_folder(out) as folder:
             with _Export(folder, tasks, self.fps or _fps(stores), self.codec if self.images == "video" else None) as export:
                 with Progress(f"export {out.name}", total) as progress:
                     for store in stores:
@@ -90,10 +83,6 @@ class LeRobotWriter:
                             export.append(store.episode(i))
                             progress.advance()
             counts = export.save(_splits(stores))
-            os.rename(folder, out)
-            sync_folder(out.parent)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         return counts
 
 

@@ -7,7 +7,6 @@ templates can only name files inside the folder, and nothing is read that is lar
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from .source import files_digest
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 MAX_META_BYTES = 2**28  # of one JSON file: episodes.jsonl has about 100 bytes per episode
@@ -78,13 +79,8 @@ class Layout:
 
     def digest(self) -> str:
         """SHA-256 over the names and contents of all files, hidden ones excepted."""
-        total = hashlib.sha256()
-        for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
-            name = path.relative_to(self.folder)
-            if not any(part.startswith(".") for part in name.parts):
-                with open(path, "rb") as file:
-                    total.update(f"{name.as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-        return total.hexdigest()
+        files = (p for p in self.folder.rglob("*") if p.is_file())
+        return files_digest(self.folder, [p for p in files if not any(part.startswith(".") for part in p.relative_to(self.folder).parts)])
 
 
 def read_json(path: Path) -> dict[str, Any]:

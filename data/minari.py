@@ -22,8 +22,9 @@ import pyarrow as pa
 from gato.episode import Behaviour, Episode
 from gato.spec import MAX_ELEMENTS, Modality, Role, TaskSpec
 
-from .foreign import digest, exact_cast, foreign_episode
+from .foreign import exact_cast, foreign_episode
 from .formats import Dataset
+from .source import files_digest
 
 if TYPE_CHECKING:
     import gymnasium
@@ -78,7 +79,7 @@ class MinariReader:
             raise ValueError(f"{folder} has {num_episodes!r} episodes; expected at least one")
         return Dataset(
             source=str(metadata["dataset_id"]),
-            digest=digest(folder, (p for p in folder.rglob("*") if p.is_file())),
+            digest=files_digest(folder, (p for p in folder.rglob("*") if p.is_file())),
             tasks=tasks,
             splits={"train": num_episodes},
             episodes=episodes,

@@ -7,7 +7,6 @@ docs/formats/recordings.md lists the keys of the YAML file, which are the fields
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from gato.spec import PATCH_SIZE, FieldSpec, Modality, Role, TaskSpec
 
 from .arrays import SUFFIXES, Arrays, Hdf5Arrays, column, natural_key, nearest, open_arrays
 from .formats import Dataset
+from .source import files_digest, options_digest
 
 MAX_SPEC_BYTES = 2**20
 
@@ -69,7 +69,7 @@ class Recordings:
             provenance["episodes_without_an_end"] = source.num_unfinished
         return Dataset(
             source=path.name,
-            digest=_digest(files, spec),
+            digest=options_digest(files_digest(files[0].parent, files), spec=json.dumps(spec.given, sort_keys=True, default=str)),
             tasks=(task,),
             splits={name: len(places) for name, places in splits.items()},
             episodes=lambda split, start: (source.episode(task, place) for place in islice(splits[split], start, None)),
@@ -474,14 +474,6 @@ def _files(path: Path) -> list[Path]:
     if not files:
         raise ValueError(f"there are no recordings at {path}; expected files named *{', *'.join(SUFFIXES)}")
     return files
-
-
-def _digest(files: Sequence[Path], spec: Spec) -> str:
-    digest = hashlib.sha256(json.dumps(spec.given, sort_keys=True, default=str).encode())
-    for file in files:
-        with open(file, "rb") as raw:
-            digest.update(file.name.encode() + hashlib.file_digest(raw, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _ends(arrays: Arrays, keys: Sequence[str]) -> list[int]:

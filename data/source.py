@@ -87,7 +87,7 @@ def file_digest(path: Path) -> str:
 
 def files_digest(folder: Path, paths: Iterable[Path]) -> str:
     """SHA-256 of names (relative to the folder) and contents."""
-    return _sha256(f"{_name(folder, path)} {file_digest(path)}" for path in paths)
+    return _sha256(f"{_name(folder, path)} {file_digest(path)}" for path in sorted(paths))
 
 
 def status_digest(folder: Path, paths: Iterable[Path]) -> str:

@@ -145,7 +145,8 @@ def _parts(line: str) -> list[str]:
     except (ImportError, metadata.PackageNotFoundError):
         return []
     chosen = [r for r in lines if r.marker and not r.marker.evaluate({"extra": ""})]
-    return [f"{r.name}{r.specifier}" for r in chosen if any(r.marker and r.marker.evaluate({"extra": extra}) for extra in requirement.extras)]
+    extras = requirement.extras
+    return [f"{r.name}{r.specifier}" for r in chosen if r.marker and any(r.marker.evaluate({"extra": e}) for e in extras)]
 
 
 def _version(name: str) -> str | None:

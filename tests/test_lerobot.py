@@ -452,5 +452,5 @@ def test_what_the_format_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
 
 def test_an_existing_folder_is_not_written_into(tmp_path, walk):
     store = stored(tmp_path / "store", walk([0], [0]))
-    with pytest.raises(ValueError, match=r"store exists; choose another folder"):
+    with pytest.raises(ValueError, match=r"store' exists; an export is a new folder"):
         LeRobotWriter().write([store], tmp_path / "store")
