@@ -122,6 +122,19 @@ def collect(config: CollectConfig) -> list[dict[str, Any]]:
     return [_collect_task(envs.task(name), config) for name in config.tasks]
 
 
+def least_return(task: TaskSpec) -> float | None:
+    """The return that an episode without noise needs to be stored: `ACCEPTED_SHARE` of the way from random to expert.
+
+    The paper keeps what reaches 80 % of the expert's return, which is no filter where returns are negative:
+    80 % of -100 is better than -100. Measured from the random return the rule is the same for every task.
+
+    **Returns:** `None`, which keeps everything, where one of the two returns is not known.
+    """
+    if task.random_return is None or task.expert_return is None:
+        return None
+    return task.random_return + ACCEPTED_SHARE * (task.expert_return - task.random_return)
+
+
 def store_path(task: str, out: Path | None = None) -> Path:
     """Where the store of a task lies: `out/family/name`."""
     return (stores_folder() if out is None else Path(out)) / task
@@ -144,35 +157,42 @@ def measure(tasks: Sequence[str] = (), episodes: int = 100, seed: int = 0) -> li
     - `episodes`: per task and behaviour; `seed`: of them all.
 
     **Returns:** per task `task`, `episodes`, `random`, `expert`, `expert_std`, `expert_min`, `success`
-    (share), `failed`, `length` (mean) and `steps_per_second` of the expert.
+    (share of the expert's finished episodes), `failed` (episodes that raised), `acceptance` (share of all
+    episodes that a collection would keep), `length` (mean) and `steps_per_second` of the expert. What
+    concerns the expert is `None` for a task without one.
+
+    **Raises:** `RuntimeError` where every episode of a behaviour failed.
     """
-    rows = []
-    for name in tasks or envs.tasks():
-        task, env = envs.task(name), envs.make(name)
-        with Progress(f"measure {name}", 2 * episodes) as progress:
-            random = list(_measured(task, env, RandomExpert(), episodes, seed, progress))
-            started = time.perf_counter()
-            expert = list(_measured(task, env, envs.expert(name), episodes, seed, progress))
-            seconds = time.perf_counter() - started
-        env.close()
-        if not random or not expert:
-            raise RuntimeError(f"task '{name}': every episode of the {'expert' if random else 'random policy'} failed")
-        returns = np.array([r.total_reward for r in expert])
-        rows.append(
-            {
-                "task": name,
-                "episodes": episodes,
-                "random": float(np.mean([r.total_reward for r in random])),
-                "expert": float(returns.mean()),
-                "expert_std": float(returns.std()),
-                "expert_min": float(returns.min()),
-                "success": None if task.success is None else float(np.mean([r.success for r in expert])),
-                "failed": episodes - len(expert),
-                "length": float(np.mean([r.num_timesteps for r in expert])),
-                "steps_per_second": sum(r.num_timesteps for r in expert) / seconds,
-            }
-        )
-    return rows
+    return [_measure_task(name, episodes, seed) for name in tasks or envs.tasks()]
+
+
+def _measure_task(name: str, episodes: int, seed: int) -> dict[str, Any]:
+    task, env = envs.task(name), envs.make(name)
+    has_expert = envs.expert_name(name) is not None
+    with Progress(f"measure {name}", (1 + has_expert) * episodes) as progress:
+        random = list(_measured(task, env, RandomExpert(), episodes, seed, progress))
+        started = time.perf_counter()
+        expert = list(_measured(task, env, envs.expert(name), episodes, seed, progress)) if has_expert else []
+        seconds = time.perf_counter() - started
+    env.close()
+    if not random or (has_expert and not expert):
+        raise RuntimeError(f"task '{name}': every episode of the {'expert' if random else 'random policy'} failed")
+    returns = np.array([r.total_reward for r in expert])
+    measured = task.with_returns(float(np.mean([r.total_reward for r in random])), float(returns.mean()) if expert else None)
+    least = least_return(measured)
+    return {
+        "task": name,
+        "episodes": episodes,
+        "random": measured.random_return,
+        "expert": measured.expert_return,
+        "expert_std": float(returns.std()) if expert else None,
+        "expert_min": float(returns.min()) if expert else None,
+        "success": float(np.mean([r.success for r in expert])) if expert and task.success else None,
+        "failed": episodes - len(expert) if expert else None,
+        "acceptance": float((returns >= least).sum() / episodes) if least is not None else None,
+        "length": float(np.mean([r.num_timesteps for r in expert])) if expert else None,
+        "steps_per_second": sum(r.num_timesteps for r in expert) / seconds if expert else None,
+    }
 
 
 def _measured(task: TaskSpec, env: gymnasium.Env, expert: Expert, episodes: int, seed: int, progress: Progress) -> Iterator[Any]:
@@ -243,13 +263,6 @@ def _refuse_if_most_fail(task: TaskSpec, notes: Sequence[Mapping[str, Any]]) -> 
     attempts, failed = sum(n["attempts"] for n in notes), sum(n["failed"] for n in notes)
     if attempts >= MAX_ATTEMPTS and failed > attempts / 2:
         raise RuntimeError(f"task '{task.name}': {failed} of {attempts} episodes failed; its expert does not fit this environment")
-
-
-def _is_good(task: TaskSpec, episode: Episode) -> bool:
-    if task.random_return is None or task.expert_return is None:
-        return True
-    share = (episode.total_reward - task.random_return) / (task.expert_return - task.random_return)
-    return share >= ACCEPTED_SHARE
 
 
 def _provenance(task: TaskSpec, config: CollectConfig) -> dict[str, Any]:
