@@ -2,17 +2,18 @@
 
 Half of the episodes are noisy by default: some executed actions are random while the expert's own
 action is what the store holds, so a student also sees how to come back (clones of a perfect expert
-drift). Every episode has its own seed, so an interrupted or repeated collection gives the same store.
+drift). Every episode has its own seed, so an interrupted or repeated collection gives the same store, with
+any number of workers.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from gato.envs.demonstrator import RandomExpert
 from gato.episode import Episode
 from gato.spec import TaskSpec
 
+from .attempt import Job, load_expert
+from .crew import MAX_ATTEMPTS, Crew
 from .progress import Progress
 from .recording import episode_seed, expert_episode
 from .store import Store, StoreWriter, stores_folder
@@ -31,8 +34,9 @@ if TYPE_CHECKING:
     from gato.envs.demonstrator import Expert
 
 ACCEPTED_SHARE = 0.8  # of the way from random to expert, for an episode without noise
-MAX_ATTEMPTS = 50  # for one place in the store
-_PACKAGES = ("opengato", "gymnasium", "minigrid", "metaworld", "mujoco", "box2d", "numpy")
+_PACKAGES = (
+    "opengato", "gymnasium", "minigrid", "metaworld", "mujoco", "dm-control", "gymnasium-robotics", "ale-py", "minatar", "box2d", "numpy",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,13 @@ class CollectConfig:
     - `noise`: expected share of the timesteps of a noisy episode whose executed action is random.
     - `noise_steps`: how many timesteps a random action is held.
     - `seed`: of the whole collection.
+    - `expert`: `MODULE:NAME` of an expert of your own, a class that is called without arguments; the
+      registry's where `None`.
+    - `expert_level`: what a clean episode must come close to. `"measured"`: the registry's expert return;
+      `"window"`: the paper's, the best mean over a window of consecutive clean episodes, which are
+      all played once beforehand.
+    - `workers`: processes that play; 0 plays in this one, where nothing stops an expert that hangs.
+    - `episode_seconds`: wall-clock time after which a worker's episode has failed.
     - `out`: folder of the stores, one below it per task; the stores' folder where `None`.
 
     **Raises:** `ValueError` for a share outside [0, 1] or a count below one.
@@ -58,6 +69,10 @@ class CollectConfig:
     noise: float = 0.2
     noise_steps: int = 1
     seed: int = 0
+    expert: str | None = None
+    expert_level: Literal["measured", "window"] = "measured"
+    workers: int = 1
+    episode_seconds: float = 600.0
     out: Path | None = None
 
     def __post_init__(self) -> None:
@@ -67,44 +82,22 @@ class CollectConfig:
         for name in ("episodes", "noise_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
+        if self.workers < 0 or not self.episode_seconds > 0:
+            raise ValueError(f"workers is {self.workers} and episode_seconds {self.episode_seconds}; give at least 0 and more than 0")
         if not self.tasks:
-            raise ValueError(f"no tasks given; known are {', '.join(envs.tasks())}")
+            raise ValueError(f"no tasks given; known are {envs.families()}")
 
     @property
     def settings(self) -> dict[str, Any]:
         """What must agree between the parts of one store."""
-        names = ("seed", "noisy_share", "noise", "noise_steps")
+        names = ["seed", "noisy_share", "noise", "noise_steps"]
+        if self.expert_level != "measured":
+            names.append("expert_level")
         return {name: getattr(self, name) for name in names}
 
     def is_noisy(self, index: int) -> bool:
         """Whether the episode at this place is noisy; noisy places are spread evenly."""
         return int((index + 1) * self.noisy_share) > int(index * self.noisy_share)
-
-
-class Noise:
-    """Replaces executed actions by random ones, each held for some steps.
-
-    **Arguments:**
-
-    - `share`: expected share of the timesteps that are replaced.
-    - `steps`: how long one random action is held.
-    - `generator`: decides when; the action itself comes from the seeded action space.
-    """
-
-    def __init__(self, share: float, steps: int, generator: np.random.Generator) -> None:
-        # A period is `steps` replaced timesteps and (1 - p) / p others on average; solved for p.
-        self.start_probability = share / (steps * (1 - share) + share)
-        self.steps, self.generator = steps, generator
-        self.left = 0
-        self.held: Any = None
-
-    def __call__(self, env: gymnasium.Env, action: Any) -> Any:
-        if self.left == 0 and self.generator.random() < self.start_probability:
-            self.left, self.held = self.steps, env.action_space.sample()
-        if self.left == 0:
-            return action
-        self.left -= 1
-        return self.held
 
 
 def collect(config: CollectConfig) -> list[dict[str, Any]]:
@@ -118,8 +111,21 @@ def collect(config: CollectConfig) -> list[dict[str, Any]]:
     for an expert whose episodes are all rejected; `RuntimeError` where more than half of them fail.
     """
     for name in config.tasks:  # all names are checked before the first hour of work
-        envs.expert(name)
-    return [_collect_task(envs.task(name), config) for name in config.tasks]
+        load_expert(name, config.expert)
+    tasks = [envs.task(name) for name in config.tasks]
+    with Crew(config.workers, config.episode_seconds) as crew:
+        return [_collect_task(task, config, crew) for task in tasks]
+
+
+def window_expert_return(returns: Sequence[float]) -> float:
+    """The paper's expert return: the highest mean of W consecutive episodes.
+
+    **Arguments:** `returns`: of N episodes in the order they were played; W = min(1000, N / 10), rounded
+    down, and at least 1.
+    """
+    width = max(1, min(1000, len(returns) // 10))
+    sums = np.cumsum([0.0, *returns])
+    return float((sums[width:] - sums[:-width]).max() / width)
 
 
 def least_return(task: TaskSpec) -> float | None:
@@ -206,57 +212,43 @@ def _measured(task: TaskSpec, env: gymnasium.Env, expert: Expert, episodes: int,
         yield recording
 
 
-def _collect_task(task: TaskSpec, config: CollectConfig) -> dict[str, Any]:
+def _collect_task(task: TaskSpec, config: CollectConfig, crew: Crew) -> dict[str, Any]:
     """Fills the store of one task up to the number of episodes, and writes the summary into its manifest."""
     path = store_path(task.name, config.out)
     provenance = _provenance(task, config)
-    notes = _stored_notes(path, provenance)
-    env, expert = envs.make(task), envs.expert(task)
-    try:
-        with (
-            StoreWriter(path, [task], provenance) as writer,
-            Progress(f"collect {task.name}", config.episodes, done=len(notes)) as progress,
-        ):
-            for index in range(len(notes), config.episodes):
-                episode = _accepted_episode(task, env, expert, config, index)
+    before = _checked_provenance(path, provenance)
+    with StoreWriter(path, [task], provenance) as writer:
+        notes = _stored_notes(path)  # read under the writer's lock: nobody else adds to them now
+        assert len(notes) == writer.num_episodes, f"{len(notes)} notes of {writer.num_episodes} episodes"
+        least = writer.provenance["least_return"] = _least_return(task, config, crew, before)
+        with Progress(f"collect {task.name}", config.episodes, done=len(notes)) as progress:
+            for episode in crew.episodes(_job(task, config, least, i) for i in range(len(notes), config.episodes)):
                 writer.append(episode)
                 notes.append(_note(episode))
                 progress.advance()
                 _refuse_if_most_fail(task, notes)
-            summary = _summary(notes)
-            writer.provenance["collected"] = summary
-    finally:
-        env.close()
+        summary = writer.provenance["collected"] = _summary(notes)
     return {"task": task.name, "store": str(path), **summary}
 
 
-def _accepted_episode(task: TaskSpec, env: gymnasium.Env, expert: Expert, config: CollectConfig, index: int) -> Episode:
-    """The first attempt at this place of the store that neither fails nor falls short."""
-    noisy, failures = config.is_noisy(index), []
-    for attempt in range(MAX_ATTEMPTS):
-        seed = episode_seed("collect", config.seed, index, attempt)
-        generator = np.random.default_rng([seed, config.seed])
-        perturb = Noise(config.noise, config.noise_steps, generator) if noisy else None
-        try:
-            recording = expert_episode(task, env, expert, seed, perturb)
-            episode = recording.episode("noisy" if noisy else "expert")
-        except Exception as error:  # whatever a planner or a simulator may raise: the episode has failed
-            failures.append(f"{type(error).__name__}: {error}")
-            continue
-        if noisy or _is_good(task, episode):
-            counts = {
-                "attempts": attempt + 1,
-                "failed": len(failures),
-                "clipped_actions": recording.num_clipped,
-                "observations_out_of_bounds": episode.count_out_of_bounds(),
-            }
-            return replace(episode, parameters={**episode.parameters, "collection": counts})
-    if len(failures) > MAX_ATTEMPTS / 2:
-        raise RuntimeError(f"task '{task.name}': {len(failures)} of {MAX_ATTEMPTS} episodes failed, the last with {failures[-1]}")
-    raise ValueError(
-        f"task '{task.name}': {MAX_ATTEMPTS} expert episodes in a row fell short of {ACCEPTED_SHARE:.0%} of the way from "
-        f"the random return {task.random_return} to the expert return {task.expert_return}; measure both again"
-    )
+def _job(task: TaskSpec, config: CollectConfig, least: float | None, index: int) -> Job:
+    """The first attempt at a place of the store."""
+    noise = config.noise if config.is_noisy(index) else None
+    return Job(task, index, config.seed, 0, noise, config.noise_steps, least, config.expert)
+
+
+def _least_return(task: TaskSpec, config: CollectConfig, crew: Crew, before: Mapping[str, Any]) -> float | None:
+    """What a clean episode must reach; a store that was begun keeps the level of its beginning."""
+    if config.expert_level == "measured":
+        return least_return(task)
+    if "least_return" in before:
+        return before["least_return"]
+    with Progress(f"expert level of {task.name}", config.episodes) as progress:
+        returns = []
+        for episode in crew.episodes(Job(task, i, config.seed, expert=config.expert) for i in range(config.episodes)):
+            returns.append(episode.total_reward)
+            progress.advance()
+    return least_return(task.with_returns(task.random_return, window_expert_return(returns)))
 
 
 def _refuse_if_most_fail(task: TaskSpec, notes: Sequence[Mapping[str, Any]]) -> None:
@@ -275,7 +267,7 @@ def _provenance(task: TaskSpec, config: CollectConfig) -> dict[str, Any]:
             continue
     return {
         "source": "gato.data.collect",
-        "expert": envs.expert_name(task),
+        "expert": config.expert or envs.expert_name(task),
         "licence": task.licence,
         "settings": config.settings,
         "accepted_share": ACCEPTED_SHARE,
@@ -283,19 +275,25 @@ def _provenance(task: TaskSpec, config: CollectConfig) -> dict[str, Any]:
     }
 
 
-def _stored_notes(path: Path, provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Notes on the episodes that an earlier run stored.
+def _checked_provenance(path: Path, provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an earlier run wrote about the store, empty where there was none.
 
     **Raises:** `ValueError` if that run had another expert or other settings: its episodes would not repeat.
     """
     if not (path / "manifest.json").exists():
-        return []
-    store = Store(path)
-    found, asked = ({k: p.get(k) for k in ("expert", "settings")} for p in (store.manifest.provenance, provenance))
+        return {}
+    before = Store(path).manifest.provenance
+    found, asked = ({k: p.get(k) for k in ("expert", "settings")} for p in (before, provenance))
     if found != asked:
         raise ValueError(
             f"store {path} was collected with {found}, not with {asked}; use the same settings to continue it, or another folder"
         )
+    return before
+
+
+def _stored_notes(path: Path) -> list[dict[str, Any]]:
+    """Notes on the episodes that an earlier run stored."""
+    store = Store(path)
     windows = (store.episode(i, 0, 1) for i in range(store.num_episodes))
     return [
         _note(window) | {"return": float(total), "timesteps": int(length)}

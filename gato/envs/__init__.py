@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+from collections import Counter
 from collections.abc import Mapping
 from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,12 @@ _ENTRY_KEYS = {
 def tasks() -> list[str]:
     """Names of all registered tasks, sorted."""
     return sorted(_registry())
+
+
+def families() -> str:
+    """The families and how many tasks each has, for messages: `atari (57 tasks), ...`."""
+    counts = Counter(name.split("/")[0] for name in tasks())
+    return ", ".join(f"{family} ({count} tasks)" for family, count in sorted(counts.items()))
 
 
 @functools.cache
@@ -108,7 +115,9 @@ def expert(task: TaskSpec | str) -> Expert:
     if entry is None and isinstance(task, str):
         _gymnasium_limit(name)  # an unknown name gets its nearest known one
     if entry is None or entry.get("expert") is None:
-        raise ValueError(f"task '{name}' has no expert in the registry; collect with your own (--expert MODULE:NAME), or import recorded data")
+        raise ValueError(
+            f"task '{name}' has no expert in the registry; collect with your own (--expert MODULE:NAME), or import recorded data"
+        )
     family = _family(name)
     if entry["expert"] not in family.EXPERTS:
         raise ValueError(f"task '{name}' asks for the expert '{entry['expert']}'; its family has {sorted(family.EXPERTS)}")
@@ -184,5 +193,5 @@ def _gymnasium_limit(name: str) -> int | None:
         known = [*_registry(), *gymnasium.registry]
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
         raise ValueError(
-            f"there is no task '{name}'; did you mean '{nearest[0]}'? Known are {', '.join(tasks())} and every Gymnasium id"
+            f"there is no task '{name}'; did you mean '{nearest[0]}'? Known are {families()}, which docs/suites.md lists, and every Gymnasium id"
         ) from error
