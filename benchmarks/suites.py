@@ -42,7 +42,7 @@ def main() -> None:
         try:
             row = measure([measured], options.episodes)[0] | {"task": task}
         except RuntimeError as error:
-            print(f"left out: {error}", flush=True)
+            print(f"left out: {error}")
             continue
         with ROWS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -68,7 +68,7 @@ def write_registry(rows: dict[str, dict[str, Any]]) -> None:
             continue
         bare = re.sub(r", (random|expert)_return: [-\d.e+]+", "", line).removesuffix("}")
         returns = [(k, row[k]) for k in ("random", "expert") if row[k] is not None]
-        lines[i] = bare + "".join(f", {k}_return: {number(v)}" for k, v in returns) + "}"
+        lines[i] = bare + "".join(f", {k}_return: {float(number(v))}" for k, v in returns) + "}"
     REGISTRY.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -84,15 +84,18 @@ def summary(rows: dict[str, dict[str, Any]]) -> str:
     families = defaultdict(list)
     for name in envs.tasks():
         families[name.split("/")[0]].append(name)
-    lines = ["| suite | tasks | with expert | measured | episodes each | success of expert | acceptance | failed | steps/s |", "| --- " * 9 + "|"]
+    lines = [
+        "| suite | tasks | with expert | measured | episodes each | success of expert | acceptance | failed | steps/s |",
+        "| --- " * 9 + "|",
+    ]
     for family, names in sorted(families.items()):
-        known = [rows[n] for n in names if n in rows]
+        known = [rows[m] for n in names if (m := n.replace("babyai-symbolic", "babyai")) in rows]
         experts = [r for r in known if r["expert"] is not None]
         counts = sorted({r["episodes"] for r in known})
         lines.append(
             f"| {family} | {len(names)} | {sum(envs.expert_name(n) is not None for n in names)} | {len(known)} "
             f"| {' to '.join(str(c) for c in dict.fromkeys(counts[:1] + counts[-1:])) or '-'} "
-            f"| {mean(experts, 'success')} | {mean(experts, 'acceptance')} | {sum(r['failed'] for r in experts)} "
+            f"| {mean(experts, 'success')} | {mean(experts, 'acceptance')} | {sum(r['failed'] or 0 for r in experts)} "
             f"| {spread(experts, 'steps_per_second')} |"
         )
     return "\n".join(lines)
@@ -100,7 +103,10 @@ def summary(rows: dict[str, dict[str, Any]]) -> str:
 
 def details(rows: dict[str, dict[str, Any]]) -> str:
     """A line per measured task."""
-    lines = ["| task | n | random | expert | spread | worst | success | acceptance | failed | steps | steps/s | published |", "| --- " * 12 + "|"]
+    lines = [
+        "| task | n | random | expert | spread | worst | success | acceptance | failed | steps | steps/s | published |",
+        "| --- " * 12 + "|",
+    ]
     for name, r in rows.items():
         published = ", ".join(f"{k} {number(v)}" for k, v in envs.published(name).items())
         keys = ("random", "expert", "expert_std", "expert_min", "success", "acceptance", "failed", "length", "steps_per_second")

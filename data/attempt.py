@@ -125,6 +125,4 @@ def load_expert(task: TaskSpec | str, name: str | None) -> Expert:
     try:
         return getattr(import_module(module), attribute)()
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"expert '{name}' cannot be had ({error}); give MODULE:NAME of a class whose folder is on PYTHONPATH"
-        ) from error
+        raise ValueError(f"expert '{name}' cannot be had ({error}); give MODULE:NAME of a class whose folder is on PYTHONPATH") from error

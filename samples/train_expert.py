@@ -1,17 +1,15 @@
 """Trains the expert of a MuJoCo task and writes its weights as safetensors, which NumPy can run.
 
     pip install 'opengato[mujoco]' stable-baselines3
-    python samples/train_expert.py InvertedPendulum-v5 gato/envs/weights/inverted-pendulum.safetensors --minutes 1
+    python samples/train_expert.py InvertedPendulum-v5 gato/envs/weights/inverted-pendulum.safetensors --timesteps 300000
 
 PPO with tanh layers and normalised observations, the action in [-1, 1]. Prints the return over 20 episodes
-played by the written file through the same code that collects. Seeds are fixed, but the time limit is not a
-number of steps: another machine gives other weights.
+played by the written file through the same code that collects. 3,000 to 5,000 timesteps a second on one core.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import gymnasium
@@ -19,30 +17,15 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
-
-
-class TimeLimit(BaseCallback):
-    """Ends the training after some minutes."""
-
-    def __init__(self, minutes: float) -> None:
-        super().__init__()
-        self.minutes = minutes
-
-    def _on_training_start(self) -> None:
-        self.started = time.monotonic()
-
-    def _on_step(self) -> bool:
-        return time.monotonic() - self.started < 60 * self.minutes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("env_id")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--timesteps", type=int, default=300_000)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--gamma", type=float, default=0.99)
     parser.add_argument("--seed", type=int, default=0)
@@ -55,7 +38,7 @@ def main() -> None:
         "MlpPolicy", worlds, n_steps=256, batch_size=256, n_epochs=10, learning_rate=3e-4, gamma=options.gamma, ent_coef=0.0,
         policy_kwargs={"net_arch": [options.width, options.width]}, device="cpu", seed=options.seed,
     )  # fmt: skip
-    learner.learn(10**9, callback=TimeLimit(options.minutes))
+    learner.learn(options.timesteps)
     save_file(tensors(learner, worlds), options.out)
     options.out.chmod(0o644)
     print(f"{learner.num_timesteps} timesteps; return of 20 episodes: {evaluate(options.env_id, options.out):.1f}")

@@ -193,5 +193,6 @@ def _gymnasium_limit(name: str) -> int | None:
         known = [*_registry(), *gymnasium.registry]
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
         raise ValueError(
-            f"there is no task '{name}'; did you mean '{nearest[0]}'? Known are {families()}, which docs/suites.md lists, and every Gymnasium id"
+            f"there is no task '{name}'; did you mean '{nearest[0]}'? "
+            f"Known are {families()}, listed in docs/suites.md, and every Gymnasium id"
         ) from error
