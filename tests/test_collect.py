@@ -176,9 +176,9 @@ def test_workers_go_on_where_another_number_of_them_stopped(tmp_path):
 
 
 def test_an_expert_that_hangs_fails_its_episode_and_its_worker_is_replaced(tmp_path):
-    settings = {"expert": "test_collect:Hanging", "noisy_share": 0.0, "episodes": 3, "workers": 1, "episode_seconds": 0.5}
+    settings = {"expert": "test_collect:Hanging", "noisy_share": 0.0, "episodes": 4, "workers": 1, "episode_seconds": 0.5}
     store = collected(tmp_path, **settings)
-    assert store.num_episodes == 3 and all(store.episode(i).observations["observation"].min() > 0 for i in range(3))
+    assert store.num_episodes == 4 and all(store.episode(i).observations["observation"].min() > 0 for i in range(4))
     assert store.manifest.provenance["collected"]["failed"] > 0
 
 

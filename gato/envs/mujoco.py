@@ -54,5 +54,5 @@ def _trained(name: str) -> NetworkExpert:
     return NetworkExpert(resources.files(__package__).joinpath("weights", f"{name}.safetensors"))
 
 
-_TRAINED = ("inverted-pendulum", "inverted-double-pendulum", "reacher")
+_TRAINED = ("inverted-pendulum",)
 EXPERTS = {f"trained-{name}": lambda env_id, _name=name, **kwargs: _trained(_name) for name in _TRAINED}
