@@ -63,9 +63,9 @@ class LookaheadExpert:
         self.generator = np.random.default_rng(0)
 
     def act(self, env: gymnasium.Env, observation: Any) -> int:
-        game = env.unwrapped
+        game: Any = env.unwrapped
         state = game.clone_state(include_rng=True)
-        values = np.array([self._value(game, state, action) for action in range(env.action_space.n)])
+        values = np.array([self._value(game, state, action) for action in range(game.action_space.n)])
         game.restore_state(state)
         return int(self.generator.choice(np.flatnonzero(values == values.max())))
 
@@ -94,7 +94,7 @@ class CrossingExpert:
         """Nothing to forget."""
 
     def act(self, env: gymnasium.Env, observation: Any) -> int:
-        game = env.unwrapped
+        game: Any = env.unwrapped
         state = game.clone_state(include_rng=True)
         plans = [(first, second) for first in (self.UP, self.IDLE, self.DOWN) for second in (self.UP, self.IDLE)]
         values = [self._value(game, state, plan) for plan in plans]

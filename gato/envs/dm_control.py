@@ -134,9 +134,11 @@ class PlanningExpert:
     def _improve(self, env: gymnasium.Env) -> None:
         import mujoco
 
-        simulation = env.unwrapped.simulation
+        suite_env: Any = env.unwrapped
+        simulation = suite_env.simulation
         model, data = simulation.physics.model.ptr, simulation.physics.data.ptr
-        low, high = env.action_space.low, env.action_space.high
+        space: Any = env.action_space
+        low, high = space.low, space.high
         control = data.ctrl.copy()
         mujoco.mj_getState(model, data, self.state, self.part)
         changes = self.spread * (high - low) / 2 * self.generator.standard_normal((self.samples, *self.plan.shape))

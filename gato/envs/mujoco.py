@@ -40,7 +40,8 @@ class NetworkExpert:
             hidden = self.tensors[f"layers.{k}.weight"] @ hidden + self.tensors[f"layers.{k}.bias"]
             if k < self.num_layers - 1:
                 hidden = np.tanh(hidden)
-        low, high = env.action_space.low, env.action_space.high
+        space: Any = env.action_space
+        low, high = space.low, space.high
         return (low + (np.clip(hidden, -1, 1) + 1) / 2 * (high - low)).astype(np.float32)
 
 
