@@ -2,17 +2,18 @@
 
 Half of the episodes are noisy by default: some executed actions are random while the expert's own
 action is what the store holds, so a student also sees how to come back (clones of a perfect expert
-drift). Every episode has its own seed, so an interrupted or repeated collection gives the same store.
+drift). Every episode has its own seed, so an interrupted or repeated collection gives the same store, with
+any number of workers.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from gato.envs.demonstrator import RandomExpert
 from gato.episode import Episode
 from gato.spec import TaskSpec
 
+from .attempt import Job, load_expert
+from .crew import MAX_ATTEMPTS, Crew
 from .progress import Progress
 from .recording import episode_seed, expert_episode
 from .store import Store, StoreWriter, stores_folder
@@ -31,8 +34,9 @@ if TYPE_CHECKING:
     from gato.envs.demonstrator import Expert
 
 ACCEPTED_SHARE = 0.8  # of the way from random to expert, for an episode without noise
-MAX_ATTEMPTS = 50  # for one place in the store
-_PACKAGES = ("opengato", "gymnasium", "minigrid", "metaworld", "mujoco", "box2d", "numpy")
+_PACKAGES = (
+    "opengato", "gymnasium", "minigrid", "metaworld", "mujoco", "dm-control", "gymnasium-robotics", "ale-py", "minatar", "box2d", "numpy",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,13 @@ class CollectConfig:
     - `noise`: expected share of the timesteps of a noisy episode whose executed action is random.
     - `noise_steps`: how many timesteps a random action is held.
     - `seed`: of the whole collection.
+    - `expert`: `MODULE:NAME` of an expert of your own, a class that is called without arguments; the
+      registry's where `None`.
+    - `expert_level`: what a clean episode must come close to. `"measured"`: the registry's expert return;
+      `"window"`: the paper's, the best mean over a window of consecutive clean episodes, which are
+      all played once beforehand.
+    - `workers`: processes that play; 0 plays in this one, where nothing stops an expert that hangs.
+    - `episode_seconds`: wall-clock time after which a worker's episode has failed.
     - `out`: folder of the stores, one below it per task; the stores' folder where `None`.
 
     **Raises:** `ValueError` for a share outside [0, 1] or a count below one.
@@ -58,6 +69,10 @@ class CollectConfig:
     noise: float = 0.2
     noise_steps: int = 1
     seed: int = 0
+    expert: str | None = None
+    expert_level: Literal["measured", "window"] = "measured"
+    workers: int = 1
+    episode_seconds: float = 600.0
     out: Path | None = None
 
     def __post_init__(self) -> None:
@@ -67,44 +82,22 @@ class CollectConfig:
         for name in ("episodes", "noise_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
+        if self.workers < 0 or not self.episode_seconds > 0:
+            raise ValueError(f"workers is {self.workers} and episode_seconds {self.episode_seconds}; give at least 0 and more than 0")
         if not self.tasks:
-            raise ValueError(f"no tasks given; known are {', '.join(envs.tasks())}")
+            raise ValueError(f"no tasks given; known are {envs.families()}")
 
     @property
     def settings(self) -> dict[str, Any]:
         """What must agree between the parts of one store."""
-        names = ("seed", "noisy_share", "noise", "noise_steps")
+        names = ["seed", "noisy_share", "noise", "noise_steps"]
+        if self.expert_level != "measured":
+            names.append("expert_level")
         return {name: getattr(self, name) for name in names}
 
     def is_noisy(self, index: int) -> bool:
         """Whether the episode at this place is noisy; noisy places are spread evenly."""
         return int((index + 1) * self.noisy_share) > int(index * self.noisy_share)
-
-
-class Noise:
-    """Replaces executed actions by random ones, each held for some steps.
-
-    **Arguments:**
-
-    - `share`: expected share of the timesteps that are replaced.
-    - `steps`: how long one random action is held.
-    - `generator`: decides when; the action itself comes from the seeded action space.
-    """
-
-    def __init__(self, share: float, steps: int, generator: np.random.Generator) -> None:
-        # A period is `steps` replaced timesteps and (1 - p) / p others on average; solved for p.
-        self.start_probability = share / (steps * (1 - share) + share)
-        self.steps, self.generator = steps, generator
-        self.left = 0
-        self.held: Any = None
-
-    def __call__(self, env: gymnasium.Env, action: Any) -> Any:
-        if self.left == 0 and self.generator.random() < self.start_probability:
-            self.left, self.held = self.steps, env.action_space.sample()
-        if self.left == 0:
-            return action
-        self.left -= 1
-        return self.held
 
 
 def collect(config: CollectConfig) -> list[dict[str, Any]]:
@@ -118,8 +111,34 @@ def collect(config: CollectConfig) -> list[dict[str, Any]]:
     for an expert whose episodes are all rejected; `RuntimeError` where more than half of them fail.
     """
     for name in config.tasks:  # all names are checked before the first hour of work
-        envs.expert(name)
-    return [_collect_task(envs.task(name), config) for name in config.tasks]
+        load_expert(name, config.expert)
+    tasks = [envs.task(name) for name in config.tasks]
+    with Crew(config.workers, config.episode_seconds) as crew:
+        return [_collect_task(task, config, crew) for task in tasks]
+
+
+def window_expert_return(returns: Sequence[float]) -> float:
+    """The paper's expert return: the highest mean of W consecutive episodes.
+
+    **Arguments:** `returns`: of N episodes in the order they were played; W = min(1000, N / 10), rounded
+    down, and at least 1.
+    """
+    width = max(1, min(1000, len(returns) // 10))
+    sums = np.cumsum([0.0, *returns])
+    return float((sums[width:] - sums[:-width]).max() / width)
+
+
+def least_return(task: TaskSpec) -> float | None:
+    """The return that an episode without noise needs to be stored: `ACCEPTED_SHARE` of the way from random to expert.
+
+    The paper keeps what reaches 80 % of the expert's return, which is no filter where returns are negative:
+    80 % of -100 is better than -100. Measured from the random return the rule is the same for every task.
+
+    **Returns:** `None`, which keeps everything, where one of the two returns is not known.
+    """
+    if task.random_return is None or task.expert_return is None:
+        return None
+    return task.random_return + ACCEPTED_SHARE * (task.expert_return - task.random_return)
 
 
 def store_path(task: str, out: Path | None = None) -> Path:
@@ -144,35 +163,42 @@ def measure(tasks: Sequence[str] = (), episodes: int = 100, seed: int = 0) -> li
     - `episodes`: per task and behaviour; `seed`: of them all.
 
     **Returns:** per task `task`, `episodes`, `random`, `expert`, `expert_std`, `expert_min`, `success`
-    (share), `failed`, `length` (mean) and `steps_per_second` of the expert.
+    (share of the expert's finished episodes), `failed` (episodes that raised), `acceptance` (share of all
+    episodes that a collection would keep), `length` (mean) and `steps_per_second` of the expert. What
+    concerns the expert is `None` for a task without one.
+
+    **Raises:** `RuntimeError` where every episode of a behaviour failed.
     """
-    rows = []
-    for name in tasks or envs.tasks():
-        task, env = envs.task(name), envs.make(name)
-        with Progress(f"measure {name}", 2 * episodes) as progress:
-            random = list(_measured(task, env, RandomExpert(), episodes, seed, progress))
-            started = time.perf_counter()
-            expert = list(_measured(task, env, envs.expert(name), episodes, seed, progress))
-            seconds = time.perf_counter() - started
-        env.close()
-        if not random or not expert:
-            raise RuntimeError(f"task '{name}': every episode of the {'expert' if random else 'random policy'} failed")
-        returns = np.array([r.total_reward for r in expert])
-        rows.append(
-            {
-                "task": name,
-                "episodes": episodes,
-                "random": float(np.mean([r.total_reward for r in random])),
-                "expert": float(returns.mean()),
-                "expert_std": float(returns.std()),
-                "expert_min": float(returns.min()),
-                "success": None if task.success is None else float(np.mean([r.success for r in expert])),
-                "failed": episodes - len(expert),
-                "length": float(np.mean([r.num_timesteps for r in expert])),
-                "steps_per_second": sum(r.num_timesteps for r in expert) / seconds,
-            }
-        )
-    return rows
+    return [_measure_task(name, episodes, seed) for name in tasks or envs.tasks()]
+
+
+def _measure_task(name: str, episodes: int, seed: int) -> dict[str, Any]:
+    task, env = envs.task(name), envs.make(name)
+    has_expert = envs.expert_name(name) is not None
+    with Progress(f"measure {name}", (1 + has_expert) * episodes) as progress:
+        random = list(_measured(task, env, RandomExpert(), episodes, seed, progress))
+        started = time.perf_counter()
+        expert = list(_measured(task, env, envs.expert(name), episodes, seed, progress)) if has_expert else []
+        seconds = time.perf_counter() - started
+    env.close()
+    if not random or (has_expert and not expert):
+        raise RuntimeError(f"task '{name}': every episode of the {'expert' if random else 'random policy'} failed")
+    returns = np.array([r.total_reward for r in expert])
+    measured = task.with_returns(float(np.mean([r.total_reward for r in random])), float(returns.mean()) if expert else None)
+    least = least_return(measured)
+    return {
+        "task": name,
+        "episodes": episodes,
+        "random": measured.random_return,
+        "expert": measured.expert_return,
+        "expert_std": float(returns.std()) if expert else None,
+        "expert_min": float(returns.min()) if expert else None,
+        "success": float(np.mean([r.success for r in expert])) if expert and task.success else None,
+        "failed": episodes - len(expert) if expert else None,
+        "acceptance": float((returns >= least).sum() / episodes) if least is not None else None,
+        "length": float(np.mean([r.num_timesteps for r in expert])) if expert else None,
+        "steps_per_second": sum(r.num_timesteps for r in expert) / seconds if expert else None,
+    }
 
 
 def _measured(task: TaskSpec, env: gymnasium.Env, expert: Expert, episodes: int, seed: int, progress: Progress) -> Iterator[Any]:
@@ -186,69 +212,49 @@ def _measured(task: TaskSpec, env: gymnasium.Env, expert: Expert, episodes: int,
         yield recording
 
 
-def _collect_task(task: TaskSpec, config: CollectConfig) -> dict[str, Any]:
+def _collect_task(task: TaskSpec, config: CollectConfig, crew: Crew) -> dict[str, Any]:
     """Fills the store of one task up to the number of episodes, and writes the summary into its manifest."""
     path = store_path(task.name, config.out)
     provenance = _provenance(task, config)
-    _refuse_other_settings(path, provenance)
-    env, expert = envs.make(task), envs.expert(task)
-    try:
-        with StoreWriter(path, [task], provenance) as writer:
-            notes = _stored_notes(path)  # the writer is open: what a killed run left is among them
-            with Progress(f"collect {task.name}", config.episodes, done=len(notes)) as progress:
-                for index in range(len(notes), config.episodes):
-                    episode = _accepted_episode(task, env, expert, config, index)
-                    writer.append(episode)
-                    notes.append(_note(episode))
-                    progress.advance()
-                    _refuse_if_most_fail(task, notes)
-            summary = _summary(notes)
-            writer.provenance["collected"] = summary
-    finally:
-        env.close()
+    before = _checked_provenance(path, provenance)
+    with StoreWriter(path, [task], provenance) as writer:
+        notes = _stored_notes(path)  # read under the writer's lock: nobody else adds to them now
+        assert len(notes) == writer.num_episodes, f"{len(notes)} notes of {writer.num_episodes} episodes"
+        least = writer.provenance["least_return"] = _least_return(task, config, crew, before)
+        with Progress(f"collect {task.name}", config.episodes, done=len(notes)) as progress:
+            for episode in crew.episodes(_job(task, config, least, i) for i in range(len(notes), config.episodes)):
+                writer.append(episode)
+                notes.append(_note(episode))
+                progress.advance()
+                _refuse_if_most_fail(task, notes)
+        summary = writer.provenance["collected"] = _summary(notes)
     return {"task": task.name, "store": str(path), **summary}
 
 
-def _accepted_episode(task: TaskSpec, env: gymnasium.Env, expert: Expert, config: CollectConfig, index: int) -> Episode:
-    """The first attempt at this place of the store that neither fails nor falls short."""
-    noisy, failures = config.is_noisy(index), []
-    for attempt in range(MAX_ATTEMPTS):
-        seed = episode_seed("collect", config.seed, index, attempt)
-        generator = np.random.default_rng([seed, config.seed])
-        perturb = Noise(config.noise, config.noise_steps, generator) if noisy else None
-        try:
-            recording = expert_episode(task, env, expert, seed, perturb)
-            episode = recording.episode("noisy" if noisy else "expert")
-        except Exception as error:  # whatever a planner or a simulator may raise: the episode has failed
-            failures.append(f"{type(error).__name__}: {error}")
-            continue
-        if noisy or _is_good(task, episode):
-            counts = {
-                "attempts": attempt + 1,
-                "failed": len(failures),
-                "clipped_actions": recording.num_clipped,
-                "observations_out_of_bounds": episode.count_out_of_bounds(),
-            }
-            return replace(episode, parameters={**episode.parameters, "collection": counts})
-    if len(failures) > MAX_ATTEMPTS / 2:
-        raise RuntimeError(f"task '{task.name}': {len(failures)} of {MAX_ATTEMPTS} episodes failed, the last with {failures[-1]}")
-    raise ValueError(
-        f"task '{task.name}': {MAX_ATTEMPTS} expert episodes in a row fell short of {ACCEPTED_SHARE:.0%} of the way from "
-        f"the random return {task.random_return} to the expert return {task.expert_return}; measure both again"
-    )
+def _job(task: TaskSpec, config: CollectConfig, least: float | None, index: int) -> Job:
+    """The first attempt at a place of the store."""
+    noise = config.noise if config.is_noisy(index) else None
+    return Job(task, index, config.seed, 0, noise, config.noise_steps, least, config.expert)
+
+
+def _least_return(task: TaskSpec, config: CollectConfig, crew: Crew, before: Mapping[str, Any]) -> float | None:
+    """What a clean episode must reach; a store that was begun keeps the level of its beginning."""
+    if config.expert_level == "measured":
+        return least_return(task)
+    if "least_return" in before:
+        return before["least_return"]
+    with Progress(f"expert level of {task.name}", config.episodes) as progress:
+        returns = []
+        for episode in crew.episodes(Job(task, i, config.seed, expert=config.expert) for i in range(config.episodes)):
+            returns.append(episode.total_reward)
+            progress.advance()
+    return least_return(task.with_returns(task.random_return, window_expert_return(returns)))
 
 
 def _refuse_if_most_fail(task: TaskSpec, notes: Sequence[Mapping[str, Any]]) -> None:
     attempts, failed = sum(n["attempts"] for n in notes), sum(n["failed"] for n in notes)
     if attempts >= MAX_ATTEMPTS and failed > attempts / 2:
         raise RuntimeError(f"task '{task.name}': {failed} of {attempts} episodes failed; its expert does not fit this environment")
-
-
-def _is_good(task: TaskSpec, episode: Episode) -> bool:
-    if task.random_return is None or task.expert_return is None:
-        return True
-    share = (episode.total_reward - task.random_return) / (task.expert_return - task.random_return)
-    return share >= ACCEPTED_SHARE
 
 
 def _provenance(task: TaskSpec, config: CollectConfig) -> dict[str, Any]:
@@ -261,7 +267,7 @@ def _provenance(task: TaskSpec, config: CollectConfig) -> dict[str, Any]:
             continue
     return {
         "source": "gato.data.collect",
-        "expert": envs.expert_name(task),
+        "expert": config.expert or envs.expert_name(task),
         "licence": task.licence,
         "settings": config.settings,
         "accepted_share": ACCEPTED_SHARE,
@@ -269,15 +275,20 @@ def _provenance(task: TaskSpec, config: CollectConfig) -> dict[str, Any]:
     }
 
 
-def _refuse_other_settings(path: Path, provenance: Mapping[str, Any]) -> None:
-    """**Raises:** `ValueError` if an earlier run had another expert or other settings: its episodes would not repeat."""
+def _checked_provenance(path: Path, provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an earlier run wrote about the store, empty where there was none.
+
+    **Raises:** `ValueError` if that run had another expert or other settings: its episodes would not repeat.
+    """
     if not (path / "manifest.json").exists():
-        return
-    found, asked = ({k: p.get(k) for k in ("expert", "settings")} for p in (Store(path).manifest.provenance, provenance))
+        return {}
+    before = Store(path).manifest.provenance
+    found, asked = ({k: p.get(k) for k in ("expert", "settings")} for p in (before, provenance))
     if found != asked:
         raise ValueError(
             f"store {path} was collected with {found}, not with {asked}; use the same settings to continue it, or another folder"
         )
+    return before
 
 
 def _stored_notes(path: Path) -> list[dict[str, Any]]:

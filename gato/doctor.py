@@ -21,7 +21,12 @@ from typing import Any
 PURPOSES = {
     "gym": "classic control and Box2D, from Gymnasium",
     "babyai": "BabyAI's grid worlds with instructions",
+    "mujoco": "MuJoCo's walkers and arms, from Gymnasium",
     "metaworld": "Meta-World's robot arm",
+    "dm-control": "the DeepMind Control Suite",
+    "robotics": "Fetch arms and point mazes, from gymnasium-robotics",
+    "atari": "Atari games",
+    "minatar": "small Atari-like games",
     "data": "Hugging Face datasets as sources",
     "minari": "Minari datasets, in and out",
     "lerobot": "the videos of LeRobot datasets, through PyAV",

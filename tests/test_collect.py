@@ -1,12 +1,16 @@
 """Collecting demonstrations into stores."""
 
+import os
+import time
+
 import numpy as np
 import pytest
 
 pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 
 from gato import envs
-from gato.data.collect import CollectConfig, Noise, collect, measure, store_path, summary_table
+from gato.data.attempt import Noise
+from gato.data.collect import CollectConfig, collect, least_return, measure, store_path, summary_table, window_expert_return
 from gato.data.store import Store
 from gato.envs.demonstrator import RuleExpert
 
@@ -14,8 +18,35 @@ CORRIDOR = "toy/corridor"
 LEFT, RIGHT = 0, 1
 
 
+class Restless:
+    """Goes right, but what it does in cell 0 depends on the subclass; workers find it as `test_collect:NAME`."""
+
+    def reset(self, env):
+        pass
+
+    def act(self, env, observation):
+        if observation == 0:
+            self.in_cell_0()
+        return RIGHT
+
+
+class Patient(Restless):
+    def in_cell_0(self):
+        pass
+
+
+class Hanging(Restless):
+    def in_cell_0(self):
+        time.sleep(1000)
+
+
+class Dying(Restless):
+    def in_cell_0(self):
+        os._exit(3)
+
+
 def collected(folder, **settings) -> Store:
-    collect(CollectConfig(**{"tasks": [CORRIDOR], "episodes": 10, "out": folder, **settings}))
+    collect(CollectConfig(**{"tasks": [CORRIDOR], "episodes": 10, "out": folder, "workers": 0, **settings}))
     return Store(store_path(settings.get("tasks", [CORRIDOR])[0], folder))
 
 
@@ -80,7 +111,7 @@ def test_an_expert_that_raises_fails_its_episode_and_no_more(tmp_path, monkeypat
         return RIGHT
 
     monkeypatch.setattr(envs, "expert", lambda task: RuleExpert(fragile))
-    summary = collect(CollectConfig(tasks=[CORRIDOR], episodes=10, out=tmp_path, noisy_share=0.0))[0]
+    summary = collect(CollectConfig(tasks=[CORRIDOR], episodes=10, out=tmp_path, noisy_share=0.0, workers=0))[0]
     assert summary["episodes"] == 10 and summary["failed"] > 0
 
 
@@ -115,7 +146,7 @@ def test_the_share_of_noisy_steps_does_not_depend_on_how_long_a_perturbation_las
 def test_wrong_settings_are_refused_before_anything_runs():
     with pytest.raises(ValueError, match="it is a share"):
         CollectConfig(tasks=[CORRIDOR], noise=20)
-    with pytest.raises(ValueError, match="known are babyai"):
+    with pytest.raises(ValueError, match="known are atari"):
         CollectConfig(tasks=[])
 
 
@@ -124,3 +155,75 @@ def test_the_registry_holds_what_measure_finds():
     assert row["random"] == pytest.approx(envs.task(CORRIDOR).random_return)
     assert row["expert"] == envs.task(CORRIDOR).expert_return == 1.0
     assert "toy/corridor" in summary_table([row])
+
+
+@pytest.mark.parametrize("task", [CORRIDOR, "gymnasium/lunar-lander", "babyai-symbolic/unlock-pickup"])
+def test_workers_make_the_same_store_as_this_process(tmp_path, task):
+    pytest.importorskip("minigrid" if task.startswith("babyai") else "Box2D", reason="needs its simulator")
+    here = collected(tmp_path / "here", tasks=[task], episodes=6)
+    there = collected(tmp_path / "there", tasks=[task], episodes=6, workers=2)
+    assert_same_episodes(here, there)
+    assert [s.sha256 for s in files(here)] == [s.sha256 for s in files(there)]
+
+
+def files(store: Store) -> list:
+    return [file for shard in store.manifest.shards for file in (shard.timesteps, shard.episodes)]
+
+
+def test_workers_go_on_where_another_number_of_them_stopped(tmp_path):
+    collected(tmp_path / "parts", episodes=5, workers=2)
+    assert_same_episodes(collected(tmp_path / "parts", workers=1), collected(tmp_path / "whole"))
+
+
+def test_an_expert_that_hangs_fails_its_episode_and_its_worker_is_replaced(tmp_path):
+    settings = {"expert": "test_collect:Hanging", "noisy_share": 0.0, "episodes": 4, "workers": 1, "episode_seconds": 0.5}
+    store = collected(tmp_path, **settings)
+    assert store.num_episodes == 4 and all(store.episode(i).observations["observation"].min() > 0 for i in range(4))
+    assert store.manifest.provenance["collected"]["failed"] > 0
+
+
+def test_a_worker_that_dies_is_tried_again_and_then_counted(tmp_path):
+    store = collected(tmp_path, expert="test_collect:Dying", noisy_share=0.0, episodes=4, workers=1)
+    assert store.num_episodes == 4
+    assert store.manifest.provenance["collected"]["failed"] > 0
+
+
+def test_an_expert_of_ones_own_is_named_in_the_manifest(tmp_path):
+    store = collected(tmp_path, expert="test_collect:Patient", episodes=3)
+    assert store.manifest.provenance["expert"] == "test_collect:Patient"
+
+
+def test_an_expert_that_cannot_be_had_is_refused():
+    with pytest.raises(ValueError, match="expert 'no_module:Expert' cannot be had .* give MODULE:NAME"):
+        collect(CollectConfig(tasks=[CORRIDOR], expert="no_module:Expert"))
+
+
+def test_a_task_without_an_expert_is_refused_before_anything_runs():
+    with pytest.raises(ValueError, match="task 'gymnasium/bipedal-walker' has no expert in the registry; collect with your own"):
+        collect(CollectConfig(tasks=[CORRIDOR, "gymnasium/bipedal-walker"]))
+
+
+def test_the_share_of_noisy_episodes_is_kept_at_every_length():
+    config = CollectConfig(tasks=[CORRIDOR], noisy_share=0.3)
+    assert [sum(config.is_noisy(i) for i in range(n)) for n in (10, 20, 100)] == [3, 6, 30]
+
+
+def test_the_filter_measures_the_way_from_random_to_expert_also_where_returns_are_negative():
+    task = envs.task(CORRIDOR).with_returns(-200.0, -100.0)
+    assert least_return(task) == -120.0  # and not 80 % of -100
+    assert least_return(task.with_returns(0.0, 10.0)) == 8.0  # the paper's rule where random play gets nothing
+    assert least_return(task.with_returns(None, 10.0)) is None
+
+
+def test_the_papers_expert_return_is_the_best_mean_of_a_tenth_of_the_episodes():
+    returns = [0.0] * 10 + [4.0, 6.0] + [1.0] * 8  # 20 episodes: windows of 2
+    assert window_expert_return(returns) == 5.0
+    assert window_expert_return([3.0, 7.0]) == 7.0  # at least one episode
+    assert window_expert_return([2.0] * 10_000 + [9.0] * 500 + [2.0] * 500) == 2.0 + 7.0 * 500 / 1000  # at most 1,000
+
+
+def test_a_store_keeps_the_level_that_its_first_run_found(tmp_path):
+    first = collected(tmp_path, expert_level="window", episodes=4)
+    assert first.manifest.provenance["least_return"] == pytest.approx(0.725 + 0.8 * (1.0 - 0.725))
+    more = collected(tmp_path, expert_level="window", episodes=6)
+    assert more.manifest.provenance["least_return"] == first.manifest.provenance["least_return"]

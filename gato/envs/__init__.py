@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+from collections import Counter
 from collections.abc import Mapping
 from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any
@@ -21,20 +22,32 @@ if TYPE_CHECKING:
 
 # family -> (module of this package, the pip extra that brings its simulator)
 FAMILIES = {
+    "atari": ("atari", "atari"),
     "babyai": ("babyai", "babyai"),
+    "babyai-symbolic": ("babyai", "babyai"),
+    "dm-control": ("dm_control", "dm-control"),
     "gymnasium": ("gymnasium_suite", "gym"),
     "metaworld": ("metaworld", "metaworld"),
+    "minatar": ("minatar", "minatar"),
+    "mujoco": ("mujoco", "mujoco"),
+    "robotics": ("robotics", "robotics"),
     "toy": ("toy", "gym"),
 }
 _ENTRY_KEYS = {
     "env_id", "kwargs", "expert", "random_return", "expert_return",
-    "episode_limit", "success", "clip_actions", "licence",
+    "episode_limit", "success", "clip_actions", "licence", "published",
 }  # fmt: skip
 
 
 def tasks() -> list[str]:
     """Names of all registered tasks, sorted."""
     return sorted(_registry())
+
+
+def families() -> str:
+    """The families and how many tasks each has, for messages: `atari (57 tasks), ...`."""
+    counts = Counter(name.split("/")[0] for name in tasks())
+    return ", ".join(f"{family} ({count} tasks)" for family, count in sorted(counts.items()))
 
 
 @functools.cache
@@ -60,7 +73,7 @@ def task(name: str) -> TaskSpec:
             env.action_space,
             env_id=entry["env_id"],
             env_kwargs=entry.get("kwargs", {}),
-            **{k: v for k, v in entry.items() if k not in ("env_id", "kwargs", "expert")},
+            **{k: v for k, v in entry.items() if k not in ("env_id", "kwargs", "expert", "published")},
         )
     finally:
         env.close()
@@ -102,7 +115,9 @@ def expert(task: TaskSpec | str) -> Expert:
     if entry is None and isinstance(task, str):
         _gymnasium_limit(name)  # an unknown name gets its nearest known one
     if entry is None or entry.get("expert") is None:
-        raise ValueError(f"task '{name}' has no expert in the registry; collect with your own, or import recorded data")
+        raise ValueError(
+            f"task '{name}' has no expert in the registry; collect with your own (--expert MODULE:NAME), or import recorded data"
+        )
     family = _family(name)
     if entry["expert"] not in family.EXPERTS:
         raise ValueError(f"task '{name}' asks for the expert '{entry['expert']}'; its family has {sorted(family.EXPERTS)}")
@@ -114,6 +129,15 @@ def expert_name(task: TaskSpec | str) -> str | None:
     return _registry().get(task if isinstance(task, str) else task.name, {}).get("expert")
 
 
+def published(task: TaskSpec | str) -> Mapping[str, float]:
+    """Returns that others report for a task, for example `{"random": -280.2, "expert": 12135.0}`; empty where the registry has none.
+
+    They are for comparison only: other versions of a simulator give other returns, so scores are
+    normalised by the measured ones.
+    """
+    return _registry().get(task if isinstance(task, str) else task.name, {}).get("published", {})
+
+
 def _task_of(named: TaskSpec | str) -> TaskSpec:
     return task(named) if isinstance(named, str) else named
 
@@ -123,7 +147,11 @@ def _registry() -> Mapping[str, Mapping[str, Any]]:
     import yaml
 
     text = resources.files("gato.configs").joinpath("tasks.yaml").read_text(encoding="utf-8")
-    entries = yaml.safe_load(text)
+    entries = {name: entry for name, entry in yaml.safe_load(text).items() if not name.startswith(".")}
+    for name, entry in list(entries.items()):
+        if name.startswith("babyai/"):  # every level once more as symbols: the same world, so the same returns
+            kwargs = {**entry.get("kwargs", {}), "symbolic": True}
+            entries[name.replace("babyai/", "babyai-symbolic/")] = {**entry, "kwargs": kwargs}
     for name, entry in entries.items():
         if unknown := set(entry) - _ENTRY_KEYS:
             raise ValueError(f"tasks.yaml: task '{name}' has unknown keys {sorted(unknown)}; known are {sorted(_ENTRY_KEYS)}")
@@ -165,5 +193,6 @@ def _gymnasium_limit(name: str) -> int | None:
         known = [*_registry(), *gymnasium.registry]
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
         raise ValueError(
-            f"there is no task '{name}'; did you mean '{nearest[0]}'? Known are {', '.join(tasks())} and every Gymnasium id"
+            f"there is no task '{name}'; did you mean '{nearest[0]}'? "
+            f"Known are {families()}, listed in docs/suites.md, and every Gymnasium id"
         ) from error

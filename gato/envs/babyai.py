@@ -1,7 +1,7 @@
-"""BabyAI levels: a small picture of what lies ahead, a compass and an instruction; solved by its bot.
+"""BabyAI levels: what lies ahead, a compass and an instruction; solved by the bundled bot, which sees the grid.
 
-The picture replaces MiniGrid's symbols: 7x7 cells of 8 pixels, 56x56x3 uint8. The student therefore
-reads pixels and language, while the bot sees the grid.
+What lies ahead is a small picture of 7x7 cells of 8 pixels, 56x56x3 uint8, or in the family
+`babyai-symbolic` MiniGrid's own 7x7x3 numbers: each cell's kind, colour and state.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any
 
 import gymnasium
 import minigrid  # noqa: F401  (registers the levels)
+import numpy as np
 from gymnasium import spaces
 from minigrid.utils.baby_ai_bot import BabyAIBot
 from minigrid.wrappers import RGBImgPartialObsWrapper
 
 # A replan that searches more often than this is caught in a loop; others need about 10 searches.
 MAX_SEARCHES = 200
+NUM_SYMBOLS = 11  # kinds of cell; colours and states are fewer
 _LETTERS = "abcdefghijklmnopqrstuvwxyz ,.'-"
 
 
@@ -43,6 +45,20 @@ class Level(gymnasium.Wrapper):
         self.last_action = int(action)
         observation, reward, terminated, truncated, info = self.env.step(self.last_action)
         return observation, float(reward), terminated, truncated, {**info, "success": reward > 0}
+
+
+class Symbols(gymnasium.ObservationWrapper):
+    """MiniGrid's numbers as `symbols` (7, 7, 3) int8: as uint8 of three channels they would pass for a picture."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        seen = dict(env.observation_space.spaces)
+        symbols = spaces.Box(0, NUM_SYMBOLS - 1, seen.pop("image").shape, np.int8)
+        self.observation_space = spaces.Dict({**seen, "symbols": symbols})
+
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        rest = dict(observation)
+        return {"symbols": rest.pop("image").astype(np.int8), **rest}
 
 
 class LoopGuardedBot(BabyAIBot):
@@ -72,10 +88,10 @@ class BotExpert:
         return int(self.bot.replan(env.get_wrapper_attr("last_action")))
 
 
-def make(env_id: str, render_mode: str | None = None, tile_size: int = 8, **kwargs: Any) -> gymnasium.Env:
-    """A level as pixels; `tile_size` is the side of a grid cell in pixels."""
+def make(env_id: str, render_mode: str | None = None, tile_size: int = 8, symbolic: bool = False, **kwargs: Any) -> gymnasium.Env:
+    """A level as pixels, `tile_size` of them on each side of a cell, or `symbolic`."""
     env = gymnasium.make(env_id, render_mode=render_mode, disable_env_checker=True, **kwargs)
-    return Level(RGBImgPartialObsWrapper(env, tile_size=tile_size))
+    return Level(Symbols(env) if symbolic else RGBImgPartialObsWrapper(env, tile_size=tile_size))
 
 
 EXPERTS = {"bot": lambda env_id, **kwargs: BotExpert()}

@@ -1,7 +1,7 @@
-"""Classic control and Box2D of Gymnasium, and every other plain Gymnasium id.
+"""Classic control, Box2D and tabular games of Gymnasium, and every other plain Gymnasium id.
 
-The experts are hand rules of a few lines. Each works from the observation alone, so a student can in
-principle copy it exactly.
+The experts are hand rules of a few lines, and value iteration where the transition table is known. Each
+acts from the observation alone, so a student can in principle copy it exactly.
 """
 
 from __future__ import annotations
@@ -84,6 +84,34 @@ def land_smoothly(env: gymnasium.Env, observation: np.ndarray) -> np.ndarray:
     return np.asarray(heuristic(env.unwrapped, observation), dtype=np.float32)
 
 
+class TabularExpert:
+    """The greedy policy of value iteration on an environment that publishes its transition table."""
+
+    def __init__(self, discount: float = 0.99) -> None:
+        self.discount = discount
+        self.best: np.ndarray | None = None
+
+    def reset(self, env: gymnasium.Env) -> None:
+        if self.best is None:
+            self.best = self._solve(env.get_wrapper_attr("P"))
+
+    def act(self, env: gymnasium.Env, observation: Any) -> int:
+        assert self.best is not None, "reset comes first"
+        return int(self.best[observation])
+
+    def _solve(self, table: dict[int, dict[int, list[tuple[float, int, float, bool]]]]) -> np.ndarray:
+        """(S,) best action of each state; `table[state][action]` lists (probability, next state, reward, ends)."""
+        values = np.zeros(len(table))
+        while True:
+            worth = np.array([[self._worth(outcomes, values) for outcomes in actions.values()] for actions in table.values()])
+            change, values = np.abs(worth.max(axis=1) - values).max(), worth.max(axis=1)
+            if change < 1e-9:
+                return worth.argmax(axis=1)
+
+    def _worth(self, outcomes: list[tuple[float, int, float, bool]], values: np.ndarray) -> float:
+        return sum(p * (reward + self.discount * values[after] * (not ends)) for p, after, reward, ends in outcomes)
+
+
 _RULES = {
     "balance-cart": balance_cart,
     "climb-by-swinging": climb_by_swinging,
@@ -94,3 +122,4 @@ _RULES = {
     "land-smoothly": land_smoothly,
 }
 EXPERTS = {name: lambda env_id, _rule=rule, **kwargs: RuleExpert(_rule) for name, rule in _RULES.items()}
+EXPERTS |= {"value-iteration": lambda env_id, **kwargs: TabularExpert()}
