@@ -128,7 +128,7 @@ def test_an_unknown_key_is_answered_with_its_file_and_the_nearest(refusal, recip
         ("optim: {betas: [0.9]}", "'optim.betas' is [0.9] in 'FILE', expected a tuple with 2 elements"),
         ("train: 3", "'train' is 3 in 'FILE', expected a mapping of options"),
         ("train: {batch_size: null}", "'train.batch_size' is null in 'FILE', expected a value such as 512"),
-        ("data: {sources: {a: {weight: x}}}", "'data.sources.weight' is x in 'FILE', expected a number"),
+        ("data: {sources: {a: {weight: x}}}", "'data.sources.weight' is x in 'FILE', expected a number or null"),
         ("data: {sources: {a: 3}}", "'data.sources' is 3 in 'FILE', expected a mapping of SourceConfig's options"),
         ("", "a recipe is a mapping of options, found ''; 'gato cp' gives one to start from"),
     ],

@@ -1,0 +1,257 @@
+"""One source of a mixture: which episodes of its store take part, and how windows and prompts are drawn from them.
+
+Drawing an episode costs a binary search in the store's mapped index, so a source of a million episodes opens as
+fast as one of ten. Only a source that leaves episodes out (a part, a cap, behaviours, held-out tasks) reads
+the index of all its episodes once, as NumPy arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from gato.batch import NO_LOCAL, Kind, TokenSequence
+from gato.spec import Modality, TaskSpec
+
+from ..tokenizers.episode import EpisodeTokenizer
+from .augment import augmented
+from .store import Store
+from .text import TokenisedText
+
+if TYPE_CHECKING:
+    from .mixture import SourceConfig
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where a part of a row came from: `start` and `stop` count timesteps, or tokens of a document."""
+
+    role: Literal["window", "prompt from the end", "prompt"]
+    episode: int
+    start: int
+    stop: int
+
+
+class Places(Protocol):
+    """Episodes laid end to end: a place is one timestep of theirs, or one token of a document."""
+
+    total: int
+    num_episodes: int
+
+    def find(self, place: int) -> int:
+        """The episode that holds a place."""
+
+    def span(self, episode: int) -> tuple[int, int]:
+        """An episode's first place and its length."""
+
+
+class AllEpisodes:
+    """The places of a whole store, found in its mapped index: nothing is read before it is needed."""
+
+    def __init__(self, store: Store) -> None:
+        self.total, self.num_episodes = store.num_timesteps, store.num_episodes
+        self.find, self.span = store.episode_at, store.span
+
+
+class SomeEpisodes:
+    """The places of some episodes, by running sums.
+
+    **Arguments:** `episodes`: (E,) their numbers, ascending; `lengths`: (E,) places of each.
+    """
+
+    def __init__(self, episodes: np.ndarray, lengths: np.ndarray) -> None:
+        self._episodes, self._ends = episodes, np.cumsum(lengths)
+        self.total, self.num_episodes = int(self._ends[-1]), len(episodes)
+
+    def find(self, place: int) -> int:
+        return int(self._episodes[np.searchsorted(self._ends, place, side="right")])
+
+    def span(self, episode: int) -> tuple[int, int]:
+        i = int(np.searchsorted(self._episodes, episode))
+        first = int(self._ends[i - 1]) if i else 0
+        return first, int(self._ends[i]) - first
+
+
+class Source:
+    """One store, seen as windows of tokens.
+
+    **Arguments:**
+
+    - `name`, `config`: as in the mixture; `store`: opened.
+    - `tokenizer`, `context_length`: what windows become, and how long a row may be.
+    - `held_out`: patterns of task names whose episodes do not take part.
+
+    **Raises:** `ValueError` naming the source if no episode is left, if all its tasks are held out, or if the
+    tokenizer or the context cannot hold one of its timesteps.
+    """
+
+    def __init__(
+        self, name: str, config: SourceConfig, store: Store, tokenizer: EpisodeTokenizer, context_length: int, held_out: Sequence[str] = ()
+    ) -> None:
+        if store.num_episodes == 0:
+            raise ValueError(f"source '{name}' holds no episodes; collect or import some first")
+        self.name, self.config, self.store, self.tokenizer = name, config, store, tokenizer
+        self.left_out_tasks = {i for i, task in enumerate(store.tasks) if is_held_out(task.name, held_out)}
+        if is_held_out(name, held_out) or len(self.left_out_tasks) == len(store.tasks):
+            raise ValueError(f"source '{name}' is held out by {list(held_out)}; remove it from the sources or from held_out")
+        self.task: TaskSpec = store.tasks[0]
+        self.is_control = self.task.is_control
+        self.is_text = not self.task.observations and all(a.modality is Modality.TEXT for a in self.task.actions)
+        self._check(context_length)
+        self._documents: TokenisedText | None = None
+        if self.is_text:
+            assert tokenizer.text is not None, "checked above"
+            self._documents = TokenisedText.open(store, tokenizer.text.encode_documents, tokenizer.text.hash)
+        self.episodes = selected_episodes(store, config, self.left_out_tasks)
+        if self.episodes is not None and len(self.episodes) == 0:
+            raise ValueError(
+                f"source '{name}' has no episode left of {store.num_episodes} (part {config.part} with test_share {config.test_share}, "
+                f"behaviours {config.behaviours}); choose others, or collect more"
+            )
+        self.per_timestep = tokenizer.tokens_per_timestep(self.task)
+        self._by_task: dict[int, Places] = {}
+
+    def _check(self, context_length: int) -> None:
+        """What would otherwise fail at the first draw, hours later, or never be learnt from."""
+        for task in self.store.tasks:
+            if self.tokenizer.text is None and any(f.modality is Modality.TEXT for f in task.fields):
+                raise ValueError(f"source '{self.name}': task '{task.name}' has text but no text tokenizer was given; train one")
+            observed = sum(f.num_tokens or 1 for f in task.observations)
+            if task.is_control and observed > self.tokenizer.max_local_positions:
+                raise ValueError(
+                    f"source '{self.name}': task '{task.name}' has at least {observed} observation tokens in a timestep but the model has "
+                    f"{self.tokenizer.max_local_positions} local positions; use smaller pictures or raise max_local_positions"
+                )
+            if observed + 1 >= context_length:
+                raise ValueError(
+                    f"source '{self.name}': a timestep of task '{task.name}' has at least {observed} observation tokens, so no action "
+                    f"fits behind them into a context of {context_length}; use smaller pictures or a longer context"
+                )
+
+    @cached_property
+    def places(self) -> Places:
+        """What windows are drawn from, every place equally likely."""
+        if self._documents is not None:
+            chosen = np.arange(self._documents.num_documents) if self.episodes is None else self.episodes
+            return SomeEpisodes(chosen, self._documents.lengths[chosen])
+        if self.episodes is None:
+            return AllEpisodes(self.store)
+        return SomeEpisodes(self.episodes, self.store.lengths[self.episodes])
+
+    def task_index(self, episode: int) -> int:
+        return 0 if len(self.store.tasks) == 1 else int(self.store.task_indices[episode])
+
+    def places_of_task(self, index: int) -> Places | None:
+        """The places of one of the store's tasks; `None` if none of its episodes takes part."""
+        if len(self.store.tasks) == 1:
+            return self.places
+        if index not in self._by_task:
+            is_task = self.store.task_indices == index
+            episodes = np.flatnonzero(is_task) if self.episodes is None else self.episodes[is_task[self.episodes]]
+            if len(episodes) == 0:
+                return None
+            self._by_task[index] = SomeEpisodes(episodes, self.store.lengths[episodes])
+        return self._by_task[index]
+
+    def _draw_other_episode(self, rng: np.random.Generator, avoid: int) -> int:
+        """Another episode of the same task, with a probability proportional to its length; `avoid` itself where there is no other."""
+        places = self.places_of_task(self.task_index(avoid))
+        assert places is not None, "the task of a drawn episode has episodes"
+        if places.num_episodes == 1:
+            return avoid
+        first, length = places.span(avoid)
+        place = int(rng.integers(places.total - length))
+        return places.find(place if place < first else place + length)
+
+    def window(self, rng: np.random.Generator, budget: int) -> tuple[TokenSequence, Piece]:
+        """At most `budget` tokens, starting on a timestep boundary (in a document: at any token)."""
+        episode = self.places.find(int(rng.integers(self.places.total)))
+        length = self.places.span(episode)[1]
+        wanted = budget if self.is_text else -(-budget // self.per_timestep)
+        start = self._draw_start(rng, length, wanted)
+        piece = Piece("window", episode, start, min(start + wanted, length))
+        return self._read(piece, rng).cut(budget), piece
+
+    @staticmethod
+    def _draw_start(rng: np.random.Generator, length: int, wanted: int) -> int:
+        """A start that reaches all of an episode: a timestep within one window of an end is up to twice as likely as
+        one in the middle, never less likely (uniform starts would hardly ever show the two ends)."""
+        return min(max(int(rng.integers(1 - wanted, length)), 0), max(length - wanted, 0))
+
+    def prompt(self, rng: np.random.Generator, budget: int, avoid: int) -> tuple[TokenSequence, Piece] | None:
+        """Whole timesteps of another episode of the same task, at most `budget` tokens; half of them from the end.
+
+        `None` where not even one timestep fits.
+        """
+        episode = self._draw_other_episode(rng, avoid)
+        from_end, tokens = rng.random() < 0.5, int(rng.integers(1, budget + 1))
+        length = self.places.span(episode)[1]
+        steps = min(max(1, tokens // self.per_timestep), length)
+        start = length - steps if from_end else int(rng.integers(0, length - steps + 1))
+        piece = Piece("prompt from the end" if from_end else "prompt", episode, start, start + steps)
+        sequence = _drop_first_timesteps(self._read(piece, rng), budget)
+        return (sequence, replace(piece, start=start + int(sequence.timestep[0]))) if len(sequence) else None
+
+    def _read(self, piece: Piece, rng: np.random.Generator) -> TokenSequence:
+        if self._documents is not None:
+            return _document_sequence(self._documents.ids(piece.episode, piece.start, piece.stop))
+        episode = self.store.episode(piece.episode, piece.start, piece.stop)
+        return self.tokenizer.encode(augmented(episode, rng) if self.config.augment else episode)
+
+
+def is_held_out(task: str, patterns: Sequence[str]) -> bool:
+    """Whether a name is one of `family/name`, or matches one of `family/*`."""
+    return any(fnmatchcase(task, pattern) for pattern in patterns)
+
+
+def selected_episodes(store: Store, config: SourceConfig, left_out_tasks: set[int]) -> np.ndarray | None:
+    """(E,) numbers of the episodes that take part, ascending; `None` for all, which reads nothing."""
+    cap = config.max_episodes
+    if not left_out_tasks and config.part is None and config.behaviours is None and (cap is None or cap >= store.num_episodes):
+        return None
+    keep = ~np.isin(store.task_indices, list(left_out_tasks))
+    if config.behaviours is not None:
+        keep &= np.isin(store.behaviours, list(config.behaviours))
+    keys = episode_keys(store.tasks[0].name, store.num_episodes)
+    if config.part is not None:
+        keep &= (keys < config.test_share) == (config.part == "test")
+    episodes = np.flatnonzero(keep)
+    if cap is not None and len(episodes) > cap:
+        # by a second key, for the first one would make a capped `train` the neighbours of `test`
+        keys = episode_keys(f"{store.tasks[0].name} cap", store.num_episodes)
+        episodes = np.sort(episodes[np.argsort(keys[episodes], kind="stable")[:cap]])
+    return episodes
+
+
+def episode_keys(name: str, count: int) -> np.ndarray:
+    """(count,) numbers in [0, 1) that follow from a name and the episode's number alone (SplitMix64).
+
+    Episodes appended later therefore change no earlier one's part.
+    """
+    key = np.uint64(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little"))
+    x = key + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+
+
+def _drop_first_timesteps(sequence: TokenSequence, budget: int) -> TokenSequence:
+    """The last whole timesteps that fit into `budget` tokens; possibly none."""
+    starts = np.flatnonzero(np.diff(sequence.timestep, prepend=-1))
+    fits = starts[len(sequence) - starts <= budget]
+    return sequence.drop(int(fits[0]) if len(fits) else len(sequence))
+
+
+def _document_sequence(ids: np.ndarray) -> TokenSequence:
+    n = len(ids)
+    return TokenSequence(
+        ids=np.asarray(ids, np.int32), kind=np.full(n, int(Kind.TEXT), np.uint8), local_position=np.full(n, NO_LOCAL, np.int16),
+        timestep=np.zeros(n, np.int32), document=np.zeros(n, np.int16), is_target=np.ones(n, bool),
+        patches=np.zeros((0, 16, 16, 3), np.uint8), patch_boxes=np.zeros((0, 4), np.uint8),
+    )  # fmt: skip
