@@ -51,7 +51,7 @@ class SourceConfig:
     augment: bool = False
     part: Literal["train", "test"] | None = None
     test_share: float = 0.1
-    behaviours: list[Behaviour] | None = None
+    behaviours: list[str] | None = None
     max_episodes: int | None = None
 
 
