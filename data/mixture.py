@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class SourceConfig:
     store: str | None = None
     loss_weight: float = 1.0
     augment: bool = False
-    part: Literal["train", "test"] | None = None
+    part: str | None = None
     test_share: float = 0.1
     behaviours: list[str] | None = None
     max_episodes: int | None = None
