@@ -234,6 +234,8 @@ def _named(batches: Iterator[list[TokenBatch]], steps: range, workers: int) -> I
             yield next(batches)
         except RuntimeError as error:
             # the loader hands updates to its workers in turn; of one that died it names the process
+            for process in batches._workers:  # type: ignore[attr-defined]
+                process.kill()  # a stalled one would not heed the loader's polite end, and we would wait for it
             who = f"data worker {i % workers} of {workers} gave no answer" if "timed out" in str(error) else "a data worker died"
             raise RuntimeError(f"{who} while update {step} was awaited: {error}; start the run again, it goes on") from error
         except ValueError as error:
