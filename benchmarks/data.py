@@ -1,8 +1,9 @@
 """Tokens per second from store to `TokenBatch`, per core and by modality; memory; and start-up against episodes.
 
 Run from the repository's root:  python benchmarks/data.py [--seconds 5] [--windows 100000] [--episodes 1000 10000 100000 1000000]
-It makes its own stores. Compared with `datasets` with_format("numpy") reading the same windows of the same files (values only,
-no tokens), in turns in the same run, and with the rate at which gato-79m-rope on an H200 would consume tokens:
+It makes its own stores. `datasets` with_format("numpy") reads the same windows of the same files, in turns in the same run: its
+rate stands beside that of the store alone (both give values, copied once) and of the whole path to tokens; and the whole path
+beside the rate at which gato-79m-rope on an H200 would consume tokens:
 
     tokens/s = MFU * peak / (6 * N)      N = 79e6 parameters, peak = 989e12 (dense bf16), MFU = 0.4 (assumed)
 
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,8 +29,11 @@ import pyarrow as pa
 import torch
 
 from gato.data.captions import caption_task
+from gato.data.columns import episode_schema, timestep_columns, timestep_schema
+from gato.data.manifest import FileEntry, Manifest, ShardEntry
 from gato.data.mixture import DataConfig, Mixture, SourceConfig
-from gato.data.store import Store, StoreWriter
+from gato.data.store import StoreWriter
+from gato.data.table import TableWriter, batch_rows
 from gato.data.text import document_task
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
@@ -111,21 +116,28 @@ def throughput(name: str, folder: Path, tokenizer: EpisodeTokenizer, seconds: fl
     def ours(step: int) -> int:
         return mixture.batch(step, range(ROWS)).num_tokens
 
-    def read_by_datasets(step: int) -> int:
-        """The windows behind the same batch, by `datasets`; counted in the tokens that we make of them."""
+    def read(step: int, by_store: bool) -> int:
+        """The windows behind the same batch, values only, each array copied once; counted in the tokens that we make of them."""
         tokens = 0
         for row in rows[step % len(rows)]:
             tokens += len(row.tokens)
             for piece in row.pieces:
-                first = 0 if source.is_text else source.store.span(piece.episode)[0]
-                start, stop = (piece.episode, piece.episode + 1) if source.is_text else (first + piece.start, first + piece.stop)
-                table[start:stop]
+                i, start, stop = (piece.episode, 0, 1) if source.is_text else (piece.episode, piece.start, piece.stop)
+                first = source.store.span(i)[0]
+                if by_store:
+                    window = source.store.episode(i, start, stop)
+                    arrays = [*window.observations.values(), *window.actions.values(), window.rewards]
+                else:
+                    arrays = table[first + start : first + stop].values()
+                for values in arrays:
+                    np.array(values)
         return tokens
 
     rows = [[mixture.row(step, r) for r in range(ROWS)] for step in range(4)]
-    rates = np.array([[rate(ours, seconds / 3), rate(read_by_datasets, seconds / 3)] for _ in range(3)])
-    mine, theirs = np.median(rates, axis=0)
-    print(f"| {name} | {mine:,.0f} | {theirs:,.0f} | {mine / theirs:.1f} | {CORES * mine / CONSUMED:.1f} |", flush=True)
+    works = (ours, lambda step: read(step, True), lambda step: read(step, False))
+    whole, store, theirs = np.median([[rate(work, seconds / 3) for work in works] for _ in range(3)], axis=0)
+    cells = [f"{whole:,.0f}", f"{CORES * whole / CONSUMED:.1f}", f"{store:,.0f}", f"{theirs:,.0f}"]
+    print(f"| {name} | {' | '.join(cells)} | {store / theirs:.1f} | {whole / theirs:.1f} |", flush=True)
 
 
 def memory(stores: dict[str, Path], tokenizer: EpisodeTokenizer, windows: int) -> None:
@@ -139,14 +151,30 @@ def memory(stores: dict[str, Path], tokenizer: EpisodeTokenizer, windows: int) -
     print(f"\nprivate memory over {windows:,} rows of all four, in MiB at five points: {', '.join(marks)}")
 
 
-def start_up(folder: Path, tokenizer: EpisodeTokenizer, episodes: int) -> None:
-    """A store of episodes of two timesteps, each of one number."""
+def many_episodes(folder: Path, n: int) -> None:
+    """A store of n episodes of two timesteps, each of one number; written column by column, since appending takes minutes."""
     number = FieldSpec("x", Modality.CONTINUOUS, "observation", path=("x",))
     task = TaskSpec("benchmark/many", (number, FieldSpec("a", Modality.DISCRETE, "action", (), "int64", (0,), (1,), path=("a",))))
-    one = Episode(task, {"x": np.zeros(2, np.float32)}, {"a": np.zeros(2, np.int64)}, np.zeros(2, np.float32))
-    with StoreWriter(folder, [task]) as writer:
-        for _ in range(episodes):
-            writer.append(one)
+    columns = timestep_columns([task])
+    schemas = timestep_schema(columns), episode_schema(columns)
+    numbers, no = np.arange(n, dtype=np.int64), pa.array(np.zeros(n, bool))
+    timesteps = {"observation.x": np.zeros(2 * n, np.float32), "action.a": np.zeros(2 * n, np.int64), "reward": np.zeros(2 * n, np.float32)}
+    episodes = {
+        "first_row": 2 * numbers, "length": np.full(n, 2), "task_index": np.zeros(n, np.int32), "return": np.zeros(n), "seed": numbers,
+        "terminated": no, "truncated": no, "success": no, "final_observation.x": pa.nulls(n, pa.float32()),
+        "behaviour": pa.repeat(pa.scalar("expert", pa.large_string()), n), "parameters": pa.repeat(pa.scalar("{}", pa.large_string()), n),
+    }  # fmt: skip
+    folder.mkdir()
+    manifest, entries = Manifest((task,), *map(batch_rows, schemas)), []
+    for name, schema, values in zip(("timesteps", "episodes"), schemas, (timesteps, episodes), strict=True):
+        writer = TableWriter(folder / f"{name}-00000.arrow", schema, batch_rows(schema))
+        writer.append({k: v if isinstance(v, pa.Array) else pa.array(v) for k, v in values.items()})
+        entries.append(FileEntry(**writer.finish()))
+    replace(manifest, shards=(ShardEntry(*entries),)).save(folder)
+
+
+def start_up(folder: Path, tokenizer: EpisodeTokenizer, episodes: int) -> None:
+    many_episodes(folder, episodes)
     cells = []
     for config in (SourceConfig(store=str(folder)), SourceConfig(store=str(folder), part="train")):
         started = time.process_time()
@@ -154,7 +182,7 @@ def start_up(folder: Path, tokenizer: EpisodeTokenizer, episodes: int) -> None:
         opened = time.process_time()
         mixture.batch(0, range(4))
         cells.append(f"{1e3 * (opened - started):.1f} | {1e3 * (time.process_time() - opened):.1f}")
-    print(f"| {episodes:,} | {len(Store(folder).manifest.shards)} | {' | '.join(cells)} |", flush=True)
+    print(f"| {episodes:,} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
@@ -170,12 +198,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         stores = make_stores(Path(folder), rng)
         print(f"gato-79m-rope on an H200 would consume {CONSUMED:,.0f} tokens/s\n")
-        print(f"| {ROWS} rows of {CONTEXT} | tokens/s a core | datasets, tokens/s | ratio | {CORES} cores / one H200 |\n|---|---|---|---|---|")
+        print(
+            f"| {ROWS} rows of {CONTEXT} | tokens/s a core | {CORES} cores / one H200 | store alone | datasets | ratio | whole / datasets |"
+        )
+        print(7 * "|---" + "|")
         for name, path in stores.items():
             throughput(name, path, tokenizer, options.seconds)
         if options.windows:
             memory(stores, tokenizer, options.windows)
-        print("\n| episodes | shards | opening, ms | first batch, ms | with a part: opening, ms | first batch, ms |\n|---|---|---|---|---|---|")
+        print("\n| episodes | opening, ms | first batch, ms | with a part: opening | first batch |\n|---|---|---|---|---|---|")
         for count in options.episodes:
             start_up(Path(folder) / f"many-{count}", tokenizer, count)
 

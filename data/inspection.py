@@ -358,7 +358,9 @@ def _findings(s: SourceFigures) -> list[str]:
     if s.left_out:
         lines.append(f"{s.source}: {s.left_out:,} episodes of the store do not take part (part, cap, behaviours or held-out tasks)")
     if s.missing_prompts:
-        lines.append(f"{s.source}: {s.missing_prompts:.0%} of {n} sampled rows have no prompt, since no timestep fits into half the context")
+        lines.append(
+            f"{s.source}: {s.missing_prompts:.0%} of {n} sampled rows have no prompt, since no timestep fits into half the context"
+        )
     if s.padding > 0.25:
         lines.append(f"{s.source}: {s.padding:.0%} of the places of {n} sampled rows are padding; a shorter context would waste less")
     if s.targets_per_row == 0:
@@ -382,4 +384,3 @@ def _table_row(s: SourceFigures, t: TaskFigures) -> dict[str, Any]:
         "return": returns, "random": t.random_return if returns is not None else None,
         "expert": t.expert_return if returns is not None else None,
     }  # fmt: skip
-

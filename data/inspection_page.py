@@ -32,7 +32,9 @@ def write_inspection(found: Inspection, mixture: Mixture, name: str, out: Path) 
         "updates of rows": f"{found.steps:,} of {found.batch_size:,}", "context": f"{found.context_length:,}",
     }  # fmt: skip
     lead = f"What training on {name} sees." + (f" Held out: {', '.join(found.held_out)}." if found.held_out else "")
-    header = f'<header>\n<p class="kicker">opengato &middot; inspection of a mixture</p>\n<h1>{escape(name)}</h1>\n{_lead(lead, facts)}</header>'
+    header = (
+        f'<header>\n<p class="kicker">opengato &middot; inspection of a mixture</p>\n<h1>{escape(name)}</h1>\n{_lead(lead, facts)}</header>'
+    )
     body = [header, section("Sources", _note(found), _sources_table(found)), _findings(found)]
     for source, figures in zip(mixture.sources, found.sources, strict=True):
         body.append(section(figures.source, *(_task(source, task) for task in figures.tasks)))
@@ -67,7 +69,8 @@ def write_row(mixture: Mixture, step: int, index: int, row: Row, out: Path) -> P
             lines.append(f"<b>{escape(mark)}</b> " if entry["target"] else f"{escape(mark)} ")
     name = f"update {step}, row {index}"
     text = row_text(mixture, step, index, row).split("\n\n", 1)[0]
-    header = f'<header><p class="kicker">opengato &middot; a row of training</p><h1>{escape(name)}</h1><pre>{escape(text)}</pre></header>'
+    kicker = '<p class="kicker">opengato &middot; a row of training</p>'
+    header = f"<header>{kicker}<h1>{escape(name)}</h1><pre>{escape(text)}</pre></header>"
     about = "<p>A line is a timestep, numbered document.timestep; targets are bold.</p>"
     return write_page(out, name, [header, section("Tokens", about, "<p>" + "".join(lines) + "</p>")])
 
@@ -83,8 +86,9 @@ def _lead(text: str, facts: dict[str, str]) -> str:
 def _note(found: Inspection) -> str:
     n = found.sources[0].sampled_rows if found.sources else 0
     return (
-        f"<p>Rows are exact; what has a tilde is estimated: loss, epochs, padding and cut timesteps from {n} drawn rows a source, tokens "
-        "of tasks with text from the number of timesteps given with them. Loss is the share of the weighted targets: the effective weight.</p>"
+        f"<p>Rows are exact; what has a tilde is estimated: loss, epochs, padding and cut timesteps from {n} drawn rows a source, "
+        "tokens of tasks with text from the number of timesteps given with them. "
+        "Loss is the share of the weighted targets: the effective weight.</p>"
     )
 
 
@@ -92,7 +96,8 @@ def _sources_table(found: Inspection) -> str:
     labels = ("rows", "tokens", "loss", "epochs", "padding", "cut", "prompts")
     head = "".join(f'<th scope="col" class="number">{label}</th>' for label in labels)
     body = "".join(_source_row(s) for s in found.sources)
-    return f'<table class="scores"><thead><tr><th scope="col">source</th>{head}<th scope="col" class="axis"></th></tr></thead><tbody>{body}</tbody></table>'
+    head = f'<tr><th scope="col">source</th>{head}<th scope="col" class="axis"></th></tr>'
+    return f'<table class="scores"><thead>{head}</thead><tbody>{body}</tbody></table>'
 
 
 def _source_row(s: SourceFigures) -> str:
@@ -101,7 +106,8 @@ def _source_row(s: SourceFigures) -> str:
         "epochs": f"~{s.epochs:.3g}", "padding": f"~{s.padding:.1%}", "cut": f"~{s.cut:.0%}", "prompts": f"~{s.prompts:.0%}",
     }  # fmt: skip
     cells = "".join(f'<td class="number" data-label="{k}">{v}</td>' for k, v in values.items())
-    bar = f'<svg class="interval" height="24" role="img" aria-label="share of the loss"><rect class="bar" width="{100 * s.share_of_loss:.2f}%" y="7" height="10"/></svg>'
+    bar = f'<rect class="bar" width="{100 * s.share_of_loss:.2f}%" y="7" height="10"/>'
+    bar = f'<svg class="interval" height="24" role="img" aria-label="share of the loss">{bar}</svg>'
     return f'<tr><th scope="row">{escape(s.source)}</th>{cells}<td class="axis">{bar}</td></tr>'
 
 
@@ -117,15 +123,19 @@ def _task(source: Source, t: TaskFigures) -> str:
     estimate = f"about {t.tokens:,} (from {n} timesteps)" if n else f"{t.tokens:,}"
     scanned = f" of {t.scanned_timesteps:,} sampled timesteps" if t.scanned_timesteps is not None else ""
     facts = {
-        "episodes": f"{t.episodes:,}", "timesteps": f"{t.timesteps:,}", "tokens": estimate, "targets": f"{t.targets / max(t.tokens, 1):.1%}",
-        "kinds of tokens": kinds, "behaviours": ", ".join(f"{count:,} {name}" for name, count in t.behaviours.items()),
+        "episodes": f"{t.episodes:,}", "timesteps": f"{t.timesteps:,}", "tokens": estimate,
+        "targets": f"{t.targets / max(t.tokens, 1):.1%}", "kinds of tokens": kinds,
+        "behaviours": ", ".join(f"{count:,} {name}" for name, count in t.behaviours.items()),
     }  # fmt: skip
     if t.returns:
         known = [f"{name} {value:g}" for name, value in (("random", t.random_return), ("expert", t.expert_return)) if value is not None]
-        facts["returns"] = f"mean {t.returns['mean']:.4g}, from {t.returns['lowest']:.4g} to {t.returns['highest']:.4g} ({', '.join(known)})"
+        facts["returns"] = (
+            f"mean {t.returns['mean']:.4g}, from {t.returns['lowest']:.4g} to {t.returns['highest']:.4g} ({', '.join(known)})"
+        )
     if t.success is not None:
         facts["success"] = f"{t.success:.0%}"
-    facts["values out of bounds, clipped, actions at bounds"] = f"{t.out_of_bounds:,}, {t.clipped:,}, {t.actions_at_bounds:,}{scanned}"
+    counts = f"{t.out_of_bounds:,}, {t.clipped:,}, {t.actions_at_bounds:,}"
+    facts["values out of bounds, clipped, actions at bounds"] = counts + scanned
     rows = "".join(f"<tr><th scope='row'>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in facts.items())
     plots = [_plot(f"action {name}{scanned}", h) for name, h in t.actions.items()]
     plots += [_plot("returns", t.return_histogram)] if t.return_histogram else []
@@ -137,8 +147,8 @@ def _plot(title: str, h: Histogram) -> str:
     """Bars from zero, the highest as high as the plot."""
     top, width = max(1, *h.counts), 100 / len(h.counts)
     bars = "".join(
-        f'<rect class="bin" x="{i * width:.2f}" y="{100 - 100 * count / top:.2f}" width="{0.9 * width:.2f}" height="{100 * count / top:.2f}"/>'
-        for i, count in enumerate(h.counts)
+        f'<rect class="bin" x="{i * width:.2f}" y="{100 - height:.2f}" width="{0.9 * width:.2f}" height="{height:.2f}"/>'
+        for i, height in enumerate(100 * count / top for count in h.counts)
     )
     label = escape(f"{title}: {sum(h.counts):,} values")
     return (
@@ -161,7 +171,9 @@ def _samples(source: Source, task: str) -> str:
         texts = [str(values[f.name][0]) for f in episode.task.fields if f.modality is Modality.TEXT]
         words = "".join(f"<span>{escape(t[:MAX_TEXT] + ('…' if len(t) > MAX_TEXT else ''))}</span>" for t in texts)
         pictures = "".join(
-            f'<img src="{_png(values[f.name][0])}" alt="{escape(f.name)}">' for f in episode.task.observations if f.modality is Modality.IMAGE
+            f'<img src="{_png(values[f.name][0])}" alt="{escape(f.name)}">'
+            for f in episode.task.observations
+            if f.modality is Modality.IMAGE
         )
         cards.append(f"<figure>{pictures}<figcaption>{words}</figcaption></figure>" if pictures else f"<blockquote>{words}</blockquote>")
     joined = "".join(cards)

@@ -139,7 +139,7 @@ class Mixture:
                 other, where = seen.setdefault(task.name, (task, f"source '{source.name}'"))
                 if lines := other.differences(task):
                     raise ValueError(
-                        f"source '{source.name}': task '{task.name}' is not the one of {where}: {lines[0]}; rename the task or import it again"
+                        f"source '{source.name}': task '{task.name}' is not the one of {where}: {lines[0]}; rename or import it again"
                     )
 
     def _generator(self, step: int, row: int, lane: int) -> np.random.Generator:
@@ -235,7 +235,8 @@ def _named(batches: Iterator[list[TokenBatch]], steps: range, workers: int) -> I
         except RuntimeError as error:
             # the loader hands updates to its workers in turn; of one that died it names the process
             for process in batches._workers:  # type: ignore[attr-defined]
-                process.kill()  # a stalled one would not heed the loader's polite end, and we would wait for it
+                process.kill()  # a stalled one would not heed the loader's polite end
+                process.join()
             who = f"data worker {i % workers} of {workers} gave no answer" if "timed out" in str(error) else "a data worker died"
             raise RuntimeError(f"{who} while update {step} was awaited: {error}; start the run again, it goes on") from error
         except ValueError as error:

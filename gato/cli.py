@@ -287,7 +287,9 @@ def _inspect(arguments: list[str]) -> None:
         from gato.data.inspection_page import write_inspection
 
         write_inspection(found, mixture, options.mixture, options.html)
-    head = f"{found.steps:,} updates of {batch_size} rows of {found.context_length} tokens; ~ marks estimates from {len(mixture.sources)} x "
+    head = (
+        f"{found.steps:,} updates of {batch_size} rows of {found.context_length} tokens; ~ marks estimates from {len(mixture.sources)} x "
+    )
     head += f"{found.sources[0].sampled_rows} drawn rows (loss, epochs, padding, cut) and from sampled timesteps (tokens, targets)"
     _print(asdict(found), options.json, lambda: "\n".join([head, _table(found.rows()), *found.findings]))
 
@@ -531,7 +533,12 @@ def _doctor(arguments: list[str]) -> None:
 
 VERBS: dict[str, Any] = {
     "data": {
-        "collect": _collect, "import": _import, "export": _export, "validate": _validate, "inspect": _inspect, "show": _show_row,
+        "collect": _collect,
+        "import": _import,
+        "export": _export,
+        "validate": _validate,
+        "inspect": _inspect,
+        "show": _show_row,
     },
     "tokenizer": {"train": _train_tokenizer},
     "tokenize": _tokenize,

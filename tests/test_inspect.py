@@ -56,7 +56,12 @@ def home(tmp_path_factory, walk, text: TextTokenizer) -> Path:
     write(
         stores / "pictures",
         [
-            Episode(picture, {"image": np.full((1, 16, 32, 3), 9 * i, np.uint8)}, {"caption": np.array([NASTY], object)}, np.zeros(1, np.float32))
+            Episode(
+                picture,
+                {"image": np.full((1, 16, 32, 3), 9 * i, np.uint8)},
+                {"caption": np.array([NASTY], object)},
+                np.zeros(1, np.float32),
+            )
             for i in range(5)
         ],
     )
@@ -243,10 +248,14 @@ def test_a_recipe_and_a_run_bring_their_own_context_seed_and_steps(home, tmp_pat
     path = tmp_path / "own.yaml"
     path.write_text("model: {context_length: 30}\ndata: {sources: {toy/walks: {}}}\ntrain: {steps: 5, batch_size: 6, seed: 9}\n")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text('{"model": {"context_length": 30}, "data": {"sources": {"toy/walks": {}}}, "train": {"steps": 5}}')
+    (tmp_path / "run" / "run.json").write_text(
+        '{"model": {"context_length": 30}, "data": {"sources": {"toy/walks": {}}}, "train": {"steps": 5}}'
+    )
     assert main(["data", "inspect", str(path), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
-    assert {k: values[k] for k in ("context_length", "seed", "steps", "batch_size")} == dict(context_length=30, seed=9, steps=5, batch_size=6)
+    assert {k: values[k] for k in ("context_length", "seed", "steps", "batch_size")} == dict(
+        context_length=30, seed=9, steps=5, batch_size=6
+    )
     assert main(["data", "inspect", str(tmp_path / "run"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 5
 
