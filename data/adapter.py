@@ -21,8 +21,8 @@ from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .arrays import nearest
+from .files import files_digest
 from .formats import Dataset
-from .source import files_digest
 
 _KEYS = [f.name for f in fields(Episode) if f.name != "task"]
 

@@ -25,12 +25,12 @@ from gato.episode import Behaviour, Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .captions import caption_task, fit_image, read_image
+from .files import files_digest
 from .foreign import foreign_episode
 from .formats import Dataset
 from .jat_columns import CONTROL, FINAL, NUMBERS, columns_of, decode, numbers, picture_bytes, read_frame, required, take_apart
 from .manifest import task_differences
 from .rows import RowFile, layout
-from .source import files_digest
 from .text import document_task
 
 # optional columns -> the name of the parameter they become, where they are no attribute of an episode

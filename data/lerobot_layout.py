@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .source import files_digest
+from .files import files_digest
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 MAX_META_BYTES = 2**28  # of one JSON file: episodes.jsonl has about 100 bytes per episode

@@ -22,9 +22,9 @@ import pyarrow as pa
 from gato.episode import Behaviour, Episode
 from gato.spec import MAX_ELEMENTS, Modality, Role, TaskSpec
 
+from .files import files_digest
 from .foreign import exact_cast, foreign_episode
 from .formats import Dataset
-from .source import files_digest
 
 if TYPE_CHECKING:
     import gymnasium

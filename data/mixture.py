@@ -8,36 +8,51 @@ and neither ranks nor workers change what a row holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import get_args
 
 import numpy as np
 import torch
 
-from gato.batch import NO_LOCAL, Kind, TokenBatch, TokenSequence, collate, join
-from gato.spec import Modality, TaskSpec
+from gato.batch import TokenBatch, TokenSequence, collate, join
+from gato.episode import Behaviour
+from gato.spec import TaskSpec
 
 from ..tokenizers.episode import EpisodeTokenizer
 from ..tokenizers.image import draw_positions
-from .augment import augmented
+from ..tokenizers.text import TextTokenizer
+from ..tokenizers.vocabulary import Vocabulary
+from .source import Piece, Source, is_held_out
 from .store import Store, stores_folder
-from .text import TokenisedText
+
+WORKER_TIMEOUT = 300  # seconds that a worker may take for one update
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """- `weight`: expected share of rows, relative to the other sources.
+    """A store's place in the mixture.
+
+    - `weight`: expected share of rows, relative to the other sources. Where it is not given: 1, or what `temperature` says.
     - `store`: a folder; by default the one of the source's name in the stores folder.
     - `loss_weight`: factor on every target of this source.
     - `augment`: pictures are cropped, scaled and mirrored anew at every draw; see `augmented`.
+    - `part`: `train` or `test` of the store's episodes; an episode's part follows from its number and the name of the store's first task.
+    - `test_share`: expected share of the episodes in the part `test`.
+    - `behaviours`: only episodes of these (expert, noisy, random, learner, human).
+    - `max_episodes`: a cap: so many of the remaining episodes, drawn without regard to their order; a larger cap keeps a smaller one's.
     """
 
-    weight: float = 1.0
+    weight: float | None = None
     store: str | None = None
     loss_weight: float = 1.0
     augment: bool = False
+    part: str | None = None
+    test_share: float = 0.1
+    behaviours: list[str] | None = None
+    max_episodes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,8 @@ class DataConfig:
     - `loss_on_text_observations`: whether instructions are targets (the paper's literal rule).
     - `tokenizer`: a SentencePiece model file; by default `tokenizer.model` in the stores folder.
     - `workers`: processes that read and tokenise; 0 does it in the training process.
+    - `temperature`: T gives each source without a weight its size ** (1 / T), in tokens and scaled so that these weights average 1.
+    - `held_out`: tasks (`family/name`) and families (`family/*`) that must not be trained on.
     """
 
     sources: Mapping[str, SourceConfig] = field(default_factory=dict)
@@ -56,112 +73,22 @@ class DataConfig:
     loss_on_text_observations: bool = True
     tokenizer: str | None = None
     workers: int = 0
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Where a part of a row came from: `start` and `stop` count timesteps, or tokens of a document."""
-
-    role: Literal["window", "prompt from the end", "prompt"]
-    episode: int
-    start: int
-    stop: int
+    temperature: float | None = None
+    held_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One drawn row: its tokens, its source's index and its parts."""
+    """One drawn row: its tokens with drawn patch positions, its source's index, its parts, its numbers for stochastic depth.
+
+    `wants_prompt` without a prompt among the `pieces`: not even one timestep fitted into half the context.
+    """
 
     tokens: TokenSequence
     source: int
     pieces: tuple[Piece, ...]
-
-
-class Source:
-    """One store, seen as windows of tokens."""
-
-    def __init__(self, name: str, store: Store, tokenizer: EpisodeTokenizer, augment: bool = False) -> None:
-        if store.num_episodes == 0:
-            raise ValueError(f"source '{name}' holds no episodes; collect or import some first")
-        self.name, self.store, self.tokenizer, self.augment = name, store, tokenizer, augment
-        self.task: TaskSpec = store.tasks[0]
-        self.is_control = self.task.is_control
-        self.is_text = not self.task.observations and all(a.modality is Modality.TEXT for a in self.task.actions)
-        self._documents: TokenisedText | None = None
-        if self.is_text:
-            assert tokenizer.text is not None, "a mixture with text has a text tokenizer"
-            self._documents = TokenisedText.open(store, tokenizer.text.encode_documents, tokenizer.text.hash)
-        lengths = self._documents.lengths if self._documents else store.lengths
-        self._ends = np.cumsum(lengths)
-        self._by_task: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # episodes of a task, and the running sum of their lengths
-        self._per_timestep = tokenizer.tokens_per_timestep(self.task)
-
-    def _length(self, episode: int) -> int:
-        return int(self._ends[episode] - (self._ends[episode - 1] if episode else 0))
-
-    def _draw_episode(self, rng: np.random.Generator) -> int:
-        """An episode with a probability proportional to its length."""
-        return int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
-
-    def _draw_other_episode(self, rng: np.random.Generator, task_index: int, avoid: int) -> int:
-        """The same among the other episodes of a task; `avoid` itself only where the task has no other."""
-        if task_index not in self._by_task:
-            episodes = np.flatnonzero(self.store.task_indices == task_index)
-            self._by_task[task_index] = episodes, np.cumsum(self.store.lengths[episodes])
-        episodes, ends = self._by_task[task_index]
-        if len(episodes) == 1:
-            return avoid
-        own, end = self._length(avoid), int(ends[np.searchsorted(episodes, avoid)])
-        place = int(rng.integers(ends[-1] - own))
-        return int(episodes[np.searchsorted(ends, place if place < end - own else place + own, side="right")])
-
-    def window(self, rng: np.random.Generator, budget: int) -> tuple[TokenSequence, Piece]:
-        """At most `budget` tokens, starting on a timestep boundary (in a document: at any token)."""
-        episode = self._draw_episode(rng)
-        length = self._length(episode)
-        wanted = budget if self.is_text else -(-budget // self._per_timestep)
-        start = self._draw_start(rng, length, wanted)
-        piece = Piece("window", episode, start, min(start + wanted, length))
-        return self._read(piece, rng).cut(budget), piece
-
-    @staticmethod
-    def _draw_start(rng: np.random.Generator, length: int, wanted: int) -> int:
-        """A start that reaches all of an episode: a timestep within one window of an end is up to twice as likely as
-        one in the middle, never less likely (uniform starts would hardly ever show the two ends)."""
-        return int(np.clip(rng.integers(1 - wanted, length), 0, max(length - wanted, 0)))
-
-    def prompt(self, rng: np.random.Generator, budget: int, task_index: int, avoid: int) -> tuple[TokenSequence, Piece] | None:
-        """Whole timesteps of another episode of the same task, at most `budget` tokens; half of them from the end."""
-        episode = self._draw_other_episode(rng, task_index, avoid)
-        from_end, tokens = rng.random() < 0.5, int(rng.integers(1, budget + 1))
-        length = self._length(episode)
-        steps = min(max(1, tokens // self._per_timestep), length)
-        start = length - steps if from_end else int(rng.integers(0, length - steps + 1))
-        piece = Piece("prompt from the end" if from_end else "prompt", episode, start, start + steps)
-        sequence = _drop_first_timesteps(self._read(piece, rng), budget)
-        return (sequence, replace(piece, start=start + int(sequence.timestep[0]))) if len(sequence) else None
-
-    def _read(self, piece: Piece, rng: np.random.Generator) -> TokenSequence:
-        if self._documents is not None:
-            return _document_sequence(self._documents.ids(piece.episode, piece.start, piece.stop))
-        episode = self.store.episode(piece.episode, piece.start, piece.stop)
-        return self.tokenizer.encode(augmented(episode, rng) if self.augment else episode)
-
-
-def _drop_first_timesteps(sequence: TokenSequence, budget: int) -> TokenSequence:
-    """The last whole timesteps that fit into `budget` tokens; possibly none."""
-    starts = np.flatnonzero(np.diff(sequence.timestep, prepend=-1))
-    fits = starts[len(sequence) - starts <= budget]
-    return sequence.drop(int(fits[0]) if len(fits) else len(sequence))
-
-
-def _document_sequence(ids: np.ndarray) -> TokenSequence:
-    n = len(ids)
-    return TokenSequence(
-        ids=np.asarray(ids, np.int32), kind=np.full(n, Kind.TEXT, np.uint8), local_position=np.full(n, NO_LOCAL, np.int16),
-        timestep=np.zeros(n, np.int32), document=np.zeros(n, np.int16), is_target=np.ones(n, bool),
-        patches=np.zeros((0, 16, 16, 3), np.uint8), patch_boxes=np.zeros((0, 4), np.uint8),
-    )  # fmt: skip
+    wants_prompt: bool
+    depth_noise: np.ndarray
 
 
 class Mixture:
@@ -174,97 +101,203 @@ class Mixture:
     - `num_depth_draws`: numbers per row for stochastic depth (two per layer), drawn here so that all
       randomness of a step follows from (seed, step, row) and travels with the batch.
 
-    **Raises:** `ValueError` for weights that are negative or all zero, and for a missing or empty store.
+    **Raises:** `ValueError` in one line for settings out of range, weights that are negative or all zero, a
+    source that is missing, empty, held out or unfit for the tokenizer and the context, and two sources
+    that mean different things by one task.
     """
 
     def __init__(self, config: DataConfig, tokenizer: EpisodeTokenizer, context_length: int, seed: int, num_depth_draws: int = 0) -> None:
-        weights = np.array([s.weight for s in config.sources.values()], dtype=np.float64)
-        if len(weights) == 0 or (weights < 0).any() or weights.sum() <= 0:
-            raise ValueError(
-                f"mixture weights are {dict(zip(config.sources, weights, strict=True))}; give at least one above zero and none below"
-            )
+        check(config)
         self.config, self.tokenizer, self.context_length, self.seed = config, tokenizer, context_length, seed
         self.num_depth_draws = num_depth_draws
-        self.sources = [Source(name, Store(store_path(name, s)), tokenizer, s.augment) for name, s in config.sources.items()]
+        self.sources = [
+            Source(name, s, Store(store_path(name, s)), tokenizer, context_length, config.held_out) for name, s in config.sources.items()
+        ]
+        self.check_tasks({})
+        sizes = {s.name: s.places.total * (1 if s.is_text else s.per_timestep) for s in self.sources} if config.temperature else {}
+        weights = row_weights(config, sizes)
         self.shares = weights / weights.sum()
         self._cumulative = np.cumsum(self.shares)
 
     @property
     def tasks(self) -> dict[str, TaskSpec]:
-        """The task specs of all sources, by task name."""
-        return {task.name: task for source in self.sources for task in source.store.tasks}
+        """The task specs of all sources, by task name; without those held out."""
+        return {t.name: t for source in self.sources for i, t in enumerate(source.store.tasks) if i not in source.left_out_tasks}
 
     @property
     def fingerprint(self) -> dict[str, str]:
         return {source.name: source.store.fingerprint for source in self.sources}
 
+    def check_tasks(self, known: Mapping[str, TaskSpec]) -> None:
+        """Whether every task means the same in all sources and, where it is `known` (to a checkpoint), there.
+
+        **Raises:** `ValueError` naming source, task and the first field that differs.
+        """
+        seen = {name: (task, "the checkpoint") for name, task in known.items()}
+        for source in self.sources:
+            for task in source.store.tasks:
+                other, where = seen.setdefault(task.name, (task, f"source '{source.name}'"))
+                if lines := other.differences(task):
+                    raise ValueError(
+                        f"source '{source.name}': task '{task.name}' is not the one of {where}: {lines[0]}; rename or import it again"
+                    )
+
     def _generator(self, step: int, row: int, lane: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, lane, row, step]))
 
-    def row(self, step: int, row: int) -> Row:
-        """What row `row` of the global batch of update `step` holds."""
-        rng = self._generator(step, row, 0)
-        index = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self.sources) - 1)
-        source = self.sources[index]
-        wants_prompt = source.is_control and rng.random() < self.config.prompt_share
+    def row(self, step: int, row: int, source: int | None = None) -> Row:
+        """What row `row` of the global batch of update `step` holds; or would hold if its source were `source`."""
+        rng, noise = self._generator(step, row, 0), self._generator(step, row, 1)
+        drawn = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self.sources) - 1)
+        index = drawn if source is None else source
+        wants_prompt = self.sources[index].is_control and rng.random() < self.config.prompt_share
+        tokens, pieces = self._fill(self.sources[index], rng, wants_prompt)
+        depth = noise.random(self.num_depth_draws)
+        boxes = draw_positions(tokens.patch_boxes, noise.random((len(tokens.patches), 2)))
+        return Row(replace(tokens, patch_boxes=boxes), index, tuple(pieces), wants_prompt, depth)
+
+    def _fill(self, source: Source, rng: np.random.Generator, wants_prompt: bool) -> tuple[TokenSequence, list[Piece]]:
+        """A prompt and its window, or windows packed as documents until the context is full."""
         budget = self.context_length
         sequence, piece = source.window(rng, budget)
-        prompt = None
-        if wants_prompt:
-            prompt = source.prompt(rng, budget // 2, int(source.store.task_indices[piece.episode]), piece.episode)
+        prompt = source.prompt(rng, budget // 2, piece.episode) if wants_prompt else None
         if prompt is not None:
-            sequence = join([prompt[0], sequence], same_document=True).cut(budget)
-            return Row(sequence, index, (prompt[1], piece))
-        parts, pieces = [sequence], [piece]
-        while (left := budget - sum(map(len, parts))) > 0:
+            return join([prompt[0], sequence], same_document=True).cut(budget), [prompt[1], piece]
+        parts, pieces, left = [sequence], [piece], budget - len(sequence)
+        while left > 0:
             sequence, piece = source.window(rng, left)
             if not source.is_text and len(sequence) == left and sequence.timestep[-1] == 0:
                 break  # not even its first timestep fits: leave the rest to padding
             parts.append(sequence)
             pieces.append(piece)
-        return Row(join(parts, same_document=False), index, tuple(pieces))
+            left -= len(sequence)
+        return join(parts, same_document=False), pieces
 
     def batch(self, step: int, rows: Sequence[int]) -> TokenBatch:
         """The given rows of one global batch, with this step's random draws."""
-        drawn = [self.row(step, r) for r in rows]
-        noise = [self._generator(step, r, 1) for r in rows]
-        depth = np.stack([g.random(self.num_depth_draws) for g in noise]) if self.num_depth_draws else None
-        tokens = [
-            replace(d.tokens, patch_boxes=draw_positions(d.tokens.patch_boxes, g.random((len(d.tokens.patches), 2))))
-            for d, g in zip(drawn, noise, strict=True)
-        ]
-        names = list(self.config.sources)
+        return self.collate([self.row(step, r) for r in rows])
+
+    def collate(self, drawn: Sequence[Row]) -> TokenBatch:
         return collate(
-            tokens, self.context_length, self.tokenizer.vocabulary.pad,
+            [d.tokens for d in drawn], self.context_length, self.tokenizer.vocabulary.pad,
             sources=[d.source for d in drawn],
-            weights=[self.config.sources[names[d.source]].loss_weight for d in drawn],
-            depth_noise=depth,
+            weights=[self.sources[d.source].config.loss_weight for d in drawn],
+            depth_noise=np.stack([d.depth_noise for d in drawn]) if self.num_depth_draws else None,
         )  # fmt: skip
 
-    def loader(self, steps: range, batch_size: int, micro_batch_size: int) -> Any:
-        """Micro-batches of every step in `steps`, as lists; a torch DataLoader whose order is the steps'."""
-        return torch.utils.data.DataLoader(
-            _Steps(self, batch_size, micro_batch_size),
+    def loader(
+        self, steps: range, batch_size: int, micro_batch_size: int, rank: int = 0, ranks: int = 1, timeout: int = WORKER_TIMEOUT
+    ) -> Iterator[list[TokenBatch]]:
+        """Micro-batches of every step in `steps`, as lists: the rows of `rank`, whose own targets make the denominator.
+
+        **Raises:** `RuntimeError` naming the worker that died, or that took longer than `timeout` seconds for an
+        update; `ValueError` for damaged data, in one line from a worker too.
+        """
+        rows, workers = rank_rows(batch_size, rank, ranks), self.config.workers
+        loader = torch.utils.data.DataLoader(
+            _Steps(self, rows, micro_batch_size),
             sampler=steps,  # type: ignore[arg-type]
             batch_size=None,
-            num_workers=self.config.workers,
-            timeout=300 if self.config.workers else 0,
-            multiprocessing_context="spawn" if self.config.workers else None,
-            persistent_workers=False,
+            num_workers=workers,
+            timeout=timeout if workers else 0,
+            multiprocessing_context="spawn" if workers else None,
+            worker_init_fn=_start_worker if workers else None,
         )
+        return _named(iter(loader), steps, workers) if workers else iter(loader)
 
 
 class _Steps(torch.utils.data.Dataset):
     """Index: the update; item: its micro-batches."""
 
-    def __init__(self, mixture: Mixture, batch_size: int, micro_batch_size: int) -> None:
-        self.mixture, self.batch_size, self.micro_batch_size = mixture, batch_size, micro_batch_size
+    def __init__(self, mixture: Mixture, rows: range, micro_batch_size: int) -> None:
+        self.mixture, self.rows, self.micro_batch_size = mixture, rows, micro_batch_size
 
     def __getitem__(self, step: int) -> list[TokenBatch]:
-        rows = [range(r, min(r + self.micro_batch_size, self.batch_size)) for r in range(0, self.batch_size, self.micro_batch_size)]
-        batches = [self.mixture.batch(step, part) for part in rows]
+        size = self.micro_batch_size
+        batches = [self.mixture.batch(step, self.rows[r : r + size]) for r in range(0, len(self.rows), size)]
         denominator = sum(b.denominator for b in batches)
         return [b.with_denominator(denominator) for b in batches]
+
+
+def _start_worker(worker: int) -> None:
+    """One thread a worker: torch has seen to its own, Arrow has a pool as large as the machine."""
+    import pyarrow as pa
+
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+
+
+def _named(batches: Iterator[list[TokenBatch]], steps: range, workers: int) -> Iterator[list[TokenBatch]]:
+    """The batches of worker processes, whose failures say which of them it was."""
+    for i, step in enumerate(steps):
+        try:
+            yield next(batches)
+        except RuntimeError as error:
+            # the loader hands updates to its workers in turn; of one that died it names the process
+            for process in batches._workers:  # type: ignore[attr-defined]
+                process.kill()  # a stalled one would not heed the loader's polite end
+                process.join()
+            who = f"data worker {i % workers} of {workers} gave no answer" if "timed out" in str(error) else "a data worker died"
+            raise RuntimeError(f"{who} while update {step} was awaited: {error}; start the run again, it goes on") from error
+        except ValueError as error:
+            raise ValueError(f"data worker {i % workers} of {workers}, update {step}: {str(error).strip().splitlines()[-1]}") from None
+
+
+def rank_rows(batch_size: int, rank: int, ranks: int) -> range:
+    """The rows of a global batch that a rank computes: blocks whose sizes differ by one at most, in the order of the ranks.
+
+    **Raises:** `ValueError` for more ranks than rows.
+    """
+    if not 0 <= rank < ranks <= batch_size:
+        raise ValueError(f"rank {rank} of {ranks} has no row of a batch of {batch_size}; raise batch_size or use fewer ranks")
+    return range(batch_size * rank // ranks, batch_size * (rank + 1) // ranks)
+
+
+def row_weights(config: DataConfig, sizes: Mapping[str, int]) -> np.ndarray:
+    """The weight of every source: as given, or 1, or by temperature from `sizes`; see `DataConfig`."""
+    given = {name: s.weight for name, s in config.sources.items()}
+    if config.temperature is not None:
+        # from logarithms: a low temperature and large sizes would overflow
+        logs = {name: math.log(sizes[name]) / config.temperature for name, weight in given.items() if weight is None}
+        powers = {name: math.exp(log - max(logs.values())) for name, log in logs.items()}
+        given |= {name: power * len(powers) / sum(powers.values()) for name, power in powers.items()}
+    return np.array([1.0 if weight is None else weight for weight in given.values()], dtype=np.float64)
+
+
+def check(config: DataConfig) -> None:
+    """**Raises:** `ValueError` for the first setting that makes no sense, before any file is opened."""
+    weights = {name: 1.0 if s.weight is None else s.weight for name, s in config.sources.items()}
+    if not weights or not all(0 <= w < math.inf for w in weights.values()) or sum(weights.values()) <= 0:
+        raise ValueError(f"mixture weights are {weights}; give at least one above zero and none below")
+    if config.temperature is not None and not config.temperature > 0:
+        raise ValueError(f"temperature is {config.temperature}; give a number above zero: 1 for shares by size, more for evener ones")
+    if not 0 <= config.prompt_share <= 1:
+        raise ValueError(f"prompt_share is {config.prompt_share}, but it is a share: give a number from 0 to 1")
+    if config.workers < 0:
+        raise ValueError(f"workers is {config.workers}; give 0 to read in the training process, or a number of processes")
+    for pattern in config.held_out:
+        if "/" not in pattern:
+            raise ValueError(f"held_out names '{pattern}'; give tasks as family/name and whole families as {pattern}/*")
+    for name, source in config.sources.items():
+        if is_held_out(name, config.held_out):
+            raise ValueError(f"source '{name}' is held out by {config.held_out}; remove it from the sources or from held_out")
+        if not 0 <= source.loss_weight < math.inf:
+            raise ValueError(f"source '{name}' has loss_weight {source.loss_weight}; give zero or more")
+        if source.part not in (None, "train", "test"):
+            raise ValueError(f"source '{name}' has part '{source.part}'; give train or test")
+        if not 0 < source.test_share < 1:
+            raise ValueError(f"source '{name}' has test_share {source.test_share}; give a number between 0 and 1")
+        if source.max_episodes is not None and source.max_episodes < 1:
+            raise ValueError(f"source '{name}' has max_episodes {source.max_episodes}; give at least 1, or leave the source out")
+        if unknown := sorted(set(source.behaviours or ()) - set(get_args(Behaviour))):
+            raise ValueError(f"source '{name}' has behaviours {unknown}; known are {', '.join(get_args(Behaviour))}")
+
+
+def open_tokenizer(config: DataConfig, max_local_positions: int = 512) -> EpisodeTokenizer:
+    """The mixture's tokenizer, in the layout that training with it uses. **Raises:** `ValueError` if there is none."""
+    text = TextTokenizer.load(config.tokenizer or stores_folder() / "tokenizer.model")
+    vocabulary = Vocabulary(text.size) if text.size >= 1024 else Vocabulary.separate_discrete(text.size)
+    return EpisodeTokenizer(text, vocabulary, config.loss_on_text_observations, max_local_positions)
 
 
 def store_path(name: str, source: SourceConfig) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .captions import SUFFIXES, PictureRow
-from .source import DEFAULT_SPLIT, TABLES, Table, file_digest, files_below, files_digest, inside, named_split, options_digest, split_of
+from .files import DEFAULT_SPLIT, TABLES, Table, file_digest, files_below, files_digest, inside, named_split, options_digest, split_of
 
 PARAMETERS = ("concept", "source", "licence", "license", "author", "original")
 

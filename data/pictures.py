@@ -21,9 +21,9 @@ from gato.episode import Episode
 from gato.spec import TaskSpec
 
 from .captions import MAX_TEXT, SUFFIXES, PictureRow, caption_task, picture_episode
+from .files import DEFAULT_SPLIT, files_below, files_digest, inside, lines, load_json, objects, options_digest, split_of, status_digest
 from .formats import Dataset
 from .picture_table import PictureTable, table_files
-from .source import DEFAULT_SPLIT, files_below, files_digest, inside, lines, load_json, objects, options_digest, split_of, status_digest
 
 LICENCE = "per picture, see the episodes' parameters"
 

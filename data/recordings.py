@@ -23,8 +23,8 @@ from gato.episode import Behaviour, Episode, clip_actions
 from gato.spec import PATCH_SIZE, FieldSpec, Modality, Role, TaskSpec
 
 from .arrays import SUFFIXES, Arrays, Hdf5Arrays, column, natural_key, nearest, open_arrays
+from .files import files_digest, options_digest
 from .formats import Dataset
-from .source import files_digest, options_digest
 
 MAX_SPEC_BYTES = 2**20
 

@@ -1,285 +1,257 @@
-"""Files that datasets come in: their split, their rows, lines and JSON, and one digest over them.
+"""One source of a mixture: which episodes of its store take part, and how windows and prompts are drawn from them.
 
-All of it comes from outside, so every size has a limit, text is decoded strictly, and an error names the
-file and the place in it. Rows and lines are streamed: memory does not grow with the file.
+Drawing an episode costs a binary search in the store's mapped index, so a source of a million episodes opens as
+fast as one of ten. Only a source that leaves episodes out (a part, a cap, behaviours, held-out tasks) reads
+the index of all its episodes once, as NumPy arrays.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
-TABLES = (".parquet", ".arrow", ".jsonl", ".csv")
-MAX_LINE_BYTES = 2**26
-MAX_JSON_BYTES = 2**30  # COCO's largest file of captions has 92 MB, VQA v2's largest of answers 380 MB
-MAX_HASHED_BYTES = 2**30
+from gato.batch import NO_LOCAL, Kind, TokenSequence
+from gato.spec import Modality, TaskSpec
 
-DEFAULT_SPLIT = "train"
+from ..tokenizers.episode import EpisodeTokenizer
+from .augment import augmented
+from .store import Store
+from .text import TokenisedText
 
-_ROWS_AT_ONCE = 16  # of up to MAX_BYTES each, where they hold pictures
-_SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}  # fmt: skip
-_SPLIT_OF_WORD = {word: split for split, words in _SPLITS.items() for word in words}
-
-
-def split_of(path: PurePath, by_name: bool = True) -> str | None:
-    """The split that a file's folders or its name speak of, such as `val2017/` or `train-00000.tar`; `None` if none does.
-
-    **Arguments:** `path`: relative to the dataset's folder; `by_name`: whether the file's own name counts, a picture's does not.
-    """
-    for folder in path.parts[:-1]:
-        if split := _SPLIT_OF_WORD.get(folder.lower().rstrip("0123456789")):
-            return split
-    words = re.split(r"[^a-z]+", path.stem.lower()) if by_name else []
-    return next((_SPLIT_OF_WORD[w] for w in words if w in _SPLIT_OF_WORD), None)
-
-
-def named_split(value: object, place: str) -> str | None:
-    """The split that a row names; `None` where it names none.
-
-    **Raises:** `ValueError` if it cannot be the name of a store's folder.
-    """
-    if value is None:
-        return None
-    if not isinstance(value, str) or not re.fullmatch(r"\w[\w.-]{0,99}", value):
-        raise ValueError(f"{place}: the split is {value!r}; expected a plain name such as 'train'")
-    return value
-
-
-def inside(folder: Path, name: object, label: str) -> Path:
-    """The file `name` of a folder. **Raises:** `ValueError` if it is no text, is empty, or leads out of the folder."""
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise ValueError(f"{label} names the file {name!r}; expected a path inside {folder}")
-    parts = PurePath(name.replace("\\", "/"))
-    if parts.is_absolute() or PurePath(name).drive or ".." in parts.parts:
-        raise ValueError(f"{label} names the file {name!r}, which leads out of {folder}; name files inside it")
-    return folder / parts
-
-
-def files_below(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """Files with these suffixes in a folder and its subfolders, sorted; hidden ones are left out."""
-    wanted = {s.lower() for s in suffixes}
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in wanted and p.is_file())
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file; of its size and time of change where reading it would take longer than a few seconds."""
-    status = path.stat()
-    if status.st_size > MAX_HASHED_BYTES:
-        return status_digest(path.parent, [path])
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def files_digest(folder: Path, paths: Iterable[Path]) -> str:
-    """SHA-256 of names (relative to the folder) and contents."""
-    return _sha256(f"{_name(folder, path)} {file_digest(path)}" for path in sorted(paths))
-
-
-def status_digest(folder: Path, paths: Iterable[Path]) -> str:
-    """SHA-256 of names, sizes and times of change: for pictures and shards, which may be terabytes."""
-    found = ((_name(folder, path), path.stat()) for path in paths)
-    return _sha256(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found)
-
-
-def options_digest(digest: str, **options: object) -> str:
-    """The digest of a source that is read under these options; those that are `None` do not count."""
-    given = {key: str(value) for key, value in options.items() if value is not None}
-    return _sha256([digest, json.dumps(given, sort_keys=True)]) if given else digest
-
-
-def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """`(place, line)` of a UTF-8 file, line ends included (always a bare newline).
-
-    **Raises:** `ValueError` for what is not UTF-8, with its offset in bytes, and for a line above `MAX_LINE_BYTES`.
-    """
-    offset = number = 0
-    with open(path, "rb") as file:
-        while raw := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(raw) > MAX_LINE_BYTES:
-                raise ValueError(f"{path}, line {number} has more than {MAX_LINE_BYTES} bytes; break it into several")
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                where = f"{path} is not UTF-8 at byte {offset + error.start} (line {number})"
-                raise ValueError(f"{where}: {error.reason}; convert it first, for example with iconv") from None
-            offset += len(raw)
-            yield f"{path}, line {number}", text.replace("\r\n", "\n")
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """A JSON object. **Raises:** `ValueError` if the file is missing, too large, or holds anything else."""
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist or is no file")
-    if (size := path.stat().st_size) > MAX_JSON_BYTES:
-        raise ValueError(f"{path} has {size} bytes, more than {MAX_JSON_BYTES}; break it into several files or give JSON lines")
-    try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object")
-    return values
-
-
-def objects(values: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
-    """The list of objects under a key. **Raises:** `ValueError` naming the file if there is none."""
-    found = values.get(key)
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise ValueError(f"{path} has no list of objects under '{key}'; it has the keys {sorted(values)}")
-    return found
+if TYPE_CHECKING:
+    from .mixture import SourceConfig
 
 
 @dataclass(frozen=True)
-class Table:
-    """A parquet, arrow, JSON-lines or CSV file, read row by row.
+class Piece:
+    """Where a part of a row came from: `start` and `stop` count timesteps, or tokens of a document."""
 
-    `columns` is empty for JSON lines, where each row names its own. `open` is the way in.
+    role: Literal["window", "prompt from the end", "prompt"]
+    episode: int
+    start: int
+    stop: int
+
+
+class Places(Protocol):
+    """Episodes laid end to end: a place is one timestep of theirs, or one token of a document."""
+
+    total: int
+    num_episodes: int
+
+    def find(self, place: int) -> int:
+        """The episode that holds a place."""
+
+    def span(self, episode: int) -> tuple[int, int]:
+        """An episode's first place and its length."""
+
+
+class AllEpisodes:
+    """The places of a whole store, found in its mapped index: nothing is read before it is needed."""
+
+    def __init__(self, store: Store) -> None:
+        self.total, self.num_episodes = store.num_timesteps, store.num_episodes
+        self.find, self.span = store.episode_at, store.span
+
+
+class SomeEpisodes:
+    """The places of some episodes, by running sums.
+
+    **Arguments:** `episodes`: (E,) their numbers, ascending; `lengths`: (E,) places of each.
     """
 
-    path: Path
-    columns: tuple[str, ...]
+    def __init__(self, episodes: np.ndarray, lengths: np.ndarray) -> None:
+        self._episodes, self._ends = episodes, np.cumsum(lengths)
+        self.total, self.num_episodes = int(self._ends[-1]), len(episodes)
 
-    @classmethod
-    def open(cls, path: Path) -> Table:
-        """**Raises:** `ValueError` if the file is missing, of another kind or damaged."""
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist or is no file")
-        if path.suffix not in TABLES:
-            raise ValueError(f"{path} has the suffix '{path.suffix}'; expected one of {', '.join(TABLES)}")
-        if path.suffix == ".jsonl":
-            return cls(path, ())
-        if path.suffix == ".csv":
-            return cls(path, tuple(next(csv.reader(text for _, text in lines(path)), ())))
-        with _named(path):
-            schema = pq.read_schema(path) if path.suffix == ".parquet" else _open_arrow(path).schema
-        return cls(path, tuple(schema.names))
+    def find(self, place: int) -> int:
+        return int(self._episodes[np.searchsorted(self._ends, place, side="right")])
 
-    @property
-    def is_binary(self) -> bool:
-        """Whether cells can hold bytes, such as encoded pictures."""
-        return self.path.suffix in (".parquet", ".arrow")
+    def span(self, episode: int) -> tuple[int, int]:
+        i = int(np.searchsorted(self._episodes, episode))
+        first = int(self._ends[i - 1]) if i else 0
+        return first, int(self._ends[i]) - first
 
-    def need(self, *columns: str) -> None:
-        """**Raises:** `ValueError` naming the columns that are missing."""
-        if self.columns and (missing := [c for c in columns if c not in self.columns]):
-            raise ValueError(f"{self.path} lacks the columns {missing}; it has {list(self.columns)}")
 
-    def rows(self, columns: Sequence[str], start: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-        """`(place, {column: value})` from row `start` on; columns that are not there are left out.
+class Source:
+    """One store, seen as windows of tokens.
 
-        **Raises:** `ValueError` naming file and row for what cannot be read.
+    **Arguments:**
+
+    - `name`, `config`: as in the mixture; `store`: opened.
+    - `tokenizer`, `context_length`: what windows become, and how long a row may be.
+    - `held_out`: patterns of task names whose episodes do not take part.
+
+    **Raises:** `ValueError` naming the source if no episode is left, if all its tasks are held out, or if the
+    tokenizer or the context cannot hold one of its timesteps.
+    """
+
+    def __init__(
+        self, name: str, config: SourceConfig, store: Store, tokenizer: EpisodeTokenizer, context_length: int, held_out: Sequence[str] = ()
+    ) -> None:
+        if store.num_episodes == 0:
+            raise ValueError(f"source '{name}' holds no episodes; collect or import some first")
+        self.name, self.config, self.store, self.tokenizer = name, config, store, tokenizer
+        self.left_out_tasks = {i for i, task in enumerate(store.tasks) if is_held_out(task.name, held_out)}
+        if is_held_out(name, held_out) or len(self.left_out_tasks) == len(store.tasks):
+            raise ValueError(f"source '{name}' is held out by {list(held_out)}; remove it from the sources or from held_out")
+        self.task: TaskSpec = store.tasks[0]
+        self.is_control = self.task.is_control
+        self.is_text = not self.task.observations and all(a.modality is Modality.TEXT for a in self.task.actions)
+        self._check(context_length)
+        self._documents: TokenisedText | None = None
+        if self.is_text:
+            assert tokenizer.text is not None, "checked above"
+            self._documents = TokenisedText.open(store, tokenizer.text.encode_documents, tokenizer.text.hash)
+        self.episodes = selected_episodes(store, config, self.left_out_tasks)
+        if self.episodes is not None and len(self.episodes) == 0:
+            raise ValueError(
+                f"source '{name}' has no episode left of {store.num_episodes} (part {config.part} with test_share {config.test_share}, "
+                f"behaviours {config.behaviours}); choose others, or collect more"
+            )
+        self.per_timestep = tokenizer.tokens_per_timestep(self.task)
+        self._by_task: dict[int, Places] = {}
+
+    def _check(self, context_length: int) -> None:
+        """What would otherwise fail at the first draw, hours later, or never be learnt from."""
+        for task in self.store.tasks:
+            if self.tokenizer.text is None and any(f.modality is Modality.TEXT for f in task.fields):
+                raise ValueError(f"source '{self.name}': task '{task.name}' has text but no text tokenizer was given; train one")
+            observed = sum(f.num_tokens or 1 for f in task.observations)
+            if task.is_control and observed > self.tokenizer.max_local_positions:
+                raise ValueError(
+                    f"source '{self.name}': task '{task.name}' has at least {observed} observation tokens in a timestep but the model has "
+                    f"{self.tokenizer.max_local_positions} local positions; use smaller pictures or raise max_local_positions"
+                )
+            if observed + 1 >= context_length:
+                raise ValueError(
+                    f"source '{self.name}': a timestep of task '{task.name}' has at least {observed} observation tokens, so no action "
+                    f"fits behind them into a context of {context_length}; use smaller pictures or a longer context"
+                )
+
+    @cached_property
+    def places(self) -> Places:
+        """What windows are drawn from, every place equally likely."""
+        if self._documents is not None:
+            chosen = np.arange(self._documents.num_documents) if self.episodes is None else self.episodes
+            return SomeEpisodes(chosen, self._documents.lengths[chosen])
+        if self.episodes is None:
+            return AllEpisodes(self.store)
+        return SomeEpisodes(self.episodes, self.store.lengths[self.episodes])
+
+    def task_index(self, episode: int) -> int:
+        return 0 if len(self.store.tasks) == 1 else int(self.store.task_indices[episode])
+
+    def places_of_task(self, index: int) -> Places | None:
+        """The places of one of the store's tasks; `None` if none of its episodes takes part."""
+        if len(self.store.tasks) == 1:
+            return self.places
+        if index not in self._by_task:
+            is_task = self.store.task_indices == index
+            episodes = np.flatnonzero(is_task) if self.episodes is None else self.episodes[is_task[self.episodes]]
+            if len(episodes) == 0:
+                return None
+            self._by_task[index] = SomeEpisodes(episodes, self.store.lengths[episodes])
+        return self._by_task[index]
+
+    def _draw_other_episode(self, rng: np.random.Generator, avoid: int) -> int:
+        """Another episode of the same task, with a probability proportional to its length; `avoid` itself where there is no other."""
+        places = self.places_of_task(self.task_index(avoid))
+        assert places is not None, "the task of a drawn episode has episodes"
+        if places.num_episodes == 1:
+            return avoid
+        first, length = places.span(avoid)
+        place = int(rng.integers(places.total - length))
+        return places.find(place if place < first else place + length)
+
+    def window(self, rng: np.random.Generator, budget: int) -> tuple[TokenSequence, Piece]:
+        """At most `budget` tokens, starting on a timestep boundary (in a document: at any token)."""
+        episode = self.places.find(int(rng.integers(self.places.total)))
+        length = self.places.span(episode)[1]
+        wanted = budget if self.is_text else -(-budget // self.per_timestep)
+        start = self._draw_start(rng, length, wanted)
+        piece = Piece("window", episode, start, min(start + wanted, length))
+        return self._read(piece, rng).cut(budget), piece
+
+    @staticmethod
+    def _draw_start(rng: np.random.Generator, length: int, wanted: int) -> int:
+        """A start that reaches all of an episode: a timestep within one window of an end is up to twice as likely as
+        one in the middle, never less likely (uniform starts would hardly ever show the two ends)."""
+        return min(max(int(rng.integers(1 - wanted, length)), 0), max(length - wanted, 0))
+
+    def prompt(self, rng: np.random.Generator, budget: int, avoid: int) -> tuple[TokenSequence, Piece] | None:
+        """Whole timesteps of another episode of the same task, at most `budget` tokens; half of them from the end.
+
+        `None` where not even one timestep fits.
         """
-        if not self.is_binary:
-            rows = _json_rows(self.path) if self.path.suffix == ".jsonl" else _csv_rows(self.path)
-            for number, (place, row) in enumerate(rows):
-                if number >= start:
-                    yield place, {c: row[c] for c in columns if c in row}
-            return
-        number = start
-        with _named(self.path):
-            for batch in _batches(self.path, [c for c in self.columns if c in columns], start):
-                for first in range(0, batch.num_rows, _ROWS_AT_ONCE):
-                    for row in batch.slice(first, _ROWS_AT_ONCE).to_pylist():
-                        yield f"{self.path}, row {number}", row
-                        number += 1
+        episode = self._draw_other_episode(rng, avoid)
+        from_end, tokens = rng.random() < 0.5, int(rng.integers(1, budget + 1))
+        length = self.places.span(episode)[1]
+        steps = min(max(1, tokens // self.per_timestep), length)
+        start = length - steps if from_end else int(rng.integers(0, length - steps + 1))
+        piece = Piece("prompt from the end" if from_end else "prompt", episode, start, start + steps)
+        sequence = _drop_first_timesteps(self._read(piece, rng), budget)
+        return (sequence, replace(piece, start=start + int(sequence.timestep[0]))) if len(sequence) else None
+
+    def _read(self, piece: Piece, rng: np.random.Generator) -> TokenSequence:
+        if self._documents is not None:
+            return _document_sequence(self._documents.ids(piece.episode, piece.start, piece.stop))
+        episode = self.store.episode(piece.episode, piece.start, piece.stop)
+        return self.tokenizer.encode(augmented(episode, rng) if self.config.augment else episode)
 
 
-class _named:
-    """Turns what pyarrow raises inside into one `ValueError` that names the file."""
+def is_held_out(task: str, patterns: Sequence[str]) -> bool:
+    """Whether a name is one of `family/name`, or matches one of `family/*`."""
+    return any(fnmatchcase(task, pattern) for pattern in patterns)
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def __enter__(self) -> None:
+def selected_episodes(store: Store, config: SourceConfig, left_out_tasks: set[int]) -> np.ndarray | None:
+    """(E,) numbers of the episodes that take part, ascending; `None` for all, which reads nothing."""
+    cap = config.max_episodes
+    if not left_out_tasks and config.part is None and config.behaviours is None and (cap is None or cap >= store.num_episodes):
         return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (pa.ArrowException, OSError, UnicodeDecodeError)):
-            raise ValueError(f"{self.path} is no readable {self.path.suffix[1:]} file: {error}") from None
-
-
-def _open_arrow(path: Path) -> Any:
-    """`datasets` writes streams, others files with a footer."""
-    mapped = pa.memory_map(str(path))
-    try:
-        return pa.ipc.open_file(mapped)
-    except pa.ArrowInvalid:
-        mapped.seek(0)
-        return pa.ipc.open_stream(mapped)
+    keep = ~np.isin(store.task_indices, list(left_out_tasks))
+    if config.behaviours is not None:
+        keep &= np.isin(store.behaviours, list(config.behaviours))
+    keys = episode_keys(store.tasks[0].name, store.num_episodes)
+    if config.part is not None:
+        keep &= (keys < config.test_share) == (config.part == "test")
+    episodes = np.flatnonzero(keep)
+    if cap is not None and len(episodes) > cap:
+        # by a second key, for the first one would make a capped `train` the neighbours of `test`
+        keys = episode_keys(f"{store.tasks[0].name} cap", store.num_episodes)
+        episodes = np.sort(episodes[np.argsort(keys[episodes], kind="stable")[:cap]])
+    return episodes
 
 
-def _batches(path: Path, columns: list[str], start: int) -> Iterator[pa.RecordBatch]:
-    """Record batches from row `start` on; what lies wholly before it is not decoded."""
-    if path.suffix == ".parquet":
-        file = pq.ParquetFile(path, memory_map=True)
-        sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        first = 0
-        while first < len(sizes) and start >= sizes[first]:
-            start -= sizes[first]
-            first += 1
-        batches = file.iter_batches(batch_size=64, row_groups=list(range(first, len(sizes))), columns=columns)
-    else:
-        opened = _open_arrow(path)
-        is_file = isinstance(opened, pa.RecordBatchFileReader)
-        batches = (opened.get_batch(k) for k in range(opened.num_record_batches)) if is_file else iter(opened)
-        batches = (batch.select(columns) for batch in batches)
-    for batch in batches:
-        if start >= batch.num_rows:
-            start -= batch.num_rows
-            continue
-        rest = batch.slice(start)
-        rest.validate(full=True)  # offsets of a foreign file are not to be trusted
-        yield rest
-        start = 0
+def episode_keys(name: str, count: int) -> np.ndarray:
+    """(count,) numbers in [0, 1) that follow from a name and the episode's number alone (SplitMix64).
+
+    Episodes appended later therefore change no earlier one's part.
+    """
+    key = np.uint64(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little"))
+    x = key + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for place, text in lines(path):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{place} is not valid JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{place} holds a JSON {type(row).__name__}, expected an object")
-        yield place, row
+def _drop_first_timesteps(sequence: TokenSequence, budget: int) -> TokenSequence:
+    """The last whole timesteps that fit into `budget` tokens; possibly none."""
+    starts = np.flatnonzero(np.diff(sequence.timestep, prepend=-1))
+    fits = starts[len(sequence) - starts <= budget]
+    return sequence.drop(int(fits[0]) if len(fits) else len(sequence))
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader((text for _, text in lines(path)), strict=True)
-    try:
-        for row in reader:
-            place = f"{path}, line {reader.line_num}"
-            if None in row or None in row.values():
-                raise ValueError(f"{place} has another number of cells than the {len(reader.fieldnames or ())} columns")
-            yield place, row
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num} is not valid CSV: {error}") from None
-
-
-def _name(folder: Path, path: Path) -> str:
-    return Path(os.path.relpath(path, folder)).as_posix()
-
-
-def _sha256(parts: Iterable[str]) -> str:
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(f"{part}\n".encode())
-    return total.hexdigest()
+def _document_sequence(ids: np.ndarray) -> TokenSequence:
+    n = len(ids)
+    return TokenSequence(
+        ids=np.asarray(ids, np.int32), kind=np.full(n, int(Kind.TEXT), np.uint8), local_position=np.full(n, NO_LOCAL, np.int16),
+        timestep=np.zeros(n, np.int32), document=np.zeros(n, np.int16), is_target=np.ones(n, bool),
+        patches=np.zeros((0, 16, 16, 3), np.uint8), patch_boxes=np.zeros((0, 4), np.uint8),
+    )  # fmt: skip

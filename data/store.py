@@ -18,7 +18,7 @@ import logging
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
@@ -252,6 +252,7 @@ class Store:
         self.path, self.manifest, self._verify = state
         self.tasks: tuple[TaskSpec, ...] = self.manifest.tasks
         self._episode_ends = list(accumulate(s.episodes.rows for s in self.manifest.shards))
+        self._timestep_ends = list(accumulate(s.timesteps.rows for s in self.manifest.shards))
         self._shards: list[Shard | None] = [None] * len(self._episode_ends)
 
     def __repr__(self) -> str:
@@ -290,6 +291,24 @@ class Store:
     def behaviours(self) -> np.ndarray:
         """(E,) strings: who acted in each episode."""
         return self._index("behaviour", str)
+
+    def episode_at(self, timestep: int) -> int:
+        """The episode that holds a timestep, counted over the whole store: a binary search in one shard's index."""
+        k = bisect_right(self._timestep_ends, timestep)
+        shard = self._open_shard(k)
+        row = timestep - (self._timestep_ends[k - 1] if k else 0)
+        found = int(np.searchsorted(shard.index["first_row"], row, side="right")) - 1
+        return (self._episode_ends[k - 1] if k else 0) + max(found, 0)
+
+    def span(self, i: int) -> tuple[int, int]:
+        """The first timestep of episode i, counted over the whole store, and its length."""
+        k = bisect_right(self._episode_ends, i)
+        index, row = self._open_shard(k).index, i - (self._episode_ends[k - 1] if k else 0)
+        return (self._timestep_ends[k - 1] if k else 0) + int(index["first_row"][row]), int(index["length"][row])
+
+    def shards(self) -> Iterator[Shard]:
+        """The shards in order, each opened when its turn comes."""
+        return (self._open_shard(k) for k in range(len(self._shards)))
 
     def episode(self, i: int, start: int = 0, stop: int | None = None) -> Episode:
         """Timesteps start to stop (exclusive, at most the length) of episode i.

@@ -22,9 +22,9 @@ import pyarrow as pa
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 
+from .files import DEFAULT_SPLIT, TABLES, Table, files_below, files_digest, lines, named_split, options_digest, split_of
 from .formats import Dataset
 from .progress import Progress
-from .source import DEFAULT_SPLIT, TABLES, Table, files_below, files_digest, lines, named_split, options_digest, split_of
 from .store import Store
 from .table import TEMPORARY
 

@@ -17,10 +17,10 @@ from typing import Any
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .captions import SUFFIXES, PictureRow
+from .files import DEFAULT_SPLIT, files_below, files_digest, load_json, objects, options_digest, split_of, status_digest
 from .formats import Dataset
 from .picture_table import PictureTable, table_files
 from .pictures import LICENCE, picture_dataset
-from .source import DEFAULT_SPLIT, files_below, files_digest, load_json, objects, options_digest, split_of, status_digest
 
 _COLUMNS = ("question", "answer", "answers", "multiple_choice_answer", "question_id")
 

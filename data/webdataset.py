@@ -20,10 +20,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from .captions import MAX_BYTES, SUFFIXES, PictureRow, caption_task
+from .files import DEFAULT_SPLIT, files_below, lines, options_digest, split_of, status_digest
 from .formats import Dataset
 from .picture_table import known_parameters
 from .pictures import LICENCE, picture_dataset
-from .source import DEFAULT_SPLIT, files_below, lines, options_digest, split_of, status_digest
 
 MAX_SHARDS = 100_000
 MAX_TEXT_BYTES = 2**20  # of a member with a caption

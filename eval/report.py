@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from collections.abc import Iterable, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from gato.page import absent, section, write_page
+
 from ..train.metrics import read_metrics
 from .chart import curve, interval_bar, score_axis
-
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_report(run: Path, out: Path) -> Path:
@@ -44,31 +42,7 @@ def write_report(run: Path, out: Path) -> Path:
         _header(name, _num_parameters(run / "final"), metrics, results),
         _scores(results), _films(results), _captions(results), _texts(results), _curves(metrics), _settings(settings),
     ]  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".tmp")
-    temporary.write_text(_page(name, body), encoding="utf-8")
-    os.replace(temporary, out)
-    return out
-
-
-def _page(name: str, body: Iterable[str]) -> str:
-    style = resources.files("gato.configs").joinpath("report.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(name)} &middot; opengato</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(body)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _section(title: str, *content: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(content) + "\n</section>"
-
-
-def _absent(text: str) -> str:
-    return f'<p class="absent">{escape(text)}</p>'
+    return write_page(out, name, body)
 
 
 # -- headline --------------------------------------------------------------------------------------
@@ -85,7 +59,7 @@ def _header(name: str, parameters: int | None, metrics: Sequence[dict[str, Any]]
     if scores:
         facts.append(("tasks with a score of 50 or more", f"{sum(s >= 50 for s in scores)} of {len(scores)}"))
     cells = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in facts)
-    missing = "" if metrics else _absent("How long this run trained is not known: metrics.jsonl is missing or empty.")
+    missing = "" if metrics else absent("How long this run trained is not known: metrics.jsonl is missing or empty.")
     return (
         f'<header>\n<p class="kicker">opengato &middot; report of a run</p>\n<h1>{escape(name)}</h1>\n'
         f'<p class="lead">{escape(_lead(results))}</p>\n<dl class="facts">{cells}</dl>\n{missing}</header>'
@@ -121,7 +95,7 @@ def _num_parameters(folder: Path) -> int | None:
 def _scores(results: dict[str, Any]) -> str:
     rows = results.get("tasks") or []
     if not rows:
-        return _section("Control", _absent("No task was evaluated: final/eval.json is missing or lists none."))
+        return section("Control", absent("No task was evaluated: final/eval.json is missing or lists none."))
     numbers = [row[k] for row in rows for k in ("score", "score_low", "score_high") if _is_number(row.get(k))]
     axis = score_axis(numbers)
     has_success = any(_is_number(row.get("success")) for row in rows)
@@ -136,7 +110,7 @@ def _scores(results: dict[str, Any]) -> str:
     if any(row.get("ablation") for row in rows):
         about += " Indented rows repeat a task with part of its observation taken away."
     table = f'<table class="scores"><thead><tr><th scope="col">task</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
-    return _section("Control", f"<p>{escape(about)}</p>", table)
+    return section("Control", f"<p>{escape(about)}</p>", table)
 
 
 def _score_row(row: dict[str, Any], axis: tuple[float, float], has_success: bool) -> str:
@@ -174,13 +148,13 @@ def _axis_labels(axis: tuple[float, float]) -> str:
 def _films(results: dict[str, Any]) -> str:
     films = results.get("films") or {}
     if not films:
-        return _section("Episodes", _absent("No film strips were recorded."))
+        return section("Episodes", absent("No film strips were recorded."))
     figures = [
         f'<figure class="film"><figcaption>{escape(task)}</figcaption>'
         f'<div tabindex="0"><img src="{_data_uri(film)}" alt="frames of an episode of {escape(task)}"></div></figure>'
         for task, film in films.items()
     ]
-    return _section("Episodes", "<p>The first evaluated episode of each task, from left to right; not selected.</p>", *figures)
+    return section("Episodes", "<p>The first evaluated episode of each task, from left to right; not selected.</p>", *figures)
 
 
 # -- pictures and text -----------------------------------------------------------------------------
@@ -189,15 +163,15 @@ def _films(results: dict[str, Any]) -> str:
 def _captions(results: dict[str, Any]) -> str:
     parts = results.get("captions") or []
     if not parts:
-        return _section("Captions", _absent("No captions were evaluated."))
-    return _section("Captions", *(_caption_part(part) for part in parts))
+        return section("Captions", absent("No captions were evaluated."))
+    return section("Captions", *(_caption_part(part) for part in parts))
 
 
 def _caption_part(part: dict[str, Any]) -> str:
     title = f"<h3>{escape(str(part.get('split', '')).replace('_', ' '))}</h3>"
     cards = "".join(_card(example) for example in part.get("examples") or [])
     if not cards:
-        return title + _retrieval(part) + _absent("No examples were kept.")
+        return title + _retrieval(part) + absent("No examples were kept.")
     legend = (
         '<p>Held-out pictures in random order, not selected: <span class="ours">the model\'s caption</span>, '
         'and below it <span class="human">the title a human gave</span>.</p>'
@@ -220,7 +194,7 @@ def _retrieval(part: dict[str, Any]) -> str:
         if part.get(key)
     ]
     if not rows:
-        return _absent("Choosing titles was not measured.")
+        return absent("Choosing titles was not measured.")
     about = (
         f"Choosing the right title for each of {_count(part.get('pictures'))} held-out pictures among {round(1 / chance)} by likelihood; "
         f"chance is {_percent(chance, 0)} (the upright line)."
@@ -238,11 +212,11 @@ def _retrieval_row(label: str, found: dict[str, float], chance: float, kind: str
 def _texts(results: dict[str, Any]) -> str:
     texts = results.get("text") or []
     if not texts:
-        return _section("Text", _absent("No texts were continued."))
+        return section("Text", absent("No texts were continued."))
     pairs = [(escape(str(t["prompt"])), escape(str(t["continuation"]))) for t in texts]
     quotes = [f'<blockquote><span class="human">{p}</span><span class="ours">{c}</span></blockquote>' for p, c in pairs]
     about = '<p><span class="human">The given beginning</span> and <span class="ours">how the model goes on</span>; not selected.</p>'
-    return _section("Text", about, *quotes)
+    return section("Text", about, *quotes)
 
 
 # -- training --------------------------------------------------------------------------------------
@@ -250,7 +224,7 @@ def _texts(results: dict[str, Any]) -> str:
 
 def _curves(metrics: Sequence[dict[str, Any]]) -> str:
     if not metrics:
-        return _section("Training", _absent("There are no loss curves: metrics.jsonl is missing or empty."))
+        return section("Training", absent("There are no loss curves: metrics.jsonl is missing or empty."))
     last = metrics[-1]
     series = {"all sources": [(line["step"], line["loss"]) for line in metrics]}
     series |= {name: [] for name in sorted({name for line in metrics for name in line.get("loss_by_source", {})})}
@@ -266,8 +240,8 @@ def _curves(metrics: Sequence[dict[str, Any]]) -> str:
         f"{_percent(padding)} of the places were padding."
     )
     lost = sum(len(points) for points in series.values()) - sum(len(points) for points in finite.values())
-    note = [_absent(f"{lost} losses were not finite and are left out.")] if lost else []
-    return _section("Training", f"<p>{escape(about)}</p>", *note, f'<div class="curves">{"".join(charts)}</div>')
+    note = [absent(f"{lost} losses were not finite and are left out.")] if lost else []
+    return section("Training", f"<p>{escape(about)}</p>", *note, f'<div class="curves">{"".join(charts)}</div>')
 
 
 def _curve(name: str, points: Sequence[tuple[float, float]], last_step: float) -> str:
@@ -281,9 +255,9 @@ def _curve(name: str, points: Sequence[tuple[float, float]], last_step: float) -
 
 def _settings(settings: dict[str, Any] | None) -> str:
     if not settings:
-        return _section("Settings", _absent("The settings are not known: run.json is missing."))
+        return section("Settings", absent("The settings are not known: run.json is missing."))
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    return _section("Settings", f"<details><summary>the resolved configuration</summary><pre>{escape(text)}</pre></details>")
+    return section("Settings", f"<details><summary>the resolved configuration</summary><pre>{escape(text)}</pre></details>")
 
 
 # -- values ----------------------------------------------------------------------------------------

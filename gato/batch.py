@@ -36,6 +36,9 @@ class Kind(IntEnum):
     PAD = 5
 
 
+_PATCH = int(Kind.PATCH)  # NumPy compares with an integer several times faster than with an enumeration
+
+
 @dataclass(frozen=True)
 class TokenSequence:
     """L tokens of one row.
@@ -62,9 +65,9 @@ class TokenSequence:
     patch_boxes: np.ndarray
 
     def __post_init__(self) -> None:
-        lengths = {name: len(getattr(self, name)) for name in _PER_TOKEN}
-        assert len(set(lengths.values())) == 1, f"arrays of one sequence differ in length: {lengths}"
-        slots = int((self.kind == Kind.PATCH).sum())
+        lengths = [len(getattr(self, name)) for name in _PER_TOKEN]
+        assert len(set(lengths)) == 1, f"arrays of one sequence differ in length: {dict(zip(_PER_TOKEN, lengths, strict=True))}"
+        slots = np.count_nonzero(self.kind == _PATCH)
         assert slots == len(self.patches) == len(self.patch_boxes), (
             f"{slots} patch slots, {len(self.patches)} patches, {len(self.patch_boxes)} boxes"
         )
@@ -76,7 +79,7 @@ class TokenSequence:
         """The first `length` tokens and the patches among them."""
         if length >= len(self):
             return self
-        num_patches = int((self.kind[:length] == Kind.PATCH).sum())
+        num_patches = np.count_nonzero(self.kind[:length] == _PATCH)
         return TokenSequence(
             **{name: getattr(self, name)[:length] for name in _PER_TOKEN},
             patches=self.patches[:num_patches],
@@ -85,7 +88,7 @@ class TokenSequence:
 
     def drop(self, length: int) -> TokenSequence:
         """All but the first `length` tokens and the patches among those."""
-        num_patches = int((self.kind[:length] == Kind.PATCH).sum())
+        num_patches = np.count_nonzero(self.kind[:length] == _PATCH)
         return TokenSequence(
             **{name: getattr(self, name)[length:] for name in _PER_TOKEN},
             patches=self.patches[num_patches:],
@@ -112,15 +115,11 @@ def join(sequences: Sequence[TokenSequence], same_document: bool) -> TokenSequen
     """
     if len(sequences) == 1:
         return sequences[0]
-    parts, document, timestep = [], 0, 0
-    for sequence in sequences:
-        if same_document:
-            parts.append(replace(sequence, timestep=sequence.timestep + timestep))
-            timestep = int(parts[-1].timestep[-1]) + 1
-        else:
-            parts.append(replace(sequence, document=sequence.document + np.int16(document)))
-            document = int(parts[-1].document[-1]) + 1
-    return TokenSequence(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(TokenSequence)})
+    arrays = {f.name: np.concatenate([getattr(s, f.name) for s in sequences]) for f in fields(TokenSequence)}
+    counter = "timestep" if same_document else "document"  # each sequence goes on counting where the one before it stopped
+    ends = np.cumsum([0] + [int(getattr(s, counter)[-1]) + 1 for s in sequences[:-1]])
+    arrays[counter] += np.repeat(ends, [len(s) for s in sequences]).astype(arrays[counter].dtype)
+    return TokenSequence(**arrays)
 
 
 @dataclass(frozen=True)

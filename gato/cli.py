@@ -19,6 +19,7 @@ from typing import Any
 USAGE = """gato: one transformer for text, pictures, discrete and continuous values
 
   gato data collect|import|export|validate ... make, convert, check stores of episodes
+  gato data inspect|show MIX                   what a mixture holds; the very row training saw
   gato tokenizer train STORE|FILE...           train the text tokenizer
   gato tokenize KIND VALUES...                 show how values become ids
   gato pretrain RECIPE                         train (or resume) a model
@@ -218,6 +219,97 @@ def _validated(name: str, folder: Path, quiet: bool) -> dict[str, Any]:
     return {"store": name, "episodes": store.num_episodes, "timesteps": store.num_timesteps, "damage": None}
 
 
+def _mixture_of(name: str, options: Any) -> tuple[Any, int, int]:
+    """The mixture of a recipe's name, a recipe, a run's folder or a mixture file; and its steps (0 if unknown) and batch size."""
+    import yaml
+
+    from gato.data.mixture import DataConfig, Mixture, open_tokenizer
+
+    recorded = Path(name) / "run.json"
+    path = recorded if recorded.is_file() else recipe_path(name)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    parser = _parser("data inspect", "")
+    if isinstance(content, dict) and "sources" in content:
+        parser.add_argument("--data", type=DataConfig)
+        data, local_positions = _built(parser, ["--data", str(path)], path).data, 512
+        settings = {"context_length": 1024, "seed": 0, "steps": None, "batch_size": 512}
+    else:
+        from gato.train.pretrain import PretrainConfig
+
+        parser.add_argument("--config", action="config")
+        parser.add_config(PretrainConfig)
+        recipe = _built(parser, ["--config", str(path)])
+        data, local_positions = recipe.data, recipe.model.max_local_positions
+        settings = {
+            "context_length": recipe.model.context_length, "seed": recipe.train.seed, "steps": recipe.train.steps,
+            "batch_size": recipe.train.batch_size,
+        }  # fmt: skip
+    settings |= {key: value for key, value in vars(options).items() if key in settings and value is not None}
+    if min(settings["context_length"], settings["batch_size"]) < 1 or (settings["steps"] or 1) < 1:
+        raise ValueError(f"context_length, batch_size and steps are at least 1, found {settings}")
+    mixture = Mixture(data, open_tokenizer(data, local_positions), settings["context_length"], settings["seed"])
+    return mixture, settings["steps"] or 0, settings["batch_size"]
+
+
+def _built(parser: Any, arguments: Sequence[str], file: Path | None = None) -> Any:
+    """The parsed dataclasses; an error names `file`, where the parser does not know that it is one."""
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in jsonargparse 4.49
+    try:
+        return instantiate(parser.parse(arguments))
+    except ValueError as error:
+        raise ValueError(f"'{file}': {error}" if file else str(error)) from None
+
+
+def _mixture_parser(verb: str, description: str) -> Any:
+    parser = _parser(verb, description)
+    parser.add_argument("mixture", type=str, help="a recipe's name, a recipe or mixture file (YAML), or a run's folder")
+    parser.add_argument("--context_length", type=int, help="tokens in a row (default: the recipe's, else 1024)")
+    parser.add_argument("--seed", type=int, help="of the data order (default: the recipe's, else 0)")
+    parser.add_argument("--html", type=Path, help="also write a self-contained page")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def _inspect(arguments: list[str]) -> None:
+    parser = _mixture_parser("data inspect", "What a mixture holds, and what training on it sees; '~' marks estimates from samples.")
+    parser.add_argument("--steps", type=int, help="updates that the epochs are for (default: the recipe's, else 1000)")
+    parser.add_argument("--batch_size", type=int, help="rows of an update (default: the recipe's, else 512)")
+    options = _parse(parser, arguments)
+    from dataclasses import asdict
+
+    from gato.data.inspection import inspect
+
+    mixture, steps, batch_size = _mixture_of(options.mixture, options)
+    found = inspect(mixture, steps or 1000, batch_size)
+    if options.html:
+        from gato.data.inspection_page import write_inspection
+
+        write_inspection(found, mixture, options.mixture, options.html)
+    head = (
+        f"{found.steps:,} updates of {batch_size} rows of {found.context_length} tokens; ~ marks estimates from {len(mixture.sources)} x "
+    )
+    head += f"{found.sources[0].sampled_rows} drawn rows (loss, epochs, padding, cut) and from sampled timesteps (tokens, targets)"
+    _print(asdict(found), options.json, lambda: "\n".join([head, _table(found.rows()), *found.findings]))
+
+
+def _show_row(arguments: list[str]) -> None:
+    parser = _mixture_parser("data show", "Draw the very row that training saw (or will see).")
+    parser.add_argument("--step", type=int, default=0, help="the update, counted from 0")
+    parser.add_argument("--row", type=int, default=0, help="of the update's global batch")
+    options = _parse(parser, arguments)
+    from gato.data.inspection_page import row_text, write_row
+
+    if min(options.step, options.row) < 0:
+        raise ValueError(f"update {options.step}, row {options.row}: both are counted from 0")
+    mixture, _, _ = _mixture_of(options.mixture, options)
+    row = mixture.row(options.step, options.row)
+    if options.html:
+        write_row(mixture, options.step, options.row, row, options.html)
+    content = {"source": mixture.sources[row.source].name, "pieces": [vars(p) for p in row.pieces]}
+    content["tokens"] = mixture.tokenizer.table(row.tokens) if options.json else None
+    _print(content, options.json, lambda: row_text(mixture, options.step, options.row, row))
+
+
 def _open_store(name: str) -> Any:
     from gato.data.store import Store
 
@@ -302,8 +394,7 @@ def _pretrain(arguments: list[str]) -> None:
         recipe: list[str] = []
     else:
         recipe = ["--config", str(recipe_path(arguments.pop(0)))]
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in jsonargparse 4.49
-    built = instantiate(parser.parse([*recipe, *arguments]))
+    built = _built(parser, [*recipe, *arguments])
     pretrain(PretrainConfig(model=built.model, data=built.data, optim=built.optim, train=built.train))
 
 
@@ -452,7 +543,14 @@ def _doctor(arguments: list[str]) -> None:
 
 
 VERBS: dict[str, Any] = {
-    "data": {"collect": _collect, "import": _import, "export": _export, "validate": _validate},
+    "data": {
+        "collect": _collect,
+        "import": _import,
+        "export": _export,
+        "validate": _validate,
+        "inspect": _inspect,
+        "show": _show_row,
+    },
     "tokenizer": {"train": _train_tokenizer},
     "tokenize": _tokenize,
     "pretrain": _pretrain,

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -136,14 +137,12 @@ class FieldSpec:
             return (rows // PATCH_SIZE) * (columns // PATCH_SIZE)
         return self.size
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """`(low, high)` as float64 arrays of `shape`, infinite where unbounded."""
+        """`(low, high)` as read-only float64 arrays of `shape`, infinite where unbounded."""
 
         def expand(bound: tuple[float | None, ...] | None, missing: float) -> np.ndarray:
-            if bound is None:
-                return np.full(self.shape, missing)
-            values = np.array([missing if b is None else b for b in bound], dtype=np.float64)
+            values = np.array([missing if b is None else b for b in bound or (None,)], dtype=np.float64)
             return np.broadcast_to(values, (self.size,)).reshape(self.shape)
 
         return expand(self.low, -np.inf), expand(self.high, np.inf)

@@ -73,7 +73,7 @@ def test_every_verb_has_help(gato, verb: str) -> None:
 
 
 def test_help_of_a_group_lists_its_verbs(gato) -> None:
-    assert "collect|import|export|validate" in gato("data", "--help")
+    assert "collect|import|export|validate|inspect|show" in gato("data", "--help")
 
 
 def test_options_are_described_by_the_docstrings_of_the_configuration(gato) -> None:
@@ -94,7 +94,7 @@ def test_an_unknown_verb_is_answered_with_the_nearest(refusal) -> None:
     assert refusal("pretrian") == "there is no verb 'pretrian'; did you mean 'pretrain'?"
     assert "did you mean 'data collect'?" in refusal("data", "colect")
     assert "known are data" in refusal("frobnicate")
-    assert refusal("data") == "'gato data' needs one of collect, import, export, validate"
+    assert refusal("data") == "'gato data' needs one of collect, import, export, validate, inspect, show"
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest(refusal) -> None:
@@ -128,7 +128,7 @@ def test_an_unknown_key_is_answered_with_its_file_and_the_nearest(refusal, recip
         ("optim: {betas: [0.9]}", "'optim.betas' is [0.9] in 'FILE', expected a tuple with 2 elements"),
         ("train: 3", "'train' is 3 in 'FILE', expected a mapping of options"),
         ("train: {batch_size: null}", "'train.batch_size' is null in 'FILE', expected a value such as 512"),
-        ("data: {sources: {a: {weight: x}}}", "'data.sources.weight' is x in 'FILE', expected a number"),
+        ("data: {sources: {a: {weight: x}}}", "'data.sources.weight' is x in 'FILE', expected a number or null"),
         ("data: {sources: {a: 3}}", "'data.sources' is 3 in 'FILE', expected a mapping of SourceConfig's options"),
         ("", "a recipe is a mapping of options, found ''; 'gato cp' gives one to start from"),
     ],

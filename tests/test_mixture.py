@@ -1,18 +1,25 @@
 """The mixture: what a row holds follows from (seed, step, row) alone, in the promised proportions."""
 
+import hashlib
+import os
 import pickle
+import signal
+import sys
+from collections.abc import Iterable
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
-from gato.batch import Kind, join
-from gato.data.mixture import DataConfig, Mixture, SourceConfig
+from gato.batch import Kind, TokenBatch, join
+from gato.data.mixture import DataConfig, Mixture, SourceConfig, rank_rows, row_weights
+from gato.data.source import episode_keys
 from gato.data.store import Store, StoreWriter
 from gato.data.text import document_task
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.tokenizers.episode import EpisodeTokenizer
 
 PICTURES = TaskSpec(
     "toy/captions",
@@ -68,7 +75,26 @@ def assert_same(a, b) -> None:
         assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y, f.name
 
 
+def digest(batches: Iterable[TokenBatch]) -> str:
+    """SHA-256 of every array of the batches, in order."""
+    total = hashlib.sha256()
+    for batch in batches:
+        for f in fields(batch):
+            value = getattr(batch, f.name)
+            total.update(value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode())
+    return total.hexdigest()
+
+
 # -- reproducible ----------------------------------------------------------------------------------
+
+
+def test_rows_are_those_of_the_first_release(stores, tokenizer):
+    """Whoever changes a draw changes every run: this hash may only change with the version of the data order."""
+    sources = {name: SourceConfig(1.0, path, augment=name == "captions") for name, path in stores.items()}
+    mixture = Mixture(DataConfig(sources, prompt_share=0.5), tokenizer, 64, seed=7, num_depth_draws=4)
+    batches = [mixture.batch(step, range(16)) for step in (0, 1, 10**6)]
+    assert set(torch.cat([b.sources for b in batches]).tolist()) == {0, 1, 2, 3}
+    assert digest(batches) == "ae26cc5756c9c49d2cf53d66a23532c74f24bf5944cdf1a7cf57c6e8e5d4d773"
 
 
 def test_a_batch_follows_from_seed_step_and_rows(mix):
@@ -127,6 +153,129 @@ def test_micro_batches_share_the_denominator_of_their_step(mix):
     assert [b.denominator for b in batches] == [targets * 0.5] * 3
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 7])
+def test_ranks_share_the_rows_of_a_batch_in_order_and_evenly(ranks):
+    parts = [rank_rows(16, rank, ranks) for rank in range(ranks)]
+    assert [row for part in parts for row in part] == list(range(16))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_more_ranks_than_rows_are_refused():
+    with pytest.raises(ValueError, match="rank 8 of 9 has no row of a batch of 8"):
+        rank_rows(8, 8, 9)
+
+
+def global_batches(mixture: Mixture, steps: range, ranks: int) -> Iterable[TokenBatch]:
+    """Batches of 7 rows, put together from what the ranks' loaders give; of spare patches only that of a batch without pictures stays."""
+    loaders = [mixture.loader(steps, 7, 7, rank, ranks) for rank in range(ranks)]
+    for parts in zip(*loaders, strict=True):
+        batches = [batch for part in parts for batch in part]
+        pictured = [b for b in batches if (b.kind == Kind.PATCH).any()] or batches[:1]
+        tensors = {
+            f.name: torch.cat([getattr(b, f.name) for b in (pictured if f.name.startswith("patch") else batches)])
+            for f in fields(TokenBatch) if isinstance(getattr(batches[0], f.name), torch.Tensor)
+        }  # fmt: skip
+        denominator = sum(b.denominator for b in batches)
+        yield TokenBatch(**tensors, denominator=denominator, is_packed=any(b.is_packed for b in batches))
+
+
+def test_a_thousand_batches_are_the_same_for_any_ranks_and_workers_and_after_a_resume(mix):
+    mixture = mix(walks=3, captions=1, documents=1, context_length=16)
+    expected = digest(global_batches(mixture, range(1000), ranks=1))
+    assert digest(global_batches(mixture, range(1000), ranks=2)) == expected
+    assert digest(global_batches(mixture, range(1000), ranks=7)) == expected
+    mixture.config = replace(mixture.config, workers=4)
+    halves = [*global_batches(mixture, range(300), ranks=1), *global_batches(mixture, range(300, 1000), ranks=1)]
+    assert digest(halves) == expected
+
+
+def test_step_a_million_costs_what_step_zero_costs(mix):
+    """Counted in function calls, for 200 batches from each."""
+
+    def calls(first: int) -> int:
+        count = 0
+
+        def profile(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        mixture = mix(walks=1)
+        loader = mixture.loader(range(first, first + 200), 2, 2)
+        sys.setprofile(profile)
+        try:
+            assert sum(1 for _ in loader) == 200
+        finally:
+            sys.setprofile(None)
+        return count
+
+    calls(0)
+    assert calls(10**6) == pytest.approx(calls(0), rel=0.1)
+
+
+# -- workers ---------------------------------------------------------------------------------------
+
+
+def children() -> list:
+    """Our worker processes; the tracker of shared memory that Python starts beside them stays by design."""
+    import psutil
+
+    return [p for p in psutil.Process().children() if "resource_tracker" not in " ".join(p.cmdline())]
+
+
+@pytest.fixture
+def working(mix) -> Mixture:
+    """A mixture of small rows read by two processes."""
+    mixture = mix(walks=1, context_length=24)
+    mixture.config = replace(mixture.config, workers=2)
+    return mixture
+
+
+def test_a_killed_worker_is_named_and_nothing_hangs(working):
+    loader = working.loader(range(10**6), 2, 2)
+    next(loader)
+    victim = children()[0].pid
+    os.kill(victim, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=f"a data worker died while update .*{victim}"):
+        for _ in range(50):
+            next(loader)
+    assert children() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the stall is a pipe that nobody writes to")
+def test_a_stalled_worker_is_named(tmp_path, tokenizer):
+    task = document_task("text/toy")
+    folder = write(tmp_path / "words", [Episode(task, {}, {"text": np.array(["a cat"], object)}, np.zeros(1, np.float32))])
+    mixture = Mixture(DataConfig({"words": SourceConfig(store=folder)}, workers=2), tokenizer, 24, seed=0)
+    (tokens,) = (tmp_path / "words").glob("tokens-*.arrow")
+    tokens.unlink()
+    os.mkfifo(tokens)  # opening it waits for ever
+    with pytest.raises(RuntimeError, match="data worker 0 of 2 gave no answer while update 0 was awaited"):
+        next(mixture.loader(range(10), 2, 2, timeout=3))
+    assert children() == []
+
+
+def test_workers_use_one_thread_each_and_leave_with_their_loader(working):
+    loader = working.loader(range(10**6), 2, 2)
+    next(loader)
+    assert len(children()) == 2
+    # the main thread, and the one that hands batches over
+    assert all(sum(t.user_time + t.system_time > 0.5 for t in p.threads()) <= 1 for p in children())
+    del loader
+    assert children() == []
+
+
+def test_damage_that_a_worker_meets_is_one_line(working, tmp_path, walk, corridor):
+    folder = tmp_path / "walks"
+    write(folder, [walk([0, 1] * 9, [1, 1] * 9) for _ in range(4)])
+    config = DataConfig({"walks": SourceConfig(1, str(folder))}, workers=1)
+    mixture = Mixture(config, working.tokenizer, 24, seed=0)
+    path = folder / "timesteps-00000.arrow"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(ValueError, match=r"^data worker 0 of 1, update 0: .*timesteps-00000.arrow is not a readable Arrow file") as refused:
+        next(mixture.loader(range(3), 2, 2))
+    assert "\n" not in str(refused.value)
+
+
 # -- proportions -----------------------------------------------------------------------------------
 
 
@@ -158,6 +307,84 @@ def test_no_timestep_of_an_episode_is_rarer_than_those_in_its_middle(mix):
                 counts[piece.start : piece.stop] += 1
     middle = counts[15:25].mean()
     assert counts.min() > 0.75 * middle and counts.max() < 2.25 * middle  # about 130 each: three standard errors and more
+
+
+def test_sources_without_a_weight_have_one_or_what_the_temperature_says():
+    sources = {"small": SourceConfig(), "large": SourceConfig(), "given": SourceConfig(weight=5)}
+    sizes = {"small": 100, "large": 900, "given": 7}
+    assert row_weights(DataConfig(sources), {}).tolist() == [1, 1, 5]
+    assert row_weights(DataConfig(sources, temperature=1), sizes) == pytest.approx([0.2, 1.8, 5])
+    assert row_weights(DataConfig(sources, temperature=2), sizes) == pytest.approx([0.5, 1.5, 5])  # roots: 10 and 30
+    assert row_weights(DataConfig(sources, temperature=1e9), sizes) == pytest.approx([1, 1, 5])
+    assert row_weights(DataConfig(sources, temperature=1e-3), sizes) == pytest.approx([0, 2, 5])
+
+
+def test_a_temperature_weighs_sources_by_their_tokens(stores, tokenizer):
+    """242 timesteps of 3 tokens against 6 captions of at least 4."""
+    sources = {name: SourceConfig(store=stores[name]) for name in ("walks", "captions")}
+    mixture = Mixture(DataConfig(sources, temperature=1), tokenizer, 64, seed=0)
+    assert mixture.shares == pytest.approx(np.array([247 * 3, 6 * 4]) / (247 * 3 + 6 * 4))
+
+
+# -- which episodes --------------------------------------------------------------------------------
+
+
+def episodes_of(mixture: Mixture, rows: int = 300) -> set[int]:
+    return {piece.episode for r in range(rows) for piece in mixture.row(0, r).pieces}
+
+
+@pytest.fixture
+def many(tmp_path, tokenizer, walk, corridor):
+    """many(part="test"): a mixture of one source of 40 walks, the last ten of them noisy."""
+    folder = write(tmp_path / "many", [walk([0, 1] * 4, [1, 1] * 4, behaviour="expert" if i < 30 else "noisy") for i in range(40)])
+
+    def make(**options) -> Mixture:
+        return Mixture(DataConfig({"many": SourceConfig(store=folder, **options)}, prompt_share=0.5), tokenizer, 24, seed=0)
+
+    return make
+
+
+def test_the_parts_of_a_store_are_disjoint_and_together_all_of_it(many):
+    train, test = (episodes_of(many(part=part, test_share=0.3)) for part in ("train", "test"))
+    assert train & test == set() and train | test == set(range(40))
+    assert 6 <= len(test) <= 18  # 12 expected: two standard errors
+
+
+def test_an_episode_keeps_its_part_when_others_are_appended():
+    np.testing.assert_array_equal(episode_keys("toy/corridor", 100)[:40], episode_keys("toy/corridor", 40))
+    assert not np.array_equal(episode_keys("toy/corridor", 40), episode_keys("toy/robot", 40))
+    assert episode_keys("toy/corridor", 10**5).mean() == pytest.approx(0.5, abs=0.004)  # four standard errors
+
+
+def test_a_larger_cap_keeps_the_episodes_of_a_smaller_one(many):
+    few, more = episodes_of(many(max_episodes=3)), episodes_of(many(max_episodes=10))
+    assert len(few) == 3 and len(more) == 10 and few < more
+    assert episodes_of(many(max_episodes=1000)) == set(range(40))
+
+
+def test_a_source_may_take_some_behaviours_only(many):
+    assert episodes_of(many(behaviours=["noisy"])) == set(range(30, 40))
+
+
+def test_choosing_all_episodes_by_name_changes_no_row(many):
+    everything, chosen = many(), many(behaviours=["expert", "noisy"])
+    assert chosen.sources[0].episodes is not None
+    for step in range(20):
+        assert_same(everything.batch(step, range(4)), chosen.batch(step, range(4)))
+
+
+def test_documents_have_parts_too(stores, tokenizer):
+    config = DataConfig({"documents": SourceConfig(store=stores["documents"], max_episodes=2)})
+    assert len(episodes_of(Mixture(config, tokenizer, 24, seed=0))) == 2
+
+
+def test_held_out_tasks_of_a_store_are_never_drawn(tmp_path, tokenizer, walk, corridor):
+    tasks = [replace(corridor, name=f"{family}/corridor") for family in ("toy", "hard", "easy")]
+    folder = write(tmp_path / "three", [replace(walk([0, 1] * 4, [1, 1] * 4), task=t) for t in tasks for _ in range(3)], tasks)
+    config = DataConfig({"three": SourceConfig(store=folder)}, prompt_share=0.5, held_out=["hard/*"])
+    mixture = Mixture(config, tokenizer, 24, seed=0)
+    assert episodes_of(mixture) == {0, 1, 2, 6, 7, 8}
+    assert list(mixture.tasks) == ["toy/corridor", "easy/corridor"]
 
 
 # -- rows ------------------------------------------------------------------------------------------
@@ -267,3 +494,70 @@ def test_an_empty_source_is_refused(tmp_path, tokenizer, corridor):
 def test_a_missing_store_is_refused(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="nowhere"):
         Mixture(DataConfig({"nowhere": SourceConfig(1, str(tmp_path / "nowhere"))}), tokenizer, 64, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "source", "line"),
+    [
+        ({}, {"part": "trian"}, "source 'walks' has part 'trian'; give train or test"),
+        ({}, {"part": "test", "test_share": 1.5}, "test_share 1.5; give a number between 0 and 1"),
+        ({}, {"max_episodes": 0}, "max_episodes 0; give at least 1"),
+        ({}, {"behaviours": ["exprt"]}, r"behaviours \['exprt'\]; known are expert, noisy"),
+        ({}, {"behaviours": ["human"]}, "source 'walks' has no episode left of 12"),
+        ({}, {"part": "test", "test_share": 1e-9}, "source 'walks' has no episode left of 12"),
+        ({}, {"loss_weight": -1.0}, "loss_weight -1.0; give zero or more"),
+        ({}, {"weight": float("nan")}, "give at least one above zero and none below"),
+        ({"temperature": 0.0}, {}, "temperature is 0.0; give a number above zero"),
+        ({"prompt_share": 25}, {}, "prompt_share is 25, but it is a share"),
+        ({"workers": -1}, {}, "workers is -1"),
+        ({"held_out": ["atari"]}, {}, r"give tasks as family/name and whole families as atari/\*"),
+        ({"held_out": ["toy/*"]}, {}, "source 'walks' is held out by"),
+    ],
+)
+def test_settings_without_sense_are_refused_in_one_line(stores, tokenizer, mixture, source, line):
+    config = DataConfig({"walks": SourceConfig(**{"store": stores["walks"]} | source)}, **mixture)
+    with pytest.raises(ValueError, match=line) as refused:
+        Mixture(config, tokenizer, 64, seed=0)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_held_out_task_is_refused_by_its_name_before_its_store_is_opened(tokenizer):
+    config = DataConfig({"atari/boxing": SourceConfig(store="nowhere")}, held_out=["atari/boxing"])
+    with pytest.raises(ValueError, match="source 'atari/boxing' is held out"):
+        Mixture(config, tokenizer, 64, seed=0)
+
+
+def test_what_the_tokenizer_or_the_context_cannot_hold_is_refused_before_training(stores, tokenizer):
+    config = DataConfig({"drives": SourceConfig(store=stores["drives"])})
+    with pytest.raises(ValueError, match=r"task 'toy/robot' has text but no text tokenizer"):
+        Mixture(config, EpisodeTokenizer(None), 64, seed=0)
+    with pytest.raises(ValueError, match="at least 5 observation tokens in a timestep but the model has 4 local positions"):
+        Mixture(config, EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, max_local_positions=4), 64, seed=0)
+    with pytest.raises(ValueError, match="at least 5 observation tokens, so no action fits behind them into a context of 6"):
+        Mixture(config, tokenizer, 6, seed=0)
+
+
+def test_a_task_that_means_something_else_elsewhere_is_refused(tmp_path, stores, tokenizer, walk, corridor):
+    wider = replace(corridor, fields=(replace(corridor.fields[0], high=(4,)), corridor.fields[1]))
+    folder = write(tmp_path / "wider", [replace(walk([0, 1], [1, 1]), task=wider)])
+    config = DataConfig({"walks": SourceConfig(store=stores["walks"]), "wider": SourceConfig(store=folder)})
+    with pytest.raises(
+        ValueError, match=r"source 'wider': task 'toy/corridor' is not the one of source 'walks': observation 'cell' has high"
+    ):
+        Mixture(config, tokenizer, 64, seed=0)
+    mixture = Mixture(DataConfig({"wider": SourceConfig(store=folder)}), tokenizer, 64, seed=0)
+    with pytest.raises(ValueError, match="is not the one of the checkpoint"):
+        mixture.check_tasks({corridor.name: corridor})
+
+
+def test_an_episode_longer_than_the_context_is_seen_whole_over_time(mix):
+    mixture = mix(walks=1, context_length=9, prompt_share=0)  # three timesteps; the episode number 11 has 40
+    seen = {t for r in range(4000) for p in mixture.row(0, r).pieces[:1] if p.episode == 11 for t in range(p.start, p.stop)}
+    assert seen == set(range(40))
+
+
+def test_a_prompt_whose_timestep_does_not_fit_is_left_out_and_said(mix):
+    """A robot's timestep has 8 tokens or more: half of a context of 14 holds none."""
+    mixture = mix(drives=1, context_length=14, prompt_share=1.0)
+    rows = [mixture.row(0, r) for r in range(20)]
+    assert all(row.wants_prompt and row.pieces[0].role == "window" for row in rows)

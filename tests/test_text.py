@@ -101,7 +101,7 @@ def test_what_is_no_text_is_named(tmp_path, name, content, message):
 
 
 def test_lines_and_documents_have_limits(tmp_path, monkeypatch):
-    monkeypatch.setattr("gato.data.source.MAX_LINE_BYTES", 10)
+    monkeypatch.setattr("gato.data.files.MAX_LINE_BYTES", 10)
     with pytest.raises(ValueError, match=r"source.txt, line 2 has more than 10 bytes; break it into several"):
         stored(tmp_path, "short\n12345678901\n")
     monkeypatch.setattr("gato.data.text.MAX_DOCUMENT", 12)

@@ -7,6 +7,7 @@ timesteps at once, and they are scattered to their places in the flat sequence.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -88,50 +89,35 @@ class EpisodeTokenizer:
         self, task: TaskSpec, observations: Mapping[str, np.ndarray], actions: Mapping[str, np.ndarray] | None, steps: int
     ) -> TokenSequence:
         specs = task.observations + (task.actions if actions is not None else ())
-        columns = []  # (kind, is_target, is_action, ids flat, tokens per timestep) in canonical order
+        columns = []  # (kind, is_target, is_action, ids flat, tokens per timestep: one number or (T,)) in canonical order
         for i, spec in enumerate(specs):
             is_action = spec.role == "action"
             if i == len(task.observations) and task.observations:
                 columns.append(self._separator(steps))
-            ids, lengths = self._field_ids(spec, (actions if is_action else observations)[spec.name])  # type: ignore[index]
+            ids, counts = self._field_ids(spec, (actions if is_action else observations)[spec.name])  # type: ignore[index]
             target = is_action or (spec.modality is Modality.TEXT and self.loss_on_text_observations)
-            columns.append((_KIND[spec.modality], target, is_action, ids.ravel(), lengths))
+            columns.append((_KIND[spec.modality], target, is_action, ids.ravel(), counts))
         if actions is None:
             columns.append(self._separator(steps))
         patches, boxes = self._patches(task, observations)
-        return self._scatter(task, columns, steps, patches, boxes)
-
-    def _separator(self, steps: int) -> tuple:
-        ids = np.full(steps, self.vocabulary.separator, np.int32)
-        return Kind.SEPARATOR, False, None, ids, np.ones(steps, np.int64)
-
-    def _scatter(self, task: TaskSpec, columns: list[tuple], steps: int, patches: np.ndarray, boxes: np.ndarray) -> TokenSequence:
-        per_field = np.stack([c[4] for c in columns])  # (fields, T)
-        in_timestep = np.cumsum(per_field, axis=0) - per_field
-        totals = per_field.sum(axis=0)
-        starts = np.cumsum(totals) - totals
-        length = int(totals.sum())
-        ids, kind = np.empty(length, np.int32), np.empty(length, np.uint8)
-        local, target = np.full(length, NO_LOCAL, np.int16), np.zeros(length, bool)
-        for (field_kind, field_target, is_action, field_ids, counts), offset in zip(columns, in_timestep, strict=True):
-            within = np.arange(len(field_ids)) - np.repeat(np.cumsum(counts) - counts, counts)
-            local_index = np.repeat(offset, counts) + within
-            place = np.repeat(starts, counts) + local_index
-            ids[place], kind[place], target[place] = field_ids, field_kind, field_target
-            if task.is_control and is_action is not None:
-                local[place] = ACTION_LOCAL if is_action else local_index
+        is_even = all(isinstance(c[4], int) for c in columns)
+        ids, kind, local, target, timestep = (_even if is_even else _ragged)(columns, steps, task.is_control)
         if local.max(initial=0) >= self.max_local_positions:
             raise ValueError(
                 f"task '{task.name}' has {int(local.max()) + 1} observation tokens in a timestep but the model has "
                 f"{self.max_local_positions} local positions; use smaller pictures or raise max_local_positions"
             )
         return TokenSequence(
-            ids=ids, kind=kind, local_position=local, timestep=np.repeat(np.arange(steps, dtype=np.int32), totals),
-            document=np.zeros(length, np.int16), is_target=target, patches=patches, patch_boxes=boxes,
+            ids=ids, kind=kind, local_position=local, timestep=timestep,
+            document=np.zeros(len(ids), np.int16), is_target=target, patches=patches, patch_boxes=boxes,
         )  # fmt: skip
 
-    def _field_ids(self, spec: FieldSpec, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of T timesteps, and how many each timestep has."""
+    def _separator(self, steps: int) -> tuple:
+        ids = np.full(steps, self.vocabulary.separator, np.int32)
+        return Kind.SEPARATOR, False, None, ids, 1
+
+    def _field_ids(self, spec: FieldSpec, values: np.ndarray) -> tuple[np.ndarray, int | np.ndarray]:
+        """Ids of T timesteps, and how many each timestep has: one number, or (T,) where texts differ in length."""
         steps = len(values)
         if spec.modality is Modality.TEXT:
             return self._text_ids(spec, values)
@@ -141,13 +127,16 @@ class EpisodeTokenizer:
             ids = discrete.encode(spec, values, self.vocabulary).reshape(steps, spec.size)
         else:
             ids = continuous.encode(spec, values, self.vocabulary).reshape(steps, spec.size)
-        return ids, np.full(steps, ids.shape[1], np.int64)
+        return ids, ids.shape[1]
 
-    def _text_ids(self, spec: FieldSpec, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _text_ids(self, spec: FieldSpec, values: np.ndarray) -> tuple[np.ndarray, int | np.ndarray]:
         if self.text is None:
             raise ValueError(f"{spec.role} '{spec.name}' is text but no text tokenizer was given")
         ending = [END] if spec.role == "action" else []
         pieces = {text: self.text.encode(text) + ending for text in dict.fromkeys(values)}
+        if len(pieces) == 1:  # an instruction holds for a whole episode
+            (ids,) = pieces.values()
+            return np.tile(np.array(ids, np.int32), len(values)), len(ids)
         lengths = np.array([len(pieces[text]) for text in values], np.int64)
         return np.array([i for text in values for i in pieces[text]], np.int32), lengths
 
@@ -230,3 +219,47 @@ class EpisodeTokenizer:
             mark = {"patch": "#", "separator": "|", "pad": "."}.get(row["kind"], row["value"])
             lines[-1] += " " + (f"[{mark}]" if row["target"] else mark)
         return "\n".join(lines)
+
+
+# -- layout ----------------------------------------------------------------------------------------
+
+
+def _even(columns: list[tuple], steps: int, is_control: bool) -> tuple[np.ndarray, ...]:
+    """Ids, kinds, local positions, targets and timesteps of T timesteps that all have the same number of tokens."""
+    kind, local, target = _timestep_layout(tuple((*c[:3], c[4]) for c in columns), is_control)
+    ids = np.concatenate([c[3].reshape(steps, c[4]) for c in columns], axis=1).ravel()
+    timestep = np.repeat(np.arange(steps, dtype=np.int32), len(kind))
+    return ids, np.tile(kind, steps), np.tile(local, steps), np.tile(target, steps), timestep
+
+
+@lru_cache(maxsize=1024)
+def _timestep_layout(parts: tuple[tuple[Kind, bool, bool | None, int], ...], is_control: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Kinds, local positions and targets of one timestep, from its fields' kind, target, side (`None`: separator) and tokens."""
+    counts = [p[3] for p in parts]
+    kind = np.repeat(np.array([p[0] for p in parts], np.uint8), counts)
+    target = np.repeat(np.array([p[1] for p in parts], bool), counts)
+    local = np.full(len(kind), NO_LOCAL, np.int16)
+    if is_control:
+        is_observation, is_action = (np.repeat([p[2] is side for p in parts], counts) for side in (False, True))
+        local[is_observation] = np.flatnonzero(is_observation)
+        local[is_action] = ACTION_LOCAL
+    return kind, local, target
+
+
+def _ragged(columns: list[tuple], steps: int, is_control: bool) -> tuple[np.ndarray, ...]:
+    """The same for timesteps whose texts differ in length: each field's tokens are scattered to their places."""
+    per_field = np.stack([np.broadcast_to(c[4], steps) for c in columns])  # (fields, T)
+    in_timestep = np.cumsum(per_field, axis=0) - per_field
+    totals = per_field.sum(axis=0)
+    starts = np.cumsum(totals) - totals
+    length = int(totals.sum())
+    ids, kind = np.empty(length, np.int32), np.empty(length, np.uint8)
+    local, target = np.full(length, NO_LOCAL, np.int16), np.zeros(length, bool)
+    for (field_kind, field_target, is_action, field_ids, _), counts, offset in zip(columns, per_field, in_timestep, strict=True):
+        within = np.arange(len(field_ids)) - np.repeat(np.cumsum(counts) - counts, counts)
+        local_index = np.repeat(offset, counts) + within
+        place = np.repeat(starts, counts) + local_index
+        ids[place], kind[place], target[place] = field_ids, field_kind, field_target
+        if is_control and is_action is not None:
+            local[place] = ACTION_LOCAL if is_action else local_index
+    return ids, kind, local, target, np.repeat(np.arange(steps, dtype=np.int32), totals)

@@ -21,8 +21,9 @@ def resize(spec: FieldSpec, images: np.ndarray) -> np.ndarray:
     if images.shape[1:3] == (rows, columns):
         return images
     if spec.resize == "pad":
-        padding = ((0, 0), (0, rows - images.shape[1]), (0, columns - images.shape[2]), (0, 0))
-        return np.pad(images, padding)
+        padded = np.zeros((len(images), rows, columns, 3), np.uint8)
+        padded[:, : images.shape[1], : images.shape[2]] = images
+        return padded
     import torch
 
     channels_first = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))

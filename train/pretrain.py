@@ -16,10 +16,7 @@ from gato.learners.gato import GatoLearner
 from gato.model import Gato, GatoConfig, preset
 from gato.transformer import PositionScheme
 
-from ..data.mixture import DataConfig, Mixture
-from ..data.store import stores_folder
-from ..tokenizers.episode import EpisodeTokenizer
-from ..tokenizers.text import TextTokenizer
+from ..data.mixture import DataConfig, Mixture, open_tokenizer
 from ..tokenizers.vocabulary import Vocabulary
 from . import checkpoint
 from .checkpoint import Progress
@@ -84,7 +81,7 @@ def pretrain(config: PretrainConfig) -> Path:
     folder = Path("runs") / config.train.name
     final = folder / "final"
     accelerator = _accelerator(config.train)
-    tokenizer = _tokenizer(config)
+    tokenizer = open_tokenizer(config.data, config.model.max_local_positions)
     model_config = config.model.build(tokenizer.vocabulary)
     mixture = Mixture(config.data, tokenizer, model_config.context_length, config.train.seed, 2 * model_config.num_layers)
     torch.manual_seed(config.train.seed)
@@ -130,13 +127,6 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     if device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, warns that it found no GPU
     return Accelerator(cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
-
-
-def _tokenizer(config: PretrainConfig) -> EpisodeTokenizer:
-    path = Path(config.data.tokenizer) if config.data.tokenizer else stores_folder() / "tokenizer.model"
-    text = TextTokenizer.load(path)
-    vocabulary = Vocabulary(text.size) if text.size >= 1024 else Vocabulary.separate_discrete(text.size)
-    return EpisodeTokenizer(text, vocabulary, config.data.loss_on_text_observations, config.model.max_local_positions)
 
 
 def _planned_steps(folder: Path, config: PretrainConfig, learner: GatoLearner, accelerator: Accelerator, mixture: Mixture) -> int:

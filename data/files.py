@@ -1,0 +1,285 @@
+"""Files that datasets come in: their split, their rows, lines and JSON, and one digest over them.
+
+All of it comes from outside, so every size has a limit, text is decoded strictly, and an error names the
+file and the place in it. Rows and lines are streamed: memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TABLES = (".parquet", ".arrow", ".jsonl", ".csv")
+MAX_LINE_BYTES = 2**26
+MAX_JSON_BYTES = 2**30  # COCO's largest file of captions has 92 MB, VQA v2's largest of answers 380 MB
+MAX_HASHED_BYTES = 2**30
+
+DEFAULT_SPLIT = "train"
+
+_ROWS_AT_ONCE = 16  # of up to MAX_BYTES each, where they hold pictures
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}  # fmt: skip
+_SPLIT_OF_WORD = {word: split for split, words in _SPLITS.items() for word in words}
+
+
+def split_of(path: PurePath, by_name: bool = True) -> str | None:
+    """The split that a file's folders or its name speak of, such as `val2017/` or `train-00000.tar`; `None` if none does.
+
+    **Arguments:** `path`: relative to the dataset's folder; `by_name`: whether the file's own name counts, a picture's does not.
+    """
+    for folder in path.parts[:-1]:
+        if split := _SPLIT_OF_WORD.get(folder.lower().rstrip("0123456789")):
+            return split
+    words = re.split(r"[^a-z]+", path.stem.lower()) if by_name else []
+    return next((_SPLIT_OF_WORD[w] for w in words if w in _SPLIT_OF_WORD), None)
+
+
+def named_split(value: object, place: str) -> str | None:
+    """The split that a row names; `None` where it names none.
+
+    **Raises:** `ValueError` if it cannot be the name of a store's folder.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str) or not re.fullmatch(r"\w[\w.-]{0,99}", value):
+        raise ValueError(f"{place}: the split is {value!r}; expected a plain name such as 'train'")
+    return value
+
+
+def inside(folder: Path, name: object, label: str) -> Path:
+    """The file `name` of a folder. **Raises:** `ValueError` if it is no text, is empty, or leads out of the folder."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ValueError(f"{label} names the file {name!r}; expected a path inside {folder}")
+    parts = PurePath(name.replace("\\", "/"))
+    if parts.is_absolute() or PurePath(name).drive or ".." in parts.parts:
+        raise ValueError(f"{label} names the file {name!r}, which leads out of {folder}; name files inside it")
+    return folder / parts
+
+
+def files_below(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Files with these suffixes in a folder and its subfolders, sorted; hidden ones are left out."""
+    wanted = {s.lower() for s in suffixes}
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in wanted and p.is_file())
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file; of its size and time of change where reading it would take longer than a few seconds."""
+    status = path.stat()
+    if status.st_size > MAX_HASHED_BYTES:
+        return status_digest(path.parent, [path])
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_digest(folder: Path, paths: Iterable[Path]) -> str:
+    """SHA-256 of names (relative to the folder) and contents."""
+    return _sha256(f"{_name(folder, path)} {file_digest(path)}" for path in sorted(paths))
+
+
+def status_digest(folder: Path, paths: Iterable[Path]) -> str:
+    """SHA-256 of names, sizes and times of change: for pictures and shards, which may be terabytes."""
+    found = ((_name(folder, path), path.stat()) for path in paths)
+    return _sha256(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in found)
+
+
+def options_digest(digest: str, **options: object) -> str:
+    """The digest of a source that is read under these options; those that are `None` do not count."""
+    given = {key: str(value) for key, value in options.items() if value is not None}
+    return _sha256([digest, json.dumps(given, sort_keys=True)]) if given else digest
+
+
+def lines(path: Path) -> Iterator[tuple[str, str]]:
+    """`(place, line)` of a UTF-8 file, line ends included (always a bare newline).
+
+    **Raises:** `ValueError` for what is not UTF-8, with its offset in bytes, and for a line above `MAX_LINE_BYTES`.
+    """
+    offset = number = 0
+    with open(path, "rb") as file:
+        while raw := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(raw) > MAX_LINE_BYTES:
+                raise ValueError(f"{path}, line {number} has more than {MAX_LINE_BYTES} bytes; break it into several")
+            try:
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                where = f"{path} is not UTF-8 at byte {offset + error.start} (line {number})"
+                raise ValueError(f"{where}: {error.reason}; convert it first, for example with iconv") from None
+            offset += len(raw)
+            yield f"{path}, line {number}", text.replace("\r\n", "\n")
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """A JSON object. **Raises:** `ValueError` if the file is missing, too large, or holds anything else."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist or is no file")
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise ValueError(f"{path} has {size} bytes, more than {MAX_JSON_BYTES}; break it into several files or give JSON lines")
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object")
+    return values
+
+
+def objects(values: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    """The list of objects under a key. **Raises:** `ValueError` naming the file if there is none."""
+    found = values.get(key)
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise ValueError(f"{path} has no list of objects under '{key}'; it has the keys {sorted(values)}")
+    return found
+
+
+@dataclass(frozen=True)
+class Table:
+    """A parquet, arrow, JSON-lines or CSV file, read row by row.
+
+    `columns` is empty for JSON lines, where each row names its own. `open` is the way in.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> Table:
+        """**Raises:** `ValueError` if the file is missing, of another kind or damaged."""
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist or is no file")
+        if path.suffix not in TABLES:
+            raise ValueError(f"{path} has the suffix '{path.suffix}'; expected one of {', '.join(TABLES)}")
+        if path.suffix == ".jsonl":
+            return cls(path, ())
+        if path.suffix == ".csv":
+            return cls(path, tuple(next(csv.reader(text for _, text in lines(path)), ())))
+        with _named(path):
+            schema = pq.read_schema(path) if path.suffix == ".parquet" else _open_arrow(path).schema
+        return cls(path, tuple(schema.names))
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether cells can hold bytes, such as encoded pictures."""
+        return self.path.suffix in (".parquet", ".arrow")
+
+    def need(self, *columns: str) -> None:
+        """**Raises:** `ValueError` naming the columns that are missing."""
+        if self.columns and (missing := [c for c in columns if c not in self.columns]):
+            raise ValueError(f"{self.path} lacks the columns {missing}; it has {list(self.columns)}")
+
+    def rows(self, columns: Sequence[str], start: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+        """`(place, {column: value})` from row `start` on; columns that are not there are left out.
+
+        **Raises:** `ValueError` naming file and row for what cannot be read.
+        """
+        if not self.is_binary:
+            rows = _json_rows(self.path) if self.path.suffix == ".jsonl" else _csv_rows(self.path)
+            for number, (place, row) in enumerate(rows):
+                if number >= start:
+                    yield place, {c: row[c] for c in columns if c in row}
+            return
+        number = start
+        with _named(self.path):
+            for batch in _batches(self.path, [c for c in self.columns if c in columns], start):
+                for first in range(0, batch.num_rows, _ROWS_AT_ONCE):
+                    for row in batch.slice(first, _ROWS_AT_ONCE).to_pylist():
+                        yield f"{self.path}, row {number}", row
+                        number += 1
+
+
+class _named:
+    """Turns what pyarrow raises inside into one `ValueError` that names the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (pa.ArrowException, OSError, UnicodeDecodeError)):
+            raise ValueError(f"{self.path} is no readable {self.path.suffix[1:]} file: {error}") from None
+
+
+def _open_arrow(path: Path) -> Any:
+    """`datasets` writes streams, others files with a footer."""
+    mapped = pa.memory_map(str(path))
+    try:
+        return pa.ipc.open_file(mapped)
+    except pa.ArrowInvalid:
+        mapped.seek(0)
+        return pa.ipc.open_stream(mapped)
+
+
+def _batches(path: Path, columns: list[str], start: int) -> Iterator[pa.RecordBatch]:
+    """Record batches from row `start` on; what lies wholly before it is not decoded."""
+    if path.suffix == ".parquet":
+        file = pq.ParquetFile(path, memory_map=True)
+        sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+        first = 0
+        while first < len(sizes) and start >= sizes[first]:
+            start -= sizes[first]
+            first += 1
+        batches = file.iter_batches(batch_size=64, row_groups=list(range(first, len(sizes))), columns=columns)
+    else:
+        opened = _open_arrow(path)
+        is_file = isinstance(opened, pa.RecordBatchFileReader)
+        batches = (opened.get_batch(k) for k in range(opened.num_record_batches)) if is_file else iter(opened)
+        batches = (batch.select(columns) for batch in batches)
+    for batch in batches:
+        if start >= batch.num_rows:
+            start -= batch.num_rows
+            continue
+        rest = batch.slice(start)
+        rest.validate(full=True)  # offsets of a foreign file are not to be trusted
+        yield rest
+        start = 0
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for place, text in lines(path):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{place} is not valid JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{place} holds a JSON {type(row).__name__}, expected an object")
+        yield place, row
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader((text for _, text in lines(path)), strict=True)
+    try:
+        for row in reader:
+            place = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise ValueError(f"{place} has another number of cells than the {len(reader.fieldnames or ())} columns")
+            yield place, row
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num} is not valid CSV: {error}") from None
+
+
+def _name(folder: Path, path: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _sha256(parts: Iterable[str]) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(f"{part}\n".encode())
+    return total.hexdigest()

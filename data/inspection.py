@@ -1,0 +1,386 @@
+"""`gato data inspect`: what a mixture holds and what training on it would see, task by task.
+
+Episode tables are read whole; timesteps record batch by record batch, evenly spread ones where a source has
+more than `MAX_TIMESTEPS`; tokens and rows are drawn as training draws them. Whatever is an estimate
+carries the number of samples behind it: `None` there means exact.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gato.batch import Kind, TokenSequence
+from gato.spec import FieldSpec, Modality, TaskSpec
+
+from ..tokenizers.continuous import M as LARGEST_OBSERVATION
+from ..tokenizers.text import END
+from .mixture import Mixture
+from .shard import Shard
+from .source import Source
+
+MAX_TIMESTEPS = 2_000_000  # of one source that are read for ranges and histograms
+CHUNK_ROWS = 4096
+SAMPLED_TIMESTEPS = 64  # of one task, where text makes the number of tokens vary
+SAMPLED_ROWS = 32  # of one source
+NUM_BINS = 32
+
+
+@dataclass
+class Histogram:
+    """Counts over equal bins from `low` to `high`; for discrete values a bin per value, while they are few."""
+
+    low: float
+    high: float
+    counts: list[int]
+
+    @classmethod
+    def empty(cls, low: float, high: float, is_discrete: bool) -> Histogram:
+        values = int(high - low) + 1 if is_discrete else NUM_BINS
+        half = 0.5 if is_discrete else 0.0  # so that a discrete value stands in the middle of its bin
+        return cls(low - half, high + half, [0] * min(values, NUM_BINS))
+
+    def add(self, values: np.ndarray) -> None:
+        counts, _ = np.histogram(values, bins=len(self.counts), range=(self.low, self.high))
+        self.counts = (np.array(self.counts) + counts).tolist()
+
+
+@dataclass
+class TaskFigures:
+    """One task of one source.
+
+    - `tokens`, `targets`: of all its timesteps; `modalities`: share of the tokens by kind; estimates from `sampled_timesteps`.
+    - `returns`: mean, lowest, highest; `success`: share of the episodes that say.
+    - `out_of_bounds`: observation values outside their declared range; `clipped`: those that the tokenizer clips;
+      `actions_at_bounds`: continuous action values at an end of their range; of `scanned_timesteps`.
+    - `actions`: a histogram per numeric action field, all its elements together.
+    """
+
+    task: str
+    episodes: int = 0
+    timesteps: int = 0
+    tokens: int = 0
+    targets: int = 0
+    modalities: dict[str, float] = field(default_factory=dict)
+    sampled_timesteps: int | None = None
+    returns: dict[str, float] = field(default_factory=dict)
+    return_histogram: Histogram | None = None
+    random_return: float | None = None
+    expert_return: float | None = None
+    success: float | None = None
+    behaviours: dict[str, int] = field(default_factory=dict)
+    out_of_bounds: int = 0
+    clipped: int = 0
+    actions_at_bounds: int = 0
+    scanned_timesteps: int | None = None
+    actions: dict[str, Histogram] = field(default_factory=dict)
+
+
+@dataclass
+class SourceFigures:
+    """One source.
+
+    - `share_of_rows`: exact; `share_of_tokens`, `share_of_loss`: of what training sees, the latter with the loss weights
+      (the effective weight); `epochs`: how often an episode's timestep is seen, on average.
+    - `padding`, `prompts`: share of the places, and of the rows; `cut`: rows whose last timestep is incomplete;
+      `missing_prompts`: rows too short for even one timestep of a prompt. From `sampled_rows`.
+    - `left_out`: episodes of the store that do not take part; `clipped_actions`: as the collection counted them.
+    """
+
+    source: str
+    loss_weight: float
+    share_of_rows: float
+    left_out: int
+    tasks: list[TaskFigures]
+    clipped_actions: int | None = None
+    share_of_tokens: float = 0.0
+    share_of_loss: float = 0.0
+    epochs: float = 0.0
+    tokens_per_row: float = 0.0
+    targets_per_row: float = 0.0
+    padding: float = 0.0
+    prompts: float = 0.0
+    cut: float = 0.0
+    missing_prompts: float = 0.0
+    sampled_rows: int = SAMPLED_ROWS
+
+
+@dataclass
+class Inspection:
+    """The figures of a mixture for so many updates of so many rows; `findings`: sentences on what deserves a look."""
+
+    context_length: int
+    seed: int
+    steps: int
+    batch_size: int
+    sources: list[SourceFigures]
+    held_out: list[str]
+    findings: list[str] = field(default_factory=list)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a task, for the table on the terminal; `~` marks what is estimated from a sample."""
+        return [_table_row(source, task) for source in self.sources for task in source.tasks]
+
+
+def inspect(mixture: Mixture, steps: int, batch_size: int, max_timesteps: int = MAX_TIMESTEPS) -> Inspection:
+    """Reads and samples every source of a mixture; memory is that of a record batch and the episodes' index of a shard.
+
+    **Arguments:** `steps`, `batch_size`: of the training that the epochs are for; `max_timesteps`: see `MAX_TIMESTEPS`.
+    """
+    sources = [_source_figures(mixture, i, steps * batch_size, max_timesteps) for i in range(len(mixture.sources))]
+    for name in ("tokens", "loss"):
+        parts = [s.share_of_rows * (s.tokens_per_row if name == "tokens" else s.targets_per_row * s.loss_weight) for s in sources]
+        for figures, part in zip(sources, parts, strict=True):
+            setattr(figures, f"share_of_{name}", part / max(sum(parts), 1e-12))
+    config = mixture.config
+    # Whatever compares episodes with one another (duplicates, near-duplicates) adds its sentences here.
+    findings = [line for figures in sources for line in _findings(figures)]
+    return Inspection(mixture.context_length, mixture.seed, steps, batch_size, sources, list(config.held_out), findings)
+
+
+def _source_figures(mixture: Mixture, index: int, rows: int, max_timesteps: int) -> SourceFigures:
+    source = mixture.sources[index]
+    tallies = [_Tally(task) for task in source.store.tasks]
+    _scan_episodes(source, tallies)
+    _scan_timesteps(source, tallies, max_timesteps)
+    generator = np.random.Generator(np.random.Philox(key=mixture.seed, counter=[0, 2, index, 0]))
+    for i, tally in enumerate(tallies):
+        _count_tokens(source, i, tally.figures, generator)
+    taking_part = sum(t.figures.episodes for t in tallies)
+    figures = SourceFigures(
+        source.name, source.config.loss_weight, float(mixture.shares[index]), source.store.num_episodes - taking_part,
+        [t.figures for t in tallies if t.figures.episodes],
+        source.store.manifest.provenance.get("clipped_actions"),
+    )  # fmt: skip
+    _sample_rows(mixture, index, figures, rows)
+    return figures
+
+
+# -- episodes --------------------------------------------------------------------------------------
+
+
+class _Tally:
+    """The figures of a task while they are counted."""
+
+    def __init__(self, task: TaskSpec) -> None:
+        self.task = task
+        self.figures = TaskFigures(task.name, random_return=task.random_return, expert_return=task.expert_return)
+        self.total_return, self.lowest, self.highest = 0.0, np.inf, -np.inf
+        self.successes = self.known_successes = 0
+        self.behaviours: Counter[str] = Counter()
+        self.bounds = {f"{f.role}.{f.name}": _bounds(f) for f in task.fields if f.modality in (Modality.CONTINUOUS, Modality.DISCRETE)}
+        for spec in task.actions:
+            if spec.modality is not Modality.TEXT:
+                low, high = spec.bounds
+                self.figures.actions[spec.name] = Histogram.empty(float(low.min()), float(high.max()), spec.modality is Modality.DISCRETE)
+
+    def add_episodes(self, index: dict[str, np.ndarray], chosen: np.ndarray) -> None:
+        if not chosen.any():
+            return
+        returns = index["return"][chosen]
+        self.figures.episodes += len(returns)
+        self.figures.timesteps += int(index["length"][chosen].sum())
+        self.total_return += float(returns.sum())
+        self.lowest, self.highest = min(self.lowest, float(returns.min())), max(self.highest, float(returns.max()))
+        known = chosen & index["has_success"]
+        self.known_successes += int(known.sum())
+        self.successes += int(index["success"][known].sum())
+        names, counts = np.unique(index["behaviour"][chosen], return_counts=True)
+        self.behaviours.update(dict(zip(names.tolist(), counts.tolist(), strict=True)))
+
+    def finish_episodes(self) -> None:
+        figures = self.figures
+        if figures.episodes == 0:
+            return
+        figures.behaviours = dict(self.behaviours.most_common())
+        figures.success = self.successes / self.known_successes if self.known_successes else None
+        if self.task.is_control:
+            figures.returns = {"mean": self.total_return / figures.episodes, "lowest": self.lowest, "highest": self.highest}
+            marks = [r for r in (figures.random_return, figures.expert_return) if r is not None]
+            low, high = min([self.lowest, *marks]), max([self.highest, *marks])
+            figures.return_histogram = Histogram(low, high if high > low else low + 1, [0] * NUM_BINS)
+
+    def add_timesteps(self, name: str, spec: FieldSpec, values: np.ndarray) -> None:
+        low, high = self.bounds[name]
+        if spec.role == "action":
+            self.figures.actions[spec.name].add(values)
+            if spec.modality is Modality.CONTINUOUS:
+                self.figures.actions_at_bounds += int(((values <= low) | (values >= high)).sum())
+            return
+        self.figures.out_of_bounds += int(((values < low) | (values > high)).sum())
+        if spec.modality is Modality.CONTINUOUS:
+            self.figures.clipped += int((np.abs(values) > LARGEST_OBSERVATION).sum())
+
+
+def _bounds(spec: FieldSpec) -> tuple[np.ndarray, np.ndarray]:
+    """In the field's own dtype: float32(0.1) is above 0.1, but not above float32(0.1)."""
+    low, high = spec.bounds
+    return (low.astype(spec.dtype), high.astype(spec.dtype)) if spec.modality is Modality.CONTINUOUS else (low, high)
+
+
+def _shards(source: Source) -> Iterator[tuple[Shard, np.ndarray]]:
+    """Every shard, and for each of its episodes the index of its task, or -1 where it does not take part."""
+    first = 0
+    for shard in source.store.shards():
+        tasks = shard.index["task_index"].astype(np.int64)
+        if source.episodes is not None:
+            numbers = np.arange(first, first + len(tasks))
+            tasks = np.where(np.isin(numbers, source.episodes), tasks, -1)
+        first += len(tasks)
+        yield shard, tasks
+
+
+def _scan_episodes(source: Source, tallies: list[_Tally]) -> None:
+    for shard, tasks in _shards(source):
+        for i in np.unique(tasks[tasks >= 0]).tolist():
+            tallies[i].add_episodes(shard.index, tasks == i)
+    for tally in tallies:
+        tally.finish_episodes()
+    for shard, tasks in _shards(source):  # again, now that the ends of the histograms are known
+        for i, tally in enumerate(tallies):
+            if tally.figures.return_histogram is not None:
+                tally.figures.return_histogram.add(shard.index["return"][tasks == i])
+
+
+# -- timesteps -------------------------------------------------------------------------------------
+
+
+def _scan_timesteps(source: Source, tallies: list[_Tally], max_timesteps: int) -> None:
+    """Ranges and histograms of the numeric fields, from all chunks of rows or from evenly spread ones."""
+    specs = {f"{f.role}.{f.name}": f for f in source.task.fields if f.modality in (Modality.CONTINUOUS, Modality.DISCRETE)}
+    if not specs:
+        return
+    every = -(-source.store.num_timesteps // max_timesteps)
+    seen, number = Counter[int](), 0
+    for shard, tasks in _shards(source):
+        for start in range(0, shard.timesteps.rows, CHUNK_ROWS):
+            number += 1
+            if (number - 1) % every:
+                continue
+            stop = min(start + CHUNK_ROWS, shard.timesteps.rows)
+            owners = _owners(shard, tasks, start, stop)
+            columns = shard.timesteps.read(list(specs), start, stop)
+            for i, count in zip(*np.unique(owners, return_counts=True), strict=True):
+                if i >= 0:
+                    seen[int(i)] += int(count)
+                    chosen = slice(None) if count == stop - start else owners == i
+                    for (name, spec), values in zip(specs.items(), columns, strict=True):
+                        tallies[i].add_timesteps(name, spec, values[chosen])
+    for i, tally in enumerate(tallies):
+        tally.figures.scanned_timesteps = None if every == 1 else seen[i]
+
+
+def _owners(shard: Shard, tasks: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """For each row from `start` to `stop` the task of its episode, or -1."""
+    firsts = shard.index["first_row"]
+    a, b = int(np.searchsorted(firsts, start, side="right")) - 1, int(np.searchsorted(firsts, stop))
+    edges = np.clip(np.append(firsts[a:b], stop), start, stop)
+    return np.repeat(tasks[a:b], np.diff(edges))
+
+
+# -- tokens ----------------------------------------------------------------------------------------
+
+
+def _count_tokens(source: Source, task_index: int, figures: TaskFigures, generator: np.random.Generator) -> None:
+    if figures.episodes == 0:
+        return
+    if source.is_text and len(source.store.tasks) == 1:
+        figures.tokens = figures.targets = source.places.total
+        figures.modalities = {"text": 1.0}
+        return
+    places = source.places_of_task(task_index)
+    assert places is not None, "the task has episodes"
+    has_text = any(f.modality is Modality.TEXT for f in source.task.fields)
+    count = SAMPLED_TIMESTEPS if has_text else 1  # without text all timesteps are alike
+    kinds, targets = np.zeros(len(Kind), np.int64), 0
+    for place in generator.integers(places.total, size=count).tolist():
+        episode = places.find(place)
+        t = place - places.span(episode)[0]
+        tokens = source.tokenizer.encode(source.store.episode(episode, t, t + 1))
+        kinds += np.bincount(tokens.kind, minlength=len(Kind))
+        targets += int(tokens.is_target.sum())
+    total = int(kinds.sum())
+    figures.tokens = round(figures.timesteps * total / count)
+    figures.targets = round(figures.timesteps * targets / count)
+    figures.modalities = {kind.name.lower(): int(kinds[kind]) / total for kind in Kind if kinds[kind]}
+    figures.sampled_timesteps = count if has_text else None
+
+
+def _sample_rows(mixture: Mixture, index: int, figures: SourceFigures, rows: int) -> None:
+    """What training sees of a source, from the rows 0 to `SAMPLED_ROWS` of update 0 if all were of this source."""
+    source, n = mixture.sources[index], SAMPLED_ROWS
+    tokens = targets = places = prompts = cut = missing = 0
+    for r in range(n):
+        row = mixture.row(0, r, source=index)
+        has_prompt = row.pieces[0].role != "window"
+        tokens += len(row.tokens)
+        targets += int(row.tokens.is_predicted.sum())
+        prompts += has_prompt
+        missing += row.wants_prompt and not has_prompt
+        cut += _is_cut(source, row.tokens)
+        places += len(row.tokens) if source.is_text else _num_timesteps(row.tokens)
+        places -= row.pieces[0].stop - row.pieces[0].start if has_prompt else 0
+    figures.tokens_per_row, figures.targets_per_row = tokens / n, targets / n
+    figures.padding = 1 - tokens / n / mixture.context_length
+    figures.prompts, figures.missing_prompts, figures.cut = prompts / n, missing / n, cut / n
+    figures.epochs = rows * figures.share_of_rows * places / n / source.places.total
+
+
+def _num_timesteps(tokens: TokenSequence) -> int:
+    return 1 + int(((np.diff(tokens.timestep) != 0) | (np.diff(tokens.document) != 0)).sum())
+
+
+def _is_cut(source: Source, tokens: TokenSequence) -> bool:
+    """Whether the row's last timestep lacks tokens at its end. Windows of documents end anywhere, so they are never called cut."""
+    if source.is_text:
+        return False
+    is_last = (tokens.timestep == tokens.timestep[-1]) & (tokens.document == tokens.document[-1])
+    kinds = tokens.kind[is_last]
+    separators = np.flatnonzero(kinds == Kind.SEPARATOR)
+    if source.task.observations and len(separators) == 0:
+        return True
+    if source.task.actions[-1].modality is Modality.TEXT:
+        return int(tokens.ids[-1]) != END
+    expected = sum(f.num_tokens or 0 for f in source.task.actions)
+    found = len(kinds) - 1 - int(separators[-1]) if len(separators) else len(kinds)
+    return found < expected
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+
+def _findings(s: SourceFigures) -> list[str]:
+    n, lines = s.sampled_rows, []
+    if s.left_out:
+        lines.append(f"{s.source}: {s.left_out:,} episodes of the store do not take part (part, cap, behaviours or held-out tasks)")
+    if s.missing_prompts:
+        lines.append(
+            f"{s.source}: {s.missing_prompts:.0%} of {n} sampled rows have no prompt, since no timestep fits into half the context"
+        )
+    if s.padding > 0.25:
+        lines.append(f"{s.source}: {s.padding:.0%} of the places of {n} sampled rows are padding; a shorter context would waste less")
+    if s.targets_per_row == 0:
+        lines.append(f"{s.source}: no target in {n} sampled rows, so nothing is learnt from it")
+    for t in s.tasks:
+        where, scanned = f"{s.source}: task {t.task}", t.scanned_timesteps or t.timesteps
+        if t.out_of_bounds:
+            lines.append(f"{where}: {t.out_of_bounds:,} observation values of {scanned:,} timesteps lie outside their declared range")
+        if t.clipped:
+            lines.append(f"{where}: {t.clipped:,} observation values of {scanned:,} timesteps are clipped by the tokenizer (beyond ±256)")
+    return lines
+
+
+def _table_row(s: SourceFigures, t: TaskFigures) -> dict[str, Any]:
+    mark = "" if t.sampled_timesteps is None else "~"
+    returns = t.returns.get("mean")
+    return {
+        "source": s.source, "task": t.task, "episodes": f"{t.episodes:,}", "timesteps": f"{t.timesteps:,}", "tokens": f"{mark}{t.tokens:,}",
+        "targets": f"{mark}{t.targets / max(t.tokens, 1):.1%}", "rows": f"{s.share_of_rows:.1%}", "loss": f"~{s.share_of_loss:.1%}",
+        "epochs": f"~{s.epochs:.3g}", "padding": f"~{s.padding:.1%}", "cut": f"~{s.cut:.0%}",
+        "return": returns, "random": t.random_return if returns is not None else None,
+        "expert": t.expert_return if returns is not None else None,
+    }  # fmt: skip
