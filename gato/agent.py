@@ -117,8 +117,11 @@ class Agent:
         return self._continue(ids, inputs, max_new_tokens, temperature, seed)
 
     def caption_task(self) -> tuple[TaskSpec, FieldSpec]:
-        """The captioning task among the tasks, and its picture field. **Raises:** `ValueError` if there is none."""
-        for task in self.tasks.values():
+        """The captioning task among the tasks, and its picture field; one of a simulator's views only where there is no other.
+
+        **Raises:** `ValueError` if there is none.
+        """
+        for task in sorted(self.tasks.values(), key=lambda t: t.env_id is not None):
             pictures = [f for f in task.observations if f.modality is Modality.IMAGE]
             if not task.is_control and len(pictures) == len(task.observations) == 1:
                 return task, pictures[0]

@@ -29,6 +29,7 @@ PURPOSES = {
     "minatar": "small Atari-like games",
     "data": "Hugging Face datasets as sources",
     "minari": "Minari datasets, in and out",
+    "hdf5": "own recordings in HDF5 files",
     "lerobot": "the videos of LeRobot datasets, through PyAV",
     "plot": "matplotlib, for figures of your own; reports need none",
     "deepspeed": "ZeRO and offload; training works without",

@@ -17,13 +17,15 @@ from gato.envs.success import succeeded
 from gato.spec import Modality, TaskSpec
 
 SIMULATORS = {
-    "atari": "ale_py", "babyai": "minigrid", "babyai-symbolic": "minigrid", "dm-control": "dm_control", "gymnasium": "Box2D",
+    "atari": "ale_py", "babyai": "minigrid", "babyai-symbolic": "minigrid", "babyai-view": "minigrid",
+    "dm-control": "dm_control", "gymnasium": "Box2D",
     "metaworld": "metaworld", "minatar": "minatar", "mujoco": "mujoco", "robotics": "gymnasium_robotics",
 }  # fmt: skip
 # One task of each kind of expert that takes seconds at most.
 PLAYED = [
     "toy/corridor", "gymnasium/acrobot", "gymnasium/frozen-lake", "gymnasium/mountain-car", "gymnasium/pendulum", "gymnasium/taxi",
-    "babyai/go-to-local", "babyai-symbolic/put-next-local", "metaworld/reach", "metaworld/drawer-close", "mujoco/inverted-pendulum",
+    "babyai/go-to-local", "babyai-view/go-to-local", "babyai-symbolic/put-next-local",
+    "metaworld/reach", "metaworld/drawer-close", "mujoco/inverted-pendulum",
     "robotics/fetch-pick-and-place", "robotics/fetch-push", "robotics/point-maze-u-maze", "dm-control/cartpole-swingup",
     "dm-control/reacher-easy", "minatar/breakout",
 ]  # fmt: skip
@@ -222,3 +224,34 @@ def test_a_metaworld_goal_depends_on_the_seed_alone():
     first, second = one.reset(seed=3), other.reset(seed=3)
     assert first[1]["parameters"] == second[1]["parameters"]
     np.testing.assert_array_equal(first[0], second[0])
+
+
+def described():
+    return pytest.importorskip("gato.envs.babyai_view", reason="views need minigrid").describe
+
+
+def test_a_view_is_put_into_words():
+    describe = described()
+    symbols = np.zeros((7, 7, 3), np.uint8)
+    symbols[2, 4] = (6, 0, 0)  # a red ball, two rows ahead and one column to the left
+    symbols[3, 6] = (5, 5, 0)  # a grey key, where the agent stands
+    parts = describe(symbols, np.random.default_rng(0)).split(", ")
+    assert {"red ball two ahead one left", "grey key here"} < set(parts)
+    assert all(part.endswith(" nowhere") for part in parts if not part.startswith(("red ball", "grey key")))
+
+
+def test_two_objects_of_one_name_share_a_part_nearest_first():
+    describe = described()
+    symbols = np.zeros((7, 7, 3), np.uint8)
+    symbols[6, 1] = symbols[3, 5] = (7, 1, 0)
+    assert "green box one ahead and five ahead three right" in describe(symbols, np.random.default_rng(0))
+
+
+def test_a_view_is_one_timestep_whose_action_is_its_description():
+    skip_without_simulator("babyai-view/go-to-local")
+    env = envs.make("babyai-view/go-to-local")
+    observation, _ = env.reset(seed=3)
+    words = env.get_wrapper_attr("description")
+    _, reward, terminated, _, info = env.step(words)
+    assert (reward, terminated, info["success"]) == (1.0, True, True) and observation["image"].shape == (56, 56, 3)
+    assert not envs.task("babyai-view/go-to-local").is_control

@@ -25,6 +25,7 @@ FAMILIES = {
     "atari": ("atari", "atari"),
     "babyai": ("babyai", "babyai"),
     "babyai-symbolic": ("babyai", "babyai"),
+    "babyai-view": ("babyai_view", "babyai"),
     "dm-control": ("dm_control", "dm-control"),
     "gymnasium": ("gymnasium_suite", "gym"),
     "metaworld": ("metaworld", "metaworld"),
