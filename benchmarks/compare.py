@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--captions", nargs="*", default=[])
+    parser.add_argument("--ablations", action="store_true", help="score without pictures and with swapped instructions too")
     parser.add_argument("--out", type=Path, help="also write the table as Markdown")
     options = parser.parse_args()
     rows: dict[str, list[Row]] = {}
@@ -56,7 +57,8 @@ def _run(options: argparse.Namespace, name: str, extra: str, seed: int) -> Row:
     final = Path("runs") / run / "final"
     if not (final / "eval.json").exists():
         captions = ["--captions", *options.captions] if options.captions else []
-        _gato(environment, "eval", str(final), "--episodes", str(options.episodes), *captions)
+        ablations = ["--ablations", str(options.ablations).lower()]
+        _gato(environment, "eval", str(final), "--episodes", str(options.episodes), *ablations, *captions)
     return {"final loss": _last_losses(final.parent / "metrics.jsonl"), "score": _scores(final / "eval.json")}
 
 
@@ -76,8 +78,11 @@ def _last_losses(path: Path) -> dict[str, float]:
 
 def _scores(path: Path) -> dict[str, float]:
     results = json.loads(path.read_text())
-    scores = {row["task"]: row["score"] for row in results["tasks"] if row["score"] is not None and not row["ablation"]}
-    return scores | {f"retrieval, {part['split']}": 100 * part["retrieval"]["accuracy"] for part in results["captions"]}
+    scores = {", ".join(filter(None, (row["task"], row["ablation"]))): row["score"] for row in results["tasks"] if row["score"] is not None}
+    for part in results["captions"]:
+        for name, measured in (("right title among 10", "retrieval"), ("right title, another picture", "shuffled")):
+            scores[f"{part['split']}, {name}"] = 100 * part[measured]["accuracy"]
+    return scores
 
 
 def _markdown(rows: dict[str, list[Row]]) -> str:
