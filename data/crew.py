@@ -114,7 +114,7 @@ class Crew:
                 places.popleft()
                 yield result
                 continue
-            busy = {worker.connection: worker for worker in self.workers if worker.place}
+            busy: dict[Any, _Worker] = {worker.connection: worker for worker in self.workers if worker.place}
             for connection in wait(list(busy)):
                 busy[connection].finish()
 

@@ -229,15 +229,16 @@ class _Theirs(_Source):
             return FieldSpec(modality=Modality.CONTINUOUS, shape=shape, dtype=kind, **common)
         low, high = self._range(name, label, role == "action" and kind.startswith("float"))
         if "int" in kind and (high - low).max() < NUM_DISCRETE_VALUES:
-            bounds = {"low": tuple(int(v) for v in low), "high": tuple(int(v) for v in high)}
-            return FieldSpec(modality=Modality.DISCRETE, shape=shape, dtype=kind, **bounds, **common)
+            common |= {"low": tuple(int(v) for v in low), "high": tuple(int(v) for v in high)}
+            return FieldSpec(modality=Modality.DISCRETE, shape=shape, dtype=kind, **common)
         if role == "observation":
             return FieldSpec(modality=Modality.CONTINUOUS, shape=shape, dtype=kind, **common)
         span = np.maximum(high - low, 1e-3 * np.maximum(np.maximum(abs(low), abs(high)), 1e-3))  # a constant has none of its own
-        low, high = (
-            _given(v, o) for v, o in ((low - MARGIN * span, self.options.action_low), (high + MARGIN * span, self.options.action_high))
-        )
-        return FieldSpec(modality=Modality.CONTINUOUS, shape=shape, dtype=kind, low=low, high=high, **common)
+        common |= {
+            "low": _given(low - MARGIN * span, self.options.action_low),
+            "high": _given(high + MARGIN * span, self.options.action_high),
+        }
+        return FieldSpec(modality=Modality.CONTINUOUS, shape=shape, dtype=kind, **common)
 
     def _range(self, name: str, label: str, may_be_given: bool) -> tuple[np.ndarray, np.ndarray]:
         size = int(np.prod(self.layout.features[name]["shape"]))
@@ -299,7 +300,7 @@ def _paths(names: list[str]) -> dict[str, tuple[str, ...]]:
 
     A key that leads both to a value and to others, such as `arm` and `arm.left`, is not taken apart.
     """
-    paths = {}
+    paths: dict[str, tuple[str, ...]] = {}
     for name in names:
         role, _, rest = name.partition(".")
         if name == "action":

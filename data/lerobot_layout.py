@@ -241,7 +241,7 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
 def _sentences(folder: Path, version: str) -> dict[int, str]:
     if version != "v3.0":
         rows = list(_json_lines(folder / "meta" / "tasks.jsonl"))
-        found = {r.get("task_index"): r.get("task") for r in rows}
+        found: dict[Any, Any] = {r.get("task_index"): r.get("task") for r in rows}
     else:
         path = folder / "meta" / "tasks.parquet"
         try:

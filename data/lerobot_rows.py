@@ -29,6 +29,7 @@ class Rows:
         self._columns = columns
         self._path: Path | None = None
         self._next = 0
+        self._rest: pa.RecordBatch | None = None  # of a batch, what the last run left
 
     def read(self, path: Path, first: int, length: int) -> pa.Table:
         """**Raises:** `ValueError` naming the file if it is damaged or too short."""
@@ -59,7 +60,7 @@ class Rows:
         groups = list(range(group, self._file.num_row_groups))
         names = [n for n in self._file.schema_arrow.names if n in self._columns]
         self._batches = self._file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names, row_groups=groups)
-        self._rest: pa.RecordBatch | None = None
+        self._rest = None
         self._path, self._next = path, first
         skip = first - begin
         while skip > 0:

@@ -221,7 +221,8 @@ def _members(shard: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """The regular files of a shard, checked; the file's position may be changed between two of them."""
     end = file.seek(0, 2)
     file.seek(0)
-    tar = _unless_damaged(shard, lambda: tarfile.open(str(shard), "r:", fileobj=_Headers(file), encoding="utf-8", errors="strict"))
+    headers: Any = _Headers(file)
+    tar = _unless_damaged(shard, lambda: tarfile.open(str(shard), "r:", fileobj=headers, encoding="utf-8", errors="strict"))
     while (member := _unless_damaged(shard, tar.next)) is not None:
         tar.members.clear()  # else it remembers them all
         _check(shard, member, end)

@@ -47,8 +47,8 @@ class Parser(ArgumentParser):
         self._check(options, arguments)
         return options
 
-    def format_help(self) -> str:
-        return re.sub(r"<class\s+'(?:[\w.]+\.)?(\w+)'>", r"\1", super().format_help())
+    def format_help(self, *formatter: Any) -> str:
+        return re.sub(r"<class\s+'(?:[\w.]+\.)?(\w+)'>", r"\1", super().format_help(*formatter))
 
     def _check(self, options: Namespace, arguments: Sequence[str]) -> None:
         """What jsonargparse 4.53 lets pass in a file: `train: 3`, and null where a value is needed."""

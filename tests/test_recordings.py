@@ -13,7 +13,8 @@ import pytest
 from gato.cli import main
 from gato.data import arrays
 from gato.data.formats import import_dataset
-from gato.data.recordings import Recordings, suggestion
+from gato.data.recordings import Recordings
+from gato.data.recordings_spec import suggestion
 from gato.data.store import Store
 from gato.episode import Episode
 from gato.spec import Modality
