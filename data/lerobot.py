@@ -22,8 +22,9 @@ from gato.spec import NUM_DISCRETE_VALUES, FieldSpec, Modality, Role, TaskSpec
 
 from .captions import fit_image
 from .columns import FINAL
+from .files import load_json
 from .formats import Dataset
-from .lerobot_layout import Layout, open_parquet, read_json
+from .lerobot_layout import Layout, open_parquet
 from .lerobot_rows import Rows, check_rows, column_of, numbers_of, pictures_of
 from .video import frames_at
 
@@ -258,7 +259,7 @@ class _Ours(_Source):
         super().__init__(layout)
         path = layout.folder / TASKS_FILE
         try:
-            self.tasks = tuple(TaskSpec.from_dict(t) for t in read_json(path)["tasks"])
+            self.tasks = tuple(TaskSpec.from_dict(t) for t in load_json(path)["tasks"])
             self.fields, sentence = features_of(self.tasks[0])
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} holds no task specs ({error}); without the folder 'gato' the dataset is read as any other") from None
