@@ -107,12 +107,10 @@ def lines(path: Path, limit: int | None = None) -> Iterator[tuple[str, str]]:
     """`(place, line)` of a UTF-8 file, line ends included (always a bare newline).
 
     **Raises:** `ValueError` for what is not UTF-8, with its offset in bytes, for a line above `limit` bytes
-    (`MAX_LINE_BYTES` by default), and for a file that is missing.
+    (`MAX_LINE_BYTES` by default).
     """
     offset = number = 0
     limit = MAX_LINE_BYTES if limit is None else limit
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist or is no file")
     with open(path, "rb") as file:
         while raw := file.readline(limit + 1):
             number += 1
@@ -147,16 +145,22 @@ def json_rows(path: Path, limit: int | None = None) -> Iterator[tuple[str, dict[
 
     **Raises:** `ValueError` naming file and line for anything else, and as `lines` does.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist or is no file")
     for place, text in lines(path, limit):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{place} is not valid JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{place} holds a JSON {type(row).__name__}, expected an object")
-        yield place, row
+        if text.strip():
+            yield place, json_object(text, place)
+
+
+def json_object(text: str, place: str) -> dict[str, Any]:
+    """**Raises:** `ValueError` naming the place if the text is no JSON object."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{place} holds a JSON {type(found).__name__}, expected an object")
+    return found
 
 
 def open_arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:

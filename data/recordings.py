@@ -117,8 +117,8 @@ class _Source:
         found: dict[str, list[_Place]] = {}
         if isinstance(shares.get("key"), str) and len(shares) == 1:
             for place in self.places:
-                name = self._open(place.file).read(place.prefix + shares["key"], place.start, place.start + 1)
-                found.setdefault(str(np.ravel(name)[0]), []).append(place)
+                text = self._open(place.file).read(place.prefix + shares["key"], place.start, place.start + 1)
+                found.setdefault(str(np.ravel(text)[0]), []).append(place)
             if wrong := [name for name in found if not _FOLDER.fullmatch(name)]:
                 raise ValueError(f"{found[wrong[0]][0]}: its split is {wrong[0]!r}, which is no plain name for a folder")
             return found

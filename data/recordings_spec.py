@@ -187,7 +187,9 @@ _ROLES = {
 
 def _groups(arrays: Arrays) -> tuple[str, str]:
     """The pattern of numbered groups and the first of them, or nothing."""
-    for pattern in ("*", "*/*") if isinstance(arrays, Hdf5Arrays) else ():
+    if not isinstance(arrays, Hdf5Arrays):
+        return "", ""
+    for pattern in ("*", "*/*"):
         if numbered := [g for g in arrays.groups(pattern) if g[-1].isdigit()]:
             return pattern.replace("*", numbered[0].split("/")[0], 1) if "/" in pattern else pattern, f"{numbered[0]}/"
     return "", ""

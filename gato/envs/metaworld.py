@@ -32,9 +32,9 @@ class UntilSuccess(gymnasium.Wrapper):
         env.get_wrapper_attr("toggle_sample_tasks_on_reset")(False)
         self.generator = np.random.default_rng()
         # Until a goal is set, the declared space says that the goal's place is hidden, [0, 0], which it is not.
-        self.world: Any = self.unwrapped
-        self.world.set_task(self.goals[0])
-        self.observation_space = self.world.sawyer_observation_space
+        world: Any = self.unwrapped
+        world.set_task(self.goals[0])
+        self.world, self.observation_space = world, world.sawyer_observation_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         if seed is not None:
