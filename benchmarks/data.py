@@ -1,6 +1,10 @@
 """Tokens per second from store to `TokenBatch`, per core and by modality; memory; and start-up against episodes.
 
-Run from the repository's root:  python benchmarks/data.py [--seconds 5] [--windows 100000] [--episodes 1000 10000 100000 1000000]
+Run from the repository's root:
+
+    python benchmarks/data.py                                                     # about six minutes of one core
+    python benchmarks/data.py --seconds 1 --windows 2000 --episodes 1000 10000    # under two minutes, rougher
+
 It makes its own stores. `datasets` with_format("numpy") reads the same windows of the same files, in turns in the same run: its
 rate stands beside that of the store alone (both give values, copied once) and of the whole path to tokens; and the whole path
 beside the rate at which gato-79m-rope on an H200 would consume tokens:
@@ -143,9 +147,10 @@ def throughput(name: str, folder: Path, tokenizer: EpisodeTokenizer, seconds: fl
 def memory(stores: dict[str, Path], tokenizer: EpisodeTokenizer, windows: int) -> None:
     mixture = Mixture(DataConfig({name: SourceConfig(store=str(p)) for name, p in stores.items()}), tokenizer, 128, seed=0)
     process, marks = psutil.Process(), []
+    points = set(np.linspace(windows / 10, windows - 1, 5).astype(int).tolist())
     for i in range(windows):
         mixture.row(i, 0)
-        if i % (windows // 5) == windows // 10:
+        if i in points:
             full = process.memory_full_info()
             marks.append(f"{(full.rss - getattr(full, 'shared', 0)) / 2**20:.0f}")
     print(f"\nprivate memory over {windows:,} rows of all four, in MiB at five points: {', '.join(marks)}")

@@ -236,8 +236,9 @@ class CsvArrays:
         self._sniffed = {f.name: _csv_type(f.type) for f in schema}
         self._rows: int | None = None
         self._stream: Iterator[pa.RecordBatch] = iter(())
-        self._position, self._ahead = 0, None  # how many rows were passed, and those read ahead
-        self._slice: tuple[int, int, pa.Table | None] = 0, 0, None  # the last one
+        self._position = 0  # how many rows were passed
+        self._ahead: Any = None  # the table of those read ahead
+        self._slice: tuple[int, int, Any] = 0, 0, None  # the last one
 
     def keys(self) -> list[str]:
         return list(self._sniffed)

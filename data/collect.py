@@ -146,14 +146,6 @@ def store_path(task: str, out: Path | None = None) -> Path:
     return (stores_folder() if out is None else Path(out)) / task
 
 
-def summary_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The summaries of `collect` or `measure` as lines of aligned columns."""
-    columns = list(rows[0])
-    cells = [columns, *([_cell(row[c]) for c in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells)
-
-
 def measure(tasks: Sequence[str] = (), episodes: int = 100, seed: int = 0) -> list[dict[str, Any]]:
     """Measures the random and the expert return of tasks: the numbers in `configs/tasks.yaml`.
 
@@ -342,9 +334,3 @@ def _returns(behaviour: str, notes: Sequence[Mapping[str, Any]]) -> dict[str, fl
         f"lowest_{behaviour}_return": min(returns, default=None),
         f"highest_{behaviour}_return": max(returns, default=None),
     }
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
-    return "-" if value is None else str(value)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
 from gato.episode import Episode
 
@@ -114,7 +115,7 @@ class Crew:
                 places.popleft()
                 yield result
                 continue
-            busy = {worker.connection: worker for worker in self.workers if worker.place}
+            busy: dict[Any, _Worker] = {worker.connection: worker for worker in self.workers if worker.place}
             for connection in wait(list(busy)):
                 busy[connection].finish()
 

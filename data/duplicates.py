@@ -12,7 +12,8 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,12 @@ from gato.episode import Episode
 from gato.spec import Modality, TaskSpec
 
 from .progress import Progress
+from .source import Source
 from .store import Store
 
 MAX_BITS = 6  # of the hash; of sample pictures scaled or saved as JPEG (quality 60), at least 99 % stay within
 MAX_COLOUR = 6.0  # mean difference of the mean colours, of 255
+MAX_COMPARED, MAX_COMPARED_TIMESTEPS = 20_000, 200_000  # of a source or split
 WINDOW = 32  # neighbours in a bucket that a picture is compared with
 
 _BANDS = 8  # of 8 bits; where at most 6 bits differ, at least two bands agree
@@ -57,8 +60,10 @@ class Duplicates:
         return [{"store": self.stores[a], "other": self.stores[b], "exact": exact[a, b], "near": near[a, b]} for a, b in pairs]
 
 
-def find_duplicates(stores: Sequence[Store]) -> Duplicates:
+def find_duplicates(stores: Sequence[Store], episodes: Sequence[np.ndarray] | None = None) -> Duplicates:
     """Reads every episode once and keeps 80 bytes of each.
+
+    **Arguments:** `episodes`: for each store the numbers of those that are compared; all by default.
 
     Two pictures that are alike are found if they share a bucket of at most `WINDOW` pictures; in a larger one, the
     `WINDOW` neighbours by hash are compared. Episodes count as equal by 64 bits of a digest: among ten million, one
@@ -67,10 +72,11 @@ def find_duplicates(stores: Sequence[Store]) -> Duplicates:
     places: list[tuple[int, int]] = []
     digests, picture_digests, hashes, colours = array("Q"), array("Q"), array("Q"), bytearray()
     pictured = array("Q")  # which episodes have a picture
-    with Progress("looking for duplicates", sum(s.num_episodes for s in stores)) as progress:
-        for store_index, store in enumerate(stores):
+    chosen = [np.arange(store.num_episodes) for store in stores] if episodes is None else episodes
+    with Progress("looking for duplicates", sum(map(len, chosen))) as progress:
+        for store_index, (store, numbers) in enumerate(zip(stores, chosen, strict=True)):
             images = [_picture_field(task) for task in store.tasks]
-            for i, task_index in enumerate(store.task_indices):
+            for i, task_index in zip(numbers.tolist(), store.task_indices[numbers].tolist(), strict=True):
                 episode, image = store.episode(i), images[task_index]
                 digests.append(_digest(_values(episode)))
                 if image is not None:
@@ -92,6 +98,75 @@ def find_duplicates(stores: Sequence[Store]) -> Duplicates:
         exact=tuple(tuple(places[i] for i in group) for group in exact),
         near=tuple(tuple(places[pictured[i]] for i in group) for group in near),
     )
+
+
+def compare_sources(sources: Sequence[Source], max_episodes: int = MAX_COMPARED) -> list[dict[str, Any]]:
+    """Which episodes of a mixture stand twice: within a source, in two of them, or in one and in what it may be measured on.
+
+    The latter are the episodes of its store that do not take part, and the other splits of its import: the stores
+    in the same folder that hold the same tasks.
+
+    **Arguments:** `max_episodes`: of a source or split; of more, or of more than `MAX_COMPARED_TIMESTEPS`, evenly spread ones are compared.
+
+    **Returns:** a row per pair that shares something: `source`, `other`, `exact` and `near` as in `Duplicates.rows`, and
+    `compared` of `episodes`, those of both sides together.
+    """
+    sides = [(s.name, s.store, np.arange(s.store.num_episodes) if s.episodes is None else s.episodes) for s in sources]
+    sides += [*_left_out(sources), *_other_splits(sources)]
+    chosen = [numbers[:: _stride(store, numbers, max_episodes)] for _, store, numbers in sides]
+    found = find_duplicates([store for _, store, _ in sides], chosen)
+    rows = []
+    pairs = combinations_with_replacement(range(len(sides)), 2)
+    for (a, b), row in zip(pairs, found.rows(), strict=True):
+        if a < len(sources) and (row["exact"] or row["near"]):
+            both = {a, b}
+            rows.append(
+                {"source": sides[a][0], "other": sides[b][0], "exact": row["exact"], "near": row["near"]}
+                | {"compared": sum(len(chosen[i]) for i in both), "episodes": sum(len(sides[i][2]) for i in both)}
+            )
+    return rows
+
+
+def duplicate_words(row: dict[str, Any]) -> str:
+    """A row of `compare_sources` as a sentence."""
+    kinds = [
+        f"{row[kind]:,} {words}"
+        for kind, words in (("exact", "equal in every value"), ("near", "with a picture that looks alike"))
+        if row[kind]
+    ]
+    sampled = f" (compared were {row['compared']:,} of {row['episodes']:,} episodes)" if row["compared"] < row["episodes"] else ""
+    if row["source"] == row["other"]:
+        return f"{row['source']}: episodes that repeat others of it: {', '.join(kinds)}{sampled}"
+    return f"{row['source']}: episodes of {row['other']} that stand in it too: {', '.join(kinds)}{sampled}"
+
+
+def _left_out(sources: Sequence[Source]) -> Iterator[tuple[str, Store, np.ndarray]]:
+    """The episodes of each store that no source trains on."""
+    by_store: dict[Path, list[Source]] = {}
+    for source in sources:
+        by_store.setdefault(source.store.path, []).append(source)
+    for sharing in by_store.values():
+        store = sharing[0].store
+        taken = [source.episodes for source in sharing if source.episodes is not None]
+        if len(taken) == len(sharing) and len(rest := np.setdiff1d(np.arange(store.num_episodes), np.concatenate(taken))):
+            yield f"what {sharing[0].name} leaves out", store, rest
+
+
+def _stride(store: Store, numbers: np.ndarray, max_episodes: int) -> int:
+    timesteps = int(store.lengths[numbers].sum())
+    return max(1, -(-len(numbers) // max_episodes), -(-timesteps // MAX_COMPARED_TIMESTEPS))
+
+
+def _other_splits(sources: Sequence[Source]) -> Iterator[tuple[str, Store, np.ndarray]]:
+    known = {source.store.path.resolve() for source in sources}
+    for source in sources:
+        for path in sorted(source.store.path.resolve().parent.glob("*/manifest.json")):
+            if path.parent in known:
+                continue
+            known.add(path.parent)
+            store = Store(path.parent)
+            if [t.name for t in store.tasks] == [t.name for t in source.store.tasks]:
+                yield f"split {path.parent.name} beside {source.name}", store, np.arange(store.num_episodes)
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:

@@ -26,13 +26,14 @@ MAX_HASHED_BYTES = 2**30
 
 DEFAULT_SPLIT = "train"
 
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _ROWS_AT_ONCE = 16  # of up to MAX_BYTES each, where they hold pictures
 _SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }  # fmt: skip
-_SPLIT_OF_WORD = {word: split for split, words in _SPLITS.items() for word in words}
+SPLIT_OF_WORD = {word: split for split, words in _SPLITS.items() for word in words}
 
 
 def split_of(path: PurePath, by_name: bool = True) -> str | None:
@@ -41,10 +42,10 @@ def split_of(path: PurePath, by_name: bool = True) -> str | None:
     **Arguments:** `path`: relative to the dataset's folder; `by_name`: whether the file's own name counts, a picture's does not.
     """
     for folder in path.parts[:-1]:
-        if split := _SPLIT_OF_WORD.get(folder.lower().rstrip("0123456789")):
+        if split := SPLIT_OF_WORD.get(folder.lower().rstrip("0123456789")):
             return split
     words = re.split(r"[^a-z]+", path.stem.lower()) if by_name else []
-    return next((_SPLIT_OF_WORD[w] for w in words if w in _SPLIT_OF_WORD), None)
+    return next((SPLIT_OF_WORD[w] for w in words if w in SPLIT_OF_WORD), None)
 
 
 def named_split(value: object, place: str) -> str | None:
@@ -69,10 +70,10 @@ def inside(folder: Path, name: object, label: str) -> Path:
     return folder / parts
 
 
-def files_below(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """Files with these suffixes in a folder and its subfolders, sorted; hidden ones are left out."""
-    wanted = {s.lower() for s in suffixes}
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in wanted and p.is_file())
+def files_below(folder: Path, suffixes: Iterable[str] | None = None) -> list[Path]:
+    """Files with these suffixes (`None`: any) in a folder and its subfolders, sorted; hidden ones are left out."""
+    wanted = None if suffixes is None else {s.lower() for s in suffixes}
+    found = (p for p in folder.rglob("*") if (wanted is None or p.suffix.lower() in wanted) and p.is_file())
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
@@ -102,17 +103,19 @@ def options_digest(digest: str, **options: object) -> str:
     return _sha256([digest, json.dumps(given, sort_keys=True)]) if given else digest
 
 
-def lines(path: Path) -> Iterator[tuple[str, str]]:
+def lines(path: Path, limit: int | None = None) -> Iterator[tuple[str, str]]:
     """`(place, line)` of a UTF-8 file, line ends included (always a bare newline).
 
-    **Raises:** `ValueError` for what is not UTF-8, with its offset in bytes, and for a line above `MAX_LINE_BYTES`.
+    **Raises:** `ValueError` for what is not UTF-8, with its offset in bytes, for a line above `limit` bytes
+    (`MAX_LINE_BYTES` by default).
     """
     offset = number = 0
+    limit = MAX_LINE_BYTES if limit is None else limit
     with open(path, "rb") as file:
-        while raw := file.readline(MAX_LINE_BYTES + 1):
+        while raw := file.readline(limit + 1):
             number += 1
-            if len(raw) > MAX_LINE_BYTES:
-                raise ValueError(f"{path}, line {number} has more than {MAX_LINE_BYTES} bytes; break it into several")
+            if len(raw) > limit:
+                raise ValueError(f"{path}, line {number} has more than {limit} bytes; break it into several")
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -135,6 +138,57 @@ def load_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object")
     return values
+
+
+def json_rows(path: Path, limit: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`(place, object)` of the lines of a JSON-lines file that are not blank.
+
+    **Raises:** `ValueError` naming file and line for anything else, and as `lines` does.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist or is no file")
+    for place, text in lines(path, limit):
+        if text.strip():
+            yield place, json_object(text, place)
+
+
+def json_object(text: str, place: str) -> dict[str, Any]:
+    """**Raises:** `ValueError` naming the place if the text is no JSON object."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{place} holds a JSON {type(found).__name__}, expected an object")
+    return found
+
+
+def open_arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Schema and batches of an Arrow file, mapped: `datasets` writes streams, others files with a footer.
+
+    **Raises:** `ValueError` for a stream that was cut, which pyarrow would take for a shorter one.
+    """
+    with pa.memory_map(str(path)) as file:
+        mapped = file.read_buffer()
+    try:
+        whole = pa.ipc.open_file(mapped)
+    except pa.ArrowInvalid:
+        if mapped.size < 8 or mapped.slice(mapped.size - 8).to_pybytes() != _END_OF_STREAM:
+            raise ValueError(
+                f"{path} is no readable arrow file: it does not end as an Arrow stream does; it was cut, fetch it again"
+            ) from None
+        stream = pa.ipc.open_stream(mapped)
+        return stream.schema, iter(stream)
+    return whole.schema, (whole.get_batch(k) for k in range(whole.num_record_batches))
+
+
+def groups_from(file: pq.ParquetFile, row: int) -> tuple[list[int], int]:
+    """The row groups from the one that holds `row` on, and how many rows of the first come before it."""
+    group = 0
+    while group < file.num_row_groups and row >= (size := file.metadata.row_group(group).num_rows):
+        row -= size
+        group += 1
+    return list(range(group, file.num_row_groups)), row
 
 
 def objects(values: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
@@ -167,7 +221,7 @@ class Table:
         if path.suffix == ".csv":
             return cls(path, tuple(next(csv.reader(text for _, text in lines(path)), ())))
         with _named(path):
-            schema = pq.read_schema(path) if path.suffix == ".parquet" else _open_arrow(path).schema
+            schema = pq.read_schema(path) if path.suffix == ".parquet" else open_arrow(path)[0]
         return cls(path, tuple(schema.names))
 
     @property
@@ -186,7 +240,7 @@ class Table:
         **Raises:** `ValueError` naming file and row for what cannot be read.
         """
         if not self.is_binary:
-            rows = _json_rows(self.path) if self.path.suffix == ".jsonl" else _csv_rows(self.path)
+            rows = json_rows(self.path) if self.path.suffix == ".jsonl" else _csv_rows(self.path)
             for number, (place, row) in enumerate(rows):
                 if number >= start:
                     yield place, {c: row[c] for c in columns if c in row}
@@ -214,31 +268,14 @@ class _named:
             raise ValueError(f"{self.path} is no readable {self.path.suffix[1:]} file: {error}") from None
 
 
-def _open_arrow(path: Path) -> Any:
-    """`datasets` writes streams, others files with a footer."""
-    mapped = pa.memory_map(str(path))
-    try:
-        return pa.ipc.open_file(mapped)
-    except pa.ArrowInvalid:
-        mapped.seek(0)
-        return pa.ipc.open_stream(mapped)
-
-
 def _batches(path: Path, columns: list[str], start: int) -> Iterator[pa.RecordBatch]:
     """Record batches from row `start` on; what lies wholly before it is not decoded."""
     if path.suffix == ".parquet":
         file = pq.ParquetFile(path, memory_map=True)
-        sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        first = 0
-        while first < len(sizes) and start >= sizes[first]:
-            start -= sizes[first]
-            first += 1
-        batches = file.iter_batches(batch_size=64, row_groups=list(range(first, len(sizes))), columns=columns)
+        groups, start = groups_from(file, start)
+        batches = file.iter_batches(batch_size=64, row_groups=groups, columns=columns)
     else:
-        opened = _open_arrow(path)
-        is_file = isinstance(opened, pa.RecordBatchFileReader)
-        batches = (opened.get_batch(k) for k in range(opened.num_record_batches)) if is_file else iter(opened)
-        batches = (batch.select(columns) for batch in batches)
+        batches = (batch.select(columns) for batch in open_arrow(path)[1])
     for batch in batches:
         if start >= batch.num_rows:
             start -= batch.num_rows
@@ -247,19 +284,6 @@ def _batches(path: Path, columns: list[str], start: int) -> Iterator[pa.RecordBa
         rest.validate(full=True)  # offsets of a foreign file are not to be trusted
         yield rest
         start = 0
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for place, text in lines(path):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{place} is not valid JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{place} holds a JSON {type(row).__name__}, expected an object")
-        yield place, row
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -19,6 +19,7 @@ from gato.spec import FieldSpec, Modality, TaskSpec
 
 from ..tokenizers.continuous import M as LARGEST_OBSERVATION
 from ..tokenizers.text import END
+from .duplicates import compare_sources, duplicate_words
 from .mixture import Mixture
 from .shard import Shard
 from .source import Source
@@ -111,7 +112,10 @@ class SourceFigures:
 
 @dataclass
 class Inspection:
-    """The figures of a mixture for so many updates of so many rows; `findings`: sentences on what deserves a look."""
+    """The figures of a mixture for so many updates of so many rows.
+
+    - `duplicates`: what `compare_sources` found; `findings`: sentences on what deserves a look.
+    """
 
     context_length: int
     seed: int
@@ -119,6 +123,7 @@ class Inspection:
     batch_size: int
     sources: list[SourceFigures]
     held_out: list[str]
+    duplicates: list[dict[str, Any]] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -136,10 +141,10 @@ def inspect(mixture: Mixture, steps: int, batch_size: int, max_timesteps: int = 
         parts = [s.share_of_rows * (s.tokens_per_row if name == "tokens" else s.targets_per_row * s.loss_weight) for s in sources]
         for figures, part in zip(sources, parts, strict=True):
             setattr(figures, f"share_of_{name}", part / max(sum(parts), 1e-12))
-    config = mixture.config
-    # Whatever compares episodes with one another (duplicates, near-duplicates) adds its sentences here.
-    findings = [line for figures in sources for line in _findings(figures)]
-    return Inspection(mixture.context_length, mixture.seed, steps, batch_size, sources, list(config.held_out), findings)
+    duplicates = compare_sources(mixture.sources)
+    findings = [*(line for figures in sources for line in _findings(figures)), *map(duplicate_words, duplicates)]
+    held_out = list(mixture.config.held_out)
+    return Inspection(mixture.context_length, mixture.seed, steps, batch_size, sources, held_out, duplicates, findings)
 
 
 def _source_figures(mixture: Mixture, index: int, rows: int, max_timesteps: int) -> SourceFigures:

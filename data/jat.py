@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -111,7 +111,7 @@ class JatReader:
             tasks = (caption_task(name, self.image_size or (64, 64)) if "images" in names else document_task(name),)
         else:
             raise ValueError(f"{files[0].path} has the columns {list(names)}; expected 'rewards' with actions and observations, or 'text'")
-        given = {"licence": self.licence, "clip_actions": self.clip_actions or None}
+        given: dict[str, Any] = {"licence": self.licence, "clip_actions": self.clip_actions or None}
         return tuple(replace(t, **{k: v for k, v in given.items() if v is not None}) for t in tasks), inferred
 
 
@@ -248,7 +248,7 @@ class _Ranges:
             kind = "float64" if self.dtypes.get(name) == np.float64 and modality is Modality.CONTINUOUS else _DTYPES[modality]
             low, high = self._bounds(name)
             rows, columns = shape[:2] if modality is Modality.IMAGE else (0, 0)
-            resize = "pad" if rows % 16 or columns % 16 else "exact"
+            resize: Literal["pad", "exact"] = "pad" if rows % 16 or columns % 16 else "exact"
             fields.append(FieldSpec(name, modality, role, shape, kind, low, high, (name,), resize))
             inferred[name] = {"shape": list(shape)} | ({} if low is None else {"low": low, "high": high})
         return tuple(fields), {"inferred": inferred}
@@ -290,7 +290,7 @@ class _Episodes:
         labels = {name: row.column(name)[0].as_py() for name in _LABELS if name in row.schema.names}
         if wrong := [name for name, value in labels.items() if isinstance(value, list | dict)]:
             raise ValueError(f"column '{wrong[0]}' holds a {type(labels[wrong[0]]).__name__}, expected one value per episode")
-        name = labels.get("task")
+        name = str(labels.get("task"))
         task = self.tasks[name] if len(self.tasks) > 1 and name in self.tasks else next(iter(self.tasks.values()))
         if len(self.tasks) > 1 and name not in self.tasks:
             raise ValueError(f"column 'task' is '{name}', expected one of {sorted(self.tasks)}")

@@ -216,7 +216,9 @@ def _steps(name: str, fields: Sequence[FieldSpec], columns: Sequence[np.ndarray]
         return pa.array([_png(pixels) for pixels in columns[0]], _IMAGE[0])
     flat = np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1)
     values = pa.array(flat.reshape(-1).astype(_value(fields)[0].to_pandas_dtype()))
-    return values if _is_scalar(name, fields) else pa.ListArray.from_arrays(np.arange(0, flat.size + 1, flat.shape[1], np.int32), values)
+    return (
+        values if _is_scalar(name, fields) else pa.ListArray.from_arrays(np.arange(0, flat.size + 1, flat.shape[1], dtype=np.int32), values)
+    )
 
 
 def _cell(steps: pa.Array) -> pa.Array:

@@ -73,7 +73,9 @@ class Journal:
         with open(self.path, "rb") as file:
             file.seek(_HEADER.size)
             for _ in range(self.episodes):
-                yield _read(file, self._schemas)
+                found = _read(file, self._schemas)
+                assert found is not None, f"{self.path} lost an episode while it was open"
+                yield found
 
     def clear(self, shard: int) -> None:
         """Forgets the episodes, which are in a shard now, and begins with the next one."""

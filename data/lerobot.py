@@ -22,8 +22,9 @@ from gato.spec import NUM_DISCRETE_VALUES, FieldSpec, Modality, Role, TaskSpec
 
 from .captions import fit_image
 from .columns import FINAL
+from .files import load_json
 from .formats import Dataset
-from .lerobot_layout import Layout, open_parquet, read_json
+from .lerobot_layout import Layout, open_parquet
 from .lerobot_rows import Rows, check_rows, column_of, numbers_of, pictures_of
 from .video import frames_at
 
@@ -229,15 +230,16 @@ class _Theirs(_Source):
             return FieldSpec(modality=Modality.CONTINUOUS, shape=shape, dtype=kind, **common)
         low, high = self._range(name, label, role == "action" and kind.startswith("float"))
         if "int" in kind and (high - low).max() < NUM_DISCRETE_VALUES:
-            bounds = {"low": tuple(int(v) for v in low), "high": tuple(int(v) for v in high)}
-            return FieldSpec(modality=Modality.DISCRETE, shape=shape, dtype=kind, **bounds, **common)
+            common |= {"low": tuple(int(v) for v in low), "high": tuple(int(v) for v in high)}
+            return FieldSpec(modality=Modality.DISCRETE, shape=shape, dtype=kind, **common)
         if role == "observation":
             return FieldSpec(modality=Modality.CONTINUOUS, shape=shape, dtype=kind, **common)
         span = np.maximum(high - low, 1e-3 * np.maximum(np.maximum(abs(low), abs(high)), 1e-3))  # a constant has none of its own
-        low, high = (
-            _given(v, o) for v, o in ((low - MARGIN * span, self.options.action_low), (high + MARGIN * span, self.options.action_high))
-        )
-        return FieldSpec(modality=Modality.CONTINUOUS, shape=shape, dtype=kind, low=low, high=high, **common)
+        common |= {
+            "low": _given(low - MARGIN * span, self.options.action_low),
+            "high": _given(high + MARGIN * span, self.options.action_high),
+        }
+        return FieldSpec(modality=Modality.CONTINUOUS, shape=shape, dtype=kind, **common)
 
     def _range(self, name: str, label: str, may_be_given: bool) -> tuple[np.ndarray, np.ndarray]:
         size = int(np.prod(self.layout.features[name]["shape"]))
@@ -257,7 +259,7 @@ class _Ours(_Source):
         super().__init__(layout)
         path = layout.folder / TASKS_FILE
         try:
-            self.tasks = tuple(TaskSpec.from_dict(t) for t in read_json(path)["tasks"])
+            self.tasks = tuple(TaskSpec.from_dict(t) for t in load_json(path)["tasks"])
             self.fields, sentence = features_of(self.tasks[0])
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} holds no task specs ({error}); without the folder 'gato' the dataset is read as any other") from None
@@ -299,7 +301,7 @@ def _paths(names: list[str]) -> dict[str, tuple[str, ...]]:
 
     A key that leads both to a value and to others, such as `arm` and `arm.left`, is not taken apart.
     """
-    paths = {}
+    paths: dict[str, tuple[str, ...]] = {}
     for name in names:
         role, _, rest = name.partition(".")
         if name == "action":

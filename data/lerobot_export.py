@@ -120,7 +120,7 @@ class _Export:
         length, first = episode.num_timesteps, self.num_frames
         texts = self._sentences(episode)
         numbers = self._numbers(episode, first)
-        places = {"data": self.data.begin()} | {f"videos/{name}": film.begin() for name, film in self.films.items()}
+        places: dict[str, Any] = {"data": self.data.begin()} | {f"videos/{name}": film.begin() for name, film in self.films.items()}
         times = {f"videos/{name}/from_timestamp": film.seconds for name, film in self.films.items()}
         for start in range(0, length, _ROWS_AT_ONCE):
             self.data.write(self._table(episode, numbers, slice(start, start + _ROWS_AT_ONCE)))
@@ -128,7 +128,7 @@ class _Export:
             for picture in episode.observations[self.fields[name].name]:
                 film.write(picture)
         times |= {f"videos/{name}/to_timestamp": film.seconds for name, film in self.films.items()}
-        row = {"episode_index": self.num_episodes, "tasks": texts, "length": length}
+        row: dict[str, Any] = {"episode_index": self.num_episodes, "tasks": texts, "length": length}
         row |= {f"{key}/{what}": n for key, place in places.items() for what, n in zip(("chunk_index", "file_index"), place, strict=True)}
         row |= {"dataset_from_index": first, "dataset_to_index": first + length} | times
         for name, stats in self._statistics(episode, numbers).items():

@@ -7,9 +7,8 @@ templates can only name files inside the folder, and nothing is read that is lar
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,10 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import files_digest
+from .files import files_below, files_digest, json_rows, load_json
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
-MAX_META_BYTES = 2**28  # of one JSON file: episodes.jsonl has about 100 bytes per episode
 MAX_EPISODES = 2**24
 MAX_EPISODE_FRAMES = 2**20
 
@@ -56,7 +54,9 @@ class Layout:
     def open(cls, folder: Path) -> Layout:
         """**Raises:** `ValueError` naming the file and what is wrong in it."""
         path = folder / "meta" / "info.json"
-        info = read_json(path)
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist; expected the folder of a LeRobot dataset")
+        info = load_json(path)
         version = _get(info, "codebase_version", str, path)
         if version not in VERSIONS:
             raise ValueError(f"{path} has codebase_version '{version}'; expected one of {', '.join(VERSIONS)}: convert it with lerobot")
@@ -79,23 +79,7 @@ class Layout:
 
     def digest(self) -> str:
         """SHA-256 over the names and contents of all files, hidden ones excepted."""
-        files = (p for p in self.folder.rglob("*") if p.is_file())
-        return files_digest(self.folder, [p for p in files if not any(part.startswith(".") for part in p.relative_to(self.folder).parts)])
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """**Raises:** `ValueError` if the file is missing, too large or holds no JSON object."""
-    try:
-        if (size := path.stat().st_size) > MAX_META_BYTES:
-            raise ValueError(f"{path} has {size} bytes, more than {MAX_META_BYTES}; that is no metadata of LeRobot")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}; expected the folder of a LeRobot dataset") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}, expected a JSON object")
-    return values
+        return files_digest(self.folder, files_below(self.folder))
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
@@ -161,7 +145,7 @@ def _splits(path: Path, info: Mapping[str, Any], total: int) -> dict[str, range]
 def _index_v2(folder: Path, info: Mapping[str, Any], total: int, cameras: list[str]) -> tuple[np.ndarray, Any, Any]:
     path = folder / "meta" / "episodes.jsonl"
     lengths = np.full(total, -1, np.int64)
-    for k, row in enumerate(_json_lines(path)):
+    for k, row in enumerate(row for _, row in json_rows(path)):
         if row.get("episode_index") != k or type(row.get("length")) is not int or k >= total:
             raise ValueError(f"{path}, line {k + 1} is no length of episode {k} of {total}; the file was changed or cut")
         lengths[k] = row["length"]
@@ -225,23 +209,10 @@ def _columns(folder: Path, names: list[str], total: int) -> dict[str, np.ndarray
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if not isinstance(row := json.loads(line), dict):
-                    raise ValueError(f"{path}, line {number} holds a {type(row).__name__}, expected a JSON object")
-                yield row
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}; fetch it again or restore it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON lines: {error}") from None
-
-
 def _sentences(folder: Path, version: str) -> dict[int, str]:
     if version != "v3.0":
-        rows = list(_json_lines(folder / "meta" / "tasks.jsonl"))
-        found = {r.get("task_index"): r.get("task") for r in rows}
+        rows = [row for _, row in json_rows(folder / "meta" / "tasks.jsonl")]
+        found: dict[Any, Any] = {r.get("task_index"): r.get("task") for r in rows}
     else:
         path = folder / "meta" / "tasks.parquet"
         try:
@@ -260,7 +231,7 @@ def _sentences(folder: Path, version: str) -> dict[int, str]:
 def _stats(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Smallest and largest values by feature; version 2.1 has them per episode. Features without numbers are left out."""
     whole, single = folder / "meta" / "stats.json", folder / "meta" / "episodes_stats.jsonl"
-    parts = (r.get("stats") for r in _json_lines(single)) if single.exists() else [read_json(whole)] if whole.exists() else []
+    parts = (r.get("stats") for _, r in json_rows(single)) if single.exists() else [load_json(whole)] if whole.exists() else []
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for part in parts:
         for name, values in (part or {}).items():

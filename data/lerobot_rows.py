@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .captions import read_image
+from .files import groups_from
 from .lerobot_layout import open_parquet
 
 _ROWS_AT_ONCE = 64
@@ -29,6 +30,7 @@ class Rows:
         self._columns = columns
         self._path: Path | None = None
         self._next = 0
+        self._rest: pa.RecordBatch | None = None  # of a batch, what the last run left
 
     def read(self, path: Path, first: int, length: int) -> pa.Table:
         """**Raises:** `ValueError` naming the file if it is damaged or too short."""
@@ -52,16 +54,11 @@ class Rows:
 
     def _seek(self, path: Path, first: int) -> None:
         self._file: pq.ParquetFile = open_parquet(path)
-        group, begin = 0, 0
-        while group < self._file.num_row_groups and begin + self._file.metadata.row_group(group).num_rows <= first:
-            begin += self._file.metadata.row_group(group).num_rows
-            group += 1
-        groups = list(range(group, self._file.num_row_groups))
+        groups, skip = groups_from(self._file, first)
         names = [n for n in self._file.schema_arrow.names if n in self._columns]
         self._batches = self._file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names, row_groups=groups)
-        self._rest: pa.RecordBatch | None = None
+        self._rest = None
         self._path, self._next = path, first
-        skip = first - begin
         while skip > 0:
             batch = next(self._batches)
             self._rest = batch.slice(min(skip, batch.num_rows))

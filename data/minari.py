@@ -97,7 +97,7 @@ class MinariReader:
                 tasks = (replace(task, **_environment(metadata)),)
             except (ValueError, TypeError, AttributeError) as error:
                 raise ValueError(f"{folder}: {error}") from None
-        given = {"name": self.task, "licence": self.licence, "clip_actions": self.clip_actions or None}
+        given: dict[str, Any] = {"name": self.task, "licence": self.licence, "clip_actions": self.clip_actions or None}
         return tuple(replace(t, **{k: v for k, v in given.items() if v is not None}) for t in tasks)
 
 

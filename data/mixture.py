@@ -113,7 +113,7 @@ class Mixture:
         self.sources = [
             Source(name, s, Store(store_path(name, s)), tokenizer, context_length, config.held_out) for name, s in config.sources.items()
         ]
-        self.check_tasks({})
+        self._check_tasks()
         sizes = {s.name: s.places.total * (1 if s.is_text else s.per_timestep) for s in self.sources} if config.temperature else {}
         weights = row_weights(config, sizes)
         self.shares = weights / weights.sum()
@@ -128,18 +128,16 @@ class Mixture:
     def fingerprint(self) -> dict[str, str]:
         return {source.name: source.store.fingerprint for source in self.sources}
 
-    def check_tasks(self, known: Mapping[str, TaskSpec]) -> None:
-        """Whether every task means the same in all sources and, where it is `known` (to a checkpoint), there.
-
-        **Raises:** `ValueError` naming source, task and the first field that differs.
-        """
-        seen = {name: (task, "the checkpoint") for name, task in known.items()}
+    def _check_tasks(self) -> None:
+        """Whether every task means the same in all sources; that a run goes on with the same ones, its fingerprint says."""
+        seen: dict[str, tuple[TaskSpec, str]] = {}
         for source in self.sources:
             for task in source.store.tasks:
-                other, where = seen.setdefault(task.name, (task, f"source '{source.name}'"))
+                other, where = seen.setdefault(task.name, (task, source.name))
                 if lines := other.differences(task):
                     raise ValueError(
-                        f"source '{source.name}': task '{task.name}' is not the one of {where}: {lines[0]}; rename or import it again"
+                        f"source '{source.name}': task '{task.name}' is not the one of source '{where}': {lines[0]}; "
+                        "rename or import it again"
                     )
 
     def _generator(self, step: int, row: int, lane: int) -> np.random.Generator:

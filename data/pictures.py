@@ -32,9 +32,13 @@ class Pictures(Protocol):
     """Pictures with texts in one of the layouts; `left_out` counts what has no text or no picture."""
 
     layout: str
-    splits: Mapping[str, int]
     digest: str
-    left_out: Mapping[str, int]
+
+    @property
+    def splits(self) -> Mapping[str, int]: ...
+
+    @property
+    def left_out(self) -> Mapping[str, int]: ...
 
     def rows(self, split: str, start: int) -> Iterator[PictureRow]:
         """The rows of a split from place `start` on; the pictures before it are not read."""

@@ -6,22 +6,22 @@ and their rows one by one from any row on.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .files import SPLIT_OF_WORD, groups_from, json_rows, lines, open_arrow
+
 SUFFIXES = (".parquet", ".arrow", ".jsonl")
 BATCH_BYTES = 16 * 2**20
 MAX_BATCH_ROWS = 16  # sizes in a file are those before equal values expand
-MAX_LINE_BYTES = 2**30
-END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+MAX_LINE_BYTES = 2**30  # an episode
 
-_SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation")
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
 
 
@@ -44,10 +44,11 @@ class RowFile:
                 file = pq.ParquetFile(path)
                 return cls(path, file.metadata.num_rows, file.schema_arrow)
             if path.suffix == ".arrow":
-                schema, batches = _arrow(path)
+                schema, batches = open_arrow(path)
                 return cls(path, sum(b.num_rows for b in batches), schema)
-            first = next((_line_batch(path, number, line) for number, line in _lines(path)), None)
-            return cls(path, sum(1 for _ in _lines(path)), first.schema if first else pa.schema([]))
+            first = next((_batch(place, row) for place, row in json_rows(path, MAX_LINE_BYTES)), None)
+            num_rows = sum(bool(line.strip()) for _, line in lines(path, MAX_LINE_BYTES))
+            return cls(path, num_rows, first.schema if first else pa.schema([]))
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path} is no readable {path.suffix} file ({error}); fetch it again") from None
 
@@ -64,15 +65,12 @@ class RowFile:
 
     def _rows(self, start: int, columns: Sequence[str] | None) -> Iterator[tuple[int, pa.RecordBatch]]:
         if self.path.suffix == ".jsonl":
-            for row, (number, line) in enumerate(_lines(self.path)):
-                if row >= start:
-                    yield row, _line_batch(self.path, number, line)
+            for number, (place, row) in enumerate(json_rows(self.path, MAX_LINE_BYTES)):
+                if number >= start:
+                    yield number, _batch(place, row)
             return
-        first = 0
-        for batch in self._parquet(start, columns) if self.path.suffix == ".parquet" else _arrow(self.path)[1]:
-            if isinstance(batch, int):  # rows that were left out
-                first += batch
-                continue
+        first, batches = self._parquet(start, columns) if self.path.suffix == ".parquet" else (0, open_arrow(self.path)[1])
+        for batch in batches:
             if first + batch.num_rows > start:
                 batch.validate(full=True)  # offsets are claims of a file
                 chosen = batch if columns is None else batch.select(columns)
@@ -80,18 +78,18 @@ class RowFile:
                     yield first + k, chosen.slice(k, 1)
             first += batch.num_rows
 
-    def _parquet(self, start: int, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch | int]:
-        """Batches of a few megabytes; a number stands for that many rows before `start`."""
+    def _parquet(self, start: int, columns: Sequence[str] | None) -> tuple[int, Iterator[pa.RecordBatch]]:
+        """The first row that is decoded, and batches of a few megabytes from there on."""
         file = pq.ParquetFile(self.path, memory_map=True)
-        first = 0
-        for k in range(file.num_row_groups):
-            group = file.metadata.row_group(k)
-            first += group.num_rows
-            if first <= start:
-                yield group.num_rows
-                continue
-            row_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
-            yield from file.iter_batches(max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // row_bytes)), row_groups=[k], columns=columns)
+        groups, before = groups_from(file, start)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for k in groups:
+                group = file.metadata.row_group(k)
+                row_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
+                yield from file.iter_batches(max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // row_bytes)), row_groups=[k], columns=columns)
+
+        return start - before, batches()
 
 
 def layout(root: Path) -> dict[str, dict[str, list[Path]]]:
@@ -113,8 +111,8 @@ def layout(root: Path) -> dict[str, dict[str, list[Path]]]:
         split = shard[1] if shard else path.stem
         if split == "data":  # a folder of `save_to_disk`
             split = parts.pop() if parts else "train"
-        elif not shard and split not in _SPLITS:
-            split = parts.pop() if parts and parts[-1] in _SPLITS else "train"
+        elif not shard and split not in SPLIT_OF_WORD:
+            split = parts.pop() if parts and parts[-1] in SPLIT_OF_WORD else "train"
         subset = "/".join(parts[1:] if parts[:1] == ["data"] else parts)
         found.setdefault(subset, {}).setdefault(split, []).append(path)
     if not found:
@@ -122,37 +120,8 @@ def layout(root: Path) -> dict[str, dict[str, list[Path]]]:
     return found
 
 
-def _arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """Both forms of Arrow files, mapped: `datasets` writes streams."""
-    with pa.memory_map(str(path)) as file:
-        mapped = file.read_buffer()
+def _batch(place: str, row: dict[str, Any]) -> pa.RecordBatch:
     try:
-        whole = pa.ipc.open_file(mapped)
-    except pa.ArrowInvalid:
-        if mapped.size < 8 or mapped.slice(mapped.size - 8).to_pybytes() != END_OF_STREAM:  # pyarrow takes a cut stream for a short one
-            raise ValueError(f"{path} does not end as an Arrow stream does; it was cut, fetch it again") from None
-        stream = pa.ipc.open_stream(mapped)
-        return stream.schema, iter(stream)
-    return whole.schema, (whole.get_batch(k) for k in range(whole.num_record_batches))
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbers (from 1) and contents of the lines that are not blank."""
-    with open(path, "rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES):
-            number += 1
-            if len(line) == MAX_LINE_BYTES:
-                raise ValueError(f"{path}, line {number} has more than {MAX_LINE_BYTES} bytes")
-            if line.strip():
-                yield number, line
-
-
-def _line_batch(path: Path, number: int, line: bytes) -> pa.RecordBatch:
-    try:
-        values = json.loads(line)
-        if not isinstance(values, dict):
-            raise ValueError("expected an object")
-        return pa.RecordBatch.from_pylist([values])
-    except (ValueError, RecursionError, pa.ArrowException) as error:
-        raise ValueError(f"{path}, line {number} is no row of JSON: {error}") from None
+        return pa.RecordBatch.from_pylist([row])
+    except (ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{place} is no row of JSON: {error}") from None

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,8 @@ def video_facts(path: Path) -> dict[str, object]:
 
 
 def _nearest(path: Path, frames: Iterator, seconds: Sequence[float], tolerance: float) -> Iterator[np.ndarray]:
-    before = after = next(frames, None)
+    before: Any = next(frames, None)
+    after: Any = before
     for k, second in enumerate(seconds):
         while after is not None and after.time < second:
             before, after = after, next(frames, None)

@@ -76,8 +76,8 @@ class VqaFiles:
         pictures = files_below(images, SUFFIXES)
         numbered: dict[int, Path] = {}
         for picture in pictures:
-            if (number := re.search(r"(\d{1,15})$", picture.stem)) and numbered.setdefault(int(number[1]), picture) != picture:
-                raise ValueError(f"pictures {numbered[int(number[1])]} and {picture} have the same number; give a folder of one split")
+            if (digits := re.search(r"(\d{1,15})$", picture.stem)) and numbered.setdefault(int(digits[1]), picture) != picture:
+                raise ValueError(f"pictures {numbered[int(digits[1])]} and {picture} have the same number; give a folder of one split")
         self._rows: list[tuple[str, Path, object, str, dict[str, Any]]] = []
         without = 0
         for number, x in enumerate(objects(content, "questions", questions)):
@@ -121,10 +121,10 @@ def _answer(values: Mapping[str, Any]) -> tuple[str, list[str]] | None:
     single = values.get("multiple_choice_answer") or values.get("answer")
     if given is None and isinstance(single, list):
         given, single = single, None
-    answers = [x.get("answer") if isinstance(x, dict) else x for x in given or []]
-    if wrong := [x for x in (*answers, single) if not isinstance(x, str | None)]:
+    said = [x.get("answer") if isinstance(x, dict) else x for x in given or []]
+    if wrong := [x for x in (*said, single) if not isinstance(x, str | None)]:
         raise ValueError(f"an answer is {wrong[0]!r}, expected text")
-    answers = [x for x in answers if x is not None]
+    answers: list[str] = [x for x in said if x is not None]
     if single is None and not answers:
         return None
     return single or Counter(answers).most_common(1)[0][0], answers

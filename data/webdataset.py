@@ -10,7 +10,6 @@ in place, and a shard that could harm whoever extracts it is refused all the sam
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tarfile
 from collections import Counter
@@ -20,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from .captions import MAX_BYTES, SUFFIXES, PictureRow, caption_task
-from .files import DEFAULT_SPLIT, files_below, lines, options_digest, split_of, status_digest
+from .files import DEFAULT_SPLIT, files_below, json_object, lines, options_digest, split_of, status_digest
 from .formats import Dataset
 from .picture_table import known_parameters
 from .pictures import LICENCE, picture_dataset
@@ -124,7 +123,7 @@ class Shards:
         assert sample.picture and sample.caption
         known: dict[str, Any] = {}
         if "json" in sample.members:
-            known = _json_object(_text(file, sample, "json"), sample)
+            known = json_object(_text(file, sample, "json"), f"{sample.place}: .json")
         caption: object
         if sample.caption == "json":
             caption = known.get(self._caption_key)
@@ -221,7 +220,8 @@ def _members(shard: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     """The regular files of a shard, checked; the file's position may be changed between two of them."""
     end = file.seek(0, 2)
     file.seek(0)
-    tar = _unless_damaged(shard, lambda: tarfile.open(str(shard), "r:", fileobj=_Headers(file), encoding="utf-8", errors="strict"))
+    headers: Any = _Headers(file)
+    tar = _unless_damaged(shard, lambda: tarfile.open(str(shard), "r:", fileobj=headers, encoding="utf-8", errors="strict"))
     while (member := _unless_damaged(shard, tar.next)) is not None:
         tar.members.clear()  # else it remembers them all
         _check(shard, member, end)
@@ -266,13 +266,3 @@ def _text(file: BinaryIO, sample: Sample, suffix: str) -> str:
         return _content(file, sample, suffix, MAX_TEXT_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{sample.place}: .{suffix} is not UTF-8 at byte {error.start}: {error.reason}; convert it first") from None
-
-
-def _json_object(text: str, sample: Sample) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{sample.place}: .json is not valid JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{sample.place}: .json holds a JSON {type(found).__name__}, expected an object")
-    return found

@@ -10,10 +10,11 @@ import dataclasses
 import re
 import sys
 from argparse import SUPPRESS, ArgumentError
+from collections import deque
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from inspect import cleandoc
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -41,14 +42,27 @@ class Parser(ArgumentParser):
     def parse(self, arguments: Sequence[str]) -> Namespace:
         """**Raises:** `ValueError` in one line."""
         try:
-            options = self.parse_args(list(arguments))
+            options = self.parse_args(self._tuples_joined(arguments))
         except ArgumentError as error:
             raise ValueError(self._explain(" ".join(str(error).split()), arguments)) from None
         self._check(options, arguments)
         return options
 
-    def format_help(self) -> str:
-        return re.sub(r"<class\s+'(?:[\w.]+\.)?(\w+)'>", r"\1", super().format_help())
+    def format_help(self, *formatter: Any) -> str:
+        return re.sub(r"<class\s+'(?:[\w.]+\.)?(\w+)'>", r"\1", super().format_help(*formatter))
+
+    def _tuples_joined(self, arguments: Sequence[str]) -> list[str]:
+        """`--image_size 64 64` as `--image_size [64,64]`, for the options that take a tuple."""
+        names = {o for action in self._actions if "uple[" in str(getattr(action, "_typehint", "")) for o in action.option_strings}
+        joined: list[str] = []
+        words = deque(arguments)
+        while words:
+            joined.append(words.popleft())
+            if joined[-1] in names:
+                numbers = list(takewhile(_is_number, words))
+                if len(numbers) > 1:
+                    joined.append(f"[{','.join(words.popleft() for _ in numbers)}]")
+        return joined
 
     def _check(self, options: Namespace, arguments: Sequence[str]) -> None:
         """What jsonargparse 4.53 lets pass in a file: `train: 3`, and null where a value is needed."""
@@ -94,6 +108,10 @@ def _wrong_type(message: str, arguments: Sequence[str]) -> str | None:
     kinds = dict.fromkeys(_TYPES.get(kind, kind) or pair or f"a mapping of {name}'s options" for kind, pair, name in expected)
     found, key = value[1].partition(" Subclass types expect")[0], ".".join(keys)
     return f"'{key}' is {found}{_held_by(key, arguments)}, expected {' or '.join(kinds)}"
+
+
+def _is_number(word: str) -> bool:
+    return re.fullmatch(r"-?\d+(\.\d+)?", word) is not None
 
 
 def _nearest(name: str, known: Sequence[str], dashes: str = "") -> str:

@@ -232,7 +232,7 @@ def _mixture_of(name: str, options: Any) -> tuple[Any, int, int]:
     if isinstance(content, dict) and "sources" in content:
         parser.add_argument("--data", type=DataConfig)
         data, local_positions = _built(parser, ["--data", str(path)], path).data, 512
-        settings = {"context_length": 1024, "seed": 0, "steps": None, "batch_size": 512}
+        settings: dict[str, Any] = {"context_length": 1024, "seed": 0, "steps": None, "batch_size": 512}
     else:
         from gato.train.pretrain import PretrainConfig
 

@@ -220,7 +220,8 @@ class Gato(PreTrainedModel, GenerationMixin):
 
     def prepare_inputs_for_generation(self, input_ids: Any, is_first_iteration: bool | None = False, **kwargs: Any) -> dict:  # type: ignore[override]
         """Pictures and local positions belong to the prompt: with a cache they are passed on the first step only."""
-        inputs: dict = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        # transformers annotates `self` of its mixin with a protocol of its own internals, which no model satisfies for mypy
+        inputs: dict = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)  # type: ignore[misc]
         if not is_first_iteration and kwargs.get("past_key_values") is not None:
             for name in ("pixel_values", "patch_boxes", "local_positions"):
                 inputs.pop(name, None)
@@ -237,7 +238,9 @@ class Gato(PreTrainedModel, GenerationMixin):
             counts = (input_ids == self.config.image_token_id).sum(dim=1).tolist()
             if any(counts):
                 packed = {name: torch.cat([p for row in v.split(counts) for p in [row] * expand_size]) for name, v in packed.items()}
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(  # type: ignore[misc]  # as above
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
         return input_ids, model_kwargs | packed
 
     def get_input_embeddings(self) -> nn.Module:

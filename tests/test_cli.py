@@ -248,6 +248,17 @@ def test_later_files_and_then_options_win(gato, recipe) -> None:
     assert (config["train"]["name"], config["train"]["batch_size"], config["train"]["seed"]) == ("demo", 3, 7)
 
 
+@pytest.mark.parametrize("words", [["64", "32"], ["[64,32]"]])
+def test_a_pair_is_two_words_or_a_list(words) -> None:
+    from gato.arguments import Parser
+    from gato.data.pictures import PicturesReader
+
+    parser = Parser(prog="gato data import pictures")
+    parser.add_argument("path", type=Path)
+    parser.add_config(PicturesReader)
+    assert parser.parse(["--image_size", *words, "folder"]).image_size == (64, 32)
+
+
 @pytest.mark.parametrize(("size", "millions"), [("gato-79m", 79), ("gato-364m", 364), ("gato-1b", 1180)])
 def test_sizes_have_the_papers_parameter_counts(gato, size: str, millions: int) -> None:
     content = json.loads(gato("show", size, "--json"))

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from gato.data.captions import PictureRow, caption_task, fit_image, picture_episode
-from gato.data.duplicates import MAX_BITS, find_duplicates, mean_colours, perceptual_hash
+from gato.data.duplicates import MAX_BITS, compare_sources, duplicate_words, find_duplicates, mean_colours, perceptual_hash
 from gato.data.formats import import_dataset
+from gato.data.mixture import DataConfig, Mixture, SourceConfig
 from gato.data.store import Store, StoreWriter
 from gato.data.text import TextReader
 
@@ -103,3 +104,46 @@ def test_control_episodes_are_compared_as_wholes(tmp_path, walk, corridor):
         for cells in ([0, 1], [0, 0, 1], [0, 1]):
             writer.append(walk(cells, [1] * len(cells)))
     assert find_duplicates([Store(tmp_path)]).exact == (((0, 0), (0, 2)),)
+
+
+@pytest.fixture
+def found(tmp_path, tokenizer):
+    """found({"name": "text\n\ntext"}, ...): what stands twice in a mixture of documents whose stores are not beside each other."""
+
+    def compare(documents: dict[str, str], max_episodes: int = 100, **settings) -> list[dict]:
+        sources = {}
+        for name, content in documents.items():
+            (tmp_path / f"{name}.txt").write_text(content)
+            folders = import_dataset(TextReader().open(tmp_path / f"{name}.txt"), tmp_path / name)
+            sources[name] = SourceConfig(store=str(folders["train"]), **settings)
+        return compare_sources(Mixture(DataConfig(sources), tokenizer, 16, seed=0).sources, max_episodes)
+
+    return compare
+
+
+def test_a_mixture_is_told_what_stands_twice_in_a_source_and_in_two_of_them(found):
+    rows = found({"a": "one\n\ntwo\n\none", "b": "two\n\nthree"})
+    assert [(r["source"], r["other"], r["exact"]) for r in rows] == [("a", "a", 1), ("a", "b", 1)]
+    assert [duplicate_words(r) for r in rows] == [
+        "a: episodes that repeat others of it: 1 equal in every value",
+        "a: episodes of b that stand in it too: 1 equal in every value",
+    ]
+
+
+def test_episodes_of_the_other_part_are_compared_too(found):
+    within, across = found({"a": "\n\n".join(["one"] * 40)}, part="train", test_share=0.5)
+    assert across["other"] == "what a leaves out" and across["episodes"] == 40
+    assert across["exact"] == 40 - within["episodes"] > 0
+
+
+def test_pictures_of_another_split_of_the_import_are_compared_too(stored, tokenizer):
+    train, _ = stored("train", (scene(0), "a"), (scene(1), "b")), stored("unseen_picture", (scene(0), "c"))
+    config = DataConfig({"pictures/train": SourceConfig(store=str(train.path))})
+    (row,) = compare_sources(Mixture(config, tokenizer, 64, seed=0).sources)
+    assert (row["other"], row["exact"], row["near"]) == ("split unseen_picture beside pictures/train", 0, 1)
+
+
+def test_of_many_episodes_a_sample_is_compared_and_said(found):
+    (row,) = found({"a": "\n\n".join(["one"] * 10)}, max_episodes=5)
+    assert (row["compared"], row["episodes"], row["exact"]) == (5, 10, 4)
+    assert duplicate_words(row).endswith("(compared were 5 of 10 episodes)")

@@ -323,7 +323,7 @@ def test_the_commands_import_and_export(tmp_path, capsys):
     for found, expected in zip(episodes_of(tmp_path / "out"), (Store(tmp_path / "in/train").episode(i) for i in range(3)), strict=True):
         assert_same(found, expected)
     assert main(["data", "import", "lerobot", str(tmp_path / "nothing")]) == 2
-    assert "info.json cannot be read" in capsys.readouterr().err
+    assert "info.json does not exist; expected the folder of a LeRobot dataset" in capsys.readouterr().err
 
 
 # -- damage ---------------------------------------------------------------------------------------

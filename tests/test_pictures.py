@@ -125,6 +125,20 @@ def test_a_bad_table_is_named(tmp_path, row, message):
         found(parquet(tmp_path / "a.parquet", row))
 
 
+def test_an_arrow_stream_that_was_cut_is_not_taken_for_a_shorter_one(tmp_path):
+    table = pa.table({"image": [encoded(RED)] * 4, "caption": ["red"] * 4})
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        for batch in table.to_batches(max_chunksize=2):
+            writer.write_batch(batch)
+        end_of_first = sink.tell() // 2
+    content = (tmp_path / "a.arrow").read_bytes()
+    assert len(found(tmp_path / "a.arrow")["train"]) == 4
+    for size in (end_of_first, len(content) - 8):
+        (tmp_path / "a.arrow").write_bytes(content[:size])
+        with pytest.raises(ValueError, match=r"a.arrow .*it was cut, fetch it again"):
+            found(tmp_path / "a.arrow")
+
+
 def test_an_arrow_file_whose_offsets_lie_is_refused(tmp_path):
     table = pa.table({"image": pa.array([encoded(RED)]), "caption": ["x" * 1000]})
     with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:

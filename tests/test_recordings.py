@@ -13,7 +13,8 @@ import pytest
 from gato.cli import main
 from gato.data import arrays
 from gato.data.formats import import_dataset
-from gato.data.recordings import Recordings, suggestion
+from gato.data.recordings import Recordings
+from gato.data.recordings_spec import suggestion
 from gato.data.store import Store
 from gato.episode import Episode
 from gato.spec import Modality
@@ -266,6 +267,15 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     folder = save(tmp_path / "runs", [2], action=np.zeros((2**22, 1), np.float32))
     assert (folder / "0.npz").stat().st_size < 2**15
     assert f"'action' has {2**24} bytes in one piece, more than {2**20}" in refused(folder, ARRAYS)
+
+
+def test_a_member_whose_path_leads_out_of_the_archive_is_read_in_place(tmp_path):
+    folder = save(tmp_path / "runs", [2])
+    with zipfile.ZipFile(folder / "0.npz", "a") as file:
+        file.writestr("../../action.npy", file.read("action.npy"))
+    before = set(tmp_path.rglob("*"))
+    assert len(imported(folder, ARRAYS.replace("{key: action, infer: true}", "{key: ../../action, low: -1, high: 1}"))) == 1
+    assert {p.name for p in set(tmp_path.rglob("*")) - before}.isdisjoint({"action.npy"})
 
 
 def test_an_array_that_says_it_is_larger_than_its_file_is_refused(tmp_path):

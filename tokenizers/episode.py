@@ -101,7 +101,7 @@ class EpisodeTokenizer:
             columns.append(self._separator(steps))
         patches, boxes = self._patches(task, observations)
         is_even = all(isinstance(c[4], int) for c in columns)
-        ids, kind, local, target, timestep = (_even if is_even else _ragged)(columns, steps, task.is_control)
+        ids, kind, local, is_target, timestep = (_even if is_even else _ragged)(columns, steps, task.is_control)
         if local.max(initial=0) >= self.max_local_positions:
             raise ValueError(
                 f"task '{task.name}' has {int(local.max()) + 1} observation tokens in a timestep but the model has "
@@ -109,7 +109,7 @@ class EpisodeTokenizer:
             )
         return TokenSequence(
             ids=ids, kind=kind, local_position=local, timestep=timestep,
-            document=np.zeros(len(ids), np.int16), is_target=target, patches=patches, patch_boxes=boxes,
+            document=np.zeros(len(ids), np.int16), is_target=is_target, patches=patches, patch_boxes=boxes,
         )  # fmt: skip
 
     def _separator(self, steps: int) -> tuple:

@@ -74,7 +74,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         for part in parts:
             part.state = self.state
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         assert closure is None, "the loop computes its gradients before the step"
         for part in self.parts:
             part.step()

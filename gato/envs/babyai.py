@@ -33,7 +33,8 @@ class Level(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
         text = spaces.Text(max_length=512, charset=_LETTERS)
-        self.observation_space = spaces.Dict({**env.observation_space.spaces, "mission": text})
+        seen: Any = env.observation_space
+        self.observation_space = spaces.Dict({**seen.spaces, "mission": text})
         self.last_action: int | None = None
 
     def reset(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -44,7 +45,7 @@ class Level(gymnasium.Wrapper):
     def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         self.last_action = int(action)
         observation, reward, terminated, truncated, info = self.env.step(self.last_action)
-        return observation, float(reward), terminated, truncated, {**info, "success": reward > 0}
+        return observation, float(reward), terminated, truncated, {**info, "success": float(reward) > 0}
 
 
 class Symbols(gymnasium.ObservationWrapper):
@@ -52,7 +53,8 @@ class Symbols(gymnasium.ObservationWrapper):
 
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
-        seen = dict(env.observation_space.spaces)
+        given: Any = env.observation_space
+        seen = dict(given.spaces)
         symbols = spaces.Box(0, NUM_SYMBOLS - 1, seen.pop("image").shape, np.int8)
         self.observation_space = spaces.Dict({**seen, "symbols": symbols})
 

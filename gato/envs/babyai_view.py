@@ -36,7 +36,8 @@ class View(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
-        self.observation_space = spaces.Dict({"image": env.observation_space["image"]})
+        seen: Any = env.observation_space
+        self.observation_space = spaces.Dict({"image": seen["image"]})
         self.action_space = spaces.Text(max_length=512, charset=_LETTERS)
         self.description = ""
         self.seen: dict[str, Any] = {}
@@ -44,7 +45,7 @@ class View(gymnasium.Wrapper):
     def reset(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         with contextlib.redirect_stdout(io.StringIO()):  # "Sampling rejected: ..." at every second reset
             observation, info = self.env.reset(**kwargs)
-        world = self.unwrapped
+        world: Any = self.unwrapped
         for _ in range(world.np_random.integers(MAX_WALK + 1)):
             observation, *_ = self.env.step(int(world.np_random.integers(3)))  # left, right, forward
         self.description = describe(world.gen_obs()["image"], world.np_random)

@@ -7,13 +7,14 @@ student never sees; the rules read the observation alone.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from .demonstrator import RuleExpert
+from .demonstrator import Expert, RuleExpert
 
 with warnings.catch_warnings():  # that there is no display, which only pictures need
     warnings.simplefilter("ignore")
@@ -118,10 +119,10 @@ class PlanningExpert:
         import mujoco
 
         self.generator = np.random.default_rng(0)  # the plan depends on the state alone, so episodes repeat
-        self.plan = np.zeros((self.knots, env.action_space.shape[0]))
+        self.plan = np.zeros((self.knots, *(env.action_space.shape or ())))
         self.num_steps = 0
         self.part = mujoco.mjtState.mjSTATE_FULLPHYSICS
-        self.state = np.empty(mujoco.mj_stateSize(env.unwrapped.simulation.physics.model.ptr, self.part))
+        self.state = np.empty(mujoco.mj_stateSize(env.get_wrapper_attr("simulation").physics.model.ptr, self.part))
 
     def act(self, env: gymnasium.Env, observation: Any) -> np.ndarray:
         if self.num_steps % self.hold == 0:
@@ -171,5 +172,5 @@ def make(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gymnasiu
 
 
 _RULES = {"hold-point": hold_point, "reach": reach, "balance-pole": balance_pole, "swing-up": swing_up}
-EXPERTS = {name: lambda env_id, _rule=rule, **kwargs: RuleExpert(_rule) for name, rule in _RULES.items()}
+EXPERTS: dict[str, Callable[..., Expert]] = {name: lambda env_id, _rule=rule, **kwargs: RuleExpert(_rule) for name, rule in _RULES.items()}
 EXPERTS |= {"plan": lambda env_id, **kwargs: PlanningExpert(horizon=20, samples=24, hold=3)}

@@ -7,12 +7,13 @@ acts from the observation alone, so a student can in principle copy it exactly.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from .demonstrator import RuleExpert
+from .demonstrator import Expert, RuleExpert
 
 
 def make(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gymnasium.Env:
@@ -121,5 +122,5 @@ _RULES = {
     "land": land,
     "land-smoothly": land_smoothly,
 }
-EXPERTS = {name: lambda env_id, _rule=rule, **kwargs: RuleExpert(_rule) for name, rule in _RULES.items()}
+EXPERTS: dict[str, Callable[..., Expert]] = {name: lambda env_id, _rule=rule, **kwargs: RuleExpert(_rule) for name, rule in _RULES.items()}
 EXPERTS |= {"value-iteration": lambda env_id, **kwargs: TabularExpert()}

@@ -32,14 +32,15 @@ class UntilSuccess(gymnasium.Wrapper):
         env.get_wrapper_attr("toggle_sample_tasks_on_reset")(False)
         self.generator = np.random.default_rng()
         # Until a goal is set, the declared space says that the goal's place is hidden, [0, 0], which it is not.
-        self.unwrapped.set_task(self.goals[0])
-        self.observation_space = self.unwrapped.sawyer_observation_space
+        world: Any = self.unwrapped
+        world.set_task(self.goals[0])
+        self.world, self.observation_space = world, world.sawyer_observation_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         if seed is not None:
             self.generator = np.random.default_rng(seed)
         goal = int(self.generator.integers(len(self.goals)))
-        self.unwrapped.set_task(self.goals[goal])
+        self.world.set_task(self.goals[goal])
         observation, info = self.env.reset(seed=seed, options=options)
         return observation, {**info, "parameters": {"goal": goal}}
 
@@ -51,7 +52,8 @@ class UntilSuccess(gymnasium.Wrapper):
 
     def render(self) -> np.ndarray:
         """(96, 96, 3) uint8; Meta-World's corner camera hangs upside down, so the picture is turned."""
-        return np.ascontiguousarray(self.env.render()[::-1, ::-1])
+        picture: Any = self.env.render()
+        return np.ascontiguousarray(picture[::-1, ::-1])
 
 
 class ScriptedExpert:

@@ -70,7 +70,7 @@ class BouncingExpert:
         self.late = False
 
     def act(self, env: gymnasium.Env, observation: Any) -> int:
-        game = env.unwrapped.game.env
+        game = env.get_wrapper_attr("game").env
         if game.ball_dir in (0, 1):  # on its way up
             self.late = self.generator.random() < 0.5
         ahead = copy.deepcopy(game)
@@ -83,7 +83,7 @@ class BouncingExpert:
 
 def cross(env: gymnasium.Env, observation: Any) -> int:
     """Freeway: on copies of the game, waits for some timesteps and then goes up; takes the wait that gets furthest."""
-    values = [_crossing_value(copy.deepcopy(env.unwrapped.game.env), wait) for wait in WAITS]
+    values = [_crossing_value(copy.deepcopy(env.get_wrapper_attr("game").env), wait) for wait in WAITS]
     return UP if WAITS[int(np.argmax(values))] == 0 else STAY
 
 

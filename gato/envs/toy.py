@@ -5,7 +5,7 @@ It needs nothing but Gymnasium, its optimal policy is known, and an episode can 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -19,7 +19,7 @@ LEFT, RIGHT = 0, 1
 class Corridor(gymnasium.Env):
     """Cells 0 to `num_cells - 1`; starts in a random cell but the last, where the reward of 1 waits."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
 
     def __init__(self, num_cells: int = 5, limit: int = 20, render_mode: str | None = None) -> None:
         self.num_cells, self.limit, self.render_mode = num_cells, limit, render_mode

@@ -1,0 +1,119 @@
+"""Every command of the pages in docs/ runs, in a folder with the few files that they name; only the budgets are smaller.
+
+A block whose page says `<!-- not run: WHY -->` above it is left out, and counted. Code blocks that begin with the
+name of a file, such as `# mixture.yaml`, become that file.
+"""
+
+import io
+import json
+import re
+import shlex
+import shutil
+import socket
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gato.cli import main
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = [DOCS / "data.md", DOCS / "mixture.md", DOCS / "suites.md", *sorted((DOCS / "formats").glob("*.md"))]
+NOT_RUN = ["needs a network", "needs a dataset that `minari download` fetched"]
+SMALLER = {"--episodes 200": "--episodes 4", "--size 2048": "--size 512"}
+
+
+def test_every_page_is_looked_at():
+    """Those of docs/results hold the commands that measured something."""
+    assert sorted(PAGES) == sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "results")
+
+
+def test_only_these_commands_are_not_run():
+    assert [why for page in PAGES for why, _ in blocks(page) if why] == NOT_RUN
+
+
+def test_every_command_of_the_pages_runs(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("GATO_HOME", str(folder / "home"))
+    monkeypatch.setattr(socket.socket, "connect", _no_network)
+    found = [command for page in PAGES for why, commands in blocks(page) for command in commands if not why]
+    assert len(found) >= 25
+    for command in found:
+        for whole, part in SMALLER.items():
+            command = command.replace(whole, part)
+        arguments, _, redirected = command.partition(" > ")
+        code = main(shlex.split(arguments, comments=True)[1:])
+        printed = capsys.readouterr()
+        if redirected:  # a first spec is printed, and what to do with it is said
+            assert (code, printed.out[:1]) == (2, "#"), command
+        else:
+            assert code == 0, f"{command}: {printed.err}"
+
+
+def blocks(page: Path) -> list[tuple[str, list[str]]]:
+    """`(why it is not run, commands)` of each block of commands."""
+    found = re.findall(r"(?:<!-- not run: (.+?) -->\n)?```console\n(.*?)```", page.read_text(), re.DOTALL)
+    return [(why, [line for line in block.splitlines() if line.startswith("gato ")]) for why, block in found]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the pages name: the sample pack, a few files of each kind, and the files that stand in the pages themselves."""
+    for package in ("minigrid", "minari", "h5py"):
+        pytest.importorskip(package, reason=f"the pages' commands use {package}: pip install 'opengato[test]'")
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(DOCS.parent / "samples", folder / "samples", ignore=shutil.ignore_patterns("LICENSES"))
+    for page in PAGES:
+        for name, code in re.findall(r"```(?:yaml|python)\n(?=# (\S+\.(?:yaml|py))\b)(.*?)```", page.read_text(), re.DOTALL):
+            (folder / name).write_text(code)
+    _write_texts(folder)
+    _write_pictures(folder)
+    _write_recordings(folder)
+    return folder
+
+
+def _no_network(*_: object) -> None:
+    raise AssertionError("a command of the pages asked for the network")
+
+
+def _write_texts(folder: Path) -> None:
+    (folder / "articles.jsonl").write_text("".join(json.dumps({"body": text}) + "\n" for text in ("one", "two")))
+    (folder / "folder-of-txt-files").mkdir()
+    (folder / "folder-of-txt-files" / "one.txt").write_text("a text")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "one.txt").write_text("1 2 3 0.5 -0.5\n4 5 6 0 0\n")
+
+
+def _write_pictures(folder: Path) -> None:
+    for name in ("my-folder", "shards", "val2014"):
+        (folder / name).mkdir()
+    content = io.BytesIO()
+    Image.new("RGB", (20, 30), "orange").save(content, "PNG")
+    (folder / "my-folder" / "sun.png").write_bytes(content.getvalue())
+    (folder / "my-folder" / "sun.txt").write_text("an orange sun")
+    (folder / "val2014" / "COCO_val2014_000000000007.png").write_bytes(content.getvalue())
+    (folder / "questions.json").write_text('{"questions": [{"image_id": 7, "question_id": 70, "question": "what colour?"}]}')
+    (folder / "annotations.json").write_text('{"annotations": [{"question_id": 70, "multiple_choice_answer": "orange"}]}')
+    for shard in range(2):
+        with tarfile.open(folder / "shards" / f"train-00000{shard}.tar", "w") as tar:
+            for name, data in (("a.png", content.getvalue()), ("a.txt", b"a sun")):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def _write_recordings(folder: Path) -> None:
+    """Two episodes of three timesteps in robomimic's layout."""
+    import h5py
+
+    with h5py.File(folder / "demo.hdf5", "w") as file:
+        for i in range(2):
+            group = file.create_group(f"data/demo_{i}")
+            for side in ("obs", "next_obs"):
+                group[f"{side}/joint_positions"] = np.zeros((3, 7), np.float32)
+                group[f"{side}/camera"] = np.zeros((3, 16, 16, 3), np.uint8)
+            group["actions"] = np.zeros((3, 2), np.float32)
+            group["rewards"] = np.zeros(3, np.float32)
+            group["dones"] = np.array([0, 0, 1])
