@@ -14,6 +14,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 GRACE = 20.0  # seconds that the other ranks have to leave by themselves when one has failed
 STOPPED = 75  # exit code of a run that was asked to stop, saved, and goes on when started again (EX_TEMPFAIL)
@@ -32,9 +35,10 @@ def launch(command: Sequence[str], ranks: int) -> int:
     common = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks)}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     common["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         # The first rank speaks for all; what the others say is shown only if they are the first to fail.
-        errors = [None, *(open(os.path.join(folder, str(r)), "w+b") for r in range(1, ranks))]
+        logs = [Path(folder) / str(r) for r in range(ranks)]
+        errors: list[Any] = [None, *(stack.enter_context(log.open("wb")) for log in logs[1:])]
         children = [
             subprocess.Popen(
                 [sys.executable, "-m", "gato.cli", *command],
@@ -48,9 +52,8 @@ def launch(command: Sequence[str], ranks: int) -> int:
             failed = _watch(children)
         finally:
             _stop(children)
-        if failed and (log := errors[failed[0]]) is not None:
-            log.seek(0)
-            sys.stderr.write(log.read()[-4000:].decode(errors="replace"))
+        if failed and failed[0] > 0:
+            sys.stderr.write(logs[failed[0]].read_text(errors="replace")[-4000:])
     return _report(failed) if failed else 0
 
 

@@ -90,7 +90,8 @@ def make_accelerator(optim: OptimConfig, train: TrainConfig, precision: str, com
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "0")
     # with its CPU flag accelerate would forget the plugin without a word
-    accelerator = Accelerator(deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=told), **common)
+    accumulation = told["gradient_accumulation_steps"]
+    accelerator = Accelerator(gradient_accumulation_steps=accumulation, deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=told), **common)
     if accelerator.distributed_type != DistributedType.DEEPSPEED:
         raise ValueError(
             f"ZeRO was asked for, but accelerate runs {accelerator.distributed_type.value}; unset ACCELERATE_USE_CPU, or use gato --nproc"
