@@ -219,8 +219,11 @@ class _Steps(torch.utils.data.Dataset):
 
 def _start_worker(worker: int) -> None:
     """One thread a worker: torch has seen to its own, Arrow has a pool as large as the machine."""
+    import signal
+
     import pyarrow as pa
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C asks the training process, which needs us for its last update
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
 

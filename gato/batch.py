@@ -150,7 +150,7 @@ class TokenBatch:
     patches: torch.Tensor
     patch_boxes: torch.Tensor
     depth_noise: torch.Tensor | None
-    denominator: float
+    denominator: float | torch.Tensor
     is_packed: bool
 
     def __len__(self) -> int:
@@ -168,7 +168,7 @@ class TokenBatch:
             moved[f.name] = value.to(device, non_blocking=True) if hasattr(value, "to") else value
         return TokenBatch(**moved)
 
-    def with_denominator(self, denominator: float) -> TokenBatch:
+    def with_denominator(self, denominator: float | torch.Tensor) -> TokenBatch:
         return replace(self, denominator=denominator)
 
 

@@ -22,7 +22,7 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato data inspect|show MIX                   what a mixture holds; the very row training saw
   gato tokenizer train STORE|FILE...           train the text tokenizer
   gato tokenize KIND VALUES...                 show how values become ids
-  gato pretrain RECIPE                         train (or resume) a model
+  gato pretrain RECIPE                         train (or resume) a model; --nproc N on several ranks
   gato eval CKPT                               act, caption, and score with intervals
   gato caption CKPT IMAGE...                   caption pictures
   gato generate CKPT TEXT                      continue text
@@ -381,21 +381,54 @@ def recipes() -> list[str]:
     return sorted(n for n in names if n != "tasks")
 
 
-def _pretrain(arguments: list[str]) -> None:
-    parser = _parser("pretrain", "Train RECIPE (a shipped name or a YAML file), or go on where it stopped.")
-    parser.usage = "gato pretrain RECIPE [--config FILE] [--SECTION.OPTION VALUE ...]"
-    from gato.train.pretrain import PretrainConfig, pretrain
+def _pretrain(arguments: list[str]) -> int | None:
+    about = """Train RECIPE (a shipped name or a YAML file), or go on where it stopped.
+
+    --nproc N: so many processes on this machine, a device each; torchrun and accelerate launch start them on several.
+    --dry-run [--world-size N] [--json]: print memory, batch split and bytes sent of each of N ranks, and start nothing."""
+    ways, rest = _ways_to_start(arguments)
+    if not ways.dry_run and (ways.json or ways.world_size is not None):
+        raise ValueError("--world-size and --json belong to --dry-run; --nproc starts processes")
+    parser = _parser("pretrain", about)
+    parser.usage = "gato pretrain RECIPE [--nproc N | --dry-run --world-size N] [--config FILE] [--SECTION.OPTION VALUE ...]"
+    from gato.train.pretrain import PretrainConfig, dry_run, pretrain
 
     parser.add_argument("--config", action="config", help="a further YAML file; later files and options win")
     parser.add_config(PretrainConfig)
-    if not arguments or arguments[0].startswith("-"):
-        if not {"-h", "--help", "--print_config"} & set(arguments):
+    if not rest or rest[0].startswith("-"):
+        if not {"-h", "--help", "--print_config"} & set(rest):
             raise ValueError(f"name a recipe first: 'gato pretrain RECIPE'; shipped are {', '.join(recipes())}")
-        recipe: list[str] = []
     else:
-        recipe = ["--config", str(recipe_path(arguments.pop(0)))]
-    built = _built(parser, [*recipe, *arguments])
-    pretrain(PretrainConfig(model=built.model, data=built.data, optim=built.optim, train=built.train))
+        rest[:1] = ["--config", str(recipe_path(rest[0]))]
+    built = _built(parser, rest)
+    config = PretrainConfig(model=built.model, data=built.data, optim=built.optim, train=built.train)
+    if ways.dry_run:
+        from gato.train.plan import describe
+
+        content = dry_run(config, ways.nproc if ways.world_size is None else ways.world_size)
+        _print(content, ways.json, lambda: describe(content))
+        return None
+    if ways.nproc != 1 and "RANK" not in os.environ:
+        from gato.train.launch import launch
+
+        return launch(["pretrain", *arguments], ways.nproc)
+    pretrain(config)
+    return None
+
+
+def _ways_to_start(arguments: list[str]) -> tuple[Any, list[str]]:
+    """The options that are no part of a run's configuration, and the other words."""
+    import argparse
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--nproc", type=int, default=1)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--world-size", type=int)
+    parser.add_argument("--json", action="store_true")
+    try:
+        return parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 EVAL_LISTS = {

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,53 +27,55 @@ from safetensors.torch import load_file, save_file
 
 from gato.agent import Agent
 
-_OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's and Muon's
-
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: `step` updates done, `tokens` and `targets` seen, `seconds` spent training."""
+    """Where a run stands: `step` updates done, `skipped` of them for want of a finite gradient, `tokens` and `targets` seen, `seconds`."""
 
     step: int = 0
     tokens: int = 0
     targets: int = 0
     seconds: float = 0.0
+    skipped: int = 0
 
 
 def save(
-    folder: Path, agent: Agent, optimizer: torch.optim.Optimizer, progress: Progress, run: dict[str, Any], fingerprint: dict[str, str]
+    folder: Path, agent: Agent, moments: dict[str, torch.Tensor], progress: Progress, run: dict[str, Any], fingerprint: dict[str, str]
 ) -> None:
-    """Writes one checkpoint; a crash at any moment leaves either no folder of this name or a complete one."""
+    """Writes one checkpoint; a crash or an error at any moment leaves either no folder of this name or a complete one."""
     temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    agent.save(temporary)
-    save_file(_optimizer_tensors(agent.model, optimizer), temporary / "optimizer.safetensors")
-    save_file({"torch": torch.get_rng_state()}, temporary / "rng.safetensors")
-    _write_json(temporary / "training.json", {"progress": vars(progress), "data": fingerprint})
-    _write_json(temporary / "run.json", run)
-    entries = {}
-    for path in sorted(temporary.iterdir()):
-        _sync(path)
-        entries[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    _write_json(temporary / "manifest.json", {"format": 1, "files": entries})
-    _sync(temporary / "manifest.json")
-    _sync(temporary)
+    try:
+        _write(temporary, agent, moments, progress, run, fingerprint)
+    except Exception:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk wants its space back
+        raise
     if folder.exists():  # the same step again, after a resume from an earlier one
         shutil.rmtree(folder)
     temporary.rename(folder)
     _sync(folder.parent)
 
 
-def restore(folder: Path, agent_model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Loads weights, moments and generator state in place. **Raises:** `ValueError` if a file is missing or damaged."""
-    verify(folder)
-    weights = load_file(folder / "model.safetensors")
-    agent_model.load_state_dict(weights, strict=True)
-    moments = load_file(folder / "optimizer.safetensors")
-    for name, parameter in agent_model.named_parameters():
-        found = {key: moments[f"{name}.{key}"] for key in _OPTIMIZER_STATE if f"{name}.{key}" in moments}
-        if found:
-            optimizer.state[parameter] = {key: value if key == "step" else value.to(parameter.device) for key, value in found.items()}
+def _write(
+    folder: Path, agent: Agent, moments: dict[str, torch.Tensor], progress: Progress, run: dict[str, Any], fingerprint: dict[str, str]
+) -> None:
+    agent.save(folder)
+    save_file(moments, folder / "optimizer.safetensors")
+    save_file({"torch": torch.get_rng_state()}, folder / "rng.safetensors")
+    _write_json(folder / "training.json", {"progress": vars(progress), "data": fingerprint})
+    _write_json(folder / "run.json", run)
+    entries = {}
+    for path in sorted(folder.iterdir()):
+        _sync(path)
+        entries[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    _write_json(folder / "manifest.json", {"format": 1, "files": entries})
+    _sync(folder / "manifest.json")
+    _sync(folder)
+
+
+def restore(folder: Path, engine: Any) -> Progress:
+    """Loads weights and moments into the engine, and the generator's state. The folder must have been verified."""
+    engine.restore(load_file(folder / "model.safetensors"), load_file(folder / "optimizer.safetensors"))
     torch.set_rng_state(load_file(folder / "rng.safetensors")["torch"])
     return Progress(**json.loads((folder / "training.json").read_text())["progress"])
 
@@ -85,6 +88,23 @@ def verify(folder: Path) -> None:
             raise ValueError(f"checkpoint '{folder}' lacks {name}; use another checkpoint of the run")
         if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
             raise ValueError(f"checkpoint '{folder}': {name} is damaged (size or SHA-256 differs from its manifest); use another one")
+
+
+def newest_intact(run_folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose files are as its manifest says; damaged ones are named and passed over.
+
+    **Raises:** `ValueError` if there are checkpoints, but none is intact.
+    """
+    done = steps(run_folder)
+    for path in reversed(done):
+        try:
+            verify(path)
+            return path
+        except (ValueError, KeyError) as error:  # KeyError: the manifest itself is not what we write
+            say(f"passed over: {error}")
+    if done:
+        raise ValueError(f"no checkpoint of '{run_folder}' is intact; remove the folder to start anew")
+    return None
 
 
 def steps(run_folder: Path) -> list[Path]:
@@ -106,14 +126,6 @@ def keep_newest(run_folder: Path, count: int) -> None:
     for path in steps(run_folder)[:-count]:
         (path / "manifest.json").unlink()
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}.{key}"] = value.detach().cpu().contiguous()
-    return tensors
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

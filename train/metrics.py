@@ -6,30 +6,45 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+import torch
 from tqdm import tqdm
+
+from .ranks import rank
 
 
 class MetricsLog:
-    """Appends to `metrics.jsonl`; on resume the lines behind the checkpoint are cut off first.
+    """Appends to `metrics.jsonl`; on resume the lines behind the checkpoint are cut off first. Only the first rank's writes and speaks.
 
-    **Arguments:** `path`; `step`: updates already done; `total`: updates of the whole run.
+    **Arguments:** `path`; `step`: updates already done; `total`: updates of the whole run; `track`: takes the
+    values of an update and its number, for trackers.
     """
 
-    def __init__(self, path: Path, step: int, total: int) -> None:
-        _cut_behind(path, step)
-        self._file = path.open("a", buffering=1)
-        self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty())
+    def __init__(self, path: Path, step: int, total: int, track: Callable[[dict[str, Any], int], None] | None = None) -> None:
+        self._file: TextIO | None = None
+        self._track = track
+        if rank() == 0:
+            _cut_behind(path, step)
+            self._file = path.open("a", buffering=1)
+        silent = rank() != 0 or not sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=silent)
         self._total, self._first, self._start = total, step, time.monotonic()
         self._printed = self._start
 
     def write(self, values: dict[str, Any]) -> None:
+        if self._file is None:
+            return
         self._file.write(json.dumps(values) + "\n")
+        if self._track is not None:
+            self._track(_flat(values), values["step"])
 
     def show(self, step: int, loss: float, tokens_per_second: float) -> None:
         """A bar on a terminal; elsewhere a plain line every ten seconds."""
+        if self._file is None:
+            return
         text = f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s"
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(text, refresh=False)
@@ -41,7 +56,8 @@ class MetricsLog:
 
     def close(self) -> None:
         self._bar.close()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -53,6 +69,24 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
+
+
+def memory_bytes(device: torch.device) -> int | None:
+    """The most memory this process has held so far: of the GPU, else of the machine where the system says."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _flat(values: dict[str, Any]) -> dict[str, float]:
+    """Numbers named as in `train/loss/SOURCE`, as trackers want them."""
+    named = {f"train/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
+    return named | {f"train/loss/{source}": loss for source, loss in values["loss_by_source"].items()}
 
 
 def _cut_behind(path: Path, step: int) -> None:

@@ -1,28 +1,43 @@
-"""`gato pretrain RECIPE`: from a recipe to a trained checkpoint, resuming by itself."""
+"""`gato pretrain RECIPE`: from a recipe to a trained checkpoint, resuming by itself, on one rank or many."""
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from gato.agent import Agent, default_device
 from gato.learners.gato import GatoLearner
 from gato.model import Gato, GatoConfig, preset
 from gato.transformer import PositionScheme
 
+from ..data.lock import FolderLock
 from ..data.mixture import DataConfig, Mixture, open_tokenizer
+from ..tokenizers.episode import EpisodeTokenizer
 from ..tokenizers.vocabulary import Vocabulary
 from . import checkpoint
 from .checkpoint import Progress
-from .loop import TrainConfig, seconds_per_step, train
+from .engine import Engine, PlainEngine
+from .launch import STOPPED
+from .loop import StopRequest, TrainConfig, seconds_per_step, train
 from .metrics import MetricsLog
 from .optim import OptimConfig, make_optimizer
+from .ranks import check_rows, from_first_rank, rank, say, sum_over_ranks, wait_for_first_rank, world_size
+
+FAILED_SAVES = 3  # so many in a row end the run
+# What may differ when a run goes on: it changes how fast and where, not what is learned.
+FREE = {"train.micro_batch_size", "train.save_every", "train.keep", "train.device", "train.threads", "train.deepspeed", "train.timeout"}
+FREE |= {"train.max_skipped", "train.report_to", "train.peak_flops", "data.workers"}
 
 
 @dataclass(frozen=True)
@@ -71,44 +86,123 @@ class PretrainConfig:
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    """Trains, or goes on where the run of this name stopped.
+    """Trains, or goes on where the run of this name stopped. Called on every rank.
 
     **Returns:** the folder of the final checkpoint.
 
-    **Raises:** `ValueError` if the run's folder holds a run of another configuration.
+    **Raises:** `ValueError` if the run's folder holds a run of another configuration, or another process writes to
+    it; `SystemExit` with `STOPPED` after SIGTERM or SIGINT, when the running update is done and saved.
     """
     _set_up_torch(config.train)
+    check_rows(config.train.batch_size, world_size())
     folder = Path("runs") / config.train.name
     final = folder / "final"
-    accelerator = _accelerator(config.train)
-    tokenizer = open_tokenizer(config.data, config.model.max_local_positions)
-    model_config = config.model.build(tokenizer.vocabulary)
-    mixture = Mixture(config.data, tokenizer, model_config.context_length, config.train.seed, 2 * model_config.num_layers)
-    torch.manual_seed(config.train.seed)
-    learner = GatoLearner(Gato(model_config), len(mixture.sources)).to(accelerator.device)
-    steps = _planned_steps(folder, config, learner, accelerator, mixture)
-    settings = replace(config.train, steps=steps)
-    resolved = asdict(replace(config, train=settings))
-    _claim(folder, resolved, config)
-    if (final / "manifest.json").is_file():
-        print(f"{final} is finished; name another run to train again")
-        return final
-    optimizer = make_optimizer(config.optim, learner.parameter_groups(config.optim.weight_decay))
-    progress = _resume(folder, learner.model, optimizer, mixture)
-    agent = Agent(learner.model, tokenizer, mixture.tasks)
+    with ExitStack() as stack:
+        if rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(FolderLock(folder).release)
+        accelerator = make_accelerator(config)
+        stack.callback(accelerator.end_training)
+        tokenizer = open_tokenizer(config.data, config.model.max_local_positions)
+        model_config = config.model.build(tokenizer.vocabulary)
+        mixture = Mixture(config.data, tokenizer, model_config.context_length, config.train.seed, 2 * model_config.num_layers)
+        torch.manual_seed(config.train.seed)
+        learner = GatoLearner(Gato(model_config), len(mixture.sources)).to(accelerator.device)
+        config = replace(config, train=replace(config.train, steps=_planned_steps(folder, config, learner, accelerator, mixture)))
+        if rank() == 0:
+            _claim(folder, json.loads(json.dumps(asdict(config))), config)
+        if from_first_rank((final / "manifest.json").is_file(), accelerator.device):
+            say(f"{final} is finished; name another run to train again")
+            return final
+        engine, progress = _resume(folder, config, learner, accelerator, mixture)
+        progress = _run(folder, config, engine, accelerator, mixture, tokenizer, progress)
+    say(f"{progress.tokens:,} tokens, {progress.targets:,} targets in {progress.seconds:.0f} s: {final}")
+    return final
 
-    def save(at: Progress, name: str | None = None) -> None:
-        checkpoint.save(folder / (name or f"step-{at.step}"), agent, optimizer, at, resolved, mixture.fingerprint)
-        checkpoint.keep_newest(folder, settings.keep)
 
-    log = MetricsLog(folder / "metrics.jsonl", progress.step, steps)
+def _run(
+    folder: Path, config: PretrainConfig, engine: Engine, accelerator: Accelerator, mixture: Mixture, tokenizer: EpisodeTokenizer,
+    progress: Progress,
+) -> Progress:  # fmt: skip
+    """The updates that are left, and the last checkpoint."""
+    settings = config.train
+    assert settings.steps is not None
+    save = Saver(folder, engine, config, mixture, tokenizer)
+    track = None
+    if settings.report_to:
+        accelerator.init_trackers(settings.name)
+        track = accelerator.log
+    log = MetricsLog(folder / "metrics.jsonl", progress.step, settings.steps, track)
     try:
-        progress = train(learner, optimizer, mixture, accelerator, settings, config.optim, log, progress, save)
+        with StopRequest() as stop:
+            progress = train(engine, mixture, settings, config.optim, log, progress, save, stop)
     finally:
         log.close()
+    if progress.step < settings.steps:
+        if save.last != progress.step:
+            save(progress)
+        wait_for_first_rank(accelerator.device)
+        say(f"stopped as asked after step {progress.step} of {settings.steps}, which is saved; the same command goes on")
+        raise SystemExit(STOPPED)
     save(progress, "final")
-    print(f"{progress.tokens:,} tokens, {progress.targets:,} targets in {progress.seconds:.0f} s: {final}")
-    return final
+    wait_for_first_rank(accelerator.device)
+    return progress
+
+
+def dry_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
+    """What the run would cost on so many ranks; opens no store. See `plan`.
+
+    The vocabulary is that of the recipe's tokenizer, or of 32,000 pieces where there is none yet. Precision `auto` is planned as bf16.
+    """
+    from .plan import plan
+
+    if ranks < 1:
+        raise ValueError(f"--world-size is {ranks}; give at least one rank")
+    train = config.train
+    stage, offload = 0, False
+    if train.deepspeed is not None:
+        from .zero import read_settings
+
+        zero = read_settings(train.deepspeed)["zero_optimization"]
+        stage, offload = zero["stage"], zero.get("offload_optimizer", {}).get("device") == "cpu"
+    try:
+        vocabulary = open_tokenizer(config.data, config.model.max_local_positions).vocabulary
+    except ValueError:
+        vocabulary = Vocabulary(32_000)
+    model = config.model.build(vocabulary)
+    return plan(model, train.batch_size, train.micro_batch_size, ranks, stage, offload, train.precision in ("auto", "bf16"))
+
+
+class Saver:
+    """Writes checkpoints of a run; every rank calls, the first one writes.
+
+    A checkpoint that cannot be written (a full disk) leaves the older ones as they are and training goes
+    on, with a warning; `FAILED_SAVES` in a row, or the final one, end the run.
+    """
+
+    def __init__(self, folder: Path, engine: Engine, config: PretrainConfig, mixture: Mixture, tokenizer: EpisodeTokenizer) -> None:
+        self.folder, self.engine, self.config, self.mixture, self.tokenizer = folder, engine, config, mixture, tokenizer
+        self.last, self.failed = -1, 0
+
+    def __call__(self, at: Progress, name: str | None = None) -> None:
+        model, moments = self.engine.whole_model(), self.engine.moments()  # the ranks' shares, brought together
+        self.last = at.step
+        if rank() > 0:
+            return
+        path = self.folder / (name or f"step-{at.step}")
+        agent = Agent(model, self.tokenizer, self.mixture.tasks)
+        try:
+            checkpoint.save(path, agent, moments, at, asdict(self.config), self.mixture.fingerprint)
+        except (OSError, SafetensorError) as error:
+            self.failed += 1
+            kept = [p.name for p in checkpoint.steps(self.folder)]
+            text = f"{path} could not be written ({error}); kept are {', '.join(kept) or 'none'}"
+            if name is not None or self.failed == FAILED_SAVES:
+                raise OSError(f"{text}; make room and start the run again") from error
+            say(f"warning: {text}; training goes on")
+            return
+        self.failed = 0
+        checkpoint.keep_newest(self.folder, self.config.train.keep)
 
 
 def _set_up_torch(config: TrainConfig) -> None:
@@ -119,67 +213,120 @@ def _set_up_torch(config: TrainConfig) -> None:
         torch.use_deterministic_algorithms(True)
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
-    device = default_device() if config.device == "auto" else config.device
-    precision = config.precision
+def make_accelerator(config: PretrainConfig) -> Accelerator:
+    """The devices and the exchange between ranks; with DeepSpeed where the recipe asks for it.
+
+    **Raises:** `ValueError` if accelerate understood the processes differently from what was asked for.
+    """
+    settings = config.train
+    device = default_device() if settings.device == "auto" else settings.device
+    precision = settings.precision
     if precision == "auto":
         precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "no"
+    precision = {"fp32": "no"}.get(precision, precision)
     if device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, warns that it found no GPU
-    return Accelerator(cpu=device == "cpu", mixed_precision={"fp32": "no"}.get(precision, precision))
+    common: dict[str, Any] = {"mixed_precision": precision, "log_with": settings.report_to}
+    common["project_dir"] = str(Path("runs") / settings.name)
+    if world_size() > 1 or settings.deepspeed is not None:
+        backend = "nccl" if device.startswith("cuda") else "gloo"
+        common["kwargs_handlers"] = [InitProcessGroupKwargs(backend=backend, timeout=timedelta(seconds=settings.timeout))]
+    if settings.deepspeed is None:
+        accelerator = Accelerator(cpu=device == "cpu", **common)
+    else:
+        from . import zero
+
+        accelerator = zero.make_accelerator(config.optim, settings, precision, common)
+    if accelerator.num_processes != world_size():
+        raise ValueError(
+            f"accelerate sees {accelerator.num_processes} ranks, but WORLD_SIZE is {world_size()}; start with gato or torchrun"
+        )
+    if accelerator.device.type != device.split(":")[0]:
+        raise ValueError(f"accelerate took the device '{accelerator.device}' where '{device}' was asked for; unset its environment")
+    if settings.deepspeed is None and accelerator.distributed_type == "DEEPSPEED":
+        raise ValueError("accelerate was told to use DeepSpeed, but the recipe was not; name train.deepspeed instead, for example zero1")
+    return accelerator
 
 
 def _planned_steps(folder: Path, config: PretrainConfig, learner: GatoLearner, accelerator: Accelerator, mixture: Mixture) -> int:
     """The recipe's steps; or, from its seconds, what an earlier start of this run or a speed test says."""
-    if config.train.steps is not None:
-        return config.train.steps
-    if config.train.seconds is None:
+    settings = config.train
+    if settings.steps is not None:
+        return settings.steps
+    if settings.seconds is None:
         raise ValueError("the recipe names neither train.steps nor train.seconds; give one of them")
     recorded = folder / "run.json"
-    if recorded.is_file():
-        return int(json.loads(recorded.read_text())["train"]["steps"])
-    per_step = seconds_per_step(learner, accelerator, mixture, config.train)
-    steps = max(1, int(config.train.seconds / per_step))
-    reduced = config.train.reduced_below is not None and steps < config.train.reduced_below
-    print(
-        f"speed test: {per_step:.3f} s a step, so {steps} steps in {config.train.seconds:.0f} s" + (": reduced budget" if reduced else "")
-    )
+    known = int(json.loads(recorded.read_text())["train"]["steps"]) if rank() == 0 and recorded.is_file() else 0
+    if known := from_first_rank(known, accelerator.device):
+        return known
+    mine = seconds_per_step(learner, mixture, settings, accelerator.device, accelerator.autocast)
+    per_step = float(sum_over_ranks(torch.tensor(mine, device=accelerator.device))) / world_size()
+    steps = max(1, int(settings.seconds / per_step))
+    reduced = settings.reduced_below is not None and steps < settings.reduced_below
+    say(f"speed test: {per_step:.3f} s a step, so {steps} steps in {settings.seconds:.0f} s" + (": reduced budget" if reduced else ""))
     return steps
 
 
 def _claim(folder: Path, resolved: dict[str, Any], config: PretrainConfig) -> None:
-    """Records the resolved configuration at a run's first start; later starts must agree with it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Records the resolved configuration at a run's first start; later starts must agree with it but for `FREE`."""
     path = folder / "run.json"
-    content = json.loads(json.dumps(resolved))
     if path.is_file():
-        changed = sorted(_changes(json.loads(path.read_text()), content))
-        if changed:
+        changed = _changes(json.loads(path.read_text()), resolved)
+        if refused := [text for name, text in sorted(changed.items()) if name not in FREE]:
             raise ValueError(
-                f"'{folder}' holds a run with other settings ({'; '.join(changed)}); choose another --train.name or undo the change"
+                f"'{folder}' holds a run with other settings ({'; '.join(refused)}); choose another --train.name or undo the change"
             )
-        return
+        if not changed:
+            return
+        say(f"going on with {'; '.join(changed.values())}")
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1))
+    temporary.write_text(json.dumps(resolved, indent=1))
     temporary.replace(path)
 
 
-def _changes(old: Any, new: Any, name: str = "") -> list[str]:
+def _changes(old: Any, new: Any, name: str = "") -> dict[str, str]:
+    """What differs between two nested configurations: "NAME was OLD, now NEW" by name."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [c for key in sorted(old.keys() | new.keys()) for c in _changes(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
-    return [] if old == new else [f"{name} was {old}, now {new}"]
+        pairs = [(f"{name}.{key}".lstrip("."), key) for key in sorted(old.keys() | new.keys())]
+        return {n: text for path, key in pairs for n, text in _changes(old.get(key), new.get(key), path).items()}
+    return {} if old == new else {name: f"{name} was {old}, now {new}"}
 
 
-def _resume(folder: Path, model: Gato, optimizer: torch.optim.Optimizer, mixture: Mixture) -> Progress:
-    if leftovers := checkpoint.clean(folder):
-        print(f"removed half-written {', '.join(leftovers)}")
-    done = checkpoint.steps(folder)
-    if not done:
-        return Progress()
-    recorded = json.loads((done[-1] / "training.json").read_text())["data"]
+def _resume(
+    folder: Path, config: PretrainConfig, learner: GatoLearner, accelerator: Accelerator, mixture: Mixture
+) -> tuple[Engine, Progress]:
+    """An engine at the newest intact checkpoint, or at the start. The first rank chooses the checkpoint for all."""
+    chosen = -1
+    if rank() == 0:
+        if leftovers := checkpoint.clean(folder):
+            say(f"removed half-written {', '.join(leftovers)}")
+        found = checkpoint.newest_intact(folder, say)
+        chosen = int(found.name[5:]) if found else -1
+    chosen = from_first_rank(chosen, accelerator.device)
+    path = folder / f"step-{chosen}"
+    if chosen >= 0:
+        _check_stores(path, mixture)
+        # before the engine is made: DeepSpeed copies the weights that it finds
+        learner.model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
+    engine = _engine(config, learner, accelerator, mixture)
+    if chosen < 0:
+        return engine, Progress()
+    progress = checkpoint.restore(path, engine)
+    say(f"resumed from {path}")
+    return engine, progress
+
+
+def _check_stores(path: Path, mixture: Mixture) -> None:
+    recorded = json.loads((path / "training.json").read_text())["data"]
     if recorded != mixture.fingerprint:
         changed = [name for name in mixture.fingerprint if recorded.get(name) != mixture.fingerprint[name]]
-        raise ValueError(f"the stores of {', '.join(changed)} changed since '{done[-1]}' was written; restore them or start another run")
-    progress = checkpoint.restore(done[-1], model, optimizer)
-    print(f"resumed from {done[-1]}")
-    return progress
+        raise ValueError(f"the stores of {', '.join(changed)} changed since '{path}' was written; restore them or start another run")
+
+
+def _engine(config: PretrainConfig, learner: GatoLearner, accelerator: Accelerator, mixture: Mixture) -> Engine:
+    optimizer = make_optimizer(config.optim, learner.parameter_groups(config.optim.weight_decay))
+    if config.train.deepspeed is None:
+        return PlainEngine(learner, optimizer, accelerator, config.optim.clip)
+    from .zero import ZeroEngine
+
+    return ZeroEngine(learner, optimizer, accelerator, lambda: mixture.batch(0, [rank()]))

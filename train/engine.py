@@ -1,0 +1,91 @@
+"""How an update is computed: forward, backward, gradient norm, step; and what of it a checkpoint holds.
+
+`PlainEngine` serves one process and several with DistributedDataParallel; `ZeroEngine` (train/zero.py)
+has the same methods over DeepSpeed. Both scale the loss so that the ranks' gradients add up to that
+of the one loss over the global batch.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from gato.batch import TokenBatch
+from gato.learners.gato import GatoLearner
+from gato.model import Gato
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's and Muon's
+
+
+class Engine(Protocol):
+    """What the loop needs: the `learner`, the `model` that wraps it, their `device`, and these methods of `PlainEngine`."""
+
+    learner: GatoLearner
+    model: Any
+    device: torch.device
+
+    def accumulate(self, batch: TokenBatch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def step(self, rate: float) -> float: ...
+    def whole_model(self) -> Gato: ...
+    def moments(self) -> dict[str, Tensor]: ...
+    def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None: ...
+
+
+class PlainEngine:
+    """**Arguments:** `learner`, on its device; `optimizer`; `clip`: largest norm of the whole gradient."""
+
+    def __init__(self, learner: GatoLearner, optimizer: torch.optim.Optimizer, accelerator: Accelerator, clip: float) -> None:
+        self.learner, self.optimizer, self.accelerator, self.clip = learner, optimizer, accelerator, clip
+        self.ranks, self.device = accelerator.num_processes, accelerator.device
+        self.model: Any = accelerator.prepare_model(learner) if self.ranks > 1 else learner
+
+    def accumulate(self, batch: TokenBatch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Forward and backward of a micro-batch; the ranks exchange gradients at the update's last one.
+
+        **Returns:** this micro-batch's share of the global loss, and the learner's sums.
+        """
+        with nullcontext() if is_last or self.ranks == 1 else self.model.no_sync():
+            with self.accelerator.autocast():
+                loss, sums = self.model(batch)
+            self.accelerator.backward(loss * self.ranks)  # DistributedDataParallel averages over the ranks, but the loss is a sum
+        return loss.detach(), sums
+
+    def step(self, rate: float) -> float:
+        """Clips the gradient and updates the weights with it; one that is not finite is dropped, alike on all ranks.
+
+        **Returns:** the norm of the whole gradient before clipping.
+        """
+        norm = float(self.accelerator.clip_grad_norm_(self.learner.parameters(), self.clip))
+        if math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * group.get("rate_factor", 1.0)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    # -- checkpoints: every rank calls, the first one gets the whole ---------------------------------
+
+    def whole_model(self) -> Gato:
+        """The model with all its weights."""
+        return self.learner.model
+
+    def moments(self) -> dict[str, Tensor]:
+        """The optimizer's state, `PARAMETER.MOMENT` each, on the host."""
+        return {
+            f"{name}.{key}": value.detach().cpu().contiguous()
+            for name, parameter in self.learner.model.named_parameters()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+
+    def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+        """Takes over weights and state as `whole_model` and `moments` gave them, from any number of ranks."""
+        self.learner.model.load_state_dict(weights, strict=True)
+        for name, parameter in self.learner.model.named_parameters():
+            found = {key: moments[f"{name}.{key}"].to(parameter.device) for key in MOMENTS if f"{name}.{key}" in moments}
+            if found:
+                self.optimizer.state[parameter] = found
