@@ -400,6 +400,7 @@ def _pretrain(arguments: list[str]) -> None:
 
 EVAL_LISTS = {
     "tasks": "control tasks (default: all of the checkpoint; 'none' for none)",
+    "suite": "families such as babyai: their tasks that the checkpoint knows",
     "captions": "stores of held-out pictures, such as pictures/unseen_picture",
     "prompts": "texts to continue",
 }
