@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: a value with its interval on an axis, and a curve on a logarithmic one.
+"""Small charts as SVG: a value with its interval on an axis, a curve on a logarithmic one, and scores over demonstrations.
 
 Shapes are placed in per cent of the width and labels are HTML, so a chart fits any column and its text keeps
 its size. Colours come from the classes in `configs/report.css`.
@@ -7,7 +7,7 @@ its size. Colours come from the classes in `configs/report.css`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 MAX_POINTS = 400
@@ -93,3 +93,54 @@ def _ticks(low: float, high: float) -> list[float]:
     start = max(i for i, t in enumerate(all_ticks) if t <= low)
     end = min(i for i, t in enumerate(all_ticks) if t >= high)
     return all_ticks[start : end + 1]
+
+
+def score_curves(
+    curves: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    title: str,
+    marks: Mapping[str, float],
+    size: tuple[int, int] = (900, 460),
+) -> str:
+    """A file of its own: lines with intervals over numbers of demonstrations, on a logarithmic axis.
+
+    **Arguments:** `curves`: by label, points `(demonstrations, value, low, high)`; `marks`: horizontal lines by label;
+    `size`: width and height in pixels.
+    """
+    left, top, right, bottom = 60, 40, 250, 50
+    inner = size[0] - left - right, size[1] - top - bottom
+    points = [p for line in curves.values() for p in line]
+    numbers = [v for p in points for v in p[1:] if math.isfinite(v)] + list(marks.values())
+    low, high = min(numbers, default=0.0), max(numbers, default=1.0)
+    low, high = low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
+    counts = sorted({p[0] for p in points})
+    span = math.log(counts[-1] / counts[0]) if len(counts) > 1 else 1.0
+
+    def at(count: float, value: float, shift: float = 0.0) -> tuple[float, float]:
+        share = math.log(count / counts[0]) / span if len(counts) > 1 else 0.5
+        return round(left + inner[0] * share + shift, 1), round(top + inner[1] * (high - value) / (high - low), 1)
+
+    shapes = [f'<text x="{left}" y="20" font-size="15">{escape(title)}</text>']
+    for label, value in marks.items():
+        y = at(counts[0], value)[1]
+        shapes.append(f'<line x1="{left}" x2="{left + inner[0]}" y1="{y}" y2="{y}" stroke="#999" stroke-dasharray="4 4"/>')
+        shapes.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end" fill="#666">{value:g}</text>')
+        shapes.append(f'<text x="{left + 4}" y="{y - 4}" fill="#666">{escape(label)}</text>')
+    for count in counts:
+        shapes.append(f'<text x="{at(count, low)[0]}" y="{size[1] - 28}" text-anchor="middle">{count:g}</text>')
+    shapes.append(f'<text x="{left + inner[0] / 2}" y="{size[1] - 8}" text-anchor="middle" fill="#666">demonstrations</text>')
+    for i, (label, line) in enumerate(curves.items()):
+        colour, shift = (
+            f"hsl({round(360 * i / len(curves))} 65% 40%)",
+            3.0 * (i - len(curves) / 2),
+        )  # so that whiskers do not hide each other
+        places = [at(p[0], p[1], shift) for p in sorted(line)]
+        path = " ".join(f"{x},{y}" for x, y in places)
+        shapes.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        shapes += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in places]
+        for (x, _), point in zip(places, sorted(line), strict=True):
+            if math.isfinite(point[2]) and math.isfinite(point[3]):
+                ends = at(point[0], point[2])[1], at(point[0], point[3])[1]
+                shapes.append(f'<line x1="{x}" x2="{x}" y1="{ends[0]}" y2="{ends[1]}" stroke="{colour}"/>')
+        shapes.append(f'<text x="{size[0] - right + 20}" y="{top + 14 + 18 * i}" fill="{colour}">{escape(label)}</text>')
+    frame = f'xmlns="http://www.w3.org/2000/svg" width="{size[0]}" height="{size[1]}" font-family="sans-serif" font-size="12"'
+    return f'<svg {frame}><rect width="100%" height="100%" fill="#fff"/>{"".join(shapes)}</svg>\n'

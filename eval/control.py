@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import file_digest
 from pathlib import Path, PurePath
@@ -19,27 +20,35 @@ from gato.spec import Modality, TaskSpec
 
 from ..data.store import Store, StoreWriter
 from .captioning import caption_results
+from .replay import ActionKeeper, write_films
 from .rollout import EpisodeResult, Transform, rollout
-from .score import mean_interval, normalised_score
+from .score import interquartile_mean, mean_interval, normalised_score, score_scale, success_interval
 
 if TYPE_CHECKING:
     from gato.episode import Episode
     from gato.policy import GatoPolicy
 
+EXCEEDED = (10, 25, 50, 75, 90, 100)  # per cent of the expert: the paper's figure counts the tasks above each
+
 
 @dataclass(frozen=True)
 class EvalConfig:
     """- `tasks`: names; by default all control tasks of the checkpoint. `["none"]` for none.
+    - `suite`: families such as `babyai`: those of the checkpoint's control tasks.
+    - `against`: another checkpoint, which plays the same episodes of the tasks that both know; see `paired_comparison`.
     - `episodes` per task; `num_envs` of them side by side; `seed` of their starts.
     - `temperature` of the actions (1 as in the paper; 0: the most likely one); `overflow`: see `GatoPolicy`.
     - `ablations`: also act with the picture blanked and with the instructions of other episodes.
     - `captions`: stores of held-out pictures; `caption_examples`: how many are shown.
     - `prompts`: texts to continue. `films`: a film strip per task.
+    - `videos`: a folder beside `out` gets an MP4 of the best, the median and the worst episode of every task.
     - `record`: folder in which the episodes are kept as stores, one per task; those of ablations are not.
     - `out`: where the results are written as JSON; by default `eval.json` in the checkpoint.
     """
 
     tasks: list[str] = field(default_factory=list)
+    suite: list[str] = field(default_factory=list)
+    against: Path | None = None
     episodes: int = 50
     num_envs: int = 50
     seed: int = 0
@@ -50,6 +59,7 @@ class EvalConfig:
     caption_examples: int = 24
     prompts: list[str] = field(default_factory=list)
     films: bool = False
+    videos: bool = False
     record: Path | None = None
     device: str | None = None
     out: Path | None = None
@@ -66,80 +76,198 @@ def evaluate(policy: GatoPolicy, episodes: int = 50, seed: int = 0, num_envs: in
 
 
 def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | None = None, seconds: float = 0.0) -> dict[str, Any]:
-    """A row of the score table. Failed episodes are counted, and count as the random return where that is known."""
+    """A row of the score table. Failed episodes are counted, and count as the random return where that is known.
+
+    **Returns:** also `returns`, one per episode in the order of their seeds (`None`: failed, and counted nowhere), and
+    `unscored`: why there is no normalised score, or `None`.
+    """
     failed = [r for r in results if r.failed]
-    returns = np.array([r.total_reward if not r.failed else np.nan for r in results])
-    if task.random_return is not None:
-        returns = np.where(np.isnan(returns), task.random_return, returns)
-    returns = returns[np.isfinite(returns)]
+    each = [r.total_reward if not r.failed else task.random_return for r in results]
+    returns = np.array([r for r in each if r is not None])
     if len(returns) == 0:
         raise ValueError(f"all {len(results)} episodes of '{task.name}' failed: {failed[0].failed}")
     mean, low, high = mean_interval(returns)
     row: dict[str, Any] = {
         "task": task.name, "ablation": ablation, "episodes": len(results), "failed": len(failed),
         "random": task.random_return, "expert": task.expert_return, "mean": mean, "low": low, "high": high,
-        "score": None, "score_low": None, "score_high": None,
+        "score": None, "score_low": None, "score_high": None, "unscored": score_scale(task.random_return, task.expert_return),
     }  # fmt: skip
-    if task.random_return is not None and task.expert_return is not None:
+    if row["unscored"] is None:
         scores = normalised_score(np.array([mean, low, high]), task.random_return, task.expert_return)
         row |= dict(zip(("score", "score_low", "score_high"), map(float, scores), strict=True))
     successes = [r.success if not r.failed else False for r in results]
-    row["success"] = None if all(s is None for s in successes) else float(np.mean([bool(s) for s in successes]))
+    row |= {"success": None, "success_low": None, "success_high": None}
+    if any(s is not None for s in successes):
+        count = sum(bool(s) for s in successes)
+        row["success"] = count / len(successes)
+        row["success_low"], row["success_high"] = success_interval(count, len(successes))
     row["length"] = float(np.mean([r.num_timesteps for r in results]))
     row["seconds"] = seconds
+    row["returns"] = each
     return row
+
+
+def summarise_families(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row per family and, where there are several, one for all: what its tasks come to.
+
+    **Arguments:** `rows`: of `summarise`; ablations are passed over.
+
+    **Returns:** `family`, `tasks`, `scored` (tasks with a normalised score), `registered` (tasks the registry has of
+    it), interquartile mean of the scores (`iqm`, `low`, `high`), `success` over all episodes with Wilson's interval,
+    and `above`: how many of the scored tasks exceed each of `EXCEEDED` per cent of the expert.
+    """
+    from gato import envs
+
+    rows = [row for row in rows if not row["ablation"]]
+    families = {name: [r for r in rows if r["task"].split("/")[0] == name] for name in sorted({r["task"].split("/")[0] for r in rows})}
+    registered = {name: sum(task.split("/")[0] == name for task in envs.tasks()) for name in families}
+    if len(families) > 1:
+        families["all"], registered["all"] = rows, sum(registered.values())
+    return [{"family": name, "registered": registered[name], **_summarise_family(part)} for name, part in families.items()]
+
+
+def _summarise_family(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    scored = [r for r in rows if r["score"] is not None]
+    found: dict[str, Any] = {"tasks": len(rows), "scored": len(scored), "iqm": None, "low": None, "high": None}
+    if scored:
+        samples = [normalised_score([x for x in r["returns"] if x is not None], r["random"], r["expert"]) for r in scored]
+        found |= dict(zip(("iqm", "low", "high"), interquartile_mean(samples), strict=True))
+    found |= {"success": None, "success_low": None, "success_high": None}
+    judged = [r for r in rows if r["success"] is not None]
+    if judged:
+        episodes = sum(r["episodes"] for r in judged)
+        successes = sum(round(r["success"] * r["episodes"]) for r in judged)
+        found["success"] = successes / episodes
+        found["success_low"], found["success_high"] = success_interval(successes, episodes)
+    found["above"] = {str(x): sum(r["score"] > x for r in scored) for x in EXCEEDED}
+    return found
+
+
+def paired_comparison(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Differences of returns between two agents that played the same episodes, ours minus theirs, task by task.
+
+    The seeds fix how each episode starts, so what is resampled are the differences of pairs: luck of the start
+    cancels out.
+
+    **Returns:** `task`, `pairs`, mean `difference` with its bootstrap interval, and the same on the scale of scores
+    where the task has one. Pairs with a failed episode of no known return are left out.
+    """
+    found = []
+    others = {row["task"]: row for row in theirs if not row["ablation"]}
+    for row in ours:
+        if row["ablation"] or row["task"] not in others:
+            continue
+        pairs = [(a, b) for a, b in zip(row["returns"], others[row["task"]]["returns"], strict=True) if a is not None and b is not None]
+        if not pairs:
+            continue
+        difference = mean_interval([a - b for a, b in pairs])
+        scale = None if row["score"] is None else 100 / (row["expert"] - row["random"])
+        scores = [None if scale is None else scale * d for d in difference]
+        found.append(
+            {"task": row["task"], "pairs": len(pairs)}
+            | dict(zip(("difference", "low", "high"), difference, strict=True))
+            | dict(zip(("score", "score_low", "score_high"), scores, strict=True))
+        )
+    return found
 
 
 def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     """Everything `gato eval` measures; written to `config.out` as well.
 
-    **Raises:** `ValueError` if `config.record` exists and was not made with these weights and settings.
+    **Raises:** `ValueError` if `config.record` exists and was not made with these weights and settings, for a family of
+    which the checkpoint knows no task, or if `config.against` knows none of the tasks.
     """
     started = time.monotonic()
     settings = _record_settings(Path(checkpoint), config) if config.record else {}
     agent = load(checkpoint, config.device)
-    names = [t.name for t in agent.tasks.values() if t.is_control and t.env_id] if not config.tasks else config.tasks
+    names = _task_names(agent, config)
+    other = _other_agent(agent, names, config)
+    out = config.out or Path(checkpoint) / "eval.json"
     results: dict[str, Any] = {"checkpoint": str(checkpoint), "seed": config.seed, "episodes": config.episodes, "tasks": [], "films": {}}
-    for name in [] if names == ["none"] else names:
+    if config.videos:
+        results["videos"] = {}
+    for name in names:
         task = agent.task(name)
-        results["tasks"].append(_task_row(agent, task, config, None, None, results["films"], settings))
+        row, films, videos = _task_row(agent, task, config, settings, out.with_name(f"{out.stem}-videos"))
+        results["tasks"].append(row)
+        results["films"] |= films
+        if config.videos:
+            results["videos"][name] = videos
         for label, transform in _ablations(task) if config.ablations else ():
-            results["tasks"].append(_task_row(agent, task, config, label, transform, None))
+            results["tasks"].append(_played(agent, task, config, label, transform)[0])
+    results["families"] = summarise_families(results["tasks"])
+    if other is not None:
+        theirs = [_played(other, other.task(n), config)[0] for n in names if n in other.tasks]
+        results["against"] = {"checkpoint": str(config.against), "tasks": paired_comparison(results["tasks"], theirs)}
     results["captions"] = [caption_results(agent, store, config.caption_examples) for store in config.captions]
     results["text"] = [{"prompt": p, "continuation": agent.generate(p, 48, temperature=0.7)[len(p) :]} for p in config.prompts]
     results["seconds"] = time.monotonic() - started
-    out = config.out or Path(checkpoint) / "eval.json"
     temporary = out.with_suffix(".tmp")
     temporary.write_text(json.dumps(results, indent=1))
     temporary.replace(out)
     return results
 
 
+def _task_names(agent: Agent, config: EvalConfig) -> list[str]:
+    """The tasks to play: as given, those of the given families, or all control tasks."""
+    known = [t.name for t in agent.tasks.values() if t.is_control and t.env_id]
+    names = [] if config.tasks == ["none"] else list(config.tasks)
+    for family in config.suite:
+        of_family = [name for name in known if name.split("/")[0] == family]
+        if not of_family:
+            families = ", ".join(sorted({name.split("/")[0] for name in known})) or "none"
+            raise ValueError(f"this checkpoint knows no task of the suite '{family}'; it knows tasks of {families}")
+        names += of_family
+    return list(dict.fromkeys(names)) if config.tasks or config.suite else known
+
+
+def _other_agent(agent: Agent, names: Sequence[str], config: EvalConfig) -> Agent | None:
+    if config.against is None:
+        return None
+    other = load(config.against, config.device)
+    common = [name for name in names if name in other.tasks]
+    if not common:
+        raise ValueError(f"'{config.against}' knows none of the tasks {', '.join(names)}, so there is nothing to compare")
+    for name in common:
+        if lines := agent.task(name).differences(other.task(name)):
+            raise ValueError(f"'{config.against}' means something else by task '{name}': {lines[0]}; leave it out with --tasks")
+    return other
+
+
 def _task_row(
+    agent: Agent, task: TaskSpec, config: EvalConfig, settings: dict[str, Any], folder: Path
+) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """A task's row, its film strip and its videos, the latter two as far as they are wanted."""
+    with ExitStack() as stack:
+        recorder = stack.enter_context(_Recorder(config.record, task, settings)) if config.record else None
+        keeper = ActionKeeper() if config.videos else None
+        sinks = [sink for sink in (recorder, keeper) if sink is not None]
+
+        def sink(episode: Episode) -> None:
+            for each in sinks:
+                each(episode)
+
+        row, results = _played(agent, task, config, sink=sink if sinks else None, frames=int(config.films))
+        if recorder is not None:
+            recorder.num_failed = sum(r.failed is not None for r in results)
+    films = {} if results[0].frames is None else {task.name: film_strip(results[0].frames)}
+    return row, films, {} if keeper is None else write_films(task, keeper, folder)
+
+
+def _played(
     agent: Agent,
     task: TaskSpec,
     config: EvalConfig,
-    ablation: str | None,
-    transform: Transform | None,
-    films: dict[str, str] | None,
-    settings: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    ablation: str | None = None,
+    transform: Transform | None = None,
+    sink: Callable[[Episode], None] | None = None,
+    frames: int = 0,
+) -> tuple[dict[str, Any], list[EpisodeResult]]:
+    """A row of the score table, and the episodes behind it."""
     started = time.monotonic()
     policy = agent.policy(task, config.temperature, config.overflow, config.seed)
-    frames = int(config.films and films is not None)
-
-    def results_of(sink: Callable[[Episode], None] | None) -> list[EpisodeResult]:
-        return rollout(policy, task, config.episodes, config.seed, config.num_envs, transform, record_frames=frames, sink=sink)
-
-    if config.record is None or settings is None:
-        results = results_of(None)
-    else:
-        with _Recorder(config.record, task, settings) as recorder:
-            results = results_of(recorder)
-            recorder.num_failed = sum(r.failed is not None for r in results)
-    if films is not None and results[0].frames is not None:
-        films[task.name] = film_strip(results[0].frames)
-    return summarise(task, results, ablation, time.monotonic() - started)
+    results = rollout(policy, task, config.episodes, config.seed, config.num_envs, transform, record_frames=frames, sink=sink)
+    return summarise(task, results, ablation, time.monotonic() - started), results
 
 
 class _Recorder:
@@ -244,7 +372,7 @@ def png_base64(picture: Any) -> str:
 
 
 def score_table(results: dict[str, Any]) -> str:
-    """The results as text: the table, the captions and the continuations."""
+    """The results as text: the table, families, the comparison, captions and continuations."""
     lines = [f"{'task':38}{'random':>9}{'expert':>9}{'ours':>9}  {'95 % interval':20}{'score':>7}  {'95 % interval':>16}{'success':>9}"]
     for row in results["tasks"]:
         name = f"  {row['ablation']}" if row["ablation"] else row["task"]
@@ -255,6 +383,9 @@ def score_table(results: dict[str, Any]) -> str:
         lines.append(f"{name:38}{reference[0]:>9}{reference[1]:>9}{row['mean']:>9.4g}  {interval:20}{score:>7}  {span:>16}{success:>9}")
         if row["failed"]:
             lines.append(f"  {row['failed']} of {row['episodes']} episodes failed and count as the random return")
+        if row.get("unscored"):
+            lines.append(f"  no score: {row['unscored']}")
+    lines += _family_lines(results.get("families", [])) + _comparison_lines(results.get("against"))
     for part in results["captions"]:
         found, control = part["retrieval"], part["shuffled"]
         lines += ["", f"captions of {part['pictures']} held-out pictures ({part['split']}): the right title among 10 by likelihood"]
@@ -264,3 +395,32 @@ def score_table(results: dict[str, Any]) -> str:
     for text in results["text"]:
         lines += ["", f"{text['prompt']}|{text['continuation']}"]
     return "\n".join(lines)
+
+
+def _family_lines(families: Sequence[dict[str, Any]]) -> list[str]:
+    if not families:
+        return []
+    above = "".join(f"{'>' + str(x) + '%':>6}" for x in EXCEEDED)
+    lines = ["", "interquartile mean of the scores, success over all episodes, and how many tasks exceed x % of the expert"]
+    lines.append(f"{'family':20}{'tasks':>10}{'scored':>8}{'IQM':>8}  {'95 % interval':>16}{'success':>9}  {'95 % interval':>14}{above}")
+    for row in families:
+        iqm, span = ("", "") if row["iqm"] is None else (f"{row['iqm']:.1f}", f"[{row['low']:.1f}, {row['high']:.1f}]")
+        success, share = "", ""
+        if row["success"] is not None:
+            success, share = f"{row['success']:.0%}", f"[{row['success_low']:.0%}, {row['success_high']:.0%}]"
+        counts = "".join(f"{row['above'][str(x)]:>6}" for x in EXCEEDED)
+        tasks = f"{row['tasks']} of {row['registered']}"
+        lines.append(f"{row['family']:20}{tasks:>10}{row['scored']:>8}{iqm:>8}  {span:>16}{success:>9}  {share:>14}{counts}")
+    return lines
+
+
+def _comparison_lines(against: dict[str, Any] | None) -> list[str]:
+    if against is None:
+        return []
+    lines = ["", f"minus {against['checkpoint']}, on the same episodes"]
+    lines.append(f"{'task':38}{'pairs':>6}{'return':>10}  {'95 % interval':20}{'score':>8}  {'95 % interval':>16}")
+    for row in against["tasks"]:
+        interval = f"[{row['low']:+.4g}, {row['high']:+.4g}]"
+        score, span = ("", "") if row["score"] is None else (f"{row['score']:+.1f}", f"[{row['score_low']:+.1f}, {row['score_high']:+.1f}]")
+        lines.append(f"{row['task']:38}{row['pairs']:>6}{row['difference']:>+10.4g}  {interval:20}{score:>8}  {span:>16}")
+    return lines

@@ -110,7 +110,7 @@ def _scores(results: dict[str, Any]) -> str:
     if any(row.get("ablation") for row in rows):
         about += " Indented rows repeat a task with part of its observation taken away."
     table = f'<table class="scores"><thead><tr><th scope="col">task</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
-    return section("Control", f"<p>{escape(about)}</p>", table)
+    return section("Control", f"<p>{escape(about)}</p>", table, _families(results.get("families") or []))
 
 
 def _score_row(row: dict[str, Any], axis: tuple[float, float], has_success: bool) -> str:
@@ -132,6 +132,33 @@ def _score_row(row: dict[str, Any], axis: tuple[float, float], has_success: bool
     cells.append(_cell("score", f"<b>{_number(score, 1)}</b>{_interval(low, high, 1)}" if score is not None else "undefined"))
     kind = ' class="ablation"' if ablation else ""
     return f'<tr{kind}><th scope="row">{name}</th>{"".join(cells)}<td class="axis">{bar}</td></tr>'
+
+
+def _families(rows: Sequence[dict[str, Any]]) -> str:
+    """Interquartile means, and how many tasks exceed each share of the expert."""
+    if not rows:
+        return ""
+    shares = list(rows[0]["above"])
+    labels = ["tasks", "scored", "interquartile mean", "success", *(f"above {x} %" for x in shares)]
+    head = "".join(f'<th scope="col" class="number">{label}</th>' for label in labels)
+    lines = []
+    for row in rows:
+        success = [100 * row[k] if _is_number(row[k]) else None for k in ("success", "success_low", "success_high")]
+        values = [
+            f"{row['tasks']} of {row['registered']}", str(row["scored"]),
+            f"{_number(row['iqm'], 1)}{_interval(row['low'], row['high'], 1)}",
+            f"{_number(success[0], 0)}{_interval(success[1], success[2], 0)}", *(str(row["above"][x]) for x in shares),
+        ]  # fmt: skip
+        cells = "".join(_cell(label, value) for label, value in zip(labels, values, strict=True))
+        lines.append(f'<tr><th scope="row">{escape(str(row["family"]))}</th>{cells}</tr>')
+    about = (
+        "By family: tasks played of those registered, the interquartile mean of their scores, success in per cent, "
+        "and how many exceed a share of the expert."
+    )
+    return (
+        f'<p>{escape(about)}</p>\n<table class="scores"><thead><tr><th scope="col">family</th>{head}</tr></thead>\n'
+        f"<tbody>{''.join(lines)}</tbody></table>"
+    )
 
 
 def _cell(label: str, content: str) -> str:

@@ -94,12 +94,14 @@ class Agent:
             raise ValueError(f"this checkpoint was not trained on '{name}'{hint}")
         return self.tasks[name]
 
-    def policy(self, task: str | TaskSpec, temperature: float = 1.0, overflow: str = "rebuild", seed: int = 0) -> GatoPolicy:
-        """A policy for one of the checkpoint's tasks; see `GatoPolicy`."""
+    def policy(
+        self, task: str | TaskSpec, temperature: float = 1.0, overflow: str = "rebuild", seed: int = 0, prompt: Episode | None = None
+    ) -> GatoPolicy:
+        """A policy for one of the checkpoint's tasks; see `GatoPolicy`. `prompt`: a demonstration before every episode."""
         from .policy import GatoPolicy
 
         spec = self.task(task) if isinstance(task, str) else task
-        return GatoPolicy(self.model, self.tokenizer, spec, temperature=temperature, overflow=overflow, seed=seed)
+        return GatoPolicy(self.model, self.tokenizer, spec, temperature=temperature, overflow=overflow, seed=seed, prompt=prompt)
 
     # -- pictures and text -------------------------------------------------------------------------
 

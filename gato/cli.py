@@ -23,6 +23,7 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato tokenizer train STORE|FILE...           train the text tokenizer
   gato tokenize KIND VALUES...                 show how values become ids
   gato pretrain RECIPE                         train (or resume) a model; --nproc N on several ranks
+  gato finetune CKPT --data STORE --env ID     learn a new task from 1, 10, 100 demonstrations
   gato eval CKPT                               act, caption, and score with intervals
   gato caption CKPT IMAGE...                   caption pictures
   gato generate CKPT TEXT                      continue text
@@ -431,8 +432,42 @@ def _ways_to_start(arguments: list[str]) -> tuple[Any, list[str]]:
         raise ValueError(" ".join(str(error).split())) from None
 
 
+def _finetune(arguments: list[str]) -> None:
+    parser = _parser("finetune", "Learn a new task from few demonstrations; a curve over their number, beside what needs no pretraining.")
+    from gato.eval.fewshot import FewShotConfig, few_shot, few_shot_table, plan
+
+    lists = {"episodes": "numbers of demonstrations, such as 1,10,100", "modes": "such as full,scratch,retrieve"}
+    parser.add_argument("checkpoint", type=Path)
+    for name, text in lists.items():
+        parser.add_argument(f"--{name}", type=str, default=None, help=text)
+    parser.add_config(FewShotConfig, skip=set(lists))
+    parser.add_argument("--dry-run", type=bool, default=False, help="only print the token layout and the cost")
+    parser.add_argument("--json", action="store_true")
+    options = vars(_parse(parser, arguments))
+    checkpoint, as_json, dry = options.pop("checkpoint"), options.pop("json"), options.pop("dry_run")
+    words = {name: options.pop(name) for name in lists}
+    if words["episodes"]:
+        options["episodes"] = tuple(_whole(word) for word in words["episodes"].split(","))
+    if words["modes"]:
+        options["modes"] = tuple(words["modes"].split(","))
+    config = FewShotConfig(**options)
+    if dry:
+        text = plan(checkpoint, config)
+        _print({"plan": text}, as_json, lambda: text)
+        return
+    results = few_shot(checkpoint, config)
+    _print(results, as_json, lambda: f"{few_shot_table(results)}\n{results['out']}")
+
+
+def _whole(word: str) -> int:
+    if not word.strip().isdigit():
+        raise ValueError(f"'{word}' is not a number of demonstrations; give whole numbers such as 1,10,100")
+    return int(word)
+
+
 EVAL_LISTS = {
     "tasks": "control tasks (default: all of the checkpoint; 'none' for none)",
+    "suite": "families such as babyai: their tasks that the checkpoint knows",
     "captions": "stores of held-out pictures, such as pictures/unseen_picture",
     "prompts": "texts to continue",
 }
@@ -587,6 +622,7 @@ VERBS: dict[str, Any] = {
     "tokenizer": {"train": _train_tokenizer},
     "tokenize": _tokenize,
     "pretrain": _pretrain,
+    "finetune": _finetune,
     "eval": _eval,
     "caption": _caption,
     "generate": _generate,

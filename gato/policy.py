@@ -6,6 +6,7 @@ slot and fed back. Streams (environments) are independent: each has its own plac
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from gato.tokenizers.episode import EpisodeTokenizer
 
 Overflow = Literal["rebuild", "rolling"]
+MAX_PROMPT = 1024  # tokens of a demonstration (section 2.5)
 
 
 class Policy(Protocol):
@@ -64,6 +66,8 @@ class GatoPolicy:
       sliding window of keys (the paper's memory), which equals one forward over the whole history
       under the same banded mask.
     - `seed`: of the sampling; each episode of each stream draws from a generator of its own.
+    - `prompt`: a demonstration that stands before every episode where `reset` is given none: its first whole timesteps,
+      at most 1,024 tokens (the paper's rule) and at most half of the context.
 
     **Raises:** `ValueError` if one timestep does not fit into the context, or if learned positions are
     combined with `"rolling"`.
@@ -77,6 +81,7 @@ class GatoPolicy:
         temperature: float = 1.0,
         overflow: str = "rebuild",
         seed: int = 0,
+        prompt: Episode | None = None,
     ) -> None:
         if overflow not in ("rebuild", "rolling"):
             raise ValueError(f"overflow is '{overflow}', expected 'rebuild' or 'rolling'")
@@ -88,6 +93,7 @@ class GatoPolicy:
         self.device = model.device
         self._legal = [torch.tensor(list(ids), device=self.device) for ids in tokenizer.legal_ids(task)]
         self.seed = seed
+        self._default = () if prompt is None else (prompt,)
         if tokenizer.tokens_per_timestep(task) > self.context_length:
             raise ValueError(
                 f"a timestep of '{task.name}' has {tokenizer.tokens_per_timestep(task)} tokens but the context holds {self.context_length}"
@@ -95,23 +101,41 @@ class GatoPolicy:
         self.reset(1)
 
     def reset(self, num_streams: int = 1, demonstrations: Sequence[Episode] = ()) -> None:
-        """Forgets everything; stream i starts each episode with demonstration i (modulo their number) as its prompt."""
+        """Forgets everything; stream i starts each episode with demonstration i (modulo their number) as its prompt.
+
+        Without demonstrations the policy's own `prompt` is taken, if it has one.
+        """
         rolling = self.overflow == "rolling"
         self._cache = StreamCache(
             self.model.config.num_layers, num_streams, self.context_length * (2 if rolling else 1),
             window=self.context_length if rolling else None, device=self.device,
         )  # fmt: skip
         self._streams = [_Stream() for _ in range(num_streams)]
-        self._prompts = [self._prompt(d) for d in demonstrations]
+        self._prompts = [self._prompt(d) for d in demonstrations or self._default]
+
+    def state(self) -> dict[str, Any]:
+        """A copy of all that the streams hold: tokens, keys and values, prompts and the generators of the sampling.
+
+        A policy with the same weights and settings that is given it by `load_state` goes on exactly from here.
+        """
+        return copy.deepcopy({"cache": self._cache, "streams": self._streams, "prompts": self._prompts, "overflow": self.overflow})
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a `state`, which is left as it is. **Raises:** `ValueError` for one of the other overflow mode."""
+        if state["overflow"] != self.overflow:
+            raise ValueError(f"the state is of overflow '{state['overflow']}', the policy of '{self.overflow}'; make both the same")
+        state = copy.deepcopy(dict(state))
+        self._cache, self._streams, self._prompts = state["cache"], state["streams"], state["prompts"]
 
     def _prompt(self, demonstration: Episode) -> list[TokenSequence]:
-        """The first timesteps of a demonstration that leave half of the context free."""
+        """The first timesteps of a demonstration that leave half of the context free, at most `MAX_PROMPT` tokens."""
         if differences := self.task.differences(demonstration.task):
             raise ValueError(f"the demonstration is not of task '{self.task.name}': {differences[0]}")
-        steps = max(1, self.context_length // 2 // self.tokenizer.tokens_per_timestep(self.task))
+        room = min(MAX_PROMPT, self.context_length // 2)
+        steps = max(1, room // self.tokenizer.tokens_per_timestep(self.task))
         window = demonstration.window(0, steps)
         parts = _by_timestep(self.tokenizer.encode(window))
-        while sum(map(len, parts)) > self.context_length // 2:
+        while sum(map(len, parts)) > room:
             parts.pop()
         return parts
 

@@ -2,15 +2,28 @@
 
 import base64
 import io
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gato import envs
+from gato.agent import Agent
 from gato.envs.demonstrator import RandomExpert
 from gato.eval.captioning import _candidates
-from gato.eval.control import _ablations, film_strip, score_table, summarise
+from gato.eval.control import (
+    EvalConfig,
+    _ablations,
+    evaluate_checkpoint,
+    film_strip,
+    paired_comparison,
+    score_table,
+    summarise,
+    summarise_families,
+)
 from gato.eval.rollout import EpisodeResult, expert_rollout
+from gato.eval.score import interquartile_mean, nested_interval, success_interval
 
 
 def test_the_expert_scores_100_and_random_0_within_their_intervals():
@@ -28,6 +41,72 @@ def test_a_failed_episode_is_counted_and_weighs_as_the_random_return():
     assert row["failed"] == 1 and row["success"] == 0.5
     assert row["mean"] == pytest.approx((1.0 + task.random_return) / 2)
     assert "1 of 2 episodes failed" in score_table({"tasks": [row], "captions": [], "text": []})
+
+
+def test_a_task_whose_expert_is_not_above_random_has_no_score_and_says_why():
+    row = summarise(envs.task("toy/corridor").with_returns(1.0, 1.0), [EpisodeResult(0, 1.0, 3, True), EpisodeResult(1, 1.0, 3, True)])
+    assert row["score"] is None and "not above the random one" in row["unscored"]
+    assert "no score: the expert's return 1.0 is not above" in score_table({"tasks": [row], "captions": [], "text": []})
+
+
+def test_the_interquartile_mean_cuts_off_a_quarter_of_the_tasks_at_each_end():
+    value, low, high = interquartile_mean([[0.0, 0.0], [30.0, 50.0], [60.0, 60.0], [1000.0, 2000.0]])
+    assert value == 50 and low == 45 and high == 55
+
+
+def test_a_task_that_always_succeeds_has_an_interval_too():
+    assert success_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+
+
+def test_an_interval_over_seeds_is_wider_than_one_over_the_episodes_of_each():
+    """Two training seeds, one that learnt and one that did not: their episodes alone would be certain."""
+    mean, low, high = nested_interval([[0.0, 0.0, 0.0], [100.0, 100.0, 100.0]])
+    assert (mean, low, high) == (50, 0, 100)
+
+
+def task_row(name: str, returns: list[float]) -> dict:
+    task = replace(envs.task("toy/corridor"), name=name).with_returns(0.0, 1.0)
+    return summarise(task, [EpisodeResult(i, r, 1, r > 0.5) for i, r in enumerate(returns)])
+
+
+def test_a_family_counts_its_tasks_above_each_share_of_the_expert():
+    rows = [task_row("toy/a", [0.0, 0.4]), task_row("toy/b", [0.6, 0.8]), task_row("babyai/c", [1.0, 1.0])]
+    babyai, toy, everything = summarise_families(rows)
+    assert (toy["family"], toy["tasks"], toy["registered"], toy["iqm"]) == ("toy", 2, 1, 45)
+    assert [toy["above"][x] for x in ("10", "25", "50", "75")] == [2, 1, 1, 0]
+    assert babyai["success"] == 1.0 and everything["success"] == 4 / 6 and everything["above"]["50"] == 2
+
+
+def test_a_paired_comparison_takes_the_luck_of_the_start_out():
+    """Returns that differ widely from seed to seed, but always by 0.25 between the two agents."""
+    (row,) = paired_comparison([task_row("toy/a", [0.25, 0.75, 1.25])], [task_row("toy/a", [0.0, 0.5, 1.0])])
+    assert (row["pairs"], row["difference"], row["low"], row["high"]) == (3, 0.25, 0.25, 0.25)
+    assert row["score"] == 25
+
+
+@pytest.fixture(scope="module")
+def walker(make_gato, tokenizer, tmp_path_factory):
+    """The folder of an untrained agent that knows the corridor."""
+    task = envs.task("toy/corridor")
+    folder = tmp_path_factory.mktemp("walker")
+    Agent(make_gato(), tokenizer, {task.name: task}).save(folder)
+    return folder
+
+
+def test_a_suite_is_played_filmed_and_compared_with_another_checkpoint(walker, tmp_path):
+    pytest.importorskip("av", reason="videos need PyAV: pip install 'opengato[lerobot]'")
+    config = EvalConfig(suite=["toy"], episodes=4, num_envs=4, videos=True, against=walker, device="cpu", out=tmp_path / "e.json")
+    results = evaluate_checkpoint(walker, config)
+    films = results["videos"]["toy/corridor"]
+    assert films["best"]["return"] >= films["median"]["return"] >= films["worst"]["return"]
+    assert all(f["repeated"] and Path(f["file"]).stat().st_size > 0 for f in films.values())
+    assert results["against"]["tasks"][0]["difference"] == 0  # the same weights, seeds and draws
+    assert "toy                     1 of 1" in score_table(results)
+
+
+def test_a_suite_that_the_checkpoint_does_not_know_is_refused(walker):
+    with pytest.raises(ValueError, match="knows no task of the suite 'atari'; it knows tasks of toy"):
+        evaluate_checkpoint(walker, EvalConfig(suite=["atari"], device="cpu"))
 
 
 def test_swapped_instructions_differ_from_ones_own_and_stay_for_the_whole_episode():

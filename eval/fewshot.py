@@ -1,0 +1,426 @@
+"""`gato finetune`: how well an agent does a task it never saw, over the number of demonstrations, beside what needs no pretraining.
+
+The grid is mode x demonstrations x series. A series is an order in which the demonstrations are drawn, so that 1, 10 and 100
+of them are nested; it also seeds the training. A finished cell is a `result.json`, which a later run reads:
+
+    OUT/settings.json                  what every cell was made with
+    OUT/cells/full-10-0/               mode, demonstrations, series: result.json, metrics.jsonl, demonstrations/, policy/
+    OUT/fewshot.json, .md, .svg        the table, the same as text, the curve
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gato import envs
+from gato.agent import Agent, load
+from gato.episode import Episode
+from gato.policy import Policy
+from gato.spec import TaskSpec
+
+from ..data.store import Store, StoreWriter, stores_folder
+from ..train.finetune import MODES, PROTOCOLS, Protocol, finetune, merged, speed
+from .baseline import ClonePolicy, NearestPolicy
+from .chart import score_curves
+from .control import summarise
+from .rollout import RandomPolicy, rollout
+from .score import nested_interval, normalised_score, score_scale
+
+BASELINES = ("prompt", "retrieve", "clone")  # no learning; the nearest state's action; a small network from nothing
+SMOOTHED = 5  # evaluations in the paper's moving average
+RANDOM_EPISODES = 20  # that measure the random return of a task the registry does not know
+
+
+@dataclass(frozen=True)
+class FewShotConfig:
+    """- `data`: a store of demonstrations: a name, a folder, or the folder that `gato data import` made.
+    - `env`: the environment: a task of the registry or any Gymnasium id; by default that of the store.
+    - `episodes`: numbers of demonstrations. `modes`: of `full`, `lora`, `frozen`, `scratch`, `prompt`, `retrieve`, `clone`.
+    - `series`: how many orders of the demonstrations, each with a training seed of its own.
+    - `protocol`: `small` fits a CPU in minutes; `paper` is appendix E's.
+    - `steps`, `batch_size`, `learning_rate`, `micro_batch_size`, `evaluate_every`, `evaluation_episodes`: in place of the protocol's.
+    - `rollouts`: episodes that each figure is measured on; `seed` of their starts; `temperature` of the actions.
+    - `held_out`: demonstrations never trained on, which choose a step; by default a tenth, at most 20.
+    - `out`: folder of the results; by default `runs/fewshot-` and the task's name.
+    """
+
+    data: str
+    env: str | None = None
+    episodes: tuple[int, ...] = (1, 10, 100)
+    modes: tuple[str, ...] = ("full", "scratch", *BASELINES)
+    series: int = 1
+    protocol: str = "small"
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    micro_batch_size: int | None = None
+    evaluate_every: int | None = None
+    evaluation_episodes: int | None = None
+    rollouts: int = 50
+    seed: int = 0
+    temperature: float = 1.0
+    held_out: int | None = None
+    device: str | None = None
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"there is no protocol '{self.protocol}'; known are {', '.join(PROTOCOLS)}")
+        if unknown := [m for m in self.modes if m not in MODES + BASELINES]:
+            raise ValueError(f"there is no mode '{unknown[0]}'; known are {', '.join(MODES + BASELINES)}")
+        if not self.episodes or min(self.episodes) < 1:
+            raise ValueError(f"episodes is {list(self.episodes)}; give numbers of demonstrations, each at least 1")
+        for name in ("series", "rollouts", "steps", "batch_size", "evaluate_every", "evaluation_episodes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; give at least 1")
+
+    @property
+    def training(self) -> Protocol:
+        """The protocol with what was given in place of its numbers."""
+        names = ("steps", "batch_size", "learning_rate", "micro_batch_size", "evaluate_every", "evaluation_episodes")
+        return replace(PROTOCOLS[self.protocol], **{n: getattr(self, n) for n in names if getattr(self, n) is not None})
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """What there is to learn from.
+
+    - `task`: the environment's, with both returns as far as they could be had; `references`: where these come from.
+    - `pool`, `held_out`: numbers of the store's episodes; `left_out`: how many are no demonstrations, or of another task.
+    """
+
+    store: Store
+    task: TaskSpec
+    pool: tuple[int, ...]
+    held_out: tuple[int, ...]
+    left_out: int
+    references: dict[str, str] = field(default_factory=dict)
+
+    def series(self, seed: int, count: int) -> list[Episode]:
+        """The first `count` demonstrations in the order of a series; a larger count begins with those of a smaller one.
+
+        **Raises:** `ValueError` if there are fewer.
+        """
+        if count > len(self.pool):
+            raise ValueError(
+                f"{count} demonstrations were asked for, but {self.store.path} has {len(self.pool)} of '{self.task.name}' beside "
+                f"{len(self.held_out)} held out; collect more or ask for fewer"
+            )
+        return self.read(np.random.default_rng(seed).permutation(self.pool)[:count])
+
+    def read(self, numbers: Sequence[int] | np.ndarray) -> list[Episode]:
+        return [replace(self.store.episode(int(i)), task=self.task) for i in numbers]
+
+
+def open_demonstrations(config: FewShotConfig) -> Demonstrations:
+    """Finds the store and the environment, and makes sure that they mean the same.
+
+    **Raises:** `ValueError` if there is no such store or environment, if no episode fits the environment's fields (naming
+    the first field that differs), or if too few demonstrations are left.
+    """
+    store = Store(_store_folder(config.data))
+    name = config.env or store.tasks[0].name
+    if config.env is None and store.tasks[0].env_id is None:
+        raise ValueError(f"{store.path} does not say which environment its task '{name}' belongs to; give --env, such as CartPole-v1")
+    task = envs.task(name) if config.env else store.tasks[0]
+    differences = {i: task.differences(t) for i, t in enumerate(store.tasks)}
+    fitting = [i for i, lines in differences.items() if not lines and (len(store.tasks) == 1 or store.tasks[i].name == name)]
+    if not fitting:
+        lines = differences[0] or [f"it is one of {len(store.tasks)} tasks and none is called '{name}'"]
+        raise ValueError(f"{store.path} holds no demonstrations of '{name}': its task '{store.tasks[0].name}' differs: {lines[0]}")
+    usable = np.isin(store.task_indices, fitting) & np.isin(store.behaviours, ["expert", "noisy", "human"])
+    numbers = np.random.default_rng(0).permutation(np.flatnonzero(usable)).tolist()
+    if not numbers:
+        raise ValueError(
+            f"{store.path} has {store.num_episodes} episodes, but none of an expert or a human; collect or import demonstrations"
+        )
+    count = min(20, len(numbers) // 10) if config.held_out is None else config.held_out
+    if not 0 <= count < len(numbers):
+        raise ValueError(f"held_out is {count}, but there are {len(numbers)} demonstrations; leave at least one to learn from")
+    task, references = _with_returns(task, store, numbers, config.seed)
+    return Demonstrations(store, task, tuple(numbers[count:]), tuple(numbers[:count]), store.num_episodes - len(numbers), references)
+
+
+def _with_returns(task: TaskSpec, store: Store, numbers: Sequence[int], seed: int) -> tuple[TaskSpec, dict[str, str]]:
+    """The task with what it lacks of both returns: random play is measured, the expert's is that of the demonstrations."""
+    random, expert, references = task.random_return, task.expert_return, {"random": "registry", "expert": "registry"}
+    if random is None:
+        played = rollout(RandomPolicy(task, seed), task, RANDOM_EPISODES, seed=seed)
+        finished = [r.total_reward for r in played if not r.failed]
+        random = float(np.mean(finished)) if finished else None
+        references["random"] = f"{len(finished)} episodes of random play"
+    if expert is None:
+        expert = float(store.returns[np.asarray(numbers)].mean())
+        references["expert"] = f"mean return of the {len(numbers)} demonstrations"
+    return task.with_returns(random, expert), references
+
+
+def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
+    """Runs the cells that are not finished yet, and writes table and curve of all.
+
+    **Returns:** what `OUT/fewshot.json` holds: `task`, `references`, `seen` (whether the checkpoint was trained on the task),
+    `rows` (see `summarise_cells`) and `cells`.
+
+    **Raises:** `ValueError` for bad settings and data (see `open_demonstrations`), or if `config.out` holds cells that were
+    made with other settings.
+    """
+    demonstrations = open_demonstrations(config)
+    task = demonstrations.task
+    for count in config.episodes:  # before the first cell, not after hours
+        demonstrations.series(0, count)
+    agent = load(checkpoint, config.device)
+    seen = task.name in agent.tasks
+    if seen and (lines := agent.tasks[task.name].differences(task)):
+        raise ValueError(f"the checkpoint means something else by task '{task.name}': {lines[0]}; give the environment another name")
+    out = _claim(checkpoint, config, demonstrations)
+    cells = []
+    for series in range(config.series):
+        for count in sorted(set(config.episodes)):
+            cells += [_cell(agent, demonstrations, config, mode, count, series, out) for mode in config.modes]
+    rows = summarise_cells(task, cells)
+    results = {
+        "checkpoint": str(checkpoint), "task": task.name, "seen": seen, "random": task.random_return, "expert": task.expert_return,
+        "references": demonstrations.references, "unscored": score_scale(task.random_return, task.expert_return),
+        "store": str(demonstrations.store.path), "pool": len(demonstrations.pool), "held_out": len(demonstrations.held_out),
+        "left_out": demonstrations.left_out, "series": config.series, "rollouts": config.rollouts, "protocol": config.protocol,
+        "training": asdict(config.training), "rows": rows, "cells": cells,
+    }  # fmt: skip
+    _write(out / "fewshot.json", json.dumps(results, indent=1))
+    _write(out / "fewshot.md", few_shot_table(results) + "\n")
+    curves = {label: [(r["episodes"], r["mean"], r["low"], r["high"]) for r in rows if r["label"] == label] for label in _labels(rows)}
+    marks = {"random": 0.0, "expert": 100.0} if results["unscored"] is None else {}
+    _write(out / "fewshot.svg", score_curves(curves, f"{task.name}: {'score' if marks else 'return'} over demonstrations", marks))
+    return results | {"out": str(out)}
+
+
+def plan(checkpoint: Path, config: FewShotConfig) -> str:
+    """What `few_shot` would do: the tokens of two timesteps as the model sees them, the cells, and what they cost here."""
+    from tempfile import TemporaryDirectory
+
+    demonstrations = open_demonstrations(config)
+    agent, task, protocol = load(checkpoint, config.device), demonstrations.task, config.training
+    most = demonstrations.series(0, max(config.episodes))
+    per_timestep, context = agent.tokenizer.tokens_per_timestep(task), agent.model.config.context_length
+    lines = [agent.tokenizer.show(agent.tokenizer.encode(most[0].window(0, 2)))]
+    lines.append(f"{per_timestep} tokens a timestep, {context // per_timestep} timesteps in the context of {context}")
+    lines.append(
+        f"{len(demonstrations.pool)} demonstrations to draw from, {len(demonstrations.held_out)} held out, "
+        f"{demonstrations.left_out} left out"
+    )
+    total = 0.0
+    with TemporaryDirectory() as folder:
+        store = _subset(demonstrations, most, Path(folder) / "demonstrations")
+        for mode in (m for m in config.modes if m in MODES):
+            seconds, trained = speed(agent, task, store, protocol, mode)
+            cost = seconds * protocol.steps
+            total += cost * len(set(config.episodes)) * config.series
+            lines.append(
+                f"{mode}: {trained:,} trained parameters, {seconds:.3f} s an update, {cost:.0f} s a cell of {protocol.steps} updates"
+            )
+    cells = len(config.modes) * len(set(config.episodes)) * config.series
+    evaluations = protocol.steps // protocol.evaluate_every * protocol.evaluation_episodes + 2 * config.rollouts
+    lines.append(f"{cells} cells: {total:.0f} s of training in all; up to {evaluations} episodes played in each")
+    return "\n".join(lines)
+
+
+# -- cells -----------------------------------------------------------------------------------------
+
+
+def _cell(
+    agent: Agent, demonstrations: Demonstrations, config: FewShotConfig, mode: str, count: int, series: int, out: Path
+) -> dict[str, Any]:
+    """One place of the grid, from its `result.json` where it is finished; what an interrupted run left of it is removed."""
+    folder = out / "cells" / f"{mode}-{count}-{series}"
+    if (folder / "result.json").is_file():
+        return json.loads((folder / "result.json").read_text())
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    episodes = demonstrations.series(series, count)
+    cell: dict[str, Any] = {"mode": mode, "episodes": count, "series": series, "timesteps": sum(e.num_timesteps for e in episodes)}
+    task = demonstrations.task
+    if mode in MODES:
+        cell |= _trained(agent, demonstrations, config, mode, episodes, series, folder)
+    elif mode == "prompt":
+        policy = agent.policy(task, config.temperature, seed=config.seed)
+        cell["figures"] = {"no learning": _measured(policy, task, config, episodes)}
+    elif mode == "retrieve":
+        cell["figures"] = {"no learning": _measured(NearestPolicy(task, episodes), task, config)}
+    else:
+        training = config.training
+        timesteps = training.batch_size * agent.model.config.context_length // agent.tokenizer.tokens_per_timestep(task)
+        policy = ClonePolicy(task, episodes, training.steps, max(1, timesteps), series)
+        cell["figures"] = {"last step": _measured(policy, task, config)}
+    _write(folder / "result.json", json.dumps(cell, indent=1))
+    return cell
+
+
+def _trained(
+    agent: Agent, demonstrations: Demonstrations, config: FewShotConfig, mode: str, episodes: Sequence[Episode], series: int, folder: Path
+) -> dict[str, Any]:
+    """A cell that learns: its three figures, its curve, and its policy as a checkpoint folder."""
+    task, protocol = demonstrations.task, config.training
+    store = _subset(demonstrations, episodes, folder / "demonstrations")
+    held_out = demonstrations.read(demonstrations.held_out)
+
+    def evaluate(tuned: Agent, step: int) -> list[float | None]:
+        policy = tuned.policy(task, config.temperature, seed=config.seed)
+        results = rollout(policy, task, protocol.evaluation_episodes, seed=config.seed + step, num_envs=protocol.evaluation_episodes)
+        return [task.random_return if r.failed else r.total_reward for r in results]
+
+    found = finetune(agent, task, store, held_out, protocol, mode, series, folder, evaluate)
+    figures = {"last step": _measured(found.agent.policy(task, config.temperature, seed=config.seed), task, config)}
+    if found.chosen is not None:
+        found.agent.model.load_state_dict(found.chosen)
+        is_last = found.chosen_step == protocol.steps
+        chosen = (
+            figures["last step"] if is_last else _measured(found.agent.policy(task, config.temperature, seed=config.seed), task, config)
+        )
+        figures["chosen on held-out"] = chosen
+    if best := _paper_maximum(found.curve):
+        figures["paper's maximum"] = {"returns": best}
+    (merged(found.agent) if mode == "lora" else found.agent).save(folder / "policy")
+    shutil.rmtree(store)
+    return {
+        "figures": figures, "chosen_step": found.chosen_step, "curve": found.curve, "seconds": round(found.seconds, 2),
+        "trained_parameters": found.trained,
+    }  # fmt: skip
+
+
+def _measured(policy: Policy, task: TaskSpec, config: FewShotConfig, demonstrations: Sequence[Episode] = ()) -> dict[str, Any]:
+    results = rollout(policy, task, config.rollouts, config.seed, min(config.rollouts, 50), demonstrations=demonstrations)
+    return summarise(task, results)
+
+
+def _paper_maximum(curve: Sequence[dict[str, Any]]) -> list[float]:
+    """The returns of those neighbouring evaluations (5, or all if there are fewer) whose mean is the highest."""
+    width = min(SMOOTHED, len(curve))
+    windows = [[r for point in curve[i : i + width] for r in point["returns"] if r is not None] for i in range(len(curve) - width + 1)]
+    return max((w for w in windows if w), key=np.mean, default=[])
+
+
+def _subset(demonstrations: Demonstrations, episodes: Sequence[Episode], path: Path) -> Path:
+    """A store of these episodes alone, which a mixture can read."""
+    with StoreWriter(path, [demonstrations.task], {"source": "gato finetune", "of": demonstrations.store.fingerprint}) as writer:
+        for episode in episodes:
+            writer.append(episode)
+    return path
+
+
+def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstrations) -> Path:
+    """The folder of the results. **Raises:** `ValueError` if cells lie there that were made with other settings."""
+    out = config.out or Path("runs") / f"fewshot-{demonstrations.task.name.replace('/', '-')}"
+    weights = []
+    for path in sorted(Path(checkpoint).glob("model*.safetensors")):
+        with path.open("rb") as file:
+            weights.append(file_digest(file, "sha256").hexdigest())
+    settings = {
+        "weights_sha256": weights, "data": demonstrations.store.fingerprint, "task": demonstrations.task.to_dict(),
+        "held_out": len(demonstrations.held_out), "training": asdict(config.training), "rollouts": config.rollouts,
+        "seed": config.seed, "temperature": config.temperature,
+    }  # fmt: skip
+    settings = json.loads(json.dumps(settings))
+    path = out / "settings.json"
+    if path.is_file():
+        before = json.loads(path.read_text())
+        if changed := [name for name in settings if before.get(name) != settings[name]]:
+            raise ValueError(f"{out} holds cells that were made with another {', '.join(changed)}; choose another --out or undo the change")
+    out.mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps(settings, indent=1))
+    return out
+
+
+def _store_folder(name: str) -> Path:
+    """A store by folder or name, or the only (or `train`) store that an import left in a folder."""
+    for path in (Path(name), stores_folder() / name):
+        if (path / "manifest.json").is_file():
+            return path
+        inside = sorted(p.parent for p in path.glob("*/manifest.json"))
+        chosen = [p for p in inside if p.name == "train"] or inside
+        if len(chosen) == 1:
+            return chosen[0]
+        if chosen:
+            raise ValueError(f"'{path}' holds {len(chosen)} stores ({', '.join(p.name for p in chosen[:5])}); name one of them")
+    raise ValueError(f"there is no store '{name}'; collect demonstrations, or bring your recordings in with 'gato data import'")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(f"{path.suffix}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+# -- what they come to -----------------------------------------------------------------------------
+
+
+def summarise_cells(task: TaskSpec, cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row per mode, figure and number of demonstrations, over all series.
+
+    **Returns:** `label` (mode and figure), `mode`, `figure`, `episodes`, `series` (how many), `mean`, `low` and `high`: the
+    normalised score with its interval over series and episodes, or the return where the task has no score.
+    """
+    is_scored = score_scale(task.random_return, task.expert_return) is None
+    groups: dict[tuple[str, str, int], list[np.ndarray]] = {}
+    for cell in cells:
+        for figure, row in cell["figures"].items():
+            returns = [r for r in row["returns"] if r is not None]
+            values = normalised_score(returns, task.random_return, task.expert_return) if is_scored else np.asarray(returns)
+            groups.setdefault((cell["mode"], figure, cell["episodes"]), []).append(values)
+    rows = []
+    for (mode, figure, episodes), values in groups.items():
+        mean, low, high = nested_interval(values)
+        label = f"{mode}, {figure}" if mode in MODES else mode
+        rows.append(
+            {
+                "label": label,
+                "mode": mode,
+                "figure": figure,
+                "episodes": episodes,
+                "series": len(values),
+                "mean": mean,
+                "low": low,
+                "high": high,
+            }
+        )
+    return rows
+
+
+def few_shot_table(results: dict[str, Any]) -> str:
+    """The table as text: a line per mode and figure, a column per number of demonstrations."""
+    rows, scored = results["rows"], results["unscored"] is None
+    counts = sorted({r["episodes"] for r in rows})
+    what = f"score (0: random {results['random']:.4g}, 100: expert {results['expert']:.4g})" if scored else "return"
+    training = results["training"]
+    lines = [
+        f"{results['task']} from {results['checkpoint']}{', which was trained on it' if results['seen'] else ''}: {what}, "
+        f"95 % interval over {results['series']} series x {results['rollouts']} episodes",
+        f"{results['protocol']} protocol: {training['steps']} updates of {training['batch_size']} rows; demonstrations: {results['pool']} "
+        f"to draw from, {results['held_out']} held out, {results['left_out']} left out",
+    ]
+    lines += [] if scored else [f"no score: {results['unscored']}"]
+    lines += [f"the {name} return: {where}" for name, where in results["references"].items() if where != "registry"]
+    lines += ["", f"{'demonstrations':32}" + "".join(f"{c:>24}" for c in counts)]
+    for label in _labels(rows):
+        found = {r["episodes"]: r for r in rows if r["label"] == label}
+        cells = [f"{found[c]['mean']:.1f} [{found[c]['low']:.1f}, {found[c]['high']:.1f}]" if c in found else "" for c in counts]
+        lines.append(f"{label:32}" + "".join(f"{cell:>24}" for cell in cells))
+    if any("maximum" in r["figure"] for r in rows):
+        lines += [
+            "",
+            f"The paper's maximum is the best of noisy evaluations (moving average of {SMOOTHED}) and flatters; compare last steps.",
+        ]
+    if results["series"] == 1:
+        lines.append("One series: the intervals say nothing of other demonstrations and training seeds.")
+    return "\n".join(lines)
+
+
+def _labels(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(r["label"] for r in rows))

@@ -1,0 +1,264 @@
+"""Few-shot fine-tuning: the demonstrations of a new task, the grid of cells, and what it is compared with.
+
+The new task is the corridor of five cells, played to its right end; nothing that is trained here is larger than a tiny Gato.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gato
+from gato import envs
+from gato.agent import Agent
+from gato.batch import join
+from gato.cli import main
+from gato.data.collect import CollectConfig, collect
+from gato.data.store import Store, StoreWriter
+from gato.episode import Episode
+from gato.eval.baseline import ClonePolicy, Features, NearestPolicy
+from gato.eval.chart import score_curves
+from gato.eval.fewshot import FewShotConfig, _paper_maximum, few_shot, open_demonstrations, summarise_cells
+from gato.eval.rollout import rollout
+from gato.policy import GatoPolicy
+from gato.train.finetune import PROTOCOLS, _model, held_out_loss, merged
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A stores folder with 12 clean demonstrations of the corridor."""
+    folder = tmp_path_factory.mktemp("home")
+    collect(CollectConfig(tasks=["toy/corridor"], episodes=12, noisy_share=0.0, workers=0, out=folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def agent(make_gato, tokenizer, robot) -> Agent:
+    """An agent that knows another task only."""
+    return Agent(make_gato(initializer_range=0.02).float(), tokenizer, {robot.name: robot})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(agent, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    agent.save(folder)
+    return folder
+
+
+@pytest.fixture
+def config(home, tmp_path) -> FewShotConfig:
+    """Two cells that learn nothing and one that takes four updates."""
+    return FewShotConfig(
+        str(home / "toy/corridor"), episodes=(1, 4), modes=("retrieve",), steps=4, batch_size=2, evaluate_every=2, evaluation_episodes=2,
+        rollouts=4, held_out=2, device="cpu", out=tmp_path / "grid",
+    )  # fmt: skip
+
+
+# -- demonstrations ------------------------------------------------------------------------------------
+
+
+def test_more_demonstrations_begin_with_the_same_ones(config):
+    demonstrations = open_demonstrations(config)
+    few, many = (demonstrations.series(0, n) for n in (2, 5))
+    assert [e.seed for e in many[:2]] == [e.seed for e in few]
+    assert [e.seed for e in demonstrations.series(1, 5)] != [e.seed for e in many]
+
+
+def test_held_out_demonstrations_are_never_trained_on(config):
+    demonstrations = open_demonstrations(config)
+    assert len(demonstrations.held_out) == 2 and len(demonstrations.pool) == 10
+    assert not set(demonstrations.held_out) & set(demonstrations.pool)
+
+
+def test_more_demonstrations_than_there_are_is_refused(config):
+    with pytest.raises(ValueError, match="11 demonstrations were asked for, but .* has 10 of 'toy/corridor' beside 2 held out"):
+        open_demonstrations(config).series(0, 11)
+
+
+def test_no_demonstrations_are_refused(config):
+    with pytest.raises(ValueError, match="each at least 1"):
+        replace(config, episodes=(0,))
+
+
+def test_demonstrations_of_another_task_are_refused_with_the_field_that_differs(config):
+    with pytest.raises(ValueError, match="no demonstrations of 'CartPole-v1': its task 'toy/corridor' differs: .*observation"):
+        open_demonstrations(replace(config, env="CartPole-v1"))
+
+
+def test_random_episodes_are_no_demonstrations(config, home, tmp_path):
+    store = Store(home / "toy/corridor")
+    with StoreWriter(tmp_path / "mixed", store.tasks) as writer:
+        writer.append(store.episode(0))
+        writer.append(replace(store.episode(1), behaviour="random"))
+    found = open_demonstrations(replace(config, data=str(tmp_path / "mixed"), held_out=0))
+    assert found.pool == (0,) and found.left_out == 1
+
+
+def test_own_recordings_of_an_unknown_environment_get_their_returns_measured(config, tmp_path):
+    """A plain Gymnasium id: random play is measured, and the demonstrations stand for the expert."""
+    task = replace(envs.task("CartPole-v1"), name="lab/balance", env_id=None)
+    with StoreWriter(tmp_path / "own" / "train", [task]) as writer:
+        for n in (100, 300):
+            values = {"observation": np.zeros((n, 4), np.float32)}, {"action": np.zeros(n, np.int64)}, np.ones(n, np.float32)
+            writer.append(Episode(task, *values, behaviour="human"))
+    found = open_demonstrations(replace(config, data=str(tmp_path / "own"), env="CartPole-v1", held_out=0))
+    assert found.task.name == "CartPole-v1" and found.task.expert_return == 200 and 10 < found.task.random_return < 50
+    assert found.references == {"random": "20 episodes of random play", "expert": "mean return of the 2 demonstrations"}
+
+
+# -- baselines -----------------------------------------------------------------------------------------
+
+
+def test_retrieving_plays_the_action_of_the_nearest_state():
+    task = envs.task("gymnasium/mountain-car")
+    states, actions = np.array([[-0.5, 0.0], [0.4, 0.05]], np.float32), np.array([0, 2])
+    policy = NearestPolicy(task, [Episode(task, {"observation": states}, {"action": actions}, np.zeros(2, np.float32))])
+    seen = np.array([[0.3, 0.04], [-0.6, 0.0]], np.float32)
+    assert policy.act({"observation": seen}, np.zeros(2), np.zeros(2, bool), np.arange(2))["action"].tolist() == [2, 0]
+
+
+def test_a_text_that_no_demonstration_has_is_all_zeros_before_scaling(drive, robot):
+    features = Features(robot, [drive(3, "go"), drive(3, "stop", seed=1)])
+    known, unknown = (features._raw(drive(1, goal).observations) for goal in ("go", "turn"))
+    assert known.shape == unknown.shape and known.sum() - unknown.sum() == pytest.approx(1)
+
+
+def test_a_cloned_network_walks_the_corridor_and_drives_the_robot_inside_its_ranges(config, drive, robot):
+    demonstrations = open_demonstrations(config)
+    policy = ClonePolicy(demonstrations.task, demonstrations.series(0, 10), steps=60, batch_size=16)
+    assert all(r.success for r in rollout(policy, demonstrations.task, 5))
+    motors = ClonePolicy(robot, [drive(4)], steps=2, batch_size=4).act(drive(3).observations, np.zeros(3), np.zeros(3, bool), np.arange(3))
+    assert motors["motors"].shape == (3, 2) and (motors["motors"] >= [-1, 0]).all() and (motors["motors"] <= [1, 10]).all()
+
+
+# -- cells ---------------------------------------------------------------------------------------------
+
+
+def test_a_grid_ends_in_a_table_a_curve_and_a_policy(config, checkpoint):
+    results = few_shot(checkpoint, replace(config, episodes=(4,), modes=("full", "retrieve", "prompt")))
+    figures = [r["label"] for r in results["rows"]]
+    assert figures == ["full, last step", "full, chosen on held-out", "full, paper's maximum", "retrieve", "prompt"]
+    assert "toy/corridor" in gato.load(config.out / "cells/full-4-0/policy", "cpu").tasks
+    assert (config.out / "fewshot.svg").read_text().startswith("<svg") and not results["seen"]
+    assert "full, last step" in (config.out / "fewshot.md").read_text()
+    assert len(results["cells"][0]["curve"]) == 2
+
+
+def test_finished_cells_are_read_and_not_made_again(config, checkpoint):
+    few_shot(checkpoint, config)
+    path = config.out / "cells/retrieve-1-0/result.json"
+    cell = json.loads(path.read_text())
+    cell["figures"]["no learning"]["returns"] = [0.725] * 4  # the random return: a score of 0
+    path.write_text(json.dumps(cell))
+    (config.out / "cells/retrieve-4-0/result.json").unlink()  # as if the run had been killed in this cell
+    rows = few_shot(checkpoint, config)["rows"]
+    assert rows[0]["mean"] == 0 and rows[1]["mean"] > 0
+
+
+def test_cells_of_other_settings_are_not_mixed(config, checkpoint):
+    few_shot(checkpoint, config)
+    with pytest.raises(ValueError, match="holds cells that were made with another rollouts; choose another --out"):
+        few_shot(checkpoint, replace(config, rollouts=5))
+
+
+def test_the_command_shows_layout_and_cost_before_anything_is_trained(config, checkpoint, capsys):
+    arguments = ["finetune", str(checkpoint), "--data", config.data, "--episodes", "1,4", "--modes", "full", "--steps", "4"]
+    assert main([*arguments, "--batch_size", "2", "--device", "cpu", "--out", str(config.out), "--dry-run", "true"]) == 0
+    printed = capsys.readouterr().out
+    assert "3 tokens a timestep, 21 timesteps in the context of 64" in printed
+    assert "2 cells" in printed and not Path(config.out).exists()
+
+
+# -- training ------------------------------------------------------------------------------------------
+
+
+def trainable(model) -> set[str]:
+    return {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_each_mode_trains_what_it_says(agent):
+    protocol = PROTOCOLS["small"]
+    assert trainable(_model(agent, "full", protocol)) == {"embedding", "transformer"}
+    assert trainable(_model(agent, "frozen", protocol)) == {"embedding"}
+    new, old = (m.embedding.tokens.weight for m in (_model(agent, "scratch", protocol), agent.model))
+    assert new.shape == old.shape and not torch.equal(new, old)
+
+
+def test_the_papers_protocol_has_dropout(agent):
+    assert _model(agent, "full", PROTOCOLS["paper"]).transformer.layers[0].dropout.p == 0.1
+
+
+def test_adapters_start_as_nothing_and_are_folded_in_exactly(agent, drive):
+    pytest.importorskip("peft", reason="LoRA needs peft: pip install 'opengato[peft]'")
+    tuned = Agent(_model(agent, "lora", PROTOCOLS["small"]), agent.tokenizer, agent.tasks)
+    assert held_out_loss(tuned, [drive(3)]) == pytest.approx(held_out_loss(agent, [drive(3)]))
+    adapters = [p for name, p in tuned.model.named_parameters() if p.requires_grad and "lora_B" in name]
+    assert adapters and all("lora" in name for name, p in tuned.model.named_parameters() if p.requires_grad)
+    for p in adapters:
+        torch.nn.init.normal_(p, std=0.1)
+    whole = merged(tuned)
+    assert set(whole.model.state_dict()) == set(agent.model.state_dict())
+    assert held_out_loss(whole, [drive(3)]) == pytest.approx(held_out_loss(tuned, [drive(3)]), rel=1e-5)
+
+
+def test_the_papers_maximum_is_the_best_mean_of_five_evaluations():
+    curve = [{"returns": [float(x)]} for x in (0, 0, 10, 10, 10, 10, 5)]
+    assert _paper_maximum(curve) == [10, 10, 10, 10, 5]
+
+
+# -- figures -------------------------------------------------------------------------------------------
+
+
+def test_a_table_gives_returns_where_there_is_no_score(corridor):
+    task = corridor.with_returns(1.0, 1.0)
+    cell = {"mode": "retrieve", "episodes": 1, "series": 0, "figures": {"no learning": {"returns": [3.0, 3.0]}}}
+    (row,) = summarise_cells(task, [cell])
+    assert row["label"] == "retrieve" and row["mean"] == 3.0
+
+
+def test_the_curve_draws_every_label_and_escapes_it():
+    drawing = score_curves({"full": [(1, 10, 5, 15), (10, 50, 40, 60)], "<b>": [(1, 0, 0, 0)]}, "a & b", {"expert": 100.0})
+    assert drawing.count("<polyline") == 2 and "&lt;b&gt;" in drawing and "a &amp; b" in drawing
+
+
+# -- prompts and states --------------------------------------------------------------------------------
+
+
+def test_a_policy_with_a_prompt_sees_what_training_rows_with_prompts_hold(agent, tokenizer, robot, drive):
+    """8 tokens a timestep and a context of 64: four timesteps of the prompt, then the episode, in one document."""
+    policy = agent.policy(robot.name, temperature=0.0, prompt=drive(9, seed=5))
+    episode = drive(2)
+    actions = [policy.act({k: v[t : t + 1] for k, v in episode.observations.items()})["motors"] for t in range(2)]
+    acted = replace(episode, actions={"motors": np.concatenate(actions)})
+    trained = join([tokenizer.encode(drive(9, seed=5).window(0, 4)), tokenizer.encode(acted)], same_document=True)
+    seen = join(policy._streams[0].timesteps, same_document=True)
+    for name in ("ids", "local_position", "patches", "patch_boxes"):
+        np.testing.assert_array_equal(getattr(seen, name), getattr(trained, name))
+
+
+@pytest.mark.parametrize("overflow", ["rebuild", "rolling"])
+def test_a_policy_goes_on_from_its_state_past_the_end_of_the_context(make_gato, tokenizer, robot, drive, overflow):
+    """The state is taken after 6 of 8 timesteps that fit; both go on to 14."""
+    policy, other = (GatoPolicy(make_gato(), tokenizer, robot, 1.0, overflow, seed=s) for s in (0, 0))
+    episode = drive(14)
+
+    def act(who: GatoPolicy, t: int) -> list[float]:
+        return who.act({k: v[t : t + 1] for k, v in episode.observations.items()})["motors"][0].tolist()
+
+    for t in range(6):
+        act(policy, t)
+    state = policy.state()
+    expected = [act(policy, t) for t in range(6, 14)]
+    other.load_state(state)
+    assert [act(other, t) for t in range(6, 14)] == expected
+    policy.load_state(state)  # which the other policy has not changed
+    assert [act(policy, t) for t in range(6, 14)] == expected
+
+
+def test_a_state_of_the_other_overflow_mode_is_refused(make_gato, tokenizer, robot):
+    rolling, rebuild = (GatoPolicy(make_gato(), tokenizer, robot, overflow=mode) for mode in ("rolling", "rebuild"))
+    with pytest.raises(ValueError, match="the state is of overflow 'rolling', the policy of 'rebuild'"):
+        rebuild.load_state(rolling.state())

@@ -1,0 +1,229 @@
+"""Fine-tuning on a handful of demonstrations (Gato, section 5.2 and appendix E): one agent, one store, one budget.
+
+`eval/fewshot.py` calls this for every cell of its grid and does the measuring.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from gato.agent import Agent
+from gato.batch import collate
+from gato.episode import Episode
+from gato.learners.gato import GatoLearner
+from gato.model import Gato
+from gato.spec import TaskSpec
+
+from ..data.mixture import DataConfig, Mixture, SourceConfig
+from .checkpoint import Progress
+from .loop import TrainConfig, seconds_per_step, train
+from .metrics import MetricsLog
+from .optim import OptimConfig, make_optimizer
+
+MODES = ("full", "lora", "frozen", "scratch")  # what is trained: everything, adapters, the embeddings, everything from new weights
+HELD_OUT_ROWS = 32  # windows of held-out demonstrations whose loss chooses a step
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How long and how a cell is trained, and how often it is looked at.
+
+    - `steps` updates of `batch_size` rows; `micro_batch_size` rows at a time (0: all).
+    - `learning_rate`: after `warmup_steps` the maximum, then a cosine to `final_ratio` of it.
+    - `muon`: see `OptimConfig`; only where whole matrices are trained (full and scratch).
+    - `evaluate_every` updates the policy plays `evaluation_episodes`, for the paper's maximum over evaluations.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    final_ratio: float
+    weight_decay: float
+    dropout: float
+    muon: float | None
+    evaluate_every: int
+    evaluation_episodes: int
+    micro_batch_size: int = 0
+
+
+PROTOCOLS = {
+    "small": Protocol(300, 8, 1e-3, 10, 0.1, 0.1, 0.0, 3.0, 60, 5),
+    # appendix E; the paper's number of updates is not certain. Adam: no weight decay, a constant rate
+    "paper": Protocol(10_000, 64, 1e-5, 0, 1.0, 0.0, 0.1, None, 100, 10),
+}
+
+
+@dataclass
+class Finetuned:
+    """What a cell's training left behind.
+
+    - `agent`: with the weights of the last step; `chosen`: the weights of the step with the lowest loss on held-out
+      demonstrations, `None` without any.
+    - `curve`: per evaluation `step`, `held_out_loss` and `returns`; `seconds`: training alone.
+    - `trained`: how many parameters were.
+    """
+
+    agent: Agent
+    chosen: dict[str, torch.Tensor] | None
+    chosen_step: int | None
+    curve: list[dict[str, Any]]
+    seconds: float
+    trained: int
+
+
+def finetune(
+    agent: Agent,
+    task: TaskSpec,
+    store: Path,
+    held_out: Sequence[Episode],
+    protocol: Protocol,
+    mode: str,
+    seed: int,
+    folder: Path,
+    evaluate: Callable[[Agent, int], list[float | None]],
+) -> Finetuned:
+    """Trains a copy of the agent on all episodes of a store.
+
+    **Arguments:**
+
+    - `held_out`: demonstrations of the task that the store does not hold; may be empty.
+    - `mode`: of `MODES`; `seed`: of new weights, adapters and the data order.
+    - `folder`: where `metrics.jsonl` goes.
+    - `evaluate`: `(agent, step) -> returns`, called every `protocol.evaluate_every` updates and at the end.
+
+    **Raises:** `ValueError` for an unknown mode, or a store that does not fit the model; `ImportError` with the pip line
+    where `lora` needs peft.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model, learner, accelerator, mixture, optimizer, optim, settings = _set_up(agent, task, store, protocol, mode, seed)
+        tuned = Agent(model, agent.tokenizer, {**agent.tasks, task.name: task})
+        found = Finetuned(tuned, None, None, [], 0.0, sum(p.numel() for p in model.parameters() if p.requires_grad))
+        lowest, looking = float("inf"), 0.0
+
+        def look(at: Progress) -> None:
+            nonlocal lowest, looking
+            started = time.monotonic()
+            loss = held_out_loss(tuned, held_out)
+            found.curve.append({"step": at.step, "held_out_loss": loss, "returns": evaluate(tuned, at.step)})
+            if loss is not None and loss < lowest:
+                lowest, found.chosen_step = loss, at.step
+                found.chosen = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            learner.train()  # acting has put the model into evaluation mode
+            looking += time.monotonic() - started
+
+        log = MetricsLog(folder / "metrics.jsonl", 0, protocol.steps)
+        try:
+            progress = train(learner, optimizer, mixture, accelerator, settings, optim, log, Progress(), look)
+        finally:
+            log.close()
+        found.seconds = progress.seconds - looking
+        look(progress)
+        model.eval()
+    return found
+
+
+def merged(agent: Agent) -> Agent:
+    """The agent with LoRA adapters folded into its weights, so that it is saved and loaded like any other."""
+    from copy import deepcopy
+
+    model = deepcopy(agent.model)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if hasattr(child, "merge") and hasattr(child, "get_base_layer"):
+                child.merge()
+                setattr(module, name, child.get_base_layer())
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return Agent(model, agent.tokenizer, agent.tasks)
+
+
+def held_out_loss(agent: Agent, episodes: Sequence[Episode]) -> float | None:
+    """The mean loss per target over the first windows of some demonstrations; `None` without any."""
+    length = agent.model.config.context_length
+    rows = []
+    for episode in episodes:
+        steps = max(1, length // agent.tokenizer.tokens_per_timestep(episode.task))
+        for start in range(0, episode.num_timesteps, steps):
+            if len(rows) < HELD_OUT_ROWS:
+                rows.append(agent.tokenizer.encode(episode.window(start, start + steps)).cut(length))
+    if not rows:
+        return None
+    agent.model.eval()
+    learner, total, targets = GatoLearner(agent.model).eval(), 0.0, 0.0
+    for start in range(0, len(rows), 8):
+        batch = collate(rows[start : start + 8], length, agent.tokenizer.vocabulary.pad).to(agent.model.device)
+        with torch.inference_mode():
+            _, sums = learner(batch)
+        total, targets = total + float(sums["loss_sum"].sum()), targets + float(sums["targets"].sum())
+    return total / targets
+
+
+def speed(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode: str) -> tuple[float, int]:
+    """Seconds of forward and backward of one update here, and how many parameters are trained: what a cell will cost."""
+    with torch.random.fork_rng():
+        model, learner, accelerator, mixture, _, _, settings = _set_up(agent, task, store, protocol, mode, 0)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return seconds_per_step(learner, accelerator, mixture, settings, repeats=2), trained
+
+
+def _set_up(
+    agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode: str, seed: int
+) -> tuple[Gato, GatoLearner, Accelerator, Mixture, torch.optim.Optimizer, OptimConfig, TrainConfig]:
+    """Everything that the loop takes."""
+    data = DataConfig(
+        sources={task.name: SourceConfig(store=str(store))}, loss_on_text_observations=agent.tokenizer.loss_on_text_observations
+    )
+    mixture = Mixture(data, agent.tokenizer, agent.model.config.context_length, seed)  # without stochastic depth
+    model = _model(agent, mode, protocol)
+    learner = GatoLearner(model)
+    optim = OptimConfig(
+        learning_rate=protocol.learning_rate, initial_learning_rate=min(1e-7, protocol.learning_rate), warmup_steps=protocol.warmup_steps,
+        final_ratio=protocol.final_ratio, weight_decay=protocol.weight_decay, muon=protocol.muon if mode in ("full", "scratch") else None,
+    )  # fmt: skip
+    groups = [g | {"params": [p for p in g["params"] if p.requires_grad]} for g in learner.parameter_groups(optim.weight_decay)]
+    optimizer = make_optimizer(optim, [g for g in groups if g["params"]])
+    settings = TrainConfig(
+        steps=protocol.steps, batch_size=protocol.batch_size, micro_batch_size=protocol.micro_batch_size, seed=seed,
+        save_every=protocol.evaluate_every,
+    )  # fmt: skip
+    on_cpu = agent.model.device.type == "cpu"
+    precision = "bf16" if agent.model.device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+    return model, learner, Accelerator(cpu=on_cpu, mixed_precision=precision), mixture, optimizer, optim, settings
+
+
+def _model(agent: Agent, mode: str, protocol: Protocol) -> Gato:
+    """A copy of the agent's model of which only what `mode` says can change."""
+    if mode not in MODES:
+        raise ValueError(f"there is no mode '{mode}'; known are {', '.join(MODES)}")
+    device = agent.model.device
+    model = Gato(copy.deepcopy(agent.model.config)).to(device) if mode == "scratch" else copy.deepcopy(agent.model)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = protocol.dropout
+    if mode == "frozen":
+        model.transformer.requires_grad_(False)
+    if mode == "lora":
+        _add_adapters(model)
+    return model
+
+
+def _add_adapters(model: Gato, rank: int = 8) -> None:
+    """Freezes the model and puts a trainable matrix of low rank beside every matrix of its layers."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError(f"mode 'lora' needs peft, which is not installed ({error}); run: pip install 'opengato[peft]'") from error
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
+    model.requires_grad_(False)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), model)
