@@ -63,7 +63,7 @@ def read_image(source: str | Path | bytes) -> np.ndarray:
         raise ValueError(f"{label} has {rows}x{columns} pixels, expected 1 to {MAX_PIXELS}; scale it or leave it out")
     try:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return as_rgb(image)
     except _DAMAGE as error:
         raise ValueError(f"{label} is damaged: {error}; restore it or leave it out") from None
 
@@ -127,7 +127,9 @@ def _kind(encoded: bytes) -> str:
     return next((f"a {name} file" for start, name in _FOREIGN.items() if encoded.startswith(start)), "no readable picture")
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def as_rgb(image: Image.Image) -> np.ndarray:
+    """A decoded picture, upright, as uint8 (rows, columns, 3): transparent pixels become white, 16-bit greys are scaled."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would cut everything above 255 off
         grey = (np.asarray(image).astype(np.uint32).clip(0, 65535) + 128) // 257
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)

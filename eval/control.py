@@ -19,10 +19,11 @@ from gato.agent import Agent, load
 from gato.spec import Modality, TaskSpec
 
 from ..data.store import Store, StoreWriter
-from .captioning import caption_results
+from .captioning import caption_results, store_path, wording_lines
 from .replay import ActionKeeper, write_films
 from .rollout import EpisodeResult, Transform, rollout
 from .score import interquartile_mean, mean_interval, normalised_score, score_scale, success_interval
+from .text import text_results
 
 if TYPE_CHECKING:
     from gato.episode import Episode
@@ -39,7 +40,9 @@ class EvalConfig:
     - `episodes` per task; `num_envs` of them side by side; `seed` of their starts.
     - `temperature` of the actions (1 as in the paper; 0: the most likely one); `overflow`: see `GatoPolicy`.
     - `ablations`: also act with the picture blanked and with the instructions of other episodes.
-    - `captions`: stores of held-out pictures; `caption_examples`: how many are shown.
+    - `captions`: stores of held-out pictures; `caption_examples`: how many are shown; `nearest`: the store of the
+      training pictures, for the control that copies the caption of the nearest one.
+    - `text`: stores of documents, for bits per byte; at most `documents` of each.
     - `prompts`: texts to continue. `films`: a film strip per task.
     - `videos`: a folder beside `out` gets an MP4 of the best, the median and the worst episode of every task.
     - `record`: folder in which the episodes are kept as stores, one per task; those of ablations are not.
@@ -57,6 +60,9 @@ class EvalConfig:
     ablations: bool = False
     captions: list[str] = field(default_factory=list)
     caption_examples: int = 24
+    nearest: str | None = None
+    text: list[str] = field(default_factory=list)
+    documents: int = 200
     prompts: list[str] = field(default_factory=list)
     films: bool = False
     videos: bool = False
@@ -199,7 +205,8 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     if other is not None:
         theirs = [_played(other, other.task(n), config)[0] for n in names if n in other.tasks]
         results["against"] = {"checkpoint": str(config.against), "tasks": paired_comparison(results["tasks"], theirs)}
-    results["captions"] = [caption_results(agent, store, config.caption_examples) for store in config.captions]
+    results["captions"] = [caption_results(agent, store, config.caption_examples, nearest=config.nearest) for store in config.captions]
+    results["bits_per_byte"] = [text_results(agent, Store(store_path(store)), config.documents) for store in config.text]
     results["text"] = [{"prompt": p, "continuation": agent.generate(p, 48, temperature=0.7)[len(p) :]} for p in config.prompts]
     results["seconds"] = time.monotonic() - started
     temporary = out.with_suffix(".tmp")
@@ -387,11 +394,18 @@ def score_table(results: dict[str, Any]) -> str:
             lines.append(f"  no score: {row['unscored']}")
     lines += _family_lines(results.get("families", [])) + _comparison_lines(results.get("against"))
     for part in results["captions"]:
-        found, control = part["retrieval"], part["shuffled"]
-        lines += ["", f"captions of {part['pictures']} held-out pictures ({part['split']}): the right title among 10 by likelihood"]
-        lines.append(f"  ours {found['accuracy']:.1%} [{found['low']:.1%}, {found['high']:.1%}], with another picture "
-                     f"{control['accuracy']:.1%} [{control['low']:.1%}, {control['high']:.1%}], chance 10 %")  # fmt: skip
+        lines.append("")
+        if part["retrieval"]:
+            found, control = part["retrieval"], part["shuffled"]
+            lines.append(f"captions of {part['pictures']} held-out pictures ({part['split']}): the right title among 10 by likelihood")
+            lines.append(f"  ours {found['accuracy']:.1%} [{found['low']:.1%}, {found['high']:.1%}], with another picture "
+                         f"{control['accuracy']:.1%} [{control['low']:.1%}, {control['high']:.1%}], chance 10 %")  # fmt: skip
+        lines += wording_lines(part)
         lines += [f"  {e['caption'] or '(nothing)':40} | {e['title']}" for e in part["examples"]]
+    for row in results.get("bits_per_byte", []):
+        found = row["bits_per_byte"]
+        lines += ["", f"{row['store']}: {found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}] bits per byte "
+                  f"over {row['documents']} documents, {row['bytes']:,} bytes"]  # fmt: skip
     for text in results["text"]:
         lines += ["", f"{text['prompt']}|{text['continuation']}"]
     return "\n".join(lines)

@@ -4,6 +4,7 @@ This file defines the layout of a checkpoint folder:
 
     config.json, model.safetensors    the transformers model
     tokenizer.model                   SentencePiece, if the model knows text
+    *_config.json                     how transformers' processor, tokenizer and `generate` are set up
     gato.json                         format version, vocabulary, task specs, SHA-256 of the tokenizer
 
 A run's checkpoints hold the training state beside these; `train/checkpoint.py` writes it.
@@ -15,19 +16,21 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .episode import Episode
 from .spec import FieldSpec, Modality, TaskSpec
 
 if TYPE_CHECKING:
     from gato.tokenizers.episode import EpisodeTokenizer
 
-    from .episode import Episode
     from .model import Gato
     from .policy import GatoPolicy
+    from .processor import GatoProcessor, GatoTokenizer
 
 FORMAT = 1
 
@@ -40,6 +43,7 @@ class Agent:
 
     def __init__(self, model: Gato, tokenizer: EpisodeTokenizer, tasks: Mapping[str, TaskSpec]) -> None:
         self.model, self.tokenizer, self.tasks = model, tokenizer, dict(tasks)
+        model.write_text_only()  # checkpoints from before this was saved with them
 
     # -- disk ------------------------------------------------------------------------------------
 
@@ -60,6 +64,9 @@ class Agent:
             "tasks": [task.to_dict() for task in self.tasks.values()],
         }
         (folder / "gato.json").write_text(json.dumps(content, indent=1))
+        processor = self.processor() or self.text_tokenizer()
+        if processor is not None:
+            processor.save_pretrained(folder)
 
     @classmethod
     def load(cls, folder: str | os.PathLike, device: str | None = None) -> Agent:
@@ -111,43 +118,124 @@ class Agent:
 
     def captions(self, images: Sequence[Any], max_new_tokens: int = 32, temperature: float = 0.0, seed: int = 0) -> list[str]:
         """Captions for several pictures in one batch; greedy unless `temperature` is above zero."""
-        task, spec = self.caption_task()
-        pictures = np.stack([_as_picture(image, spec) for image in images])
-        prompt = self.tokenizer.encode_observation(task, {spec.name: pictures})
-        ids = prompt.ids.reshape(len(images), -1)
-        inputs = {"pixel_values": _tensor(prompt.patches), "patch_boxes": _tensor(prompt.patch_boxes.astype(np.int64))}
-        return self._continue(ids, inputs, max_new_tokens, temperature, seed)
+        return self._continue(self._picture_prompts(images), max_new_tokens, temperature, seed)
+
+    def answer(self, image: Any, question: str, **generation: Any) -> str:
+        """The answer to a question about one picture; `image` as for `caption`."""
+        return self.answers([image], [question], **generation)[0]
+
+    def answers(
+        self, images: Sequence[Any], questions: Sequence[str], max_new_tokens: int = 32, temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
+        """Answers to one question per picture, in one batch."""
+        return self._continue(self._picture_prompts(images, questions), max_new_tokens, temperature, seed)
+
+    def candidates(
+        self,
+        images: Sequence[Any],
+        count: int,
+        questions: Sequence[str] | None = None,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[list[Candidate]]:
+        """Up to `count` different captions (or answers) of each picture, the likeliest first.
+
+        They are beams where `temperature` is zero, and samples else. The likelihood is the model's own, at temperature 1.
+        """
+        if count < 1:
+            raise ValueError(f"the number of candidates is at least 1, found {count}")
+        prompts = self._picture_prompts(images, questions)
+        found = self._continue(prompts, max_new_tokens, temperature, seed, count)
+        task, spec = self.question_task() if questions else self.caption_task()
+        pictures = self._pictures(images, spec)
+        result = []
+        for i, picture in enumerate(pictures):
+            texts = list(dict.fromkeys(found[i * count : (i + 1) * count]))
+            asked = {f.name: np.array([questions[i]], object) for f in task.observations if questions and f is not spec}
+            episodes = [
+                Episode(task, {spec.name: picture[None], **asked}, {task.actions[0].name: np.array([t], object)}, np.zeros(1, np.float32))
+                for t in texts
+            ]
+            scored = zip(texts, self.log_likelihood(episodes, actions_only=True).tolist(), strict=True)
+            result.append(sorted((Candidate(*pair) for pair in scored), key=lambda c: -c.log_likelihood))
+        return result
 
     def caption_task(self) -> tuple[TaskSpec, FieldSpec]:
         """The captioning task among the tasks, and its picture field; one of a simulator's views only where there is no other.
 
         **Raises:** `ValueError` if there is none.
         """
+        found = self._picture_task(num_texts=0)
+        if found is None:
+            raise ValueError("this checkpoint was trained without captions; train it on a source of captioned pictures")
+        return found
+
+    def question_task(self) -> tuple[TaskSpec, FieldSpec]:
+        """The task of answering questions about pictures, and its picture field. **Raises:** `ValueError` if there is none."""
+        found = self._picture_task(num_texts=1)
+        if found is None:
+            raise ValueError("this checkpoint was trained without questions about pictures; train it on a source of format vqa")
+        return found
+
+    def _picture_task(self, num_texts: int) -> tuple[TaskSpec, FieldSpec] | None:
         for task in sorted(self.tasks.values(), key=lambda t: t.env_id is not None):
             pictures = [f for f in task.observations if f.modality is Modality.IMAGE]
-            if not task.is_control and len(pictures) == len(task.observations) == 1:
+            texts = [f for f in task.observations if f.modality is Modality.TEXT]
+            is_known = len(pictures) == 1 and len(texts) == num_texts and len(task.observations) == 1 + num_texts
+            if is_known and not task.is_control and len(task.actions) == 1:
                 return task, pictures[0]
-        raise ValueError("this checkpoint was trained without captions; train it on a source of captioned pictures")
+        return None
 
-    def generate(self, text: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0) -> str:
-        """`text` and what the model writes after it.
+    def processor(self) -> GatoProcessor | None:
+        """Pictures and questions as `model.generate` and transformers' pipelines take them; `None` without pictures or text.
+
+        One size of pictures serves captions and questions; where they differ, it is the captions'.
+        """
+        from .processor import GatoImageProcessor, GatoProcessor
+
+        tokenizer = self.text_tokenizer()
+        found = self._picture_task(num_texts=0) or self._picture_task(num_texts=1)
+        return None if tokenizer is None or found is None else GatoProcessor(GatoImageProcessor.of_field(found[1]), tokenizer)
+
+    def text_tokenizer(self) -> GatoTokenizer | None:
+        """The text tokenizer with transformers' interface, for streamers and pipelines; `None` without text."""
+        from tempfile import TemporaryDirectory
+
+        from .processor import GatoTokenizer
+
+        if self.tokenizer.text is None:
+            return None
+        with TemporaryDirectory() as folder:
+            self.tokenizer.text.save(Path(folder) / "tokenizer.model")
+            return GatoTokenizer(str(Path(folder) / "tokenizer.model"))
+
+    def generate(self, text: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, streamer: Any = None) -> str:
+        """`text` and what the model writes after it; `streamer`: one of transformers' that gets the ids as they come.
 
         **Raises:** `ValueError` for an empty text (there is no token to continue) or one longer than the context.
         """
         if self.tokenizer.text is None:
             raise ValueError("this checkpoint was trained without text")
-        ids = np.array([self.tokenizer.text.encode(text)], np.int64)
-        if ids.shape[1] == 0:
+        ids = self.tokenizer.text.encode(text)
+        if not ids:
             raise ValueError("the text to continue is empty; give at least one character")
-        return text + self._continue(ids, {}, max_new_tokens, temperature, seed)[0]
+        return text + self._continue([_Prompt(ids)], max_new_tokens, temperature, seed, streamer=streamer)[0]
 
-    def log_likelihood(self, episodes: Sequence[Episode]) -> np.ndarray:
-        """(N,) float64: the summed log-probability of each episode's targets (of a caption: its pieces and the end)."""
+    def log_likelihood(self, episodes: Sequence[Episode], actions_only: bool = False) -> np.ndarray:
+        """(N,) float64: the summed log-probability of each episode's targets (of a caption: its pieces and the end).
+
+        With `actions_only` text observations, such as questions, are no targets, even if they were in training.
+        """
         import torch
+
+        from gato.tokenizers.episode import EpisodeTokenizer
 
         from .batch import collate
 
-        rows = [self.tokenizer.encode(episode) for episode in episodes]
+        own = self.tokenizer
+        tokenizer = EpisodeTokenizer(own.text, own.vocabulary, False, own.max_local_positions) if actions_only else own
+        rows = [tokenizer.encode(episode) for episode in episodes]
         batch = collate(rows, max(map(len, rows)), self.tokenizer.vocabulary.pad).to(self.model.device)
         with torch.inference_mode():
             out = self.model(
@@ -157,34 +245,77 @@ class Agent:
         owner = (out.token_index // batch.ids.shape[1]).cpu().numpy()
         return -np.bincount(owner, weights=out.token_losses.double().cpu().numpy(), minlength=len(rows))
 
-    def _continue(self, ids: np.ndarray, inputs: dict, max_new_tokens: int, temperature: float, seed: int) -> list[str]:
-        """Generates text ids only, through transformers' `generate`."""
+    def _pictures(self, images: Sequence[Any], spec: FieldSpec) -> np.ndarray:
+        return np.stack([as_picture(image, spec) for image in images])
+
+    def _picture_prompts(self, images: Sequence[Any], questions: Sequence[str] | None = None) -> list[_Prompt]:
+        task, spec = self.caption_task() if questions is None else self.question_task()
+        if questions is not None and len(questions) != len(images):
+            raise ValueError(f"{len(questions)} questions were given for {len(images)} pictures; give one per picture")
+        prompts = []
+        for i, picture in enumerate(self._pictures(images, spec)):
+            values = {f.name: picture[None] if f is spec else np.array([questions[i]], object) for f in task.observations}  # type: ignore[index]
+            tokens = self.tokenizer.encode_observation(task, values)
+            prompts.append(_Prompt(tokens.ids.tolist(), tokens.patches, tokens.patch_boxes))
+        return prompts
+
+    def _continue(
+        self,
+        prompts: Sequence[_Prompt],
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        count: int = 1,
+        streamer: Any = None,
+    ) -> list[str]:
+        """`count` continuations of each prompt, one prompt after the other, through transformers' `generate`."""
         import torch
-        from transformers import GenerationConfig, LogitsProcessorList
+        from transformers import GenerationConfig
 
         from gato.tokenizers.text import END
 
-        text_size, context = self.tokenizer.vocabulary.text_size, self.model.config.context_length
-        if ids.shape[1] >= context:
-            raise ValueError(f"the prompt has {ids.shape[1]} tokens but the context holds {context}; shorten it")
-
-        def only_text(_: Any, scores: torch.Tensor) -> torch.Tensor:
-            return scores.index_fill(1, torch.arange(text_size, scores.shape[1], device=scores.device), float("-inf"))
-
+        vocabulary, context = self.tokenizer.vocabulary, self.model.config.context_length
+        longest = max(len(p.ids) for p in prompts)
+        if longest >= context:
+            raise ValueError(f"the prompt has {longest} tokens but the context holds {context}; shorten it")
+        if temperature < 0 or max_new_tokens < 1:
+            raise ValueError(f"temperature is at least 0 and max_new_tokens at least 1, found {temperature} and {max_new_tokens}")
+        ids = np.array([[vocabulary.pad] * (longest - len(p.ids)) + p.ids for p in prompts], np.int64)
+        inputs = {"input_ids": ids, "attention_mask": np.array([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts])}
+        if any(p.patches is not None for p in prompts):
+            inputs["pixel_values"] = np.concatenate([p.patches for p in prompts])
+            inputs["patch_boxes"] = np.concatenate([p.boxes for p in prompts]).astype(np.int64)
+        sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}  # unsaid, top_k would be 50
         config = GenerationConfig(
-            max_new_tokens=min(max_new_tokens, context - ids.shape[1]), do_sample=temperature > 0, temperature=temperature or None,
-            top_k=None, top_p=None, eos_token_id=END, pad_token_id=self.tokenizer.vocabulary.pad,
+            max_new_tokens=min(max_new_tokens, context - longest), do_sample=temperature > 0, eos_token_id=END,
+            pad_token_id=vocabulary.pad, suppress_tokens=self.model.config.unwritable_ids,
+            num_return_sequences=count, num_beams=count if temperature == 0 else 1, **sampling,
         )  # fmt: skip
         device = self.model.device
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(seed)
             out = self.model.generate(  # type: ignore[misc]
-                torch.from_numpy(ids.astype(np.int64)).to(device), generation_config=config,
-                logits_processor=LogitsProcessorList([only_text]), **{k: v.to(device) for k, v in inputs.items()},
-            )  # fmt: skip
+                **{k: torch.from_numpy(v).to(device) for k, v in inputs.items()}, generation_config=config, streamer=streamer
+            )
         assert self.tokenizer.text is not None
-        new = out[:, ids.shape[1] :].cpu().tolist()
-        return [self.tokenizer.text.decode([i for i in row if i < text_size]) for row in new]
+        return [self.tokenizer.text.decode([i for i in row if END < i < vocabulary.text_size]) for row in out[:, longest:].cpu().tolist()]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A caption or an answer, and its log-probability (natural logarithm, of all its pieces and the end)."""
+
+    text: str
+    log_likelihood: float
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What stands before the text to come; with a picture its patches (n, 16, 16, 3) uint8 and boxes (n, 4)."""
+
+    ids: list[int]
+    patches: np.ndarray | None = None
+    boxes: np.ndarray | None = None
 
 
 def load(folder: str | os.PathLike, device: str | None = None) -> Agent:
@@ -239,18 +370,18 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _tensor(values: np.ndarray) -> Any:
-    import torch
+def as_picture(image: Any, spec: FieldSpec) -> np.ndarray:
+    """Any form of picture (path, bytes of a file, PIL image, array) as uint8 of the field's shape: aspect kept, centred on white."""
+    from PIL.Image import Image
 
-    return torch.from_numpy(np.ascontiguousarray(values))
-
-
-def _as_picture(image: Any, spec: FieldSpec) -> np.ndarray:
-    """Any form of picture as uint8 of the field's shape: aspect kept, centred on white."""
-    from gato.data.captions import fit_image, read_image
+    from gato.data.captions import MAX_PIXELS, as_rgb, fit_image, read_image
 
     if isinstance(image, (str, os.PathLike, bytes)):
         image = read_image(image if isinstance(image, bytes) else Path(image))
+    elif isinstance(image, Image):
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"the picture has {image.height}x{image.width} pixels, more than {MAX_PIXELS}; scale it down")
+        image = as_rgb(image)
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(f"a picture is uint8 (rows, columns, 3); found {array.dtype} {array.shape}")

@@ -25,10 +25,12 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato pretrain RECIPE                         train (or resume) a model; --nproc N on several ranks
   gato finetune CKPT --data STORE --env ID     learn a new task from 1, 10, 100 demonstrations
   gato eval CKPT                               act, caption, and score with intervals
-  gato caption CKPT IMAGE...                   caption pictures
+  gato caption CKPT IMAGE...                   caption pictures, or answer a --question about them
+  gato chat CKPT                               talk with a model, perhaps about an --image
+  gato demo CKPT                               a web page of all it can do
   gato generate CKPT TEXT                      continue text
-  gato show SIZE|CKPT                          parameters by part, tasks of a checkpoint
-  gato plot RUN                                report of a run as one HTML page
+  gato show SIZE|CKPT                          parameters by part, tasks of a checkpoint; --attention IMAGE
+  gato plot RUN                                report of a run as one HTML page; CKPT --embeddings
   gato ls | gato cp RECIPE FILE                shipped recipes
   gato doctor                                  what is installed, missing, and why
 
@@ -470,6 +472,7 @@ EVAL_LISTS = {
     "suite": "families such as babyai: their tasks that the checkpoint knows",
     "captions": "stores of held-out pictures, such as pictures/unseen_picture",
     "prompts": "texts to continue",
+    "text": "stores of documents, for bits per byte",
 }
 
 
@@ -488,20 +491,36 @@ def _eval(arguments: list[str]) -> None:
     _print(results, as_json, lambda: score_table(results))
 
 
-def _caption(arguments: list[str]) -> None:
-    parser = _parser("caption", "Caption pictures.")
+def _caption(arguments: list[str]) -> int:
+    parser = _parser("caption", "Caption pictures, or answer a question about each. Exit code 1 if one of several cannot be read.")
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("images", nargs="+", type=str)
-    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("images", nargs="+", type=str, help="files, folders, and patterns such as 'photos/*.png'")
+    parser.add_argument("--question", type=str, help="answered for each picture (checkpoints trained on data of format vqa)")
+    parser.add_argument("--candidates", type=int, default=1, help="so many different texts, the likeliest first: beams, or samples")
+    parser.add_argument("--max_new_tokens", type=int, default=32)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest piece each time")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch_size", type=int, default=32, help="pictures at once")
+    parser.add_argument("--device", type=str)
     parser.add_argument("--json", action="store_true")
     options = _parse(parser, arguments)
     from gato.agent import load
-    from gato.data.captions import read_image
+    from gato.eval.captioning import caption_files, picture_files
 
-    pictures = [read_image(path) for path in options.images]
-    captions = load(options.checkpoint).captions(pictures, temperature=options.temperature)
-    rows = [{"image": path, "caption": caption} for path, caption in zip(options.images, captions, strict=True)]
-    _print(rows, options.json, lambda: "\n".join(f"{row['image']}: {row['caption']}" for row in rows))
+    files = picture_files(options.images)
+    rows = caption_files(load(options.checkpoint, options.device), files, options)
+    for row in rows:
+        if "error" in row:
+            print(f"gato: {row['error']}", file=sys.stderr)
+    _print(rows, options.json, lambda: "\n".join(line for row in rows for line in _caption_lines(row)))
+    return int(any("error" in row for row in rows))
+
+
+def _caption_lines(row: dict[str, Any]) -> Iterator[str]:
+    if "error" in row:
+        return
+    yield f"{row['image']}: {row['caption']}"
+    yield from (f"    {c['log_likelihood']:8.2f}  {c['text']}" for c in row.get("candidates", ()))
 
 
 def _generate(arguments: list[str]) -> None:
@@ -517,14 +536,58 @@ def _generate(arguments: list[str]) -> None:
     print(load(options.checkpoint).generate(options.text, options.max_new_tokens, options.temperature, options.seed))
 
 
+def _chat(arguments: list[str]) -> None:
+    parser = _parser("chat", "Talk with a checkpoint, a line at a time. An empty line or the end of the input ends it.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--image", type=Path, help="the lines are questions about this picture")
+    parser.add_argument("--max_new_tokens", type=int, default=48)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = _parse(parser, arguments)
+    from gato.agent import load
+    from gato.chat import chat
+
+    chat(load(options.checkpoint), options.image, options.max_new_tokens, options.temperature, options.seed)
+
+
+def _demo(arguments: list[str]) -> None:
+    parser = _parser("demo", "A web page of a checkpoint: caption, ask, write, and watch it act.")
+    from gato.demo import DemoConfig, serve
+
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_config(DemoConfig)
+    options = _parse(parser, arguments)
+    checkpoint = vars(options).pop("checkpoint")
+    serve(checkpoint, DemoConfig(**vars(options)))
+
+
 def _plot(arguments: list[str]) -> None:
     parser = _parser("plot", "A run's loss curves, scores, captions and film strips as one self-contained HTML page.")
-    parser.add_argument("run", type=Path, help="folder of a run, such as runs/demo")
-    parser.add_argument("--out", type=Path, help="default: report.html in the run's folder")
+    parser.add_argument("run", type=Path, help="folder of a run, such as runs/demo; with --embeddings of a checkpoint")
+    parser.add_argument("--out", type=Path, help="default: report.html (embeddings.html) in that folder")
+    parser.add_argument(
+        "--embeddings", action="store_true", help="draw snippets of the checkpoint's sources by what the model makes of them"
+    )
+    parser.add_argument("--layer", type=int, help="whose output is drawn (default: the middle one)")
+    parser.add_argument("--per_source", type=int, default=50, help="snippets of each source")
     options = _parse(parser, arguments)
+    if options.embeddings:
+        _plot_embeddings(options)
+        return
     from gato.eval.report import write_report
 
     print(write_report(options.run, options.out or options.run / "report.html"))
+
+
+def _plot_embeddings(options: Any) -> None:
+    from gato.agent import load
+    from gato.eval.embeddings import SNIPPET, embeddings, purity_line, write_embeddings
+
+    agent = load(options.run)
+    mixture, _, _ = _mixture_of(str(options.run), SimpleNamespace(context_length=SNIPPET))
+    found = embeddings(agent, mixture, options.per_source, options.layer)
+    print(write_embeddings(found, str(options.run), options.out or options.run / "embeddings.html"))
+    print(purity_line(found))
 
 
 # -- looking ---------------------------------------------------------------------------------------
@@ -533,8 +596,17 @@ def _plot(arguments: list[str]) -> None:
 def _show(arguments: list[str]) -> None:
     parser = _parser("show", "Parameters by part of a size (gato-79m ...) or a checkpoint, and a checkpoint's tasks.")
     parser.add_argument("name", type=str)
+    parser.add_argument("--attention", type=Path, help="a picture: draw where the checkpoint looks while it captions it")
+    parser.add_argument("--out", type=Path, default=Path("attention.html"), help="of --attention: .html or .png")
     parser.add_argument("--json", action="store_true")
     options = _parse(parser, arguments)
+    if options.attention:
+        from gato.agent import load
+        from gato.eval.attention import caption_attention, write_attention
+
+        seen = caption_attention(load(options.name), options.attention)
+        print(f"{seen.caption}: {write_attention(seen, options.out)}")
+        return
     import torch
 
     from gato.model import Gato, GatoConfig, preset
@@ -626,6 +698,8 @@ VERBS: dict[str, Any] = {
     "eval": _eval,
     "caption": _caption,
     "generate": _generate,
+    "chat": _chat,
+    "demo": _demo,
     "show": _show,
     "plot": _plot,
     "ls": _ls,

@@ -24,6 +24,7 @@ from .batch import NO_LOCAL
 from .embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
 from .transformer import Attention, Block, PositionScheme, Transformer
 
+MAX_NEW_TOKENS = 32  # of a generation that names no number
 HEAD_CHUNK = 4096  # targets per chunk of the head: bounds the logits held at once
 
 
@@ -75,6 +76,11 @@ class GatoConfig(PreTrainedConfig):
     def table_rows(self) -> int:
         """Rows of the token table: the vocabulary rounded up to a multiple of 128; spare rows are never legal."""
         return -(-self.vocab_size // 128) * 128
+
+    @property
+    def unwritable_ids(self) -> list[int]:
+        """Ids that no text holds: unk, bos, and all behind the text pieces. `generate` never chooses one."""
+        return [0, 1, *range(self.continuous_start, self.vocab_size)]
 
 
 _SIZES = {  # the paper's table: blocks, heads, width, key size, feed-forward
@@ -137,6 +143,17 @@ class Gato(PreTrainedModel, GenerationMixin):
             cast(PositionScheme, config.positions), config.context_length, config.drop_path, config.dropout,
         )  # fmt: skip
         self.post_init()
+        self.write_text_only()
+
+    def write_text_only(self) -> None:
+        """Greedy text, `MAX_NEW_TOKENS` long, is what `generate` gives where nothing else is asked for.
+
+        `generate` serves captions, answers and documents; actions are decoded by `GatoPolicy`.
+        """
+        settings = self.generation_config
+        settings.suppress_tokens, settings.max_new_tokens = self.config.unwritable_ids, MAX_NEW_TOKENS
+        settings.do_sample = False  # said, since some pipelines sample where nothing is said
+        settings._from_model_config = False  # else transformers would make it anew from the configuration
 
     def forward(
         self,
@@ -315,3 +332,5 @@ def attention_layout(
 AutoConfig.register("gato", GatoConfig, exist_ok=True)
 for _auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
     _auto.register(GatoConfig, Gato, exist_ok=True)
+
+from . import processor  # noqa: E402, F401  the processor belongs to the model's contract, and needs its configuration

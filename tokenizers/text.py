@@ -130,6 +130,10 @@ class TextTokenizer:
         """The text of `ids`; special ids have none. Bytes that are not UTF-8 become U+FFFD."""
         return self._pieces.DecodeIds([int(i) for i in ids])
 
+    def id(self, piece: str) -> int:
+        """The inverse of `piece`; unk for what is no piece."""
+        return self._pieces.PieceToId(piece)
+
     def piece(self, id: int) -> str:
         """How SentencePiece writes one id, for `show`."""
         return self._pieces.IdToPiece(int(id))

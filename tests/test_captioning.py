@@ -1,0 +1,241 @@
+"""Captions measured and looked into: files named on the command line, wording beside its controls, bits per byte, attention."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gato.agent import Agent
+from gato.chat import chat
+from gato.cli import main
+from gato.data.captions import caption_task
+from gato.data.mixture import DataConfig, Mixture, SourceConfig
+from gato.data.store import Store, StoreWriter
+from gato.data.text import document_task
+from gato.data.vqa import question_task
+from gato.episode import Episode
+from gato.eval.attention import caption_attention, draw_maps, recorded
+from gato.eval.captioning import caption_results, picture_files, wording_lines
+from gato.eval.embeddings import embeddings, purity, write_embeddings
+from gato.eval.text import document_bits, ratio_interval, text_results, windows
+from gato.eval.wording import bleu, cider_d, exact_match, nearest_texts, rouge_l, wording_results
+
+CAPTIONS, QUESTIONS, TEXT = caption_task("captions", (16, 32)), question_task("vqa", (16, 32)), document_task("text")
+
+
+@pytest.fixture(scope="module")
+def agent(make_gato, tokenizer) -> Agent:
+    return Agent(make_gato(context_length=96).float(), tokenizer, {t.name: t for t in (CAPTIONS, QUESTIONS, TEXT)})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(agent, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("run") / "final"
+    agent.save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """photos/a.png, photos/deep/b.png and a file that is no picture."""
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    for name, picture in zip(("a.png", "deep/b.png"), pictures(2), strict=True):
+        Image.fromarray(picture).save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    return tmp_path / "photos"
+
+
+def pictures(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 16, 32, 3), dtype=np.uint8)
+
+
+def stored(folder: Path, task, shown, texts, questions=None) -> Store:
+    """A store of pictures with captions, or with questions and answers; of texts alone where `shown` is None."""
+    with StoreWriter(folder, [task]) as writer:
+        for i, text in enumerate(texts):
+            seen = {} if shown is None else {"image": shown[i][None]}
+            if questions:
+                seen["question"] = np.array([questions[i]], object)
+            said = {task.actions[0].name: np.array([text], object)}
+            writer.append(Episode(task, seen, said, np.zeros(1, np.float32), terminated=True))
+    return Store(folder)
+
+
+# -- naming pictures -------------------------------------------------------------------------------------
+
+
+def test_folders_and_patterns_stand_for_the_pictures_in_them(photos):
+    everything = [photos / "a.png", photos / "deep" / "b.png"]
+    assert picture_files([str(photos)]) == picture_files([str(photos / "**" / "*.png")]) == everything
+    assert picture_files([str(photos / "a.png"), str(photos)]) == everything
+    with pytest.raises(ValueError, match="holds no picture; expected files such as"):
+        picture_files([str(photos / "*.jpg")])
+
+
+def test_one_damaged_picture_does_not_hide_the_others(checkpoint, photos, capsys):
+    (photos / "broken.png").write_bytes(b"")
+    assert main(["caption", checkpoint, str(photos), "--json", "--batch_size", "2"]) == 1
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out)
+    assert [sorted(row) for row in rows] == [["caption", "image"], ["error", "image"], ["caption", "image"]]
+    assert captured.err.count("\n") == 1 and "broken.png" in captured.err
+    assert main(["caption", checkpoint, str(photos / "broken.png")]) == 2
+
+
+def test_candidates_of_a_question_are_printed_with_their_likelihood(checkpoint, photos, capsys):
+    wanted = ["--candidates", "2", "--question", "what", "--max_new_tokens", "3"]
+    assert main(["caption", checkpoint, str(photos / "a.png"), *wanted, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["caption"] == row["candidates"][0]["text"] and len(row["candidates"]) <= 2
+    assert row["candidates"][0]["log_likelihood"] < 0
+
+
+def test_questions_are_refused_by_a_checkpoint_without_them(make_gato, tokenizer):
+    blind = Agent(make_gato(), tokenizer, {"captions": CAPTIONS})
+    with pytest.raises(ValueError, match="trained without questions about pictures"):
+        blind.answer(pictures(1)[0], "what")
+
+
+def test_a_picture_is_the_same_in_every_form(agent, photos):
+    file = photos / "a.png"
+    forms = [str(file), file.read_bytes(), Image.open(file), np.asarray(Image.open(file))]
+    assert len({agent.caption(form, max_new_tokens=5) for form in forms}) == 1
+
+
+def test_a_chat_writes_what_generate_writes_and_ends_with_an_empty_line(agent, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("go to\n\nnot read\n"))
+    chat(agent, None, 6, 0.0, 0)
+    welcome, said = capsys.readouterr().out.split("\n", 1)
+    assert "knows little" in welcome
+    assert said == agent.generate("go to", max_new_tokens=6).removeprefix("go to") + "\n"
+
+
+# -- wording ---------------------------------------------------------------------------------------------
+
+
+def test_measures_agree_with_numbers_computed_by_hand():
+    pytest.importorskip("sacrebleu")
+    pytest.importorskip("rouge_score")
+    said, meant = ["a red ball", "the cat"], [["a red ball"], ["a dog", "the big cat"]]
+    assert bleu(said, meant)[0] == pytest.approx(100)
+    np.testing.assert_allclose(rouge_l(said, meant), [100, 80])  # "the cat": precision 2/2, recall 2/3
+    assert list(exact_match(["Red.", "blue"], [["red"], ["green", "red"]])) == [1, 0]
+
+
+def test_cider_d_is_ten_for_the_very_words_and_zero_for_others():
+    pytest.importorskip("pycocoevalcap")
+    meant = [["a red ball here"], ["two small dogs run"], ["the cat sat down"]]
+    np.testing.assert_allclose(cider_d(["a red ball here", "fish swim", "the cat"], meant)[:2], [10, 0], atol=1e-9)
+
+
+def test_the_nearest_training_picture_lends_its_caption(tmp_path):
+    shown = pictures(3)
+    training = stored(tmp_path / "train", CAPTIONS, [shown[0], shown[2]], ["first", "third"])
+    almost = np.clip(shown[2].astype(int) + 3, 0, 255).astype(np.uint8)
+    assert nearest_texts([almost, shown[0]], training) == ["third", "first"]
+
+
+def test_a_copying_speaker_scores_full_marks_and_several_captions_are_references_of_one_picture(agent, tmp_path):
+    for name in ("sacrebleu", "rouge_score", "pycocoevalcap"):
+        pytest.importorskip(name)
+    shown, texts = pictures(3), ["a red ball here", "two small dogs run", "the cat sat down"]
+    training = stored(tmp_path / "train", CAPTIONS, shown, texts)
+    held_out = stored(tmp_path / "test", CAPTIONS, [*shown, shown[0]], [*texts, "a ball"])
+    found = wording_results(agent, held_out, training)
+    assert list(found) == ["ours", "another picture", "blank picture", "nearest training picture"]
+    assert found["nearest training picture"]["BLEU"] == {"mean": pytest.approx(100), "low": pytest.approx(100), "high": pytest.approx(100)}
+    assert found["ours"]["BLEU"]["mean"] < 50
+
+
+def test_answers_are_measured_by_exact_match(agent, tmp_path):
+    shown, asked = list(pictures(2)), ["what", "what colour"]
+    answers = agent.answers(shown, asked)
+    stored(tmp_path / "vqa", QUESTIONS, shown, [answers[0], "surely not this"], asked)
+    part = caption_results(agent, str(tmp_path / "vqa"))
+    assert part["retrieval"] is None and part["wording"]["ours"]["exact match"]["mean"] == 0.5
+    assert "exact match 0.5" in "\n".join(wording_lines(part))
+    assert {e["caption"] for e in part["examples"]} == set(answers)
+
+
+# -- text ------------------------------------------------------------------------------------------------
+
+
+def test_every_token_after_the_first_is_measured_once_with_half_a_context_before_it():
+    rows = windows(10, 4)
+    assert rows == [(0, 1, 4), (2, 4, 6), (4, 6, 8), (6, 8, 10)]
+    assert windows(3, 4) == [(0, 1, 3)]
+
+
+def test_bits_of_a_short_document_are_those_of_its_tokens(agent):
+    ids = agent.tokenizer.text.encode_documents(["go to the ball"])[0]
+    with torch.no_grad():
+        predicted = agent.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double().log_softmax(dim=-1)
+    expected = np.log2(320) - sum(float(predicted[i, ids[i + 1]]) for i in range(len(ids) - 1)) / np.log(2)
+    assert document_bits(agent, "go to the ball") == pytest.approx(expected, rel=1e-5)  # float32 losses
+
+
+def test_bits_per_byte_of_a_store_are_all_bits_over_all_bytes(agent, tmp_path):
+    texts = ["go to", "caf\u00e9"]
+    found = text_results(agent, stored(tmp_path / "text", TEXT, None, texts))
+    assert found["bytes"] == 5 + 5
+    assert found["bits_per_byte"]["mean"] == pytest.approx(sum(document_bits(agent, t) for t in texts) / 10)
+    with pytest.raises(ValueError, match="bits per byte need a store of documents"):
+        text_results(agent, stored(tmp_path / "pictures", CAPTIONS, pictures(1), ["x"]))
+
+
+def test_the_interval_of_equal_ratios_has_no_width():
+    np.testing.assert_allclose(ratio_interval(np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0])), (2, 2))
+
+
+# -- looking inside --------------------------------------------------------------------------------------
+
+
+def test_recorded_attention_is_what_the_fused_kernel_used(tiny, as_batch, drive):
+    """The first layer's weights times its values are its output."""
+    layer, seen = tiny.transformer.layers[0].attention, []
+    layer.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    batch = as_batch(drive(1))
+    with torch.no_grad(), recorded(tiny) as weights:
+        tiny(input_ids=batch.ids, pixel_values=batch.patches, patch_boxes=batch.patch_boxes, use_cache=False)
+    hidden, output = seen[0]
+    layer._forward_hooks.clear()
+    values = layer.v_proj(hidden).unflatten(-1, (layer.num_heads, layer.head_width)).transpose(1, 2)
+    again = layer.o_proj((weights[0] @ values).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(again, output, rtol=0, atol=1e-9)  # float64, another order of summation
+
+
+def test_attention_maps_have_a_cell_per_patch_and_shares_below_one(agent):
+    found = caption_attention(agent, pictures(1)[0], "a red ball")
+    assert found.maps.shape == (2, 2, 1, 2)
+    assert ((found.shares > 0) & (found.shares < 1)).all()
+    assert draw_maps(found).size == (3 * 132 - 4, 2 * 68 - 4)  # 32 x 16 pixels are drawn as 128 x 64
+
+
+def test_attention_is_written_as_a_page_or_a_picture(checkpoint, photos, tmp_path, capsys):
+    for name in ("a.png", "a.html"):
+        assert main(["show", checkpoint, "--attention", str(photos / "a.png"), "--out", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).stat().st_size > 500
+    assert main(["show", checkpoint, "--attention", str(photos / "a.png"), "--out", str(tmp_path / "a.gif")]) == 2
+    assert "neither .png nor .html" in capsys.readouterr().err
+
+
+def test_purity_is_the_share_of_neighbours_of_the_same_domain():
+    points = np.array([[0.0], [1.0], [2.5], [10.0], [11.0]])
+    domains = np.array(["a", "a", "b", "b", "b"])
+    np.testing.assert_allclose(purity(points, domains, 1), [1, 1, 0, 1, 1])
+
+
+def test_snippets_of_two_sources_are_placed_and_compared_with_an_untrained_model(agent, tokenizer, tmp_path):
+    stored(tmp_path / "pictures", CAPTIONS, pictures(4), ["a red ball", "a cat", "two dogs", "a box"])
+    stored(tmp_path / "words", TEXT, None, ["go to the red ball " * 30, "open the door of the corridor " * 20])
+    sources = {"seen/pictures": SourceConfig(store=str(tmp_path / "pictures")), "read/words": SourceConfig(store=str(tmp_path / "words"))}
+    found = embeddings(agent, Mixture(DataConfig(sources), tokenizer, 128, seed=0), per_source=6, neighbours=2)
+    assert found.points.shape == (12, 2) and list(found.domains) == ["seen"] * 6 + ["read"] * 6
+    assert found.chance == pytest.approx(2 * 6 * 5 / (12 * 11))
+    assert found.purity[0] == 1  # pictures and words are far apart in any model
+    page = write_embeddings(found, "tiny", tmp_path / "e.html").read_text()
+    assert page.count("<circle") == 12 and "untrained 100.0%" in page
