@@ -8,6 +8,7 @@ names that lead out of the folder are not, and every size has a limit.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -45,11 +46,13 @@ class Package:
     - `tool`: which one fetches it.
     - `name`: as that tool names it, with the version where it takes one (`emoji-datasource-google@16.0.0`, `name==1.0`).
     - `wanted`: pattern of the members' names that are unpacked, such as `package/img/.*`.
+    - `copies_links`: whether a link to an unpacked file becomes a copy of it; else it is left out.
     """
 
     tool: Tool
     name: str
     wanted: str
+    copies_links: bool = False
 
     @property
     def label(self) -> str:
@@ -84,7 +87,7 @@ def fetch(package: Package, folder: Path) -> tuple[Path, dict[str, Any]]:
     (partial / "archive").mkdir(parents=True)
     try:
         archive = _download(package, partial / "archive")
-        links = unpack(archive, partial / "files", package.wanted)
+        links = unpack(archive, partial / "files", package.wanted, package.copies_links)
         note = {"package": package.name, "archive": archive.name, "sha256": file_digest(archive), "links": links}
         shutil.rmtree(partial / "archive")
         (partial / _NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
@@ -109,7 +112,7 @@ def _download(package: Package, folder: Path) -> Path:
     return archives[0]
 
 
-def unpack(archive: Path, folder: Path, wanted: str = ".*") -> int:
+def unpack(archive: Path, folder: Path, wanted: str = ".*", copies_links: bool = False) -> int:
     """Writes the wanted plain files of a .deb, .tgz or .whl below a new folder; returns the number of links that were left out.
 
     **Raises:** `ValueError` naming archive and member for a name that leads out of the folder, for more than the limits of
@@ -117,30 +120,52 @@ def unpack(archive: Path, folder: Path, wanted: str = ".*") -> int:
     """
     if (size := archive.stat().st_size) > MAX_ARCHIVE_BYTES:
         raise ValueError(f"{archive} has {size} bytes, more than {MAX_ARCHIVE_BYTES}; it is not unpacked")
-    pattern, room, files, links = re.compile(wanted), MAX_UNPACKED_BYTES, 0, 0
+    pattern, room, files, links = re.compile(wanted), MAX_UNPACKED_BYTES, 0, list[tuple[Path, str]]()
     folder.mkdir(parents=True)
     try:
-        for name, content in _members(archive):
+        for name, content, target in _members(archive):
             place = f"{archive.name}, member '{name}'"
             path = _inside(folder, name, place)
             if not pattern.fullmatch(PurePosixPath(name).as_posix()):
                 continue
-            if content is None:
-                links += 1
-                continue
             files += 1
             if files > MAX_FILES:
                 raise ValueError(f"{archive.name} holds more than {MAX_FILES} files; it is not unpacked")
+            if content is None:
+                links.append((path, target))
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "xb") as target:
+            with open(path, "xb") as file:
                 while part := content.read(_COPY_BYTES):
                     room -= len(part)
                     if room < 0:
                         raise ValueError(f"{place}: the archive unpacks to more than {MAX_UNPACKED_BYTES} bytes; it is not unpacked")
-                    target.write(part)
+                    file.write(part)
+        return len(links) - (_copy_links(folder, links, room) if copies_links else 0)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise ValueError(f"{archive.name} cannot be unpacked: {error}; fetch it again") from None
-    return links
+
+
+def _copy_links(folder: Path, links: Sequence[tuple[Path, str]], room: int) -> int:
+    """Copies the files that links lead to, where these were unpacked too; returns how many.
+
+    Paths are compared as text, so that no link is ever followed on disk.
+    """
+    copied, home = 0, os.path.normpath(folder)
+    for path, target in links:
+        named = Path(os.path.normpath(path.parent / target))
+        if not target or not named.is_relative_to(home):
+            continue
+        source = folder / named.relative_to(home)
+        if source == path or not source.is_file() or path.exists():
+            continue
+        room -= source.stat().st_size
+        if room < 0:
+            raise ValueError(f"{path.name}: the archive unpacks to more than {MAX_UNPACKED_BYTES} bytes; it is not unpacked")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, path)
+        copied += 1
+    return copied
 
 
 def _inside(folder: Path, name: str, place: str) -> Path:
@@ -150,21 +175,21 @@ def _inside(folder: Path, name: str, place: str) -> Path:
     return folder / parts
 
 
-def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """`(name, content)` of files, and `(name, None)` of links and devices; folders are left out."""
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None, str]]:
+    """`(name, content, "")` of files, and `(name, None, target)` of links and devices; folders are left out."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             for entry in wheel.infolist():
                 if not entry.is_dir():
                     with wheel.open(entry) as content:
-                        yield entry.filename, content
+                        yield entry.filename, content, ""
         return
     with _tar(archive) as tar:
         for member in tar:
             if member.isreg():
-                yield member.name, tar.extractfile(member)
+                yield member.name, tar.extractfile(member), ""
             elif not member.isdir():
-                yield member.name, None
+                yield member.name, None, member.linkname if member.issym() else ""
 
 
 @contextmanager

@@ -60,9 +60,9 @@ class Picture:
     split: str = "train"
 
 
-WORDNET = Package("apt", "wordnet-base", r"(\./)?usr/share/wordnet/.*")
+WORDNET = Package("apt", "wordnet-base", r"usr/share/wordnet/.*")
 _SVG = Package("apt", "openclipart-svg", r".*\.svg")
-_PNG = Package("apt", "openclipart-png", r".*\.png")
+_PNG = Package("apt", "openclipart-png", r".*\.png", copies_links=True)  # drawings that look the same share a file
 _STAMPS = Package("apt", "tuxpaint-stamps-default", r".*/stamps/.*\.(png|txt)")
 _NOTO = Package("npm", "emoji-datasource-google@16.0.0", r"package/(emoji\.json|img/google/64/.*\.png)")
 _TWITTER = Package("npm", "emoji-datasource-twitter@16.0.0", r"package/(emoji\.json|img/twitter/64/.*\.png)")

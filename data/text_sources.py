@@ -148,8 +148,8 @@ def document_rows(name: str, source: TextSource, folder: Path, limit: int | None
             left_out[f"{name}: the same text again"] += 1
             continue
         if len(seen) == limit:
-            left_out[f"{name}: more than the {limit} of the small scale"] += 1
-            continue
+            left_out[f"{name}: read no further than {limit} documents (small scale)"] += 1
+            return
         seen.add(digest)
         split = "test" if share(f"text:{document.group}") < TEST_SHARE else "train"
         yield {

@@ -102,6 +102,17 @@ def test_links_are_left_out_and_counted(tmp_path: Path) -> None:
     assert not (tmp_path / "out/package/link").is_symlink() and (tmp_path / "out/package/file").read_bytes() == b"1"
 
 
+def test_a_link_to_an_unpacked_file_becomes_a_copy_where_asked(tmp_path: Path) -> None:
+    links = [tarfile.TarInfo(f"package/{i}") for i in range(3)]
+    for link, target in zip(links, ["file", "../../evil", "/etc/passwd"], strict=True):
+        link.type, link.linkname = tarfile.SYMTYPE, target
+    (tmp_path / "evil").write_text("not ours")
+    archive = tgz(tmp_path / "a.tgz", *links, ("package/file", b"1"))
+    assert unpack(archive, tmp_path / "out", copies_links=True) == 2
+    assert sorted(p.name for p in (tmp_path / "out/package").iterdir()) == ["0", "file"]
+    assert (tmp_path / "out/package/0").read_bytes() == b"1" and not (tmp_path / "out/package/0").is_symlink()
+
+
 def test_a_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "MAX_UNPACKED_BYTES", 1000)
     archive = tgz(tmp_path / "a.tgz", ("package/zeros", bytes(1001)))
