@@ -125,8 +125,8 @@ def lines(path: Path, limit: int | None = None) -> Iterator[tuple[str, str]]:
             yield f"{path}, line {number}", text.replace("\r\n", "\n")
 
 
-def load_json(path: Path) -> dict[str, Any]:
-    """A JSON object. **Raises:** `ValueError` if the file is missing, too large, or holds anything else."""
+def load_json(path: Path, kind: type = dict) -> Any:
+    """A JSON object, or a list where `kind` says so. **Raises:** `ValueError` if the file is missing, too large, or holds anything else."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist or is no file")
     if (size := path.stat().st_size) > MAX_JSON_BYTES:
@@ -135,8 +135,8 @@ def load_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object")
+    if not isinstance(values, kind):
+        raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected {'an object' if kind is dict else 'a list'}")
     return values
 
 

@@ -31,7 +31,7 @@ from .table import TEMPORARY
 DOCUMENTS_PER_BATCH = 256
 MAX_DOCUMENT = 2**26  # characters
 
-_PARAMETERS = ("title", "source", "licence")
+_PARAMETERS = ("title", "source", "licence", "author")
 
 
 def document_task(name: str, licence: str | None = None) -> TaskSpec:
@@ -46,7 +46,7 @@ class TextReader:
     A `.txt` file's paragraphs are its documents (blank lines between them); in a folder of `.txt` files each
     is one document. Documents of blank space alone are left out and counted.
 
-    - `column`: that the documents stand in; `title`, `source` and `licence` beside it are kept.
+    - `column`: that the documents stand in; `title`, `source`, `licence` and `author` beside it are kept.
     """
 
     column: str = "text"

@@ -19,6 +19,7 @@ from typing import Any
 USAGE = """gato: one transformer for text, pictures, discrete and continuous values
 
   gato data collect|import|export|validate ... make, convert, check stores of episodes
+  gato data reference                          fetch and build the reference mixture
   gato data inspect|show MIX                   what a mixture holds; the very row training saw
   gato tokenizer train STORE|FILE...           train the text tokenizer
   gato tokenize KIND VALUES...                 show how values become ids
@@ -150,6 +151,23 @@ def _collect(arguments: list[str]) -> None:
     rows = collect(CollectConfig(**vars(options)))
     keep = ("task", "episodes", "timesteps", "noisy", "rejected", "failed", "expert_return", "noisy_return")
     _print(rows, as_json, lambda: _table([{k: row.get(k) for k in keep} for row in rows]))
+
+
+def _reference(arguments: list[str]) -> None:
+    parser = _parser("data reference", "Fetch packages with apt-get, npm and pip as you configured them, and build the reference mixture.")
+    from dataclasses import asdict
+
+    from gato.data.reference import PARTS, ReferenceConfig, build
+
+    parser.add_argument("--parts", nargs="+", type=str, choices=PARTS, default=list(PARTS), help="which parts (default: all)")
+    parser.add_config(ReferenceConfig, skip={"parts"})
+    parser.add_argument("--json", action="store_true")
+    options = _parse(parser, arguments)
+    as_json = vars(options).pop("json")
+    built = build(ReferenceConfig(**vars(options)))
+    lines = [f"left out: {count} {reason}" for reason, count in sorted(built.left_out.items())]
+    lines += [f"missing: {line}" for line in built.missing] + [f"mixture: {built.mixture}"]
+    _print(asdict(built), as_json, lambda: "\n".join([_table(built.stores), *lines]))
 
 
 def _import(arguments: list[str]) -> None:
@@ -685,6 +703,7 @@ def _doctor(arguments: list[str]) -> None:
 VERBS: dict[str, Any] = {
     "data": {
         "collect": _collect,
+        "reference": _reference,
         "import": _import,
         "export": _export,
         "validate": _validate,
