@@ -28,10 +28,9 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato eval CKPT                               act, caption, and score with intervals
   gato caption CKPT IMAGE...                   caption pictures, or answer a --question about them
   gato chat CKPT                               talk with a model, perhaps about an --image
-  gato demo CKPT                               a web page of all it can do
   gato generate CKPT TEXT                      continue text
   gato show SIZE|CKPT                          parameters by part, tasks of a checkpoint; --attention IMAGE
-  gato plot RUN                                report of a run as one HTML page; CKPT --embeddings
+  gato plot RUN                                report of a run as one HTML page
   gato ls | gato cp RECIPE FILE                shipped recipes
   gato doctor                                  what is installed, missing, and why
 
@@ -568,44 +567,14 @@ def _chat(arguments: list[str]) -> None:
     chat(load(options.checkpoint), options.image, options.max_new_tokens, options.temperature, options.seed)
 
 
-def _demo(arguments: list[str]) -> None:
-    parser = _parser("demo", "A web page of a checkpoint: caption, ask, write, and watch it act.")
-    from gato.demo import DemoConfig, serve
-
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_config(DemoConfig)
-    options = _parse(parser, arguments)
-    checkpoint = vars(options).pop("checkpoint")
-    serve(checkpoint, DemoConfig(**vars(options)))
-
-
 def _plot(arguments: list[str]) -> None:
     parser = _parser("plot", "A run's loss curves, scores, captions and film strips as one self-contained HTML page.")
-    parser.add_argument("run", type=Path, help="folder of a run, such as runs/demo; with --embeddings of a checkpoint")
-    parser.add_argument("--out", type=Path, help="default: report.html (embeddings.html) in that folder")
-    parser.add_argument(
-        "--embeddings", action="store_true", help="draw snippets of the checkpoint's sources by what the model makes of them"
-    )
-    parser.add_argument("--layer", type=int, help="whose output is drawn (default: the middle one)")
-    parser.add_argument("--per_source", type=int, default=50, help="snippets of each source")
+    parser.add_argument("run", type=Path, help="folder of a run, such as runs/demo")
+    parser.add_argument("--out", type=Path, help="default: report.html in the run's folder")
     options = _parse(parser, arguments)
-    if options.embeddings:
-        _plot_embeddings(options)
-        return
     from gato.eval.report import write_report
 
     print(write_report(options.run, options.out or options.run / "report.html"))
-
-
-def _plot_embeddings(options: Any) -> None:
-    from gato.agent import load
-    from gato.eval.embeddings import SNIPPET, embeddings, purity_line, write_embeddings
-
-    agent = load(options.run)
-    mixture, _, _ = _mixture_of(str(options.run), SimpleNamespace(context_length=SNIPPET))
-    found = embeddings(agent, mixture, options.per_source, options.layer)
-    print(write_embeddings(found, str(options.run), options.out or options.run / "embeddings.html"))
-    print(purity_line(found))
 
 
 # -- looking ---------------------------------------------------------------------------------------
@@ -718,7 +687,6 @@ VERBS: dict[str, Any] = {
     "caption": _caption,
     "generate": _generate,
     "chat": _chat,
-    "demo": _demo,
     "show": _show,
     "plot": _plot,
     "ls": _ls,

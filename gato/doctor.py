@@ -34,8 +34,7 @@ PURPOSES = {
     "plot": "matplotlib, for figures of your own; reports need none",
     "deepspeed": "ZeRO and offload; training works without",
     "peft": "LoRA adapters",
-    "metrics": "the wording of captions (CIDEr-D, BLEU, ROUGE-L), and t-SNE",
-    "web": "the page of `gato demo`, through gradio",
+    "metrics": "the wording of captions (CIDEr-D, BLEU, ROUGE-L)",
 }
 
 Row = dict[str, str]

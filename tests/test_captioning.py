@@ -13,14 +13,12 @@ from gato.agent import Agent
 from gato.chat import chat
 from gato.cli import main
 from gato.data.captions import caption_task
-from gato.data.mixture import DataConfig, Mixture, SourceConfig
 from gato.data.store import Store, StoreWriter
 from gato.data.text import document_task
 from gato.data.vqa import question_task
 from gato.episode import Episode
 from gato.eval.attention import caption_attention, draw_maps, recorded
 from gato.eval.captioning import caption_results, picture_files, wording_lines
-from gato.eval.embeddings import embeddings, purity, write_embeddings
 from gato.eval.text import document_bits, ratio_interval, text_results, windows
 from gato.eval.wording import bleu, cider_d, exact_match, nearest_texts, rouge_l, wording_results
 
@@ -221,21 +219,3 @@ def test_attention_is_written_as_a_page_or_a_picture(checkpoint, photos, tmp_pat
         assert (tmp_path / name).stat().st_size > 500
     assert main(["show", checkpoint, "--attention", str(photos / "a.png"), "--out", str(tmp_path / "a.gif")]) == 2
     assert "neither .png nor .html" in capsys.readouterr().err
-
-
-def test_purity_is_the_share_of_neighbours_of_the_same_domain():
-    points = np.array([[0.0], [1.0], [2.5], [10.0], [11.0]])
-    domains = np.array(["a", "a", "b", "b", "b"])
-    np.testing.assert_allclose(purity(points, domains, 1), [1, 1, 0, 1, 1])
-
-
-def test_snippets_of_two_sources_are_placed_and_compared_with_an_untrained_model(agent, tokenizer, tmp_path):
-    stored(tmp_path / "pictures", CAPTIONS, pictures(4), ["a red ball", "a cat", "two dogs", "a box"])
-    stored(tmp_path / "words", TEXT, None, ["go to the red ball " * 30, "open the door of the corridor " * 20])
-    sources = {"seen/pictures": SourceConfig(store=str(tmp_path / "pictures")), "read/words": SourceConfig(store=str(tmp_path / "words"))}
-    found = embeddings(agent, Mixture(DataConfig(sources), tokenizer, 128, seed=0), per_source=6, neighbours=2)
-    assert found.points.shape == (12, 2) and list(found.domains) == ["seen"] * 6 + ["read"] * 6
-    assert found.chance == pytest.approx(2 * 6 * 5 / (12 * 11))
-    assert found.purity[0] == 1  # pictures and words are far apart in any model
-    page = write_embeddings(found, "tiny", tmp_path / "e.html").read_text()
-    assert page.count("<circle") == 12 and "untrained 100.0%" in page
