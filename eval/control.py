@@ -19,7 +19,7 @@ from gato.agent import Agent, load
 from gato.spec import Modality, TaskSpec
 
 from ..data.store import Store, StoreWriter
-from .captioning import caption_results, store_path, wording_lines
+from .captioning import caption_results, store_path
 from .replay import ActionKeeper, write_films
 from .rollout import EpisodeResult, Transform, rollout
 from .score import interquartile_mean, mean_interval, normalised_score, score_scale, success_interval
@@ -376,65 +376,3 @@ def png_base64(picture: Any) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def score_table(results: dict[str, Any]) -> str:
-    """The results as text: the table, families, the comparison, captions and continuations."""
-    lines = [f"{'task':38}{'random':>9}{'expert':>9}{'ours':>9}  {'95 % interval':20}{'score':>7}  {'95 % interval':>16}{'success':>9}"]
-    for row in results["tasks"]:
-        name = f"  {row['ablation']}" if row["ablation"] else row["task"]
-        interval = f"[{row['low']:.4g}, {row['high']:.4g}]"
-        score, span = ("", "") if row["score"] is None else (f"{row['score']:.1f}", f"[{row['score_low']:.1f}, {row['score_high']:.1f}]")
-        reference = ["" if row[k] is None else f"{row[k]:.4g}" for k in ("random", "expert")]
-        success = "" if row["success"] is None else f"{row['success']:.0%}"
-        lines.append(f"{name:38}{reference[0]:>9}{reference[1]:>9}{row['mean']:>9.4g}  {interval:20}{score:>7}  {span:>16}{success:>9}")
-        if row["failed"]:
-            lines.append(f"  {row['failed']} of {row['episodes']} episodes failed and count as the random return")
-        if row.get("unscored"):
-            lines.append(f"  no score: {row['unscored']}")
-    lines += _family_lines(results.get("families", [])) + _comparison_lines(results.get("against"))
-    for part in results["captions"]:
-        lines.append("")
-        if part["retrieval"]:
-            found, control = part["retrieval"], part["shuffled"]
-            lines.append(f"captions of {part['pictures']} held-out pictures ({part['split']}): the right title among 10 by likelihood")
-            lines.append(f"  ours {found['accuracy']:.1%} [{found['low']:.1%}, {found['high']:.1%}], with another picture "
-                         f"{control['accuracy']:.1%} [{control['low']:.1%}, {control['high']:.1%}], chance 10 %")  # fmt: skip
-        lines += wording_lines(part)
-        lines += [f"  {e['caption'] or '(nothing)':40} | {e['title']}" for e in part["examples"]]
-    for row in results.get("bits_per_byte", []):
-        found = row["bits_per_byte"]
-        lines += ["", f"{row['store']}: {found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}] bits per byte "
-                  f"over {row['documents']} documents, {row['bytes']:,} bytes"]  # fmt: skip
-    for text in results["text"]:
-        lines += ["", f"{text['prompt']}|{text['continuation']}"]
-    return "\n".join(lines)
-
-
-def _family_lines(families: Sequence[dict[str, Any]]) -> list[str]:
-    if not families:
-        return []
-    above = "".join(f"{'>' + str(x) + '%':>6}" for x in EXCEEDED)
-    lines = ["", "interquartile mean of the scores, success over all episodes, and how many tasks exceed x % of the expert"]
-    lines.append(f"{'family':20}{'tasks':>10}{'scored':>8}{'IQM':>8}  {'95 % interval':>16}{'success':>9}  {'95 % interval':>14}{above}")
-    for row in families:
-        iqm, span = ("", "") if row["iqm"] is None else (f"{row['iqm']:.1f}", f"[{row['low']:.1f}, {row['high']:.1f}]")
-        success, share = "", ""
-        if row["success"] is not None:
-            success, share = f"{row['success']:.0%}", f"[{row['success_low']:.0%}, {row['success_high']:.0%}]"
-        counts = "".join(f"{row['above'][str(x)]:>6}" for x in EXCEEDED)
-        tasks = f"{row['tasks']} of {row['registered']}"
-        lines.append(f"{row['family']:20}{tasks:>10}{row['scored']:>8}{iqm:>8}  {span:>16}{success:>9}  {share:>14}{counts}")
-    return lines
-
-
-def _comparison_lines(against: dict[str, Any] | None) -> list[str]:
-    if against is None:
-        return []
-    lines = ["", f"minus {against['checkpoint']}, on the same episodes"]
-    lines.append(f"{'task':38}{'pairs':>6}{'return':>10}  {'95 % interval':20}{'score':>8}  {'95 % interval':>16}")
-    for row in against["tasks"]:
-        interval = f"[{row['low']:+.4g}, {row['high']:+.4g}]"
-        score, span = ("", "") if row["score"] is None else (f"{row['score']:+.1f}", f"[{row['score_low']:+.1f}, {row['score_high']:+.1f}]")
-        lines.append(f"{row['task']:38}{row['pairs']:>6}{row['difference']:>+10.4g}  {interval:20}{score:>8}  {span:>16}")
-    return lines

@@ -31,11 +31,11 @@ from ..train.finetune import MODES, PROTOCOLS, Protocol, finetune, merged, speed
 from .baseline import ClonePolicy, NearestPolicy
 from .chart import score_curves
 from .control import summarise
+from .fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
 from .rollout import RandomPolicy, rollout
-from .score import nested_interval, normalised_score, score_scale
+from .score import score_scale
 
 BASELINES = ("prompt", "retrieve", "clone")  # no learning; the nearest state's action; a small network from nothing
-SMOOTHED = 5  # evaluations in the paper's moving average
 RANDOM_EPISODES = 20  # that measure the random return of a task the registry does not know
 
 
@@ -196,7 +196,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     }  # fmt: skip
     _write(out / "fewshot.json", json.dumps(results, indent=1))
     _write(out / "fewshot.md", few_shot_table(results) + "\n")
-    curves = {label: [(r["episodes"], r["mean"], r["low"], r["high"]) for r in rows if r["label"] == label] for label in _labels(rows)}
+    curves = {label: [(r["episodes"], r["mean"], r["low"], r["high"]) for r in rows if r["label"] == label] for label in labels(rows)}
     marks = {"random": 0.0, "expert": 100.0} if results["unscored"] is None else {}
     _write(out / "fewshot.svg", score_curves(curves, f"{task.name}: {'score' if marks else 'return'} over demonstrations", marks))
     return results | {"out": str(out)}
@@ -356,71 +356,3 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_suffix(f"{path.suffix}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
-
-
-# -- what they come to -----------------------------------------------------------------------------
-
-
-def summarise_cells(task: TaskSpec, cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row per mode, figure and number of demonstrations, over all series.
-
-    **Returns:** `label` (mode and figure), `mode`, `figure`, `episodes`, `series` (how many), `mean`, `low` and `high`: the
-    normalised score with its interval over series and episodes, or the return where the task has no score.
-    """
-    is_scored = score_scale(task.random_return, task.expert_return) is None
-    groups: dict[tuple[str, str, int], list[np.ndarray]] = {}
-    for cell in cells:
-        for figure, row in cell["figures"].items():
-            returns = [r for r in row["returns"] if r is not None]
-            values = normalised_score(returns, task.random_return, task.expert_return) if is_scored else np.asarray(returns)
-            groups.setdefault((cell["mode"], figure, cell["episodes"]), []).append(values)
-    rows = []
-    for (mode, figure, episodes), values in groups.items():
-        mean, low, high = nested_interval(values)
-        label = f"{mode}, {figure}" if mode in MODES else mode
-        rows.append(
-            {
-                "label": label,
-                "mode": mode,
-                "figure": figure,
-                "episodes": episodes,
-                "series": len(values),
-                "mean": mean,
-                "low": low,
-                "high": high,
-            }
-        )
-    return rows
-
-
-def few_shot_table(results: dict[str, Any]) -> str:
-    """The table as text: a line per mode and figure, a column per number of demonstrations."""
-    rows, scored = results["rows"], results["unscored"] is None
-    counts = sorted({r["episodes"] for r in rows})
-    what = f"score (0: random {results['random']:.4g}, 100: expert {results['expert']:.4g})" if scored else "return"
-    training = results["training"]
-    lines = [
-        f"{results['task']} from {results['checkpoint']}{', which was trained on it' if results['seen'] else ''}: {what}, "
-        f"95 % interval over {results['series']} series x {results['rollouts']} episodes",
-        f"{results['protocol']} protocol: {training['steps']} updates of {training['batch_size']} rows; demonstrations: {results['pool']} "
-        f"to draw from, {results['held_out']} held out, {results['left_out']} left out",
-    ]
-    lines += [] if scored else [f"no score: {results['unscored']}"]
-    lines += [f"the {name} return: {where}" for name, where in results["references"].items() if where != "registry"]
-    lines += ["", f"{'demonstrations':32}" + "".join(f"{c:>24}" for c in counts)]
-    for label in _labels(rows):
-        found = {r["episodes"]: r for r in rows if r["label"] == label}
-        cells = [f"{found[c]['mean']:.1f} [{found[c]['low']:.1f}, {found[c]['high']:.1f}]" if c in found else "" for c in counts]
-        lines.append(f"{label:32}" + "".join(f"{cell:>24}" for cell in cells))
-    if any("maximum" in r["figure"] for r in rows):
-        lines += [
-            "",
-            f"The paper's maximum is the best of noisy evaluations (moving average of {SMOOTHED}) and flatters; compare last steps.",
-        ]
-    if results["series"] == 1:
-        lines.append("One series: the intervals say nothing of other demonstrations and training seeds.")
-    return "\n".join(lines)
-
-
-def _labels(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(r["label"] for r in rows))

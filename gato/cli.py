@@ -453,7 +453,8 @@ def _ways_to_start(arguments: list[str]) -> tuple[Any, list[str]]:
 
 def _finetune(arguments: list[str]) -> None:
     parser = _parser("finetune", "Learn a new task from few demonstrations; a curve over their number, beside what needs no pretraining.")
-    from gato.eval.fewshot import FewShotConfig, few_shot, few_shot_table, plan
+    from gato.eval.fewshot import FewShotConfig, few_shot, plan
+    from gato.eval.fewshot_table import few_shot_table
 
     lists = {"episodes": "numbers of demonstrations, such as 1,10,100", "modes": "such as full,scratch,retrieve"}
     parser.add_argument("checkpoint", type=Path)
@@ -495,7 +496,8 @@ EVAL_LISTS = {
 
 def _eval(arguments: list[str]) -> None:
     parser = _parser("eval", "Act in environments, caption held-out pictures, continue text; scores with 95 % intervals.")
-    from gato.eval.control import EvalConfig, evaluate_checkpoint, score_table
+    from gato.eval.control import EvalConfig, evaluate_checkpoint
+    from gato.eval.table import score_table
 
     parser.add_argument("checkpoint", type=Path)
     for name, text in EVAL_LISTS.items():

@@ -18,12 +18,12 @@ from gato.eval.control import (
     evaluate_checkpoint,
     film_strip,
     paired_comparison,
-    score_table,
     summarise,
     summarise_families,
 )
 from gato.eval.rollout import EpisodeResult, expert_rollout
 from gato.eval.score import interquartile_mean, nested_interval, success_interval
+from gato.eval.table import score_table
 
 
 def test_the_expert_scores_100_and_random_0_within_their_intervals():

@@ -25,7 +25,8 @@ from gato.spec import TaskSpec
 
 from ..data.mixture import DataConfig, Mixture, SourceConfig
 from .checkpoint import Progress
-from .loop import TrainConfig, seconds_per_step, train
+from .engine import PlainEngine
+from .loop import StopRequest, TrainConfig, seconds_per_step, train
 from .metrics import MetricsLog
 from .optim import OptimConfig, make_optimizer
 
@@ -124,7 +125,8 @@ def finetune(
 
         log = MetricsLog(folder / "metrics.jsonl", 0, protocol.steps)
         try:
-            progress = train(learner, optimizer, mixture, accelerator, settings, optim, log, Progress(), look)
+            engine = PlainEngine(learner, optimizer, accelerator, optim.clip)
+            progress = train(engine, mixture, settings, optim, log, Progress(), look, StopRequest())
         finally:
             log.close()
         found.seconds = progress.seconds - looking
@@ -174,7 +176,7 @@ def speed(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode: s
     with torch.random.fork_rng():
         model, learner, accelerator, mixture, _, _, settings = _set_up(agent, task, store, protocol, mode, 0)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        return seconds_per_step(learner, accelerator, mixture, settings, repeats=2), trained
+        return seconds_per_step(learner, mixture, settings, accelerator.device, accelerator.autocast, repeats=2), trained
 
 
 def _set_up(

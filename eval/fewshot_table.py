@@ -1,0 +1,80 @@
+"""The cells of `gato finetune` as rows with intervals, and the rows as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gato.spec import TaskSpec
+
+from ..train.finetune import MODES
+from .score import nested_interval, normalised_score, score_scale
+
+SMOOTHED = 5  # evaluations in the paper's moving average
+
+
+def summarise_cells(task: TaskSpec, cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row per mode, figure and number of demonstrations, over all series.
+
+    **Returns:** `label` (mode and figure), `mode`, `figure`, `episodes`, `series` (how many), `mean`, `low` and `high`: the
+    normalised score with its interval over series and episodes, or the return where the task has no score.
+    """
+    is_scored = score_scale(task.random_return, task.expert_return) is None
+    groups: dict[tuple[str, str, int], list[np.ndarray]] = {}
+    for cell in cells:
+        for figure, row in cell["figures"].items():
+            returns = [r for r in row["returns"] if r is not None]
+            values = normalised_score(returns, task.random_return, task.expert_return) if is_scored else np.asarray(returns)
+            groups.setdefault((cell["mode"], figure, cell["episodes"]), []).append(values)
+    rows = []
+    for (mode, figure, episodes), values in groups.items():
+        mean, low, high = nested_interval(values)
+        label = f"{mode}, {figure}" if mode in MODES else mode
+        rows.append(
+            {
+                "label": label,
+                "mode": mode,
+                "figure": figure,
+                "episodes": episodes,
+                "series": len(values),
+                "mean": mean,
+                "low": low,
+                "high": high,
+            }
+        )
+    return rows
+
+
+def few_shot_table(results: dict[str, Any]) -> str:
+    """The table as text: a line per mode and figure, a column per number of demonstrations."""
+    rows, scored = results["rows"], results["unscored"] is None
+    counts = sorted({r["episodes"] for r in rows})
+    what = f"score (0: random {results['random']:.4g}, 100: expert {results['expert']:.4g})" if scored else "return"
+    training = results["training"]
+    lines = [
+        f"{results['task']} from {results['checkpoint']}{', which was trained on it' if results['seen'] else ''}: {what}, "
+        f"95 % interval over {results['series']} series x {results['rollouts']} episodes",
+        f"{results['protocol']} protocol: {training['steps']} updates of {training['batch_size']} rows; demonstrations: {results['pool']} "
+        f"to draw from, {results['held_out']} held out, {results['left_out']} left out",
+    ]
+    lines += [] if scored else [f"no score: {results['unscored']}"]
+    lines += [f"the {name} return: {where}" for name, where in results["references"].items() if where != "registry"]
+    lines += ["", f"{'demonstrations':32}" + "".join(f"{c:>24}" for c in counts)]
+    for label in labels(rows):
+        found = {r["episodes"]: r for r in rows if r["label"] == label}
+        cells = [f"{found[c]['mean']:.1f} [{found[c]['low']:.1f}, {found[c]['high']:.1f}]" if c in found else "" for c in counts]
+        lines.append(f"{label:32}" + "".join(f"{cell:>24}" for cell in cells))
+    if any("maximum" in r["figure"] for r in rows):
+        lines += [
+            "",
+            f"The paper's maximum is the best of noisy evaluations (moving average of {SMOOTHED}) and flatters; compare last steps.",
+        ]
+    if results["series"] == 1:
+        lines.append("One series: the intervals say nothing of other demonstrations and training seeds.")
+    return "\n".join(lines)
+
+
+def labels(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(r["label"] for r in rows))

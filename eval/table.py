@@ -1,0 +1,70 @@
+"""The results of `gato eval` as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .captioning import wording_lines
+
+
+def score_table(results: dict[str, Any]) -> str:
+    """The results as text: the table, families, the comparison, captions and continuations."""
+    lines = [f"{'task':38}{'random':>9}{'expert':>9}{'ours':>9}  {'95 % interval':20}{'score':>7}  {'95 % interval':>16}{'success':>9}"]
+    for row in results["tasks"]:
+        name = f"  {row['ablation']}" if row["ablation"] else row["task"]
+        interval = f"[{row['low']:.4g}, {row['high']:.4g}]"
+        score, span = ("", "") if row["score"] is None else (f"{row['score']:.1f}", f"[{row['score_low']:.1f}, {row['score_high']:.1f}]")
+        reference = ["" if row[k] is None else f"{row[k]:.4g}" for k in ("random", "expert")]
+        success = "" if row["success"] is None else f"{row['success']:.0%}"
+        lines.append(f"{name:38}{reference[0]:>9}{reference[1]:>9}{row['mean']:>9.4g}  {interval:20}{score:>7}  {span:>16}{success:>9}")
+        if row["failed"]:
+            lines.append(f"  {row['failed']} of {row['episodes']} episodes failed and count as the random return")
+        if row.get("unscored"):
+            lines.append(f"  no score: {row['unscored']}")
+    lines += _family_lines(results.get("families", [])) + _comparison_lines(results.get("against"))
+    for part in results["captions"]:
+        lines.append("")
+        if part["retrieval"]:
+            found, control = part["retrieval"], part["shuffled"]
+            lines.append(f"captions of {part['pictures']} held-out pictures ({part['split']}): the right title among 10 by likelihood")
+            lines.append(f"  ours {found['accuracy']:.1%} [{found['low']:.1%}, {found['high']:.1%}], with another picture "
+                         f"{control['accuracy']:.1%} [{control['low']:.1%}, {control['high']:.1%}], chance 10 %")  # fmt: skip
+        lines += wording_lines(part)
+        lines += [f"  {e['caption'] or '(nothing)':40} | {e['title']}" for e in part["examples"]]
+    for row in results.get("bits_per_byte", []):
+        found = row["bits_per_byte"]
+        lines += ["", f"{row['store']}: {found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}] bits per byte "
+                  f"over {row['documents']} documents, {row['bytes']:,} bytes"]  # fmt: skip
+    for text in results["text"]:
+        lines += ["", f"{text['prompt']}|{text['continuation']}"]
+    return "\n".join(lines)
+
+
+def _family_lines(families: Sequence[dict[str, Any]]) -> list[str]:
+    if not families:
+        return []
+    above = "".join(f"{'>' + str(x) + '%':>6}" for x in families[0]["above"])
+    lines = ["", "interquartile mean of the scores, success over all episodes, and how many tasks exceed x % of the expert"]
+    lines.append(f"{'family':20}{'tasks':>10}{'scored':>8}{'IQM':>8}  {'95 % interval':>16}{'success':>9}  {'95 % interval':>14}{above}")
+    for row in families:
+        iqm, span = ("", "") if row["iqm"] is None else (f"{row['iqm']:.1f}", f"[{row['low']:.1f}, {row['high']:.1f}]")
+        success, share = "", ""
+        if row["success"] is not None:
+            success, share = f"{row['success']:.0%}", f"[{row['success_low']:.0%}, {row['success_high']:.0%}]"
+        counts = "".join(f"{count:>6}" for count in row["above"].values())
+        tasks = f"{row['tasks']} of {row['registered']}"
+        lines.append(f"{row['family']:20}{tasks:>10}{row['scored']:>8}{iqm:>8}  {span:>16}{success:>9}  {share:>14}{counts}")
+    return lines
+
+
+def _comparison_lines(against: dict[str, Any] | None) -> list[str]:
+    if against is None:
+        return []
+    lines = ["", f"minus {against['checkpoint']}, on the same episodes"]
+    lines.append(f"{'task':38}{'pairs':>6}{'return':>10}  {'95 % interval':20}{'score':>8}  {'95 % interval':>16}")
+    for row in against["tasks"]:
+        interval = f"[{row['low']:+.4g}, {row['high']:+.4g}]"
+        score, span = ("", "") if row["score"] is None else (f"{row['score']:+.1f}", f"[{row['score_low']:+.1f}, {row['score_high']:+.1f}]")
+        lines.append(f"{row['task']:38}{row['pairs']:>6}{row['difference']:>+10.4g}  {interval:20}{score:>8}  {span:>16}")
+    return lines
