@@ -1,6 +1,10 @@
-"""Settings of ZeRO that agree with the recipe, and plans of runs on many ranks."""
+"""How ranks start and end together, settings of ZeRO that agree with the recipe, and plans of runs on many ranks."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -8,10 +12,45 @@ import yaml
 
 from gato.cli import main, recipe_path
 from gato.model import Gato, preset
-from gato.train import zero
+from gato.train import launch, ranks, zero
 from gato.train.loop import TrainConfig
 from gato.train.optim import OptimConfig
 from gato.train.plan import flops_per_update, plan
+
+
+def rank_that_runs(code: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", f"import os, signal, sys, time; {code}"])
+
+
+def test_ranks_that_all_succeed_are_a_success(capfd):
+    assert launch.launch(["--version"], 2) == 0
+    assert len(capfd.readouterr().out.split()) == 2
+
+
+def test_the_message_of_bad_input_is_shown_once(capfd):
+    assert launch.launch(["pretrian"], 2) == 2
+    assert capfd.readouterr().err.count("did you mean 'pretrain'") in (1, 2)  # twice if the second rank was the first to fail
+
+
+def test_a_killed_rank_is_named_and_the_others_are_stopped(monkeypatch, capsys):
+    monkeypatch.setattr(launch, "GRACE", 0.3)
+    children = [rank_that_runs("time.sleep(60)"), rank_that_runs("os.kill(os.getpid(), signal.SIGKILL)")]
+    started = time.monotonic()
+    failed = launch._watch(children)
+    launch._stop(children)
+    assert failed == (1, -signal.SIGKILL) and children[0].returncode == -signal.SIGKILL and time.monotonic() - started < 30
+    assert launch._report(failed) == 128 + signal.SIGKILL
+    assert "rank 1 was killed by SIGKILL; the other ranks were stopped" in capsys.readouterr().err
+
+
+def test_ranks_that_were_asked_to_stop_may_take_their_time():
+    children = [rank_that_runs(f"time.sleep(0.5); sys.exit({launch.STOPPED})"), rank_that_runs(f"sys.exit({launch.STOPPED})")]
+    assert launch._watch(children) == (0, launch.STOPPED) and launch._report((0, launch.STOPPED)) == 75
+
+
+def test_a_batch_that_the_ranks_do_not_divide_is_refused_with_the_numbers_that_fit():
+    with pytest.raises(ValueError, match=r"train\.batch_size is 8, not a multiple of 3 ranks; change it, or start 2, 1 ranks"):
+        ranks.check_rows(8, 3)
 
 
 def test_muon_and_zero_together_are_refused():

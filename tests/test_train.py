@@ -14,7 +14,8 @@ import torch
 
 import gato
 from gato.data.collect import CollectConfig, collect
-from gato.data.mixture import DataConfig, SourceConfig
+from gato.data.lock import FolderLock
+from gato.data.mixture import DataConfig, Mixture, SourceConfig
 from gato.data.store import StoreWriter
 from gato.data.text import document_task
 from gato.episode import Episode
@@ -135,14 +136,100 @@ def test_a_save_that_breaks_off_at_any_stage_leaves_no_checkpoint_of_its_name(sm
     assert checkpoint.steps(here / "runs/other") == []
 
 
-def test_a_flipped_bit_in_a_checkpoint_is_named(small, here):
-    final = pretrain(small)
-    damaged = final / "optimizer.safetensors"
+def flip_a_bit(damaged: Path) -> None:
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_named(small, here):
+    final = pretrain(small)
+    flip_a_bit(final / "optimizer.safetensors")
     with pytest.raises(ValueError, match=r"optimizer\.safetensors is damaged"):
         checkpoint.verify(final)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(small, here, capsys):
+    longer = replace(small, train=replace(small.train, steps=7))
+    whole = (pretrain(longer).rename(here / "aside") / "model.safetensors").read_bytes()
+    before = losses(here)
+    flip_a_bit(here / "runs/small/step-6/model.safetensors")
+    assert (pretrain(longer) / "model.safetensors").read_bytes() == whole and losses(here) == before
+    said = capsys.readouterr().out
+    assert "passed over: checkpoint 'runs/small/step-6': model.safetensors is damaged" in said
+    assert "resumed from runs/small/step-3" in said
+
+
+def test_a_run_without_one_intact_checkpoint_is_refused(small, here):
+    pretrain(small).rename(here / "aside")
+    flip_a_bit(here / "runs/small/step-3/model.safetensors")
+    with pytest.raises(ValueError, match="no checkpoint of 'runs/small' is intact"):
+        pretrain(small)
+
+
+def test_two_runs_in_one_folder_are_refused(small, here):
+    (here / "runs/small").mkdir(parents=True)
+    lock = FolderLock(here / "runs/small")
+    with pytest.raises(ValueError, match=rf"is being written by process {os.getpid()} "):
+        pretrain(small)
+    lock.release()
+    assert pretrain(small).name == "final" and not (here / "runs/small/.lock").exists()
+
+
+def test_a_full_disk_keeps_the_older_checkpoint_and_training_goes_on(small, here, monkeypatch, capsys):
+    """Behind the first checkpoint no file may grow beyond 100 kB: step 4 is lost with a warning, the end is an error."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(checkpoint, "keep_newest", lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1])))
+    try:
+        with pytest.raises(OSError, match=r"final could not be written .* kept are step-2; make room"):
+            pretrain(replace(small, train=replace(small.train, save_every=2)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "warning: runs/small/step-4 could not be written" in capsys.readouterr().out
+    checkpoint.verify(here / "runs/small/step-2")
+    assert len(losses(here)) == 6 and sorted(p.name for p in (here / "runs/small").iterdir()) == ["metrics.jsonl", "run.json", "step-2"]
+
+
+def poison(monkeypatch, steps: range) -> None:
+    """In these updates the weight of row 5 is not a number."""
+    original = Mixture.batch
+
+    def poisoned(self, step, rows):
+        batch = original(self, step, rows)
+        if step in steps and 5 in rows:
+            batch.weights[list(rows).index(5)] = float("nan")
+        return batch
+
+    monkeypatch.setattr(Mixture, "batch", poisoned)
+
+
+def test_an_update_without_a_finite_gradient_is_skipped_and_its_row_named(small, here, monkeypatch, capsys):
+    poison(monkeypatch, range(3, 4))
+    final = pretrain(small)
+    lines = read_metrics(here / "runs/small/metrics.jsonl")
+    assert [line["skipped"] for line in lines] == [0, 0, 0, 1, 1, 1] and lines[3]["bad_rows"] == [5]
+    assert "update 3 was skipped" in (said := capsys.readouterr().out) and "'gato data show runs/small --step 3 --row 5'" in said
+    assert all(torch.isfinite(p).all() for p in gato.load(final, "cpu").model.parameters())
+
+
+def test_too_many_skipped_updates_in_a_row_end_the_run(small, here, monkeypatch):
+    poison(monkeypatch, range(2, 6))
+    with pytest.raises(RuntimeError, match="3 updates in a row had no finite gradient, the last at step 4"):
+        pretrain(replace(small, train=replace(small.train, max_skipped=3)))
+
+
+def test_how_fast_and_where_may_change_when_a_run_goes_on(small, here, capsys):
+    pretrain(small).rename(here / "aside")
+    pretrain(replace(small, train=replace(small.train, micro_batch_size=4, keep=1)))
+    assert "going on with train.keep was 2, now 1; train.micro_batch_size was 0, now 4" in capsys.readouterr().out
+
+
+def test_every_update_says_how_fast_and_how_full_it_was(small, here):
+    pretrain(replace(small, train=replace(small.train, peak_flops=1e12)))
+    for line in read_metrics(here / "runs/small/metrics.jsonl"):
+        assert line["tokens_per_second"] > line["targets_per_second"] > 0 and 0 <= line["padding_share"] < 1
+        assert line["memory_bytes"] > 1e6 and 0 < line["mfu"] < 1 and line["wait_seconds"] >= 0
 
 
 def test_a_run_with_other_settings_is_refused_with_the_difference(small):

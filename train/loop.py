@@ -225,7 +225,7 @@ def seconds_per_step(learner: Any, mixture: Mixture, config: TrainConfig, device
             with autocast():
                 loss, _ = learner(batch.to(device))
             loss.backward()
-        float(loss)  # waits for the device
+        float(loss.detach())  # waits for the device
         now = time.monotonic()
         times.append(now - before)
         before = now
