@@ -207,8 +207,8 @@ def _part(folder: Path, scale: str, built: Built, make: Callable[[Path], dict[st
             note = {"scale": scale, **make(partial)}
             (partial / "stores" / _NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
             (partial / "stores").rename(folder)
-        except Missing as missing:
-            built.missing.append(str(missing))
+        except (Missing, ValueError) as error:  # a damaged package: the other parts do not need it
+            built.missing.append(str(error))
             return
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -369,6 +369,13 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_built(fetched: Path, monkey
         build(ReferenceConfig(["pictures"], out=fetched), absent, TEXTS)
 
 
+def test_a_damaged_package_is_named_and_the_others_are_built(fetched: Path) -> None:
+    (fetched / "reference/packages/tiny-dictionary/files/usr/share/dictd/tiny.index").write_text("cat\tA\tZZZ\n")
+    built = build(ReferenceConfig(["pictures", "text"], out=fetched), PICTURES, TEXTS)
+    assert {row["part"] for row in built.stores} == {"pictures"} and "fetch the package again" in built.missing[0]
+    assert not (fetched / "reference/text/tiny").exists() and not (fetched / "reference/text/tiny.partial").exists()
+
+
 def test_a_picture_that_stands_in_two_splits_is_dropped_from_training(fetched: Path) -> None:
     folder = fetched / "reference/packages/tiny-pictures/files"
     shutil.copy(folder / "frog-0.png", folder / "cat-9.png")  # a frog that calls itself a cat
