@@ -173,7 +173,7 @@ def many_episodes(folder: Path, n: int) -> None:
     manifest, entries = Manifest((task,), *map(batch_rows, schemas)), []
     for name, schema, values in zip(("timesteps", "episodes"), schemas, (timesteps, episodes), strict=True):
         writer = TableWriter(folder / f"{name}-00000.arrow", schema, batch_rows(schema))
-        writer.append({k: v if isinstance(v, pa.Array) else pa.array(v) for k, v in values.items()})
+        writer.append(pa.RecordBatch.from_pydict(values, schema=schema))
         entries.append(FileEntry(**writer.finish()))
     replace(manifest, shards=(ShardEntry(*entries),)).save(folder)
 
