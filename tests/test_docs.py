@@ -21,13 +21,27 @@ from gato.cli import main
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [DOCS / "data.md", DOCS / "mixture.md", DOCS / "suites.md", *sorted((DOCS / "formats").glob("*.md"))]
+CHECKPOINT = [DOCS / f"{name}.md" for name in ("captions", "evaluation", "finetuning", "reference", "training", "transformers")]
 NOT_RUN = ["needs a network", "needs a dataset that `minari download` fetched"]
 SMALLER = {"--episodes 200": "--episodes 4", "--size 2048": "--size 512"}
 
 
 def test_every_page_is_looked_at():
     """Those of docs/results hold the commands that measured something."""
-    assert sorted(PAGES) == sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "results")
+    assert sorted([*PAGES, *CHECKPOINT]) == sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "results")
+
+
+@pytest.mark.parametrize("page", CHECKPOINT, ids=lambda page: page.stem)
+def test_commands_that_need_a_checkpoint_or_long_work_have_known_options(page, capsys):
+    """They are not run here."""
+    for command in [command for _, commands in blocks(page) for command in commands]:
+        words = shlex.split(command, comments=True)[1:]
+        verb = words[:3] if words[:2] in (["data", "import"], ["data", "export"]) else words[: 2 if words[0] in ("data", "tokenizer") else 1]
+        capsys.readouterr()
+        assert main([*verb, "--help"]) == 0, command
+        known = capsys.readouterr().out
+        unknown = [w for w in words if w.startswith("--") and w.split("=")[0] not in known]
+        assert not unknown, f"{command}: {unknown}"
 
 
 def test_only_these_commands_are_not_run():
