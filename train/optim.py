@@ -1,7 +1,7 @@
 """AdamW, and the learning rate as a function of the update count (Gato, appendix C).
 
-Muon for the matrices of the layers is ours, and off by default: small models on few tokens learn several times
-faster with it (docs/results/ablations.md).
+Muon for the matrices of the layers is ours, and off by default: small models learn from fewer tokens with it
+(docs/results/ablations.md).
 """
 
 from __future__ import annotations
