@@ -66,10 +66,15 @@ def _watch(children: list[subprocess.Popen]) -> tuple[int, int] | None:
                 child.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    finished: float | None = None  # when the first rank left in good order: all is written then
     try:
         while any(child.poll() is None for child in children):
             if failed := _first_failed(children):
                 return failed
+            if children[0].poll() == 0:
+                finished = finished or time.monotonic()
+                if time.monotonic() - finished > GRACE:
+                    return None  # seen with gloo: the other rank hangs while it leaves
             time.sleep(0.05)
     finally:
         for number, handler in before.items():
