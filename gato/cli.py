@@ -173,10 +173,7 @@ def _import(arguments: list[str]) -> None:
     from gato.data.formats import READERS, import_dataset, reader
     from gato.data.store import Store, stores_folder
 
-    if not arguments or arguments[0] not in READERS:
-        if not {"-h", "--help"} & set(arguments[:1]):
-            raise ValueError(f"name a format first: 'gato data import FORMAT PATH'; known are {', '.join(READERS)}")
-        print(f"usage: gato data import {'|'.join(READERS)} PATH ...; 'gato data import {next(iter(READERS))} --help' lists options")
+    if not _names_a_format(arguments, "import", "PATH", READERS):
         return
     kind, *arguments = arguments
     parser = _parser(f"data import {kind}", "Bring a dataset into stores, one per split.")
@@ -195,10 +192,7 @@ def _import(arguments: list[str]) -> None:
 def _export(arguments: list[str]) -> None:
     from gato.data.formats import WRITERS, writer
 
-    if not arguments or arguments[0] not in WRITERS:
-        if not {"-h", "--help"} & set(arguments[:1]):
-            raise ValueError(f"name a format first: 'gato data export FORMAT OUT STORE...'; known are {', '.join(WRITERS)}")
-        print(f"usage: gato data export {'|'.join(WRITERS)} OUT STORE ...")
+    if not _names_a_format(arguments, "export", "OUT STORE...", WRITERS):
         return
     kind, *arguments = arguments
     parser = _parser(f"data export {kind}", "Write stores as a dataset of another format.")
@@ -210,6 +204,16 @@ def _export(arguments: list[str]) -> None:
     out, stores, as_json = (options.pop(key) for key in ("out", "stores", "json"))
     counts = writer(kind)(**options).write([_open_store(name) for name in stores], out)
     _print(counts, as_json, lambda: f"{out}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
+
+
+def _names_a_format(arguments: list[str], verb: str, rest: str, formats: Any) -> bool:
+    """False where help was asked for, and printed. **Raises:** `ValueError` if the first word is no format."""
+    if arguments and arguments[0] in formats:
+        return True
+    if not {"-h", "--help"} & set(arguments[:1]):
+        raise ValueError(f"name a format first: 'gato data {verb} FORMAT {rest}'; known are {', '.join(formats)}")
+    print(f"usage: gato data {verb} {'|'.join(formats)} {rest}; 'gato data {verb} {next(iter(formats))} --help' lists options")
+    return False
 
 
 def _validate(arguments: list[str]) -> int:

@@ -36,7 +36,8 @@ def test_commands_that_need_a_checkpoint_or_long_work_have_known_options(page, c
     """They are not run here."""
     for command in [command for _, commands in blocks(page) for command in commands]:
         words = shlex.split(command, comments=True)[1:]
-        verb = words[:3] if words[:2] in (["data", "import"], ["data", "export"]) else words[: 2 if words[0] in ("data", "tokenizer") else 1]
+        is_format = words[:2] in (["data", "import"], ["data", "export"])
+        verb = words[: 3 if is_format else 2 if words[0] in ("data", "tokenizer") else 1]
         capsys.readouterr()
         assert main([*verb, "--help"]) == 0, command
         known = capsys.readouterr().out

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gato.learners.gato import GatoLearner
-from gato.train.optim import OptimConfig, learning_rate, make_optimizer
+from gato.train.optim import OptimConfig, learning_rate, make_optimizer, seconds_per_update
 
 PAPER = OptimConfig(learning_rate=1e-4)
 MILLION = 1_000_000
@@ -91,3 +91,9 @@ def test_an_update_of_muon_is_as_large_as_one_of_adamw_at_equal_rates():
 def test_a_factor_for_muon_that_is_not_positive_is_refused():
     with pytest.raises(ValueError, match=r"optim.muon is 0, expected a multiple of the learning rate above zero"):
         OptimConfig(muon=0)
+
+
+def test_timing_an_update_leaves_the_weights_alone(tiny):
+    before = {n: p.detach().clone() for n, p in tiny.named_parameters()}
+    assert seconds_per_update(OptimConfig(muon=3.0), GatoLearner(tiny)) > 0
+    assert all(torch.equal(p, before[n]) for n, p in tiny.named_parameters())

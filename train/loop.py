@@ -215,7 +215,7 @@ def _skipped(rows: list[int], mixture: Mixture, step: int, norm: float, name: st
 
 
 def seconds_per_step(learner: Any, mixture: Mixture, config: TrainConfig, device: torch.device, autocast: Any, repeats: int = 8) -> float:
-    """The speed test: the median time of forward and backward on the run's own first batches, without any update or exchange."""
+    """The speed test: the median time of forward and backward on the run's own first batches, without updates or exchange."""
     learner.train()
     times = []
     loader = mixture.loader(range(repeats + 2), config.batch_size, config.micro_batch(world_size()), rank(), world_size())

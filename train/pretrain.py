@@ -31,7 +31,7 @@ from .engine import Engine, PlainEngine
 from .launch import STOPPED
 from .loop import StopRequest, TrainConfig, seconds_per_step, train
 from .metrics import MetricsLog
-from .optim import OptimConfig, make_optimizer
+from .optim import OptimConfig, make_optimizer, seconds_per_update
 from .ranks import check_rows, from_first_rank, rank, say, sum_over_ranks, wait_for_first_rank, world_size
 
 FAILED_SAVES = 3  # so many in a row end the run
@@ -260,6 +260,7 @@ def _planned_steps(folder: Path, config: PretrainConfig, learner: GatoLearner, a
     if known := from_first_rank(known, accelerator.device):
         return known
     mine = seconds_per_step(learner, mixture, settings, accelerator.device, accelerator.autocast)
+    mine += seconds_per_update(config.optim, learner)
     per_step = float(sum_over_ranks(torch.tensor(mine, device=accelerator.device))) / world_size()
     steps = max(1, int(settings.seconds / per_step))
     reduced = settings.reduced_below is not None and steps < settings.reduced_below
