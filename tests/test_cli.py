@@ -277,9 +277,9 @@ def test_show_names_the_sizes_for_an_unknown_one(refusal, tmp_path: Path) -> Non
 
 
 def test_json_has_null_where_a_number_is_not_finite(capsys: pytest.CaptureFixture) -> None:
-    from gato.cli import _print
+    from gato.verbs.command import print_rows
 
-    _print([{"low": float("nan"), "high": (float("inf"), 1.5)}], True, str)
+    print_rows([{"low": float("nan"), "high": (float("inf"), 1.5)}], True, str)
     assert json.loads(capsys.readouterr().out) == [{"low": None, "high": [None, 1.5]}]
 
 

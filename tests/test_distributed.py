@@ -10,12 +10,13 @@ import pytest
 import torch
 import yaml
 
-from gato.cli import main, recipe_path
+from gato.cli import main
 from gato.model import Gato, preset
 from gato.train import launch, ranks, zero
 from gato.train.loop import TrainConfig
 from gato.train.optim import OptimConfig
 from gato.train.plan import flops_per_update, plan
+from gato.verbs.recipes import recipe_path
 
 
 def rank_that_runs(code: str) -> subprocess.Popen:

@@ -15,11 +15,19 @@ import pytest
 import yaml
 
 import gato
-from gato.cli import main, recipes
+from gato.cli import main
+from gato.verbs.recipes import recipes
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("tokenizers", "data", "train", "eval")
-CORE = sorted([*(ROOT / "gato").glob("*.py"), *(ROOT / "gato" / "learners").glob("*.py"), *(ROOT / "gato" / "envs").glob("*.py")])
+CORE = sorted(
+    [
+        *(ROOT / "gato").glob("*.py"),
+        *(ROOT / "gato" / "learners").glob("*.py"),
+        *(ROOT / "gato" / "envs").glob("*.py"),
+        *(ROOT / "gato" / "verbs").glob("*.py"),
+    ]
+)
 
 
 def run_python(code: str, cwd: Path = ROOT) -> str:

@@ -17,7 +17,6 @@ import yaml
 from PIL import Image
 
 from gato import envs
-from gato.cli import recipe_path, recipes
 from gato.data import packages, picture_sources, reference, text_sources
 from gato.data.concepts import concept_of, synonyms
 from gato.data.packages import Missing, Package, fetch, unpack
@@ -29,6 +28,7 @@ from gato.data.store import Store
 from gato.data.text_sources import TextSource, read_dialogues, read_dictionary
 from gato.data.titles import Titled
 from gato.data.wordnet import WordNet, read_wordnet
+from gato.verbs.recipes import recipe_path, recipes
 
 ROOT = Path(__file__).parent.parent
 

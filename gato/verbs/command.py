@@ -1,0 +1,84 @@
+"""What the verbs share: a parser from our docstrings, the names of stores, and rows printed as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+
+def parser_of(verb: str, description: str) -> Any:
+    from gato.arguments import Parser
+
+    return Parser(prog=f"gato {verb}", description=description)
+
+
+def parse(parser: Any, arguments: Sequence[str]) -> Any:
+    """**Raises:** `ValueError` with one line for bad options. A plain namespace, since jsonargparse renames `values`."""
+    return SimpleNamespace(**parser.parse(arguments).as_dict())
+
+
+def build_config(parser: Any, arguments: Sequence[str], file: Path | None = None) -> Any:
+    """The parsed dataclasses; an error names `file`, where the parser does not know that it is one."""
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in jsonargparse 4.49
+    try:
+        return instantiate(parser.parse(arguments))
+    except ValueError as error:
+        raise ValueError(f"'{file}': {error}" if file else str(error)) from None
+
+
+def one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, ImportError):
+        return f"{text}; 'gato doctor' says what is missing"
+    # a RuntimeError may be our bug: say how to see where it comes from
+    return f"{text} (GATO_DEBUG=1 shows where)" if isinstance(error, RuntimeError) else text
+
+
+def print_rows(rows: Any, as_json: bool, text: Callable[[], str]) -> None:
+    print(json.dumps(_finite(rows), indent=1, default=str) if as_json else text())
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity are no JSON, so they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of equal keys as aligned columns."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+        return "" if value is None else str(value)
+
+    if not rows:
+        return "(nothing)"
+    lines = [list(rows[0]), *([cell(v) for v in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def open_store(name: str) -> Any:
+    from gato.data.store import Store
+
+    return Store(store_folder(name))
+
+
+def store_folder(name: str) -> Path:
+    """A folder, or what a name stands for. **Raises:** `ValueError` if no store is there."""
+    from gato.data.store import stores_folder
+
+    path = Path(name) if (Path(name) / "manifest.json").exists() else stores_folder() / name
+    if not (path / "manifest.json").exists():
+        raise ValueError(f"there is no store at {path}: it has no manifest.json")
+    return path

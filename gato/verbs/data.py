@@ -1,0 +1,229 @@
+"""`gato data ...` and `gato tokenizer train`: stores, formats, mixtures, and the text tokenizer made from them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .command import build_config, one_line, open_store, parse, parser_of, print_rows, store_folder, table
+from .recipes import recipe_path
+
+
+def collect(arguments: list[str]) -> None:
+    parser = parser_of("data collect", "Let experts act and store their episodes, one store per task.")
+    from gato.data.collect import CollectConfig, collect
+
+    parser.add_argument("tasks", nargs="+", type=str, help="names such as gymnasium/cartpole")
+    parser.add_config(CollectConfig, skip={"tasks"})
+    parser.add_argument("--json", action="store_true")
+    options = parse(parser, arguments)
+    as_json = vars(options).pop("json")
+    rows = collect(CollectConfig(**vars(options)))
+    keep = ("task", "episodes", "timesteps", "noisy", "rejected", "failed", "expert_return", "noisy_return")
+    print_rows(rows, as_json, lambda: table([{k: row.get(k) for k in keep} for row in rows]))
+
+
+def reference(arguments: list[str]) -> None:
+    parser = parser_of(
+        "data reference", "Fetch packages with apt-get, npm and pip as you configured them, and build the reference mixture."
+    )
+    from dataclasses import asdict
+
+    from gato.data.reference import PARTS, ReferenceConfig, build
+
+    parser.add_argument("--parts", nargs="+", type=str, choices=PARTS, default=list(PARTS), help="which parts (default: all)")
+    parser.add_config(ReferenceConfig, skip={"parts"})
+    parser.add_argument("--json", action="store_true")
+    options = parse(parser, arguments)
+    as_json = vars(options).pop("json")
+    built = build(ReferenceConfig(**vars(options)))
+    lines = [f"left out: {count} {reason}" for reason, count in sorted(built.left_out.items())]
+    lines += [f"missing: {line}" for line in built.missing] + [f"mixture: {built.mixture}"]
+    print_rows(asdict(built), as_json, lambda: "\n".join([table(built.stores), *lines]))
+
+
+def import_(arguments: list[str]) -> None:
+    from gato.data.formats import READERS, import_dataset, reader
+    from gato.data.store import Store, stores_folder
+
+    if not _names_a_format(arguments, "import", "PATH", READERS):
+        return
+    kind, *arguments = arguments
+    parser = parser_of(f"data import {kind}", "Bring a dataset into stores, one per split.")
+    parser.add_argument("path", type=Path, help="the dataset's file or folder")
+    parser.add_argument("--out", type=Path, help=f"folder of the stores (default: '{kind}' in the stores folder)")
+    parser.add_argument("--splits", type=str, nargs="+", default=None, help="which splits, one store each (default: all)")
+    parser.add_argument("--json", action="store_true")
+    parser.add_config(reader(kind))
+    options = vars(parse(parser, arguments))
+    path, out, splits, as_json = (options.pop(key) for key in ("path", "out", "splits", "json"))
+    folders = import_dataset(reader(kind)(**options).open(path), out or stores_folder() / kind, splits)
+    rows = [{"split": split, "episodes": Store(folder).num_episodes, "folder": folder} for split, folder in folders.items()]
+    print_rows(rows, as_json, lambda: "\n".join(f"{row['split']}: {row['episodes']} episodes: {row['folder']}" for row in rows))
+
+
+def export(arguments: list[str]) -> None:
+    from gato.data.formats import WRITERS, writer
+
+    if not _names_a_format(arguments, "export", "OUT STORE...", WRITERS):
+        return
+    kind, *arguments = arguments
+    parser = parser_of(f"data export {kind}", "Write stores as a dataset of another format.")
+    parser.add_argument("out", type=Path, help="the new dataset's folder")
+    parser.add_argument("stores", nargs="+", type=str, help="names or folders")
+    parser.add_argument("--json", action="store_true")
+    parser.add_config(writer(kind))
+    options = vars(parse(parser, arguments))
+    out, stores, as_json = (options.pop(key) for key in ("out", "stores", "json"))
+    counts = writer(kind)(**options).write([open_store(name) for name in stores], out)
+    print_rows(counts, as_json, lambda: f"{out}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
+
+
+def _names_a_format(arguments: list[str], verb: str, rest: str, formats: Any) -> bool:
+    """False where help was asked for, and printed. **Raises:** `ValueError` if the first word is no format."""
+    if arguments and arguments[0] in formats:
+        return True
+    if not {"-h", "--help"} & set(arguments[:1]):
+        raise ValueError(f"name a format first: 'gato data {verb} FORMAT {rest}'; known are {', '.join(formats)}")
+    print(f"usage: gato data {verb} {'|'.join(formats)} {rest}; 'gato data {verb} {next(iter(formats))} --help' lists options")
+    return False
+
+
+def validate(arguments: list[str]) -> int:
+    parser = parser_of("data validate", "Re-read whole stores: hashes, bounds, every value. Exit code 1 if one is damaged.")
+    parser.add_argument("stores", nargs="+", type=str, help="names or folders")
+    parser.add_argument("--json", action="store_true")
+    options = parse(parser, arguments)
+    folders = {name: store_folder(name) for name in options.stores}
+    rows = [_validated(name, folder, quiet=options.json) for name, folder in folders.items()]
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    return int(any(row["damage"] for row in rows))
+
+
+def _validated(name: str, folder: Path, quiet: bool) -> dict[str, Any]:
+    """What there is in a store, or what is wrong with it; the latter goes to standard error too."""
+    from gato.data.store import Store
+
+    try:
+        store = Store(folder)
+        store.validate()
+    except (ValueError, OSError) as error:
+        print(f"gato: {one_line(error)}", file=sys.stderr)
+        return {"store": name, "episodes": None, "timesteps": None, "damage": one_line(error)}
+    if not quiet:
+        print(f"{name}: {store.num_episodes} episodes, {store.num_timesteps} timesteps, all valid", flush=True)
+    return {"store": name, "episodes": store.num_episodes, "timesteps": store.num_timesteps, "damage": None}
+
+
+def _mixture_of(name: str, options: Any) -> tuple[Any, int, int]:
+    """The mixture of a recipe's name, a recipe, a run's folder or a mixture file; and its steps (0 if unknown) and batch size."""
+    import yaml
+
+    from gato.data.mixture import DataConfig, Mixture, open_tokenizer
+
+    recorded = Path(name) / "run.json"
+    path = recorded if recorded.is_file() else recipe_path(name)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    parser = parser_of("data inspect", "")
+    if isinstance(content, dict) and "sources" in content:
+        parser.add_argument("--data", type=DataConfig)
+        data, local_positions = build_config(parser, ["--data", str(path)], path).data, 512
+        settings: dict[str, Any] = {"context_length": 1024, "seed": 0, "steps": None, "batch_size": 512}
+    else:
+        from gato.train.pretrain import PretrainConfig
+
+        parser.add_argument("--config", action="config")
+        parser.add_config(PretrainConfig)
+        recipe = build_config(parser, ["--config", str(path)])
+        data, local_positions = recipe.data, recipe.model.max_local_positions
+        settings = {
+            "context_length": recipe.model.context_length, "seed": recipe.train.seed, "steps": recipe.train.steps,
+            "batch_size": recipe.train.batch_size,
+        }  # fmt: skip
+    settings |= {key: value for key, value in vars(options).items() if key in settings and value is not None}
+    if min(settings["context_length"], settings["batch_size"]) < 1 or (settings["steps"] or 1) < 1:
+        raise ValueError(f"context_length, batch_size and steps are at least 1, found {settings}")
+    mixture = Mixture(data, open_tokenizer(data, local_positions), settings["context_length"], settings["seed"])
+    return mixture, settings["steps"] or 0, settings["batch_size"]
+
+
+def _mixture_parser(verb: str, description: str) -> Any:
+    parser = parser_of(verb, description)
+    parser.add_argument("mixture", type=str, help="a recipe's name, a recipe or mixture file (YAML), or a run's folder")
+    parser.add_argument("--context_length", type=int, help="tokens in a row (default: the recipe's, else 1024)")
+    parser.add_argument("--seed", type=int, help="of the data order (default: the recipe's, else 0)")
+    parser.add_argument("--html", type=Path, help="also write a self-contained page")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def inspect(arguments: list[str]) -> None:
+    parser = _mixture_parser("data inspect", "What a mixture holds, and what training on it sees; '~' marks estimates from samples.")
+    parser.add_argument("--steps", type=int, help="updates that the epochs are for (default: the recipe's, else 1000)")
+    parser.add_argument("--batch_size", type=int, help="rows of an update (default: the recipe's, else 512)")
+    options = parse(parser, arguments)
+    from dataclasses import asdict
+
+    from gato.data.inspection import inspect
+
+    mixture, steps, batch_size = _mixture_of(options.mixture, options)
+    found = inspect(mixture, steps or 1000, batch_size)
+    if options.html:
+        from gato.data.inspection_page import write_inspection
+
+        write_inspection(found, mixture, options.mixture, options.html)
+    head = (
+        f"{found.steps:,} updates of {batch_size} rows of {found.context_length} tokens; ~ marks estimates from {len(mixture.sources)} x "
+    )
+    head += f"{found.sources[0].sampled_rows} drawn rows (loss, epochs, padding, cut) and from sampled timesteps (tokens, targets)"
+    print_rows(asdict(found), options.json, lambda: "\n".join([head, table(found.rows()), *found.findings]))
+
+
+def show(arguments: list[str]) -> None:
+    parser = _mixture_parser("data show", "Draw the very row that training saw (or will see).")
+    parser.add_argument("--step", type=int, default=0, help="the update, counted from 0")
+    parser.add_argument("--row", type=int, default=0, help="of the update's global batch")
+    options = parse(parser, arguments)
+    from gato.data.inspection_page import row_text, write_row
+
+    if min(options.step, options.row) < 0:
+        raise ValueError(f"update {options.step}, row {options.row}: both are counted from 0")
+    mixture, _, _ = _mixture_of(options.mixture, options)
+    row = mixture.row(options.step, options.row)
+    if options.html:
+        write_row(mixture, options.step, options.row, row, options.html)
+    content = {"source": mixture.sources[row.source].name, "pieces": [vars(p) for p in row.pieces]}
+    content["tokens"] = mixture.tokenizer.table(row.tokens) if options.json else None
+    print_rows(content, options.json, lambda: row_text(mixture, options.step, options.row, row))
+
+
+def train_tokenizer(arguments: list[str]) -> None:
+    parser = parser_of("tokenizer train", "Train SentencePiece on text files and on the text fields of stores.")
+    parser.add_argument("sources", nargs="+", type=str, help="stores (by name or folder) and .txt files")
+    parser.add_argument("--size", type=int, default=32000, help="number of pieces")
+    parser.add_argument("--out", type=Path, help="model file (default: tokenizer.model in the stores folder)")
+    parser.add_argument("--json", action="store_true")
+    options = parse(parser, arguments)
+    from gato.data.store import stores_folder
+    from gato.data.text import lines_of, texts_of
+    from gato.tokenizers.text import TextTokenizer
+
+    def texts() -> Iterator[str]:
+        for name in options.sources:
+            yield from lines_of(Path(name)) if name.endswith(".txt") else texts_of(open_store(name))
+
+    tokenizer = TextTokenizer.train(texts(), options.size)
+    out = options.out or stores_folder() / "tokenizer.model"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(out)
+    characters = pieces = 0
+    for text in texts():
+        characters += len(text)
+        pieces += len(tokenizer.encode_documents([text])[0]) - 1  # without the end; `encode` would remember the text
+    row = {"pieces": tokenizer.size, "characters": characters, "characters_per_piece": characters / max(1, pieces), "file": out}
+    text = f"{tokenizer.size} pieces from {characters:,} characters ({row['characters_per_piece']:.2f} characters a piece): {out}"
+    print_rows(row, options.json, lambda: text)

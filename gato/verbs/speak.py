@@ -1,0 +1,69 @@
+"""`gato caption`, `gato generate`, `gato chat`: a checkpoint answers in words."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .command import parse, parser_of, print_rows
+
+
+def caption(arguments: list[str]) -> int:
+    parser = parser_of("caption", "Caption pictures, or answer a question about each. Exit code 1 if one of several cannot be read.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("images", nargs="+", type=str, help="files, folders, and patterns such as 'photos/*.png'")
+    parser.add_argument("--question", type=str, help="answered for each picture (checkpoints trained on data of format vqa)")
+    parser.add_argument("--candidates", type=int, default=1, help="so many different texts, the likeliest first: beams, or samples")
+    parser.add_argument("--max_new_tokens", type=int, default=32)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest piece each time")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch_size", type=int, default=32, help="pictures at once")
+    parser.add_argument("--device", type=str)
+    parser.add_argument("--json", action="store_true")
+    options = parse(parser, arguments)
+    from gato.agent import load
+    from gato.eval.captioning import caption_files, picture_files
+
+    files = picture_files(options.images)
+    rows = caption_files(load(options.checkpoint, options.device), files, options)
+    for row in rows:
+        if "error" in row:
+            print(f"gato: {row['error']}", file=sys.stderr)
+    print_rows(rows, options.json, lambda: "\n".join(line for row in rows for line in _caption_lines(row)))
+    return int(any("error" in row for row in rows))
+
+
+def _caption_lines(row: dict[str, Any]) -> Iterator[str]:
+    if "error" in row:
+        return
+    yield f"{row['image']}: {row['caption']}"
+    yield from (f"    {c['log_likelihood']:8.2f}  {c['text']}" for c in row.get("candidates", ()))
+
+
+def generate(arguments: list[str]) -> None:
+    parser = parser_of("generate", "Continue a text.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("text", type=str)
+    parser.add_argument("--max_new_tokens", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parse(parser, arguments)
+    from gato.agent import load
+
+    print(load(options.checkpoint).generate(options.text, options.max_new_tokens, options.temperature, options.seed))
+
+
+def chat(arguments: list[str]) -> None:
+    parser = parser_of("chat", "Talk with a checkpoint, a line at a time. An empty line or the end of the input ends it.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--image", type=Path, help="the lines are questions about this picture")
+    parser.add_argument("--max_new_tokens", type=int, default=48)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parse(parser, arguments)
+    from gato.agent import load
+    from gato.chat import chat
+
+    chat(load(options.checkpoint), options.image, options.max_new_tokens, options.temperature, options.seed)

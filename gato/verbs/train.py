@@ -1,0 +1,94 @@
+"""`gato pretrain` and `gato finetune`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .command import build_config, parse, parser_of, print_rows
+from .recipes import recipe_path, recipes
+
+
+def pretrain(arguments: list[str]) -> int | None:
+    about = """Train RECIPE (a shipped name or a YAML file), or go on where it stopped.
+
+    --nproc N: so many processes on this machine, a device each; torchrun and accelerate launch start them on several.
+    --dry-run [--world-size N] [--json]: print memory, batch split and bytes sent of each of N ranks, and start nothing."""
+    ways, rest = _ways_to_start(arguments)
+    if not ways.dry_run and (ways.json or ways.world_size is not None):
+        raise ValueError("--world-size and --json belong to --dry-run; --nproc starts processes")
+    parser = parser_of("pretrain", about)
+    parser.usage = "gato pretrain RECIPE [--nproc N | --dry-run --world-size N] [--config FILE] [--SECTION.OPTION VALUE ...]"
+    from gato.train.pretrain import PretrainConfig, dry_run, pretrain
+
+    parser.add_argument("--config", action="config", help="a further YAML file; later files and options win")
+    parser.add_config(PretrainConfig)
+    if not rest or rest[0].startswith("-"):
+        if not {"-h", "--help", "--print_config"} & set(rest):
+            raise ValueError(f"name a recipe first: 'gato pretrain RECIPE'; shipped are {', '.join(recipes())}")
+    else:
+        rest[:1] = ["--config", str(recipe_path(rest[0]))]
+    built = build_config(parser, rest)
+    config = PretrainConfig(model=built.model, data=built.data, optim=built.optim, train=built.train)
+    if ways.dry_run:
+        from gato.train.plan import describe
+
+        content = dry_run(config, ways.nproc if ways.world_size is None else ways.world_size)
+        print_rows(content, ways.json, lambda: describe(content))
+        return None
+    if ways.nproc != 1 and "RANK" not in os.environ:
+        from gato.train.launch import launch
+
+        return launch(["pretrain", *arguments], ways.nproc)
+    pretrain(config)
+    return None
+
+
+def _ways_to_start(arguments: list[str]) -> tuple[Any, list[str]]:
+    """The options that are no part of a run's configuration, and the other words."""
+    import argparse
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--nproc", type=int, default=1)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--world-size", type=int)
+    parser.add_argument("--json", action="store_true")
+    try:
+        return parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def finetune(arguments: list[str]) -> None:
+    parser = parser_of("finetune", "Learn a new task from few demonstrations; a curve over their number, beside what needs no pretraining.")
+    from gato.eval.fewshot import FewShotConfig, few_shot, plan
+    from gato.eval.fewshot_table import few_shot_table
+
+    lists = {"episodes": "numbers of demonstrations, such as 1,10,100", "modes": "such as full,scratch,retrieve"}
+    parser.add_argument("checkpoint", type=Path)
+    for name, text in lists.items():
+        parser.add_argument(f"--{name}", type=str, default=None, help=text)
+    parser.add_config(FewShotConfig, skip=set(lists))
+    parser.add_argument("--dry-run", type=bool, default=False, help="only print the token layout and the cost")
+    parser.add_argument("--json", action="store_true")
+    options = vars(parse(parser, arguments))
+    checkpoint, as_json, dry = options.pop("checkpoint"), options.pop("json"), options.pop("dry_run")
+    words = {name: options.pop(name) for name in lists}
+    if words["episodes"]:
+        options["episodes"] = tuple(_whole(word) for word in words["episodes"].split(","))
+    if words["modes"]:
+        options["modes"] = tuple(words["modes"].split(","))
+    config = FewShotConfig(**options)
+    if dry:
+        text = plan(checkpoint, config)
+        print_rows({"plan": text}, as_json, lambda: text)
+        return
+    results = few_shot(checkpoint, config)
+    print_rows(results, as_json, lambda: f"{few_shot_table(results)}\n{results['out']}")
+
+
+def _whole(word: str) -> int:
+    if not word.strip().isdigit():
+        raise ValueError(f"'{word}' is not a number of demonstrations; give whole numbers such as 1,10,100")
+    return int(word)
