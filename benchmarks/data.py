@@ -1,4 +1,4 @@
-"""Tokens per second from store to `TokenBatch`, per core and by modality; memory; and start-up against episodes.
+"""Tokens per second from store to `TokenBatch`, per core and by modality; memory; and start-up against episodes and sources.
 
 Run from the repository's root:
 
@@ -6,8 +6,9 @@ Run from the repository's root:
     python benchmarks/data.py --seconds 1 --windows 2000 --episodes 1000 10000    # under two minutes, rougher
 
 It makes its own stores. `datasets` with_format("numpy") reads the same windows of the same files, in turns in the same run: its
-rate stands beside that of the store alone (both give values, copied once) and of the whole path to tokens; and the whole path
-beside the rate at which gato-79m-rope on an H200 would consume tokens:
+rate stands beside that of the store alone (both give values, copied once); the whole path to tokens beside the same path with
+`datasets` as the reader (same tokenizer, layout and packing); and the whole path beside the rate at which gato-79m-rope on an
+H200 would consume tokens:
 
     tokens/s = MFU * peak / (6 * N)      N = 79e6 parameters, peak = 989e12 (dense bf16), MFU = 0.4 (assumed)
 
@@ -32,10 +33,12 @@ import psutil
 import pyarrow as pa
 import torch
 
+from gato.batch import TokenSequence, join
 from gato.data.captions import caption_task
 from gato.data.columns import episode_schema, timestep_columns, timestep_schema
 from gato.data.manifest import FileEntry, Manifest, ShardEntry
-from gato.data.mixture import DataConfig, Mixture, SourceConfig
+from gato.data.mixture import DataConfig, Mixture, Row, SourceConfig
+from gato.data.source import Piece, Source
 from gato.data.store import StoreWriter
 from gato.data.table import TableWriter, batch_rows
 from gato.data.text import document_task
@@ -46,6 +49,7 @@ from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
 
 CONTEXT, ROWS, CORES = 1024, 8, 16
+START_UP = ("opening", "first batch", "opening a part", "first batch of a part")
 CONSUMED = 0.4 * 989e12 / (6 * 79e6)
 WORDS = "a the red blue green ball box key door go to pick up open put next on small large picture of cat dog house and".split()
 
@@ -111,14 +115,42 @@ def rate(work: Callable[[int], int], seconds: float) -> float:
     return total / (time.process_time() - started)
 
 
+def by_datasets(table: datasets.Dataset, source: Source, piece: Piece, tokenizer: EpisodeTokenizer) -> TokenSequence:
+    """The tokens of a piece of a row, read by `datasets`."""
+    first, task = source.store.span(piece.episode)[0], source.task
+    start, stop = (0, 1) if source.is_text else (piece.start, piece.stop)
+    values = table[first + start : first + stop]
+
+    def fields(role: str, specs: tuple[FieldSpec, ...]) -> dict[str, np.ndarray]:
+        return {f.name: np.asarray(values[f"{role}.{f.name}"]).reshape(stop - start, *f.shape) for f in specs}
+
+    read = Episode.trusted(
+        task=task, observations=fields("observation", task.observations), actions=fields("action", task.actions), rewards=values["reward"],
+        terminated=False, truncated=False, final_observation=None, behaviour="expert", success=None, seed=None, parameters={},
+    )  # fmt: skip
+    sequence = tokenizer.encode(read)
+    return sequence.drop(piece.start).cut(piece.stop - piece.start) if source.is_text else sequence
+
+
 def throughput(name: str, folder: Path, tokenizer: EpisodeTokenizer, seconds: float) -> None:
-    mixture = Mixture(DataConfig({name: SourceConfig(store=str(folder))}), tokenizer, CONTEXT, seed=0)
+    mixture = Mixture(DataConfig({name: SourceConfig(store=str(folder))}, prompt_share=0), tokenizer, CONTEXT, seed=0)
     with pa.memory_map(str(folder / "timesteps-00000.arrow")) as file:
         table = datasets.Dataset(pa.ipc.open_file(file).read_all()).with_format("numpy")
     source = mixture.sources[0]
+    rows = [[mixture.row(step, r) for r in range(ROWS)] for step in range(4)]
 
     def ours(step: int) -> int:
         return mixture.batch(step, range(ROWS)).num_tokens
+
+    def again(row: Row) -> Row:
+        parts = [by_datasets(table, source, piece, tokenizer) for piece in row.pieces]
+        return replace(row, tokens=join(parts, same_document=False).cut(CONTEXT))
+
+    assert all(np.array_equal(again(row).tokens.ids, row.tokens.ids) for row in rows[0]), "both readers must give the same tokens"
+
+    def over_datasets(step: int) -> int:
+        """The same batch, drawn beforehand: `datasets` reads, our tokenizer encodes, packs and collates."""
+        return mixture.collate([again(row) for row in rows[step % len(rows)]]).num_tokens
 
     def read(step: int, by_store: bool) -> int:
         """The windows behind the same batch, values only, each array copied once; counted in the tokens that we make of them."""
@@ -137,11 +169,11 @@ def throughput(name: str, folder: Path, tokenizer: EpisodeTokenizer, seconds: fl
                     np.array(values)
         return tokens
 
-    rows = [[mixture.row(step, r) for r in range(ROWS)] for step in range(4)]
-    works = (ours, lambda step: read(step, True), lambda step: read(step, False))
-    whole, store, theirs = np.median([[rate(work, seconds / 3) for work in works] for _ in range(3)], axis=0)
-    cells = [f"{whole:,.0f}", f"{CORES * whole / CONSUMED:.1f}", f"{store:,.0f}", f"{theirs:,.0f}"]
-    print(f"| {name} | {' | '.join(cells)} | {store / theirs:.1f} | {whole / theirs:.1f} |", flush=True)
+    works = (ours, over_datasets, lambda step: read(step, True), lambda step: read(step, False))
+    whole, theirs_whole, store, theirs = np.median([[rate(work, seconds / 3) for work in works] for _ in range(3)], axis=0)
+    cells = [f"{whole:,.0f}", f"{CORES * whole / CONSUMED:.1f}", f"{theirs_whole:,.0f}", f"{whole / theirs_whole:.1f}"]
+    cells += [f"{store:,.0f}", f"{theirs:,.0f}", f"{store / theirs:.1f}"]
+    print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def memory(stores: dict[str, Path], tokenizer: EpisodeTokenizer, windows: int) -> None:
@@ -178,16 +210,39 @@ def many_episodes(folder: Path, n: int) -> None:
     replace(manifest, shards=(ShardEntry(*entries),)).save(folder)
 
 
-def start_up(folder: Path, tokenizer: EpisodeTokenizer, episodes: int) -> None:
+def start_up(folder: Path, tokenizer: EpisodeTokenizer, episodes: int) -> list[float]:
+    """Milliseconds until a mixture of one such store is open, and until its first batch; without and with a part."""
     many_episodes(folder, episodes)
-    cells = []
+    times = []
     for config in (SourceConfig(store=str(folder)), SourceConfig(store=str(folder), part="train")):
         started = time.process_time()
         mixture = Mixture(DataConfig({"many": config}), tokenizer, 32, seed=0)
         opened = time.process_time()
         mixture.batch(0, range(4))
-        cells.append(f"{1e3 * (opened - started):.1f} | {1e3 * (time.process_time() - opened):.1f}")
-    print(f"| {episodes:,} | {' | '.join(cells)} |", flush=True)
+        times += [1e3 * (opened - started), 1e3 * (time.process_time() - opened)]
+    print(f"| {episodes:,} | {' | '.join(f'{t:.1f}' for t in times)} |", flush=True)
+    return times
+
+
+def many_sources(store: Path, tokenizer: EpisodeTokenizer, count: int) -> None:
+    """A mixture of so many sources, each with a store of its own (of the same files)."""
+    started = time.process_time()
+    mixture = Mixture(DataConfig({f"source-{i}": SourceConfig(store=str(store)) for i in range(count)}), tokenizer, CONTEXT, seed=0)
+    opened = time.process_time()
+    mixture.batch(0, range(64))
+    print(f"| {count:,} | {1e3 * (opened - started):.0f} | {1e3 * (time.process_time() - opened):.0f} |", flush=True)
+
+
+def draw(episodes: list[int], times: list[list[float]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for values, label in zip(np.transpose(times), START_UP, strict=True):
+        axes.loglog(episodes, values, marker="o", label=label)
+    axes.set(xlabel="episodes in the store", ylabel="milliseconds of CPU", title="Start-up of a mixture")
+    axes.legend()
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -195,6 +250,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5, help="of CPU a modality and side")
     parser.add_argument("--windows", type=int, default=100_000)
     parser.add_argument("--episodes", type=int, nargs="*", default=[1000, 10_000, 100_000, 1_000_000])
+    parser.add_argument("--sources", type=int, nargs="*", default=[10, 100, 1000, 5000])
+    parser.add_argument("--plot", type=Path, help="draw start-up against episodes as this PNG (needs matplotlib)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
@@ -203,17 +260,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         stores = make_stores(Path(folder), rng)
         print(f"gato-79m-rope on an H200 would consume {CONSUMED:,.0f} tokens/s\n")
-        print(
-            f"| {ROWS} rows of {CONTEXT} | tokens/s a core | {CORES} cores / one H200 | store alone | datasets | ratio | whole / datasets |"
-        )
-        print(7 * "|---" + "|")
+        heads = ("tokens/s a core", f"{CORES} cores / one H200", "over datasets", "ratio", "store alone", "datasets alone", "ratio")
+        print(f"| {ROWS} rows of {CONTEXT} | {' | '.join(heads)} |")
+        print((1 + len(heads)) * "|---" + "|")
         for name, path in stores.items():
             throughput(name, path, tokenizer, options.seconds)
         if options.windows:
             memory(stores, tokenizer, options.windows)
-        print("\n| episodes | opening, ms | first batch, ms | with a part: opening | first batch |\n|---|---|---|---|---|---|")
-        for count in options.episodes:
-            start_up(Path(folder) / f"many-{count}", tokenizer, count)
+        print(f"\n| episodes | {' | '.join(f'{name}, ms' for name in START_UP)} |")
+        print(5 * "|---" + "|")
+        times = [start_up(Path(folder) / f"many-{count}", tokenizer, count) for count in options.episodes]
+        if options.plot:
+            draw(options.episodes, times, options.plot)
+        print("\n| sources | opening, ms | first batch of 64 rows, ms |\n|---|---|---|")
+        for count in options.sources:
+            many_sources(stores["control"], tokenizer, count)
 
 
 if __name__ == "__main__":
