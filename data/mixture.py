@@ -17,6 +17,7 @@ from typing import get_args
 import numpy as np
 import torch
 
+from gato import envs
 from gato.batch import TokenBatch, TokenSequence, collate, join
 from gato.episode import Behaviour
 from gato.spec import TaskSpec
@@ -25,7 +26,7 @@ from ..tokenizers.episode import EpisodeTokenizer
 from ..tokenizers.image import draw_positions
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocabulary import Vocabulary
-from .source import Piece, Source, is_held_out
+from .source import Piece, Source, is_held_out, refuse_held_out
 from .store import Store, stores_folder
 
 WORKER_TIMEOUT = 300  # seconds that a worker may take for one update
@@ -65,7 +66,9 @@ class DataConfig:
     - `tokenizer`: a SentencePiece model file; by default `tokenizer.model` in the stores folder.
     - `workers`: processes that read and tokenise; 0 does it in the training process.
     - `temperature`: T gives each source without a weight its size ** (1 / T), in tokens and scaled so that these weights average 1.
-    - `held_out`: tasks (`family/name`) and families (`family/*`) that must not be trained on.
+    - `held_out`: tasks (`family/name`) and families (`family/*`) that must not be trained on, beside those that the registry
+      holds out for few-shot learning.
+    - `include_held_out`: which of the registry's held-out tasks and families to train on all the same.
     """
 
     sources: Mapping[str, SourceConfig] = field(default_factory=dict)
@@ -75,6 +78,12 @@ class DataConfig:
     workers: int = 0
     temperature: float | None = None
     held_out: list[str] = field(default_factory=list)
+    include_held_out: list[str] = field(default_factory=list)
+
+    @property
+    def all_held_out(self) -> list[str]:
+        """`held_out`, and what the registry holds out."""
+        return [*self.held_out, *(name for name in envs.held_out() if not is_held_out(name, [*self.held_out, *self.include_held_out]))]
 
 
 @dataclass(frozen=True)
@@ -110,8 +119,9 @@ class Mixture:
         check(config)
         self.config, self.tokenizer, self.context_length, self.seed = config, tokenizer, context_length, seed
         self.num_depth_draws = num_depth_draws
+        held_out = config.all_held_out
         self.sources = [
-            Source(name, s, Store(store_path(name, s)), tokenizer, context_length, config.held_out) for name, s in config.sources.items()
+            Source(name, s, Store(store_path(name, s)), tokenizer, context_length, held_out) for name, s in config.sources.items()
         ]
         self._check_tasks()
         sizes = {s.name: s.places.total * (1 if s.is_text else s.per_timestep) for s in self.sources} if config.temperature else {}
@@ -279,9 +289,12 @@ def check(config: DataConfig) -> None:
     for pattern in config.held_out:
         if "/" not in pattern:
             raise ValueError(f"held_out names '{pattern}'; give tasks as family/name and whole families as {pattern}/*")
+    for pattern in config.include_held_out:
+        if not any(is_held_out(task, [pattern]) for task in envs.held_out()):
+            raise ValueError(f"include_held_out names '{pattern}', which the registry does not hold out; docs/suites.md lists what it does")
+    held_out = config.all_held_out
     for name, source in config.sources.items():
-        if is_held_out(name, config.held_out):
-            raise ValueError(f"source '{name}' is held out by {config.held_out}; remove it from the sources or from held_out")
+        refuse_held_out(name, [name], held_out)
         if not 0 <= source.loss_weight < math.inf:
             raise ValueError(f"source '{name}' has loss_weight {source.loss_weight}; give zero or more")
         if source.part not in (None, "train", "test"):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
+from gato import envs
 from gato.batch import NO_LOCAL, Kind, TokenSequence
 from gato.spec import Modality, TaskSpec
 
@@ -85,7 +86,7 @@ class Source:
 
     - `name`, `config`: as in the mixture; `store`: opened.
     - `tokenizer`, `context_length`: what windows become, and how long a row may be.
-    - `held_out`: patterns of task names whose episodes do not take part.
+    - `held_out`: patterns of task names, their own or the registry's for the same world, whose episodes do not take part.
 
     **Raises:** `ValueError` naming the source if no episode is left, if all its tasks are held out, or if the
     tokenizer or the context cannot hold one of its timesteps.
@@ -97,9 +98,11 @@ class Source:
         if store.num_episodes == 0:
             raise ValueError(f"source '{name}' holds no episodes; collect or import some first")
         self.name, self.config, self.store, self.tokenizer = name, config, store, tokenizer
-        self.left_out_tasks = {i for i, task in enumerate(store.tasks) if is_held_out(task.name, held_out)}
-        if is_held_out(name, held_out) or len(self.left_out_tasks) == len(store.tasks):
-            raise ValueError(f"source '{name}' is held out by {list(held_out)}; remove it from the sources or from held_out")
+        worlds = [(task.name, envs.registered_name(task)) for task in store.tasks]
+        self.left_out_tasks = {i for i, names in enumerate(worlds) if any(is_held_out(n, held_out) for n in names)}
+        refuse_held_out(name, [name], held_out)
+        if len(self.left_out_tasks) == len(store.tasks):
+            refuse_held_out(name, sorted({n for names in worlds for n in names}), held_out)
         self.task: TaskSpec = store.tasks[0]
         self.is_control = self.task.is_control
         self.is_text = not self.task.observations and all(a.modality is Modality.TEXT for a in self.task.actions)
@@ -208,6 +211,17 @@ class Source:
 def is_held_out(task: str, patterns: Sequence[str]) -> bool:
     """Whether a name is one of `family/name`, or matches one of `family/*`."""
     return any(fnmatchcase(task, pattern) for pattern in patterns)
+
+
+def refuse_held_out(source: str, tasks: Sequence[str], patterns: Sequence[str]) -> None:
+    """**Raises:** `ValueError` if one of the names is held out."""
+    found = [pattern for pattern in patterns if any(is_held_out(task, [pattern]) for task in tasks)]
+    if not found:
+        return
+    hint = "remove it from the sources or from held_out"
+    if by_registry := [pattern for pattern in found if pattern in envs.held_out()]:
+        hint += f"; the registry keeps {by_registry[0]} for few-shot learning: to train on it all the same, name it in include_held_out"
+    raise ValueError(f"source '{source}' is held out by {found}; {hint}")
 
 
 def selected_episodes(store: Store, config: SourceConfig, left_out_tasks: set[int]) -> np.ndarray | None:

@@ -168,6 +168,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     """Runs the cells that are not finished yet, and writes table and curve of all.
 
     **Returns:** what `OUT/fewshot.json` holds: `task`, `references`, `seen` (whether the checkpoint was trained on the task),
+    `sibling` (the nearest trained task where the registry holds this one out, and whether the checkpoint was trained on it),
     `rows` (see `summarise_cells`) and `cells`.
 
     **Raises:** `ValueError` for bad settings and data (see `open_demonstrations`), or if `config.out` holds cells that were
@@ -187,8 +188,11 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         for count in sorted(set(config.episodes)):
             cells += [_cell(agent, demonstrations, config, mode, count, series, out) for mode in config.modes]
     rows = summarise_cells(task, cells)
+    sibling = envs.held_out().get(envs.registered_name(task))
     results = {
-        "checkpoint": str(checkpoint), "task": task.name, "seen": seen, "random": task.random_return, "expert": task.expert_return,
+        "checkpoint": str(checkpoint), "task": task.name, "seen": seen,
+        "sibling": sibling and {"task": sibling, "seen": sibling in agent.tasks},
+        "random": task.random_return, "expert": task.expert_return,
         "references": demonstrations.references, "unscored": score_scale(task.random_return, task.expert_return),
         "store": str(demonstrations.store.path), "pool": len(demonstrations.pool), "held_out": len(demonstrations.held_out),
         "left_out": demonstrations.left_out, "series": config.series, "rollouts": config.rollouts, "protocol": config.protocol,

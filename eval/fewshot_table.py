@@ -59,6 +59,9 @@ def few_shot_table(results: dict[str, Any]) -> str:
         f"{results['protocol']} protocol: {training['steps']} updates of {training['batch_size']} rows; demonstrations: {results['pool']} "
         f"to draw from, {results['held_out']} held out, {results['left_out']} left out",
     ]
+    if sibling := results["sibling"]:
+        unseen = "" if sibling["seen"] else ", which this checkpoint was not trained on either"
+        lines.append(f"the registry holds the task out of pretraining; its nearest trained sibling is {sibling['task']}{unseen}")
     lines += [] if scored else [f"no score: {results['unscored']}"]
     lines += [f"the {name} return: {where}" for name, where in results["references"].items() if where != "registry"]
     lines += ["", f"{'demonstrations':32}" + "".join(f"{c:>24}" for c in counts)]

@@ -148,6 +148,14 @@ def test_a_grid_ends_in_a_table_a_curve_and_a_policy(config, checkpoint):
     assert len(results["cells"][0]["curve"]) == 2
 
 
+def test_a_held_out_task_is_learned_and_its_nearest_trained_sibling_is_named(config, checkpoint, tmp_path):
+    pytest.importorskip("Box2D", reason="needs the extra 'gym'")
+    collect(CollectConfig(tasks=["gymnasium/lunar-lander-continuous"], episodes=2, noisy_share=0.0, workers=0, out=tmp_path))
+    data = str(tmp_path / "gymnasium/lunar-lander-continuous")
+    few_shot(checkpoint, replace(config, data=data, episodes=(1,), modes=("full",), steps=1, rollouts=1, held_out=0, evaluation_episodes=1))
+    assert "nearest trained sibling is gymnasium/lunar-lander, which this checkpoint" in (config.out / "fewshot.md").read_text()
+
+
 def test_finished_cells_are_read_and_not_made_again(config, checkpoint):
     few_shot(checkpoint, config)
     path = config.out / "cells/retrieve-1-0/result.json"

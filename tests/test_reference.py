@@ -1,4 +1,4 @@
-"""The reference mixture: packages unpacked safely, pictures held out by concept, documents, the recipe's held-out tasks."""
+"""The reference mixture: packages unpacked safely, pictures held out by concept, documents, the recipe."""
 
 import gzip
 import io
@@ -23,12 +23,11 @@ from gato.data.packages import Missing, Package, fetch, unpack
 from gato.data.picture_sources import Picture, PictureSource
 from gato.data.picture_splits import Families, HeldOut, split_pictures
 from gato.data.reference import FULL_CONTROL, ReferenceConfig, build
-from gato.data.source import is_held_out
 from gato.data.store import Store
 from gato.data.text_sources import TextSource, read_dialogues, read_dictionary
 from gato.data.titles import Titled
 from gato.data.wordnet import WordNet, read_wordnet
-from gato.verbs.recipes import recipe_path, recipes
+from gato.verbs.recipes import recipe_path
 
 ROOT = Path(__file__).parent.parent
 
@@ -387,7 +386,7 @@ def test_a_picture_that_stands_in_two_splits_is_dropped_from_training(fetched: P
 def test_the_mixture_file_names_what_is_there(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = build(ReferenceConfig(["pictures"], out=fetched), PICTURES, TEXTS)
     data = yaml.safe_load(Path(built.mixture).read_text())
-    assert list(data["sources"]) == ["reference/pictures/train"] and "robotics/*" in data["held_out"]
+    assert list(data["sources"]) == ["reference/pictures/train"]
     assert data["sources"]["reference/pictures/train"]["store"] == str(fetched / "reference/pictures/train")
 
 
@@ -401,30 +400,8 @@ def test_the_control_part_collects_and_goes_on_without_a_simulator(tmp_path: Pat
 # -- the recipe ------------------------------------------------------------------------------------
 
 
-def held_out_and_sources(name: str) -> tuple[list[str], list[str]]:
-    data = yaml.safe_load(recipe_path(name).read_text())["data"]
-    return data.get("held_out", []), list(data["sources"])
-
-
-@pytest.mark.parametrize("name", recipes())
-def test_held_out_tasks_are_in_no_shipped_recipe(name: str) -> None:
-    held_out, _ = held_out_and_sources("reference")
-    assert [source for source in held_out_and_sources(name)[1] if is_held_out(source, held_out)] == []
-
-
-def test_the_recipe_holds_out_a_task_of_every_large_family_and_one_whole_family() -> None:
-    held_out, sources = held_out_and_sources("reference")
-    tasks = set(envs.tasks())
-    assert all(pattern in tasks for pattern in held_out if not pattern.endswith("*"))
-    assert [pattern for pattern in held_out if pattern.endswith("/*")] == ["robotics/*"]
-    trained = {source.split("/")[0] for source in sources if source in tasks}
-    large = {family for family in trained if sum(task.startswith(f"{family}/") for task in tasks) > 1}
-    assert large <= {pattern.split("/")[0] for pattern in held_out}
-    assert not any(source.startswith("robotics/") for source in sources)
-
-
 def test_every_source_of_the_recipe_is_built_at_full_scale() -> None:
-    _, sources = held_out_and_sources("reference")
+    sources = yaml.safe_load(recipe_path("reference").read_text())["data"]["sources"]
     made = {task for task in envs.tasks() if task.split("/")[0] in FULL_CONTROL and envs.expert_name(task)}
     made |= {"reference/pictures/train"} | {f"reference/text/{name}/train" for name in text_sources.SOURCES}
     assert set(sources) <= made

@@ -184,8 +184,9 @@ def _set_up(
 ) -> tuple[Gato, GatoLearner, Accelerator, Mixture, torch.optim.Optimizer, OptimConfig, TrainConfig]:
     """Everything that the loop takes."""
     data = DataConfig(
-        sources={task.name: SourceConfig(store=str(store))}, loss_on_text_observations=agent.tokenizer.loss_on_text_observations
-    )
+        sources={task.name: SourceConfig(store=str(store))}, loss_on_text_observations=agent.tokenizer.loss_on_text_observations,
+        include_held_out=["*"],  # they are held out for this
+    )  # fmt: skip
     mixture = Mixture(data, agent.tokenizer, agent.model.config.context_length, seed)  # without stochastic depth
     model = _model(agent, mode, protocol)
     learner = GatoLearner(model)

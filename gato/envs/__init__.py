@@ -36,7 +36,7 @@ FAMILIES = {
 }
 _ENTRY_KEYS = {
     "env_id", "kwargs", "expert", "random_return", "expert_return",
-    "episode_limit", "success", "clip_actions", "licence", "published",
+    "episode_limit", "success", "clip_actions", "licence", "published", "held_out",
 }  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def task(name: str) -> TaskSpec:
             env.action_space,
             env_id=entry["env_id"],
             env_kwargs=entry.get("kwargs", {}),
-            **{k: v for k, v in entry.items() if k not in ("env_id", "kwargs", "expert", "published")},
+            **{k: v for k, v in entry.items() if k not in ("env_id", "kwargs", "expert", "published", "held_out")},
         )
     finally:
         env.close()
@@ -139,6 +139,35 @@ def published(task: TaskSpec | str) -> Mapping[str, float]:
     return _registry().get(task if isinstance(task, str) else task.name, {}).get("published", {})
 
 
+@functools.cache
+def held_out() -> Mapping[str, str]:
+    """The tasks that no pretraining mixture may hold, for few-shot learning, each with its nearest trained sibling."""
+    return {name: entry["held_out"] for name, entry in _registry().items() if "held_out" in entry}
+
+
+def registered_name(task: TaskSpec) -> str:
+    """What the registry calls the world of a task: imported recordings bear another name, but the registry's environment id.
+
+    Of several entries with that id the one whose `kwargs` agree best; the task's own name where there is none.
+    """
+    if task.env_id is None or task.name in _registry():
+        return task.name
+
+    def disagreement(name: str) -> int:
+        kwargs = _registry()[name].get("kwargs", {})
+        return sum(task.env_kwargs.get(key) != kwargs.get(key) for key in task.env_kwargs.keys() | kwargs.keys())
+
+    return min(_by_env_id().get(task.env_id, [task.name]), key=disagreement, default=task.name)
+
+
+@functools.cache
+def _by_env_id() -> Mapping[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for name, entry in _registry().items():
+        names.setdefault(entry["env_id"], []).append(name)
+    return names
+
+
 def _task_of(named: TaskSpec | str) -> TaskSpec:
     return task(named) if isinstance(named, str) else named
 
@@ -152,7 +181,8 @@ def _registry() -> Mapping[str, Mapping[str, Any]]:
     for name, entry in list(entries.items()):
         if name.startswith("babyai/"):  # every level once more as symbols: the same world, so the same returns
             kwargs = {**entry.get("kwargs", {}), "symbolic": True}
-            entries[name.replace("babyai/", "babyai-symbolic/")] = {**entry, "kwargs": kwargs}
+            rest = {key: value.replace("babyai/", "babyai-symbolic/") for key, value in entry.items() if key == "held_out"}
+            entries[name.replace("babyai/", "babyai-symbolic/")] = {**entry, "kwargs": kwargs, **rest}
     for name, entry in entries.items():
         if unknown := set(entry) - _ENTRY_KEYS:
             raise ValueError(f"tasks.yaml: task '{name}' has unknown keys {sorted(unknown)}; known are {sorted(_ENTRY_KEYS)}")
