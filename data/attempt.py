@@ -5,6 +5,7 @@ A job gives the same outcome in any process and in any order, so a store does no
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,8 @@ class Stage:
             recording = expert_episode(job.task, self.env, self.expert, seed, perturb)
             episode = recording.episode("expert" if job.noise is None else "noisy")
         except Exception as error:
+            with suppress(Exception):  # an environment that raised may stay broken: the next attempt has a new one
+                self.close()
             return Outcome(failed=f"{type(error).__name__}: {error}")
         if job.noise is None and job.least_return is not None and episode.total_reward < job.least_return:
             return Outcome()
@@ -110,8 +113,8 @@ class Stage:
 
     def close(self) -> None:
         if self.task is not None:
-            self.env.close()
             self.task = None
+            self.env.close()
 
 
 def load_expert(task: TaskSpec | str, name: str | None) -> Expert:

@@ -1,6 +1,9 @@
 """Collecting demonstrations into stores."""
 
+import contextlib
+import itertools
 import os
+import signal
 import time
 
 import numpy as np
@@ -11,7 +14,7 @@ pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 from gato import envs
 from gato.data.attempt import Noise
 from gato.data.collect import CollectConfig, collect, least_return, measure, store_path, window_expert_return
-from gato.data.store import Store
+from gato.data.store import Store, StoreWriter
 from gato.envs.demonstrator import RuleExpert
 
 CORRIDOR = "toy/corridor"
@@ -26,23 +29,58 @@ class Restless:
 
     def act(self, env, observation):
         if observation == 0:
-            self.in_cell_0()
+            self.in_cell_0(env)
         return RIGHT
 
 
 class Patient(Restless):
-    def in_cell_0(self):
+    def in_cell_0(self, env):
         pass
 
 
 class Hanging(Restless):
-    def in_cell_0(self):
+    def in_cell_0(self, env):
         time.sleep(1000)
 
 
+class Looping(Restless):
+    def in_cell_0(self, env):
+        sum(itertools.count())  # which never gives the interpreter free
+
+
 class Dying(Restless):
-    def in_cell_0(self):
+    def in_cell_0(self, env):
         os._exit(3)
+
+
+class KilledOnce(Restless):
+    def in_cell_0(self, env):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.environ["NOT_KILLED_YET"])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Breaking(Restless):
+    """The environment raises in the middle of an episode, and at every step from then on."""
+
+    def in_cell_0(self, env):
+        def crash(action):
+            raise RuntimeError("the physics exploded")
+
+        env.step = crash
+
+
+class Blinding(Restless):
+    """The environment gives a reward that is no number in the middle of an episode."""
+
+    def in_cell_0(self, env):
+        step = env.step
+
+        def blind(action):
+            observation, _, *rest = step(action)
+            return observation, float("nan"), *rest
+
+        env.step = blind
 
 
 def collected(folder, **settings) -> Store:
@@ -174,8 +212,9 @@ def test_workers_go_on_where_another_number_of_them_stopped(tmp_path):
     assert_same_episodes(collected(tmp_path / "parts", workers=1), collected(tmp_path / "whole"))
 
 
-def test_an_expert_that_hangs_fails_its_episode_and_its_worker_is_replaced(tmp_path):
-    settings = {"expert": "test_collect:Hanging", "noisy_share": 0.0, "episodes": 4, "workers": 1, "episode_seconds": 0.5}
+@pytest.mark.parametrize("name", ["Hanging", "Looping"])
+def test_an_expert_that_hangs_fails_its_episode_and_its_worker_is_replaced(tmp_path, name):
+    settings = {"expert": f"test_collect:{name}", "noisy_share": 0.0, "episodes": 4, "workers": 1, "episode_seconds": 0.5}
     store = collected(tmp_path, **settings)
     assert store.num_episodes == 4 and all(store.episode(i).observations["observation"].min() > 0 for i in range(4))
     assert store.manifest.provenance["collected"]["failed"] > 0
@@ -185,6 +224,31 @@ def test_a_worker_that_dies_is_tried_again_and_then_counted(tmp_path):
     store = collected(tmp_path, expert="test_collect:Dying", noisy_share=0.0, episodes=4, workers=1)
     assert store.num_episodes == 4
     assert store.manifest.provenance["collected"]["failed"] > 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+def test_a_worker_killed_from_outside_changes_nothing(tmp_path, monkeypatch):
+    (tmp_path / "flag").touch()
+    monkeypatch.setenv("NOT_KILLED_YET", str(tmp_path / "flag"))
+    store = collected(tmp_path / "killed", expert="test_collect:KilledOnce", workers=2)
+    assert not (tmp_path / "flag").exists() and store.manifest.provenance["collected"]["failed"] == 0
+    assert_same_episodes(store, collected(tmp_path / "spared", expert="test_collect:Patient"))
+
+
+@pytest.mark.parametrize("name", ["Breaking", "Blinding"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_environment_that_breaks_fails_its_episode_and_is_made_anew(tmp_path, name, workers):
+    store = collected(tmp_path, expert=f"test_collect:{name}", noisy_share=0.0, workers=workers)
+    assert store.num_episodes == 10 and all(store.episode(i).observations["observation"].min() > 0 for i in range(10))
+    assert 0 < store.manifest.provenance["collected"]["failed"] < 20
+
+
+def test_two_collectors_in_one_folder_are_refused(tmp_path):
+    collected(tmp_path, episodes=2)
+    with StoreWriter(store_path(CORRIDOR, tmp_path), [envs.task(CORRIDOR)]):
+        with pytest.raises(ValueError, match=f"toy/corridor is being written by process {os.getpid()} on host"):
+            collected(tmp_path, episodes=4)
+    assert collected(tmp_path, episodes=4).num_episodes == 4
 
 
 def test_an_expert_of_ones_own_is_named_in_the_manifest(tmp_path):
