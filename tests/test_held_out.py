@@ -1,6 +1,8 @@
 """Tasks that the registry keeps out of pretraining: no mixture draws them unless its recipe says so."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -49,6 +51,12 @@ def test_every_family_of_several_tasks_has_one_held_out_and_robotics_has_all():
     families = {name.split("/")[0] for name in envs.tasks()}
     assert {name.split("/")[0] for name in envs.held_out()} == families - FAMILIES_OF_ONE_TASK
     assert {name for name in envs.tasks() if name.startswith("robotics/")} <= set(envs.held_out())
+
+
+def test_the_page_of_suites_names_every_held_out_task():
+    page = (Path(__file__).parent.parent / "docs" / "suites.md").read_text()
+    patterns = re.findall(r"`([\w-]+/[\w*-]+)`", page.split("## Held-out tasks")[1].split("\n## ")[0])
+    assert [name for name in envs.held_out() if not is_held_out(name, patterns)] == []
 
 
 def test_the_nearest_sibling_is_a_task_that_may_be_trained():
@@ -111,7 +119,7 @@ def test_a_store_of_held_out_tasks_alone_is_refused_under_any_name(stored, token
 
 
 def test_recordings_of_a_held_out_world_are_held_out_under_another_name(stored, tokenizer, corridor):
-    imported = replace(corridor, name="pointmaze/umaze", env_id="PointMaze_UMaze-v3", env_kwargs={"continuing_task": True})
+    imported = replace(corridor, name="pointmaze/umaze", env_id="PointMaze_UMaze-v2", env_kwargs={"continuing_task": True})
     mixture = mixture_of(stored(imported, replace(corridor, name="pointmaze/mine")), tokenizer)
     assert drawn_tasks(mixture) == {"pointmaze/mine"}
 

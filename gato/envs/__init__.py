@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections import Counter
 from collections.abc import Mapping
 from importlib import import_module, resources
@@ -146,9 +147,10 @@ def held_out() -> Mapping[str, str]:
 
 
 def registered_name(task: TaskSpec) -> str:
-    """What the registry calls the world of a task: imported recordings bear another name, but the registry's environment id.
+    """What the registry calls the world of a task: imported recordings bear another name, but the environment's id.
 
-    Of several entries with that id the one whose `kwargs` agree best; the task's own name where there is none.
+    Versions of the id do not count. Of several entries with that id it is the one whose `kwargs` agree best; the task's own
+    name where there is none.
     """
     if task.env_id is None or task.name in _registry():
         return task.name
@@ -157,15 +159,19 @@ def registered_name(task: TaskSpec) -> str:
         kwargs = _registry()[name].get("kwargs", {})
         return sum(task.env_kwargs.get(key) != kwargs.get(key) for key in task.env_kwargs.keys() | kwargs.keys())
 
-    return min(_by_env_id().get(task.env_id, [task.name]), key=disagreement, default=task.name)
+    return min(_by_env_id().get(_without_version(task.env_id), [task.name]), key=disagreement)
 
 
 @functools.cache
 def _by_env_id() -> Mapping[str, list[str]]:
     names: dict[str, list[str]] = {}
     for name, entry in _registry().items():
-        names.setdefault(entry["env_id"], []).append(name)
+        names.setdefault(_without_version(entry["env_id"]), []).append(name)
     return names
+
+
+def _without_version(env_id: str) -> str:
+    return re.sub(r"-v\d+$", "", env_id)
 
 
 def _task_of(named: TaskSpec | str) -> TaskSpec:
