@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import file_digest
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ from gato.spec import Modality, TaskSpec
 from ..data.store import Store, StoreWriter
 from .captioning import caption_results, store_path
 from .replay import ActionKeeper, write_films
-from .rollout import EpisodeResult, Transform, rollout
+from .realtime import Pace
+from .rollout import STEP_SECONDS, EpisodeResult, Transform, rollout
 from .score import interquartile_mean, mean_interval, normalised_score, score_scale, success_interval
 from .text import text_results
 
@@ -45,6 +46,8 @@ class EvalConfig:
     - `text`: stores of documents, for bits per byte; at most `documents` of each.
     - `prompts`: texts to continue. `films`: a film strip per task.
     - `videos`: a folder beside `out` gets an MP4 of the best, the median and the worst episode of every task.
+    - `rate`: in Hz; every task is then played in real time, in one environment, and missed deadlines are counted.
+    - `step_seconds`: how long an environment may take for one answer before its episode has failed; 0: for ever.
     - `record`: folder in which the episodes are kept as stores, one per task; those of ablations are not.
     - `out`: where the results are written as JSON; by default `eval.json` in the checkpoint.
     """
@@ -66,19 +69,26 @@ class EvalConfig:
     prompts: list[str] = field(default_factory=list)
     films: bool = False
     videos: bool = False
+    rate: float | None = None
+    step_seconds: float = STEP_SECONDS
     record: Path | None = None
     device: str | None = None
     out: Path | None = None
 
 
-def evaluate(policy: GatoPolicy, episodes: int = 50, seed: int = 0, num_envs: int | None = None) -> dict[str, Any]:
+def evaluate(
+    policy: GatoPolicy, episodes: int = 50, seed: int = 0, num_envs: int | None = None, rate: float | None = None
+) -> dict[str, Any]:
     """Rolls out a policy in its own task.
+
+    **Arguments:** `rate`: in Hz; one environment is then played in real time, and `deadlines` says what was missed.
 
     **Returns:** one row: mean return with a 95 % bootstrap interval, the normalised score (0 random,
     100 expert) with its own, success, mean length and the number of failed episodes.
     """
-    results = rollout(policy, policy.task, episodes, seed=seed, num_envs=num_envs or episodes)
-    return summarise(policy.task, results)
+    pace = None if rate is None else Pace(rate)
+    results = rollout(policy, policy.task, episodes, seed=seed, num_envs=num_envs or (1 if pace else episodes), pace=pace)
+    return summarise(policy.task, results) | _deadlines(pace)
 
 
 def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | None = None, seconds: float = 0.0) -> dict[str, Any]:
@@ -107,6 +117,8 @@ def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | 
         count = sum(bool(s) for s in successes)
         row["success"] = count / len(successes)
         row["success_low"], row["success_high"] = success_interval(count, len(successes))
+    row["first_failure"] = failed[0].failed if failed else None
+    row["out_of_bounds"] = sum(r.out_of_bounds for r in results)
     row["length"] = float(np.mean([r.num_timesteps for r in results]))
     row["seconds"] = seconds
     row["returns"] = each
@@ -178,41 +190,65 @@ def paired_comparison(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str,
 
 
 def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
-    """Everything `gato eval` measures; written to `config.out` as well.
+    """Everything `gato eval` measures; written to `config.out` as well, after every task.
+
+    **Returns:** among others `errors`: the tasks that could not be played, and why; the others are not held up by them.
 
     **Raises:** `ValueError` if `config.record` exists and was not made with these weights and settings, for a family of
     which the checkpoint knows no task, or if `config.against` knows none of the tasks.
     """
     started = time.monotonic()
+    if config.rate is not None and config.num_envs > 1:
+        config = replace(config, num_envs=1)
     settings = _record_settings(Path(checkpoint), config) if config.record else {}
     agent = load(checkpoint, config.device)
-    names = _task_names(agent, config)
-    other = _other_agent(agent, names, config)
+    tasks = [agent.task(name) for name in _task_names(agent, config)]
+    other = _other_agent(agent, [task.name for task in tasks], config)
     out = config.out or Path(checkpoint) / "eval.json"
-    results: dict[str, Any] = {"checkpoint": str(checkpoint), "seed": config.seed, "episodes": config.episodes, "tasks": [], "films": {}}
+    results: dict[str, Any] = {
+        "checkpoint": str(checkpoint), "seed": config.seed, "episodes": config.episodes, "tasks": [], "errors": [], "films": {},
+    }  # fmt: skip
     if config.videos:
         results["videos"] = {}
-    for name in names:
-        task = agent.task(name)
-        row, films, videos = _task_row(agent, task, config, settings, out.with_name(f"{out.stem}-videos"))
-        results["tasks"].append(row)
-        results["films"] |= films
-        if config.videos:
-            results["videos"][name] = videos
-        for label, transform in _ablations(task) if config.ablations else ():
-            results["tasks"].append(_played(agent, task, config, label, transform)[0])
+    for task in tasks:
+        try:
+            _add_task(results, agent, task, config, settings, out)
+        except (ValueError, ImportError, OSError, RuntimeError) as error:  # of this task alone: the others go on
+            results["errors"].append({"task": task.name, "error": f"{type(error).__name__}: {' '.join(str(error).split())}"})
+        _write(out, results)  # what was measured so far outlives whatever comes
     results["families"] = summarise_families(results["tasks"])
     if other is not None:
-        theirs = [_played(other, other.task(n), config)[0] for n in names if n in other.tasks]
+        theirs = [_played(other, other.task(row["task"]), config)[0] for row in _plain(results) if row["task"] in other.tasks]
         results["against"] = {"checkpoint": str(config.against), "tasks": paired_comparison(results["tasks"], theirs)}
     results["captions"] = [caption_results(agent, store, config.caption_examples, nearest=config.nearest) for store in config.captions]
     results["bits_per_byte"] = [text_results(agent, Store(store_path(store)), config.documents) for store in config.text]
     results["text"] = [{"prompt": p, "continuation": agent.generate(p, 48, temperature=0.7)[len(p) :]} for p in config.prompts]
     results["seconds"] = time.monotonic() - started
+    _write(out, results)
+    return results
+
+
+def _add_task(
+    results: dict[str, Any], agent: Agent, task: TaskSpec, config: EvalConfig, settings: dict[str, Any], out: Path
+) -> None:
+    """Plays a task, and once more for everything that it can be deprived of."""
+    row, films, videos = _task_row(agent, task, config, settings, out.with_name(f"{out.stem}-videos"))
+    results["tasks"].append(row)
+    results["films"] |= films
+    if config.videos:
+        results["videos"][task.name] = videos
+    for label, transform in _ablations(task) if config.ablations else ():
+        results["tasks"].append(_played(agent, task, config, label, transform)[0])
+
+
+def _plain(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [row for row in results["tasks"] if not row["ablation"]]
+
+
+def _write(out: Path, results: dict[str, Any]) -> None:
     temporary = out.with_suffix(".tmp")
     temporary.write_text(json.dumps(results, indent=1))
     temporary.replace(out)
-    return results
 
 
 def _task_names(agent: Agent, config: EvalConfig) -> list[str]:
@@ -273,8 +309,17 @@ def _played(
     """A row of the score table, and the episodes behind it."""
     started = time.monotonic()
     policy = agent.policy(task, config.temperature, config.overflow, config.seed)
-    results = rollout(policy, task, config.episodes, config.seed, config.num_envs, transform, record_frames=frames, sink=sink)
-    return summarise(task, results, ablation, time.monotonic() - started), results
+    pace = None if config.rate is None else Pace(config.rate)
+    results = rollout(
+        policy, task, config.episodes, config.seed, config.num_envs, transform,
+        record_frames=frames, sink=sink, step_seconds=config.step_seconds, pace=pace,
+    )  # fmt: skip
+    return summarise(task, results, ablation, time.monotonic() - started) | _deadlines(pace), results
+
+
+def _deadlines(pace: Pace | None) -> dict[str, Any]:
+    """How a task kept its rate; nothing where there was none, or where no episode began."""
+    return {"deadlines": pace.report().to_dict()} if pace is not None and pace.taken else {}
 
 
 class _Recorder:

@@ -1,8 +1,8 @@
 """Policy x environments -> one result per episode.
 
 All environments that are in an episode are put to the policy in one call. Every episode has its own
-seed and its own index, so the results do not depend on how many environments run side by side, as far
-as the policy is deterministic and treats its streams alike.
+seed, and episodes begin in the order of their seeds, so the results do not depend on how many environments run
+side by side, as far as a policy treats its streams alike and draws chance by episode.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ import numpy as np
 
 from gato import envs
 from gato.envs.demonstrator import Expert
-from gato.episode import Episode
+from gato.episode import Episode, check_values, outside
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from ..data.progress import Progress
 from ..data.recording import Recording, episode_seed, expert_episode, stack_values
+from .realtime import Pace
+from .watch import Watched
 
 if TYPE_CHECKING:
     from gato.policy import Policy
 
+STEP_SECONDS = 60.0  # that an environment may take for one answer
 Transform = Callable[[dict[str, np.ndarray], np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
@@ -37,7 +40,8 @@ class EpisodeResult:
     - `seed`: of the environment, so that the episode can be repeated.
     - `total_reward`: the return; NaN where the episode failed, so that no mean takes it in silently.
     - `num_timesteps`, `success`: up to the end or the failure; success is `None` where undefined.
-    - `failed`: why the environment broke off, `None` if it did not.
+    - `failed`: why the environment broke off, `None` if it did not: it raised, gave no answer, or gave what is no observation.
+    - `out_of_bounds`: how many observed values lay outside their declared range; the policy saw them as they were.
     - `frames`: (T + 1, rows, columns, 3) uint8 where recorded.
     - `episode`: the recorded timesteps, where kept.
     """
@@ -47,6 +51,7 @@ class EpisodeResult:
     num_timesteps: int
     success: bool | None
     failed: str | None = None
+    out_of_bounds: int = 0
     frames: np.ndarray | None = None
     episode: Episode | None = None
 
@@ -62,6 +67,8 @@ def rollout(
     keep_episodes: bool = False,
     demonstrations: Sequence[Episode] = (),
     sink: Callable[[Episode], None] | None = None,
+    step_seconds: float = STEP_SECONDS,
+    pace: Pace | None = None,
 ) -> list[EpisodeResult]:
     """Lets a policy play a number of episodes.
 
@@ -77,36 +84,48 @@ def rollout(
     - `demonstrations`: handed to `policy.reset`.
     - `sink`: is handed every finished episode in the order of their seeds, in place of its being kept;
       an episode that failed has no timesteps to hand over.
+    - `step_seconds`: wall-clock time after which an environment's answer is waited for no longer; 0: for ever.
+    - `pace`: the rate that acting and stepping are held to, and where missed deadlines are counted; for one environment.
 
     **Returns:** one result per episode, in the order of their seeds.
 
-    **Raises:** `ValueError` for counts below one. What an environment raises becomes a failed episode;
-    what the policy raises passes through.
+    **Raises:** `ValueError` for counts below one, or a pace for several environments. What an environment raises, a step
+    that takes too long and a value that is not finite become a failed episode; what the policy raises passes through.
     """
     if episodes < 1 or num_envs < 1:
         raise ValueError(f"episodes is {episodes} and num_envs is {num_envs}; both must be at least 1")
+    if pace is not None and num_envs > 1:
+        raise ValueError(f"a rate of {pace.rate:g} Hz is held in one environment, not in {num_envs}; set num_envs to 1")
     spec = envs.task(task) if isinstance(task, str) else task
     seeds = [episode_seed("rollout", seed, i) for i in range(episodes)]
     results: list[EpisodeResult | None] = [None] * episodes
     waiting = deque(range(episodes))
     num_handed = 0
-    streams = [_Stream(i, spec, record_frames, keep_episodes or sink is not None) for i in range(min(num_envs, episodes))]
-    policy.reset(len(streams), demonstrations)
+    streams: list[_Stream] = []
+    policy.reset(min(num_envs, episodes), demonstrations)
     try:
+        for i in range(min(num_envs, episodes)):
+            streams.append(_Stream(i, spec, record_frames, keep_episodes or sink is not None, step_seconds))
         with Progress(f"rollout {spec.name}", episodes) as progress:
             while True:
                 for stream in streams:
                     while waiting and not stream.is_active:
                         index = waiting.popleft()
                         results[index] = stream.start(index, seeds[index], progress)
+                        if pace is not None:
+                            pace.start()
                 if sink is not None:
                     num_handed = _hand_over(results, num_handed, sink)
                 active = [stream for stream in streams if stream.is_active]
                 if not active:
                     return [result for result in results if result is not None]
+                if pace is not None:
+                    pace.wait()
                 actions = policy.act(*_batch(spec, active, transform))
                 for row, stream in enumerate(active):
                     results[stream.episode_index] = stream.step({k: v[row] for k, v in actions.items()}, progress)
+                if pace is not None:
+                    pace.done()
     finally:
         for stream in streams:
             stream.close()
@@ -143,10 +162,7 @@ def expert_rollout(task: TaskSpec | str, episodes: int, seed: int = 0, expert: E
 
 
 class RandomPolicy:
-    """Uniformly random actions, whatever the observation; each stream draws from its own generator.
-
-    Its results repeat for the same seed and the same number of environments.
-    """
+    """Uniformly random actions, whatever the observation; each episode, in the order of their beginning, has its own generator."""
 
     def __init__(self, task: TaskSpec, seed: int = 0) -> None:
         if any(f.modality is Modality.TEXT for f in task.actions):
@@ -154,23 +170,28 @@ class RandomPolicy:
         self.task, self.seed = task, seed
 
     def reset(self, num_streams: int, demonstrations: Sequence[Episode] = ()) -> None:
-        self.generators = [np.random.default_rng([self.seed, i]) for i in range(num_streams)]
+        self.generators: dict[int, np.random.Generator] = {}
+        self.num_begun = 0
 
     def act(
         self, observation: Mapping[str, np.ndarray], reward: np.ndarray, first: np.ndarray, streams: np.ndarray
     ) -> dict[str, np.ndarray]:
-        rows = [{f.name: _sample(f, self.generators[i]) for f in self.task.actions} for i in streams]
+        for stream in streams[np.asarray(first, bool)]:
+            self.generators[int(stream)] = np.random.default_rng([self.seed, self.num_begun])
+            self.num_begun += 1
+        rows = [{f.name: _sample(f, self.generators[int(i)]) for f in self.task.actions} for i in streams]
         return stack_values(self.task.actions, rows)
 
 
 class _Stream:
-    """One environment and the episode that it is in."""
+    """One environment and the episode that it is in. All that the environment does, it does in a thread of its own."""
 
-    def __init__(self, index: int, task: TaskSpec, record_frames: int, keep_episodes: bool) -> None:
+    def __init__(self, index: int, task: TaskSpec, record_frames: int, keep_episodes: bool, step_seconds: float) -> None:
         self.index, self.task, self.record_frames, self.keep = index, task, record_frames, keep_episodes
+        self.step_seconds = step_seconds
         self.recording: Recording | None = None
         self.frames: list[np.ndarray] | None = None
-        self.env = self._make()
+        self._make()
 
     @property
     def is_active(self) -> bool:
@@ -178,11 +199,11 @@ class _Stream:
 
     def start(self, episode_index: int, seed: int, progress: Progress) -> EpisodeResult | None:
         """Begins an episode; a result only if that fails."""
-        self.episode_index, self.seed = episode_index, seed
+        self.episode_index, self.seed, self.out_of_bounds = episode_index, seed, 0
         self.frames = [] if episode_index < self.record_frames else None
         try:
-            self.recording = Recording(self.task, self.env, seed, keep=self.keep)
-            self._take_frame()
+            self.recording = self.watched(Recording, self.task, self.env, seed, self.keep)
+            self._look()
         except Exception as error:  # whatever a simulator may raise: the episode has failed, the others go on
             return self._break_off(error, progress)
         return None
@@ -191,8 +212,9 @@ class _Stream:
         """Executes `{action field: value}`; a result where the episode ends or fails."""
         assert self.recording is not None
         try:
-            self.recording.step(self.task.unflatten_action(action))
-            self._take_frame()
+            self.watched(self.recording.step, self.task.unflatten_action(action))
+            self._look()
+            episode = self.recording.episode("learner") if self.keep and self.recording.done else None
         except Exception as error:  # as above
             return self._break_off(error, progress)
         if not self.recording.done:
@@ -204,28 +226,44 @@ class _Stream:
             total_reward=recording.total_reward,
             num_timesteps=recording.num_timesteps,
             success=recording.success,
+            out_of_bounds=self.out_of_bounds,
             frames=None if self.frames is None else np.stack(self.frames),
-            episode=recording.episode("learner") if self.keep else None,
+            episode=episode,
         )
 
     def close(self) -> None:
-        self.env.close()
+        self.watched.end(self.env.close)
+
+    def _look(self) -> None:
+        """Reads what the environment shows. **Raises:** `ValueError` for a value that a policy cannot be shown."""
+        recording = self.recording
+        assert recording is not None
+        self.observation = stack_values(self.task.observations, [recording.values()])
+        for spec in self.task.observations:
+            check_values(self.task.name, spec, self.observation[spec.name], 1, first=recording.num_timesteps)
+            if spec.modality is Modality.CONTINUOUS:
+                self.out_of_bounds += int(outside(spec, self.observation[spec.name]).sum())
+        if not np.isfinite(recording.reward):
+            raise ValueError(f"the reward of timestep {recording.num_timesteps} is {recording.reward}")
+        if self.frames is not None:
+            self.frames.append(np.asarray(self.watched(self.env.render), dtype=np.uint8))
 
     def _break_off(self, error: Exception, progress: Progress) -> EpisodeResult:
-        """A simulator that raised may be in any state: the next episode gets a new one."""
+        """A simulator that raised or hangs may be in any state: the next episode gets a new one, in a new thread."""
         num_timesteps = 0 if self.recording is None else self.recording.num_timesteps
         self.recording = None
-        self.env.close()
-        self.env = self._make()
+        self.close()
+        self._make()
         progress.advance()
-        return EpisodeResult(self.seed, float("nan"), num_timesteps, None, failed=_reason(error))
+        return EpisodeResult(self.seed, float("nan"), num_timesteps, None, _reason(error), self.out_of_bounds)
 
-    def _make(self) -> Any:
-        return envs.make(self.task, render_mode="rgb_array" if self.record_frames else None)
-
-    def _take_frame(self) -> None:
-        if self.frames is not None:
-            self.frames.append(np.asarray(self.env.render(), dtype=np.uint8))
+    def _make(self) -> None:
+        self.watched = Watched(self.step_seconds)
+        try:
+            self.env = self.watched(envs.make, self.task, "rgb_array" if self.record_frames else None)
+        except BaseException:
+            self.watched.end()
+            raise
 
 
 def _batch(
@@ -233,7 +271,7 @@ def _batch(
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
     """Observation, reward, first and streams of the active environments, (n, ...) each."""
     recordings = [stream.recording for stream in active if stream.recording is not None]
-    observation = stack_values(task.observations, [r.values() for r in recordings])
+    observation = {f.name: np.concatenate([stream.observation[f.name] for stream in active]) for f in task.observations}
     reward = np.array([r.reward for r in recordings], dtype=np.float32)
     first = np.array([r.first for r in recordings], dtype=bool)
     streams = np.array([stream.index for stream in active], dtype=np.int64)

@@ -107,8 +107,11 @@ def nested_interval(groups: Sequence[Sequence[float] | np.ndarray], confidence: 
         return mean_interval(groups[0])
     rng = np.random.default_rng(0)
     arrays = [np.asarray(g, dtype=np.float64) for g in groups]
-    # every draw of a group draws its episodes anew: (2000, groups) means
-    drawn = [[rng.choice(arrays[g], len(arrays[g])).mean() for g in rng.integers(len(arrays), size=len(arrays))] for _ in range(2000)]
+    chosen = rng.integers(len(arrays), size=(2000, len(arrays)))
+    drawn = np.empty(chosen.shape)  # every draw of a group draws its episodes anew
+    for g, values in enumerate(arrays):
+        places = chosen == g
+        drawn[places] = rng.choice(values, (int(places.sum()), len(values))).mean(axis=1)
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.mean(drawn, axis=1), [tail, 1 - tail])
     return float(np.mean([a.mean() for a in arrays])), float(low), float(high)

@@ -20,8 +20,15 @@ def score_table(results: dict[str, Any]) -> str:
         lines.append(f"{name:38}{reference[0]:>9}{reference[1]:>9}{row['mean']:>9.4g}  {interval:20}{score:>7}  {span:>16}{success:>9}")
         if row["failed"]:
             lines.append(f"  {row['failed']} of {row['episodes']} episodes failed and count as the random return")
+            lines.append(f"    the first: {row['first_failure']}")
+        if row.get("out_of_bounds"):
+            lines.append(f"  {row['out_of_bounds']:,} observed values lay outside their declared range; they were kept")
+        if found := row.get("deadlines"):
+            lines.append(f"  {found['rate']:g} Hz: {found['missed']:,} of {found['steps']:,} deadlines missed, the worst by "
+                         f"{1e3 * found['worst_lateness']:.1f} ms; a step took {1e3 * found['p50']:.1f} ms, p99 {1e3 * found['p99']:.1f} ms")  # fmt: skip
         if row.get("unscored"):
             lines.append(f"  no score: {row['unscored']}")
+    lines += [f"{error['task']:38} not played: {error['error']}" for error in results.get("errors", ())]
     lines += _family_lines(results.get("families", [])) + _comparison_lines(results.get("against"))
     for part in results["captions"]:
         lines.append("")

@@ -111,7 +111,7 @@ class Episode:
     def count_out_of_bounds(self) -> int:
         """How many observation values leave their declared range."""
         return sum(
-            int(_outside(spec, self.observations[spec.name]).sum())
+            int(outside(spec, self.observations[spec.name]).sum())
             for spec in self.task.observations
             if spec.modality in (Modality.CONTINUOUS, Modality.DISCRETE)
         )
@@ -124,27 +124,33 @@ def clip_actions(task: TaskSpec, actions: Mapping[str, np.ndarray]) -> tuple[dic
         if spec.modality is Modality.CONTINUOUS:
             values = np.asarray(actions[spec.name])
             low, high = spec.bounds
-            count += int(_outside(spec, values).sum())
+            count += int(outside(spec, values).sum())
             clipped[spec.name] = np.clip(values, low, high).astype(values.dtype)
     return clipped, count
 
 
-def _outside(spec: FieldSpec, values: np.ndarray) -> np.ndarray:
-    """Compares as the field's own dtype: float32(0.1) is above 0.1, but not above float32(0.1)."""
+def outside(spec: FieldSpec, values: np.ndarray) -> np.ndarray:
+    """Which values leave the field's declared range.
+
+    Compares as the field's own dtype: float32(0.1) is above 0.1, but not above float32(0.1).
+    """
     low, high = spec.bounds
     if spec.modality is Modality.CONTINUOUS:
         values, low, high = (np.asarray(x).astype(spec.dtype, copy=False) for x in (values, low, high))
     return (values < low) | (values > high)
 
 
-def check_values(task: str, spec: FieldSpec, values: np.ndarray, num_timesteps: int) -> None:
-    """Whether a field's values (T, *shape) are what its spec says. **Raises:** `ValueError`, see `Episode`."""
+def check_values(task: str, spec: FieldSpec, values: np.ndarray, num_timesteps: int, first: int = 0) -> None:
+    """Whether a field's values (T, *shape) are what its spec says; messages count the timesteps from `first`.
+
+    **Raises:** `ValueError`, see `Episode`.
+    """
     label = f"task '{task}': {spec.role} '{spec.name}'"
     if len(values) != num_timesteps:
         raise ValueError(f"{label} has {len(values)} timesteps but the rewards have {num_timesteps}")
     if spec.modality is Modality.TEXT:
         if wrong := [t for t, v in enumerate(values) if not isinstance(v, str)]:
-            raise ValueError(f"{label} at timestep {wrong[0]} is {type(values[wrong[0]]).__name__}, expected str")
+            raise ValueError(f"{label} at timestep {first + wrong[0]} is {type(values[wrong[0]]).__name__}, expected str")
         return
     if values.shape[1:] != spec.shape:
         raise ValueError(f"{label} has shape {values.shape[1:]}, expected {spec.shape}")
@@ -152,13 +158,13 @@ def check_values(task: str, spec: FieldSpec, values: np.ndarray, num_timesteps: 
         raise ValueError(f"{label} has dtype {values.dtype}, expected {spec.dtype}")
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         t = int(np.argwhere(~np.isfinite(values))[0, 0])
-        raise ValueError(f"{label} at timestep {t} is not finite; repair the source or leave the episode out")
+        raise ValueError(f"{label} at timestep {first + t} is not finite; repair the source or leave the episode out")
     if spec.modality is not Modality.IMAGE and (spec.role == "action" or spec.modality is Modality.DISCRETE):
-        outside = _outside(spec, values)
-        if outside.any():
-            where = tuple(np.argwhere(outside)[0])
+        is_outside = outside(spec, values)
+        if is_outside.any():
+            where = tuple(np.argwhere(is_outside)[0])
             low, high = spec.bounds
             raise ValueError(
-                f"{label} at timestep {where[0]} is {values[where]}, outside [{low.min():g}, {high.max():g}]; "
+                f"{label} at timestep {first + where[0]} is {values[where]}, outside [{low.min():g}, {high.max():g}]; "
                 "widen the range, rescale, or set clip_actions for the source"
             )

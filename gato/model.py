@@ -204,8 +204,8 @@ class Gato(PreTrainedModel, GenerationMixin):
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return GatoOutput(logits=self.score(hidden[:, keep]), past_key_values=past_key_values)
 
-    def score(self, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Logits (..., V) of hidden states (..., width), over the vocabulary or over `ids` only."""
+    def score(self, hidden: Tensor, ids: Tensor | slice | None = None) -> Tensor:
+        """Logits (..., V) of hidden states (..., width), over the vocabulary or over `ids` only; a slice of ids is not copied."""
         table = self.embedding.tokens.weight
         return F.linear(hidden, table[: self.config.vocab_size] if ids is None else table[ids])
 

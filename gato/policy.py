@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 
-from .batch import ACTION_LOCAL, TokenSequence
+from .batch import ACTION_LOCAL, NO_LOCAL, TokenSequence, join
 from .episode import Episode
 from .model import Gato
 from .spec import Modality, TaskSpec
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Overflow = Literal["rebuild", "rolling"]
 MAX_PROMPT = 1024  # tokens of a demonstration (section 2.5)
+MAX_CHUNK = 128  # tokens that a sliding window takes in at once: its ring needs as many slots beside the context
 
 
 class Policy(Protocol):
@@ -50,7 +51,6 @@ class _Stream:
     timesteps: list[TokenSequence] = field(default_factory=list)
     pending: list[TokenSequence] = field(default_factory=list)
     cached: int = 0
-    episode: int = 0
     generator: np.random.Generator | None = None
 
 
@@ -65,7 +65,8 @@ class GatoPolicy:
       prefills the rest, which always equals a fresh forward of what was kept; `"rolling"` keeps a
       sliding window of keys (the paper's memory), which equals one forward over the whole history
       under the same banded mask.
-    - `seed`: of the sampling; each episode of each stream draws from a generator of its own.
+    - `seed`: of the sampling. The k-th episode that begins draws from a generator of its own, whichever stream it is in, so
+      that episodes side by side go as they would one after the other.
     - `prompt`: a demonstration that stands before every episode where `reset` is given none: its first whole timesteps,
       at most 1,024 tokens (the paper's rule) and at most half of the context.
 
@@ -91,7 +92,7 @@ class GatoPolicy:
         self.temperature, self.overflow = temperature, overflow
         self.context_length = model.config.context_length
         self.device = model.device
-        self._legal = [torch.tensor(list(ids), device=self.device) for ids in tokenizer.legal_ids(task)]
+        self._legal = [slice(ids.start, ids.stop) for ids in tokenizer.legal_ids(task)]
         self.seed = seed
         self._default = () if prompt is None else (prompt,)
         if tokenizer.tokens_per_timestep(task) > self.context_length:
@@ -101,16 +102,17 @@ class GatoPolicy:
         self.reset(1)
 
     def reset(self, num_streams: int = 1, demonstrations: Sequence[Episode] = ()) -> None:
-        """Forgets everything; stream i starts each episode with demonstration i (modulo their number) as its prompt.
+        """Forgets everything; the k-th episode to begin has demonstration k (modulo their number) as its prompt.
 
         Without demonstrations the policy's own `prompt` is taken, if it has one.
         """
         rolling = self.overflow == "rolling"
         self._cache = StreamCache(
-            self.model.config.num_layers, num_streams, self.context_length * (2 if rolling else 1),
+            self.model.config.num_layers, num_streams, self.context_length + (MAX_CHUNK - 1 if rolling else 0),
             window=self.context_length if rolling else None, device=self.device,
         )  # fmt: skip
         self._streams = [_Stream() for _ in range(num_streams)]
+        self._num_begun = 0
         self._prompts = [self._prompt(d) for d in demonstrations or self._default]
 
     def state(self) -> dict[str, Any]:
@@ -118,7 +120,12 @@ class GatoPolicy:
 
         A policy with the same weights and settings that is given it by `load_state` goes on exactly from here.
         """
-        return copy.deepcopy({"cache": self._cache, "streams": self._streams, "prompts": self._prompts, "overflow": self.overflow})
+        return copy.deepcopy(
+            {
+                "cache": self._cache, "streams": self._streams, "prompts": self._prompts,
+                "overflow": self.overflow, "num_begun": self._num_begun,
+            }
+        )  # fmt: skip
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from a `state`, which is left as it is. **Raises:** `ValueError` for one of the other overflow mode."""
@@ -126,6 +133,7 @@ class GatoPolicy:
             raise ValueError(f"the state is of overflow '{state['overflow']}', the policy of '{self.overflow}'; make both the same")
         state = copy.deepcopy(dict(state))
         self._cache, self._streams, self._prompts = state["cache"], state["streams"], state["prompts"]
+        self._num_begun = state["num_begun"]
 
     def _prompt(self, demonstration: Episode) -> list[TokenSequence]:
         """The first timesteps of a demonstration that leave half of the context free, at most `MAX_PROMPT` tokens."""
@@ -167,28 +175,26 @@ class GatoPolicy:
                 self._begin_episode(int(s))
             self._streams[s].pending.append(tokens)
             self._make_room(int(s))
-        rows = np.asarray(streams)
-        hidden = self._feed(rows)
+        rows = np.asarray(streams, np.int64)
+        hidden = self._feed_pending(rows)
         ids = np.empty((len(rows), len(self._legal)), np.int32)
         for slot, legal in enumerate(self._legal):
             ids[:, slot] = self._sample(hidden, legal, rows)
             if slot + 1 < len(self._legal):
-                for s, id_ in zip(rows, ids[:, slot], strict=True):
-                    self._streams[s].pending.append(_action_token(id_))
-                hidden = self._feed(rows)
+                hidden = self._feed_actions(rows, ids[:, slot])
         for s, tokens, row in zip(rows, seen, ids, strict=True):
             stream = self._streams[s]
-            stream.pending.append(_action_token(row[-1]))
-            stream.timesteps.append(_with_actions(tokens, row))
+            stream.pending.append(_action_tokens(row[-1:]))
+            if self.overflow == "rebuild":
+                stream.timesteps.append(join([tokens, _action_tokens(row)], same_document=True))
         return self.tokenizer.decode_actions(self.task, ids)
 
     def _begin_episode(self, s: int) -> None:
-        self._cache.forget(torch.tensor([s], device=self.device))
-        prompt = list(self._prompts[s % len(self._prompts)]) if self._prompts else []
-        episode = self._streams[s].episode + 1
-        self._streams[s] = _Stream(
-            timesteps=prompt, pending=list(prompt), episode=episode, generator=np.random.default_rng([self.seed, s, episode])
-        )
+        self._cache.forget(s)
+        prompt = list(self._prompts[self._num_begun % len(self._prompts)]) if self._prompts else []
+        generator = np.random.default_rng([self.seed, self._num_begun])
+        self._num_begun += 1
+        self._streams[s] = _Stream(timesteps=prompt, pending=list(prompt), generator=generator)
 
     def _make_room(self, s: int) -> None:
         """Rebuild mode: if this timestep would not fit, keeps the newest whole timesteps of half a context."""
@@ -210,25 +216,26 @@ class GatoPolicy:
             if room < 0:
                 break
             kept.insert(0, timestep)
-        self._cache.forget(torch.tensor([s], device=self.device))
+        self._cache.forget(s)
         stream.timesteps, stream.pending, stream.cached = kept, [*kept, observation], 0
 
-    def _feed(self, rows: np.ndarray) -> torch.Tensor:
+    def _feed_pending(self, rows: np.ndarray) -> torch.Tensor:
         """Runs all pending tokens of these streams and gives the hidden state behind each one's last, (n, width).
 
         Streams with much to catch up (a prompt, a rebuild) run apart from those that feed one timestep.
         """
         counts = np.array([sum(map(len, self._streams[s].pending)) for s in rows])
+        is_long = counts > 4 * counts.min()
+        if not is_long.any():
+            return self._feed_together(rows, counts)
         hidden = torch.empty(len(rows), self.model.config.width, device=self.device, dtype=self.model.dtype)
-        for group in (counts > 4 * counts.min(), counts <= 4 * counts.min()):
-            if group.any():
-                hidden[torch.from_numpy(group).to(self.device)] = self._feed_together(rows[group], counts[group])
+        for group in (is_long, ~is_long):
+            hidden[torch.from_numpy(group).to(self.device)] = self._feed_together(rows[group], counts[group])
         return hidden
 
     def _feed_together(self, rows: np.ndarray, counts: np.ndarray) -> torch.Tensor:
-        longest = int(counts.max())
-        ids = np.full((len(rows), longest), self.tokenizer.vocabulary.pad, np.int64)
-        local = np.full((len(rows), longest), -1, np.int64)
+        shape = len(rows), int(counts.max())
+        ids, local = np.full(shape, self.tokenizer.vocabulary.pad, np.int64), np.full(shape, NO_LOCAL, np.int64)
         patches, boxes = [], []
         for i, s in enumerate(rows):
             stream, at = self._streams[s], 0
@@ -240,29 +247,47 @@ class GatoPolicy:
                     boxes.append(part.patch_boxes)
             stream.cached += at
             stream.pending = []
-
-        def tensor(values: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(values).to(self.device)
-
-        has_patches = bool(patches)
-        mask, queries, keys = self._cache.begin(tensor(rows.astype(np.int64)), tensor(counts.astype(np.int64)))
         embedded = self.model.embedding(
-            tensor(ids), tensor(local),
-            tensor(np.concatenate(patches)) if has_patches else None,
-            tensor(np.concatenate(boxes).astype(np.int64)) if has_patches else None,
+            self._tensor(ids), self._tensor(local),
+            self._tensor(np.concatenate(patches)) if patches else None,
+            self._tensor(np.concatenate(boxes).astype(np.int64)) if patches else None,
         )  # fmt: skip
-        hidden = self.model.transformer(
-            embedded, mask, queries, keys, learned_positions=queries.clamp(max=self.context_length - 1), cache=self._cache
-        )
-        return hidden[torch.arange(len(rows), device=self.device), tensor(counts.astype(np.int64)) - 1]
+        if self.overflow == "rebuild" or shape[1] <= MAX_CHUNK:
+            return self._run(embedded, rows, counts)
+        hidden = embedded.new_empty(len(rows), embedded.shape[-1])
+        for start in range(0, shape[1], MAX_CHUNK):
+            left = np.flatnonzero(counts > start)
+            chunk = embedded[self._tensor(left), start : start + MAX_CHUNK]
+            hidden[self._tensor(left)] = self._run(chunk, rows[left], np.minimum(counts[left] - start, MAX_CHUNK))
+        return hidden
 
-    def _sample(self, hidden: torch.Tensor, legal: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+    def _feed_actions(self, rows: np.ndarray, ids: np.ndarray) -> torch.Tensor:
+        """Runs one action token per stream; as `_feed_pending`."""
+        for s in rows:
+            self._streams[s].cached += 1
+        local = np.full((len(rows), 1), ACTION_LOCAL, np.int64)
+        embedded = self.model.embedding(self._tensor(ids.astype(np.int64)[:, None]), self._tensor(local), None, None)
+        return self._run(embedded, rows, np.ones(len(rows), np.int64))
+
+    def _run(self, embedded: torch.Tensor, rows: np.ndarray, counts: np.ndarray) -> torch.Tensor:
+        """Embedded tokens (n, M, width), of which `counts` are no padding -> the hidden state of each row's last, (n, width)."""
+        mask, queries, keys = self._cache.begin(rows, counts)
+        learned = queries.clamp(max=self.context_length - 1)
+        hidden = self.model.transformer(embedded, mask, queries, keys, learned_positions=learned, cache=self._cache)
+        if (counts == hidden.shape[1]).all():
+            return hidden[:, -1]
+        return hidden[torch.arange(len(rows), device=self.device), self._tensor(counts - 1)]
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.device)
+
+    def _sample(self, hidden: torch.Tensor, legal: slice, rows: np.ndarray) -> np.ndarray:
         """One legal id per stream, by the Gumbel-max rule."""
         logits = self.model.score(hidden, legal).float().cpu().numpy()
         if self.temperature > 0:
             generators = [self._streams[s].generator or np.random.default_rng(self.seed) for s in rows]
             logits = logits / self.temperature + np.stack([g.gumbel(size=logits.shape[1]) for g in generators])
-        return legal.cpu().numpy()[logits.argmax(axis=1)]
+        return legal.start + logits.argmax(axis=1)
 
 
 def _by_timestep(sequence: TokenSequence) -> list[TokenSequence]:
@@ -278,15 +303,11 @@ _NO_PATCHES = np.zeros((0, 16, 16, 3), np.uint8)
 _NO_BOXES = np.zeros((0, 4), np.uint8)
 
 
-def _action_token(id_: int) -> TokenSequence:
-    one = np.zeros(1, np.int32)
+def _action_tokens(ids: np.ndarray) -> TokenSequence:
+    """Action tokens (A,) int32 of one timestep."""
+    count = len(ids)
     return TokenSequence(
-        ids=one + np.int32(id_), kind=np.zeros(1, np.uint8), local_position=np.full(1, ACTION_LOCAL, np.int16), timestep=one,
-        document=np.zeros(1, np.int16), is_target=np.ones(1, bool), patches=_NO_PATCHES, patch_boxes=_NO_BOXES,
+        ids=ids, kind=np.zeros(count, np.uint8), local_position=np.full(count, ACTION_LOCAL, np.int16),
+        timestep=np.zeros(count, np.int32), document=np.zeros(count, np.int16), is_target=np.ones(count, bool),
+        patches=_NO_PATCHES, patch_boxes=_NO_BOXES,
     )  # fmt: skip
-
-
-def _with_actions(observation: TokenSequence, ids: np.ndarray) -> TokenSequence:
-    from .batch import join
-
-    return join([observation, *(_action_token(i) for i in ids)], same_document=True)

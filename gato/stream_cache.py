@@ -1,18 +1,20 @@
 """A key-value cache whose rows are independent streams, each at its own position.
 
 Environments reset one by one and instructions differ in length, so the rows of a batch are never
-aligned. Every stream owns a ring of slots; a slot remembers the position it holds.
+aligned. Every stream owns a ring of slots: position p lies in slot p modulo the capacity. Where the streams
+stand is kept on the host, so that a pass needs no answer from the device.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class _StreamLayer(CacheLayerMixin):
-    """Keys and values (S, H, slots, d) of one layer; slot 0 takes what is padding."""
+    """Keys and values (S, H, slots, d) of one layer; the slot behind the ring takes what is padding."""
 
     def __init__(self, cache: StreamCache) -> None:
         super().__init__()
@@ -28,11 +30,14 @@ class _StreamLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
         rows, slots, used = self.cache.rows, self.cache.slots, self.cache.used
-        self.keys[rows[:, None], :, slots] = key_states.transpose(1, 2)
-        self.values[rows[:, None], :, slots] = value_states.transpose(1, 2)
-        if self.cache.all_rows:
-            return self.keys[:, :, :used], self.values[:, :, :used]
-        return self.keys[rows, :, :used], self.values[rows, :, :used]
+        if isinstance(slots, slice):
+            self.keys[rows, :, slots] = key_states
+            self.values[rows, :, slots] = value_states
+        else:
+            index = self.cache.row_index[:, None]
+            self.keys[index, :, slots] = key_states.transpose(1, 2)
+            self.values[index, :, slots] = value_states.transpose(1, 2)
+        return self.keys[rows, :, :used], self.values[rows, :, :used]  # views, unless the rows are scattered
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.cache.used, 0
@@ -48,7 +53,8 @@ class StreamCache(Cache):
     """transformers' cache interface over S streams.
 
     **Arguments:** `capacity`: slots per stream; `window`: how many positions back a query may look,
-    itself included, or `None` for all that is there.
+    itself included, or `None` for all that is there. A window needs a capacity of at least itself plus the
+    longest chunk, less one: a chunk is written before its first query looks back.
 
     Call `begin` before every forward: it says where the new tokens go and what they may see.
     """
@@ -56,32 +62,50 @@ class StreamCache(Cache):
     def __init__(
         self, num_layers: int, num_streams: int, capacity: int, window: int | None = None, device: str | torch.device = "cpu"
     ) -> None:
-        self.num_streams, self.capacity, self.window = num_streams, capacity, window
-        self.next = torch.zeros(num_streams, dtype=torch.long, device=device)
-        self.held = torch.full((num_streams, capacity + 1), -1, dtype=torch.long, device=device)
-        self.used = 0
+        self.num_streams, self.capacity, self.window, self.place = num_streams, capacity, window, torch.device(device)
+        self.next = np.zeros(num_streams, np.int64)  # position of each stream's next token
         super().__init__(layers=[_StreamLayer(self) for _ in range(num_layers)])
 
-    def forget(self, streams: Tensor) -> None:
-        """Empties some streams."""
-        self.next[streams] = 0
-        self.held[streams] = -1
+    def forget(self, stream: int) -> None:
+        """Empties a stream. What its slots hold is behind its next position, where no query looks before it is overwritten."""
+        self.next[stream] = 0
 
-    def begin(self, streams: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def begin(self, streams: np.ndarray, counts: np.ndarray) -> tuple[Tensor | None, Tensor, Tensor]:
         """Makes room for `counts[i]` >= 1 new tokens of stream `streams[i]`, in a chunk padded to the longest.
 
-        **Returns:** the mask (n, 1, M, K), the queries' positions (n, M) and the keys' positions (n, K).
+        **Returns:** the mask (n, 1, M, K), `None` where each stream's single query sees every key; the queries' positions (n, M)
+        and the keys' positions (n or 1, K).
         """
-        offsets = torch.arange(int(counts.max()), device=counts.device)
-        valid = offsets < counts[:, None]
-        queries = self.next[streams][:, None] + offsets.minimum(counts[:, None] - 1)  # padding looks where the last token does
-        self.rows, self.slots = streams, torch.where(valid, 1 + queries % self.capacity, 0)
-        self.all_rows = len(streams) == self.num_streams and bool((streams == torch.arange(len(streams), device=streams.device)).all())
-        self.held[streams[:, None], self.slots] = torch.where(valid, queries, -1)
-        self.next[streams] += counts
-        self.used = min(int(self.next.max()), self.capacity) + 1
-        keys = self.held[streams, : self.used]
-        mask = (keys[:, None] >= 0) & (keys[:, None] <= queries[:, :, None])
+        longest = int(counts.max())
+        assert longest <= self.capacity - (self.window or 1) + 1, f"{longest} tokens at once, {self.capacity} slots, window {self.window}"
+        offsets, starts = np.arange(longest), self.next[streams]
+        self.next[streams] = ends = starts + counts
+        queries = starts[:, None] + np.minimum(offsets, counts[:, None] - 1)  # padding looks where the last token does
+        self.used = min(int(ends.max()), self.capacity)
+        self._find_place(streams, starts, counts, queries, offsets)
+        slots = np.arange(self.used)
+        is_ring = self.used < ends.max()
+        keys = (ends[:, None] - 1) - (ends[:, None] - 1 - slots) % self.capacity if is_ring else slots[None]
+        q, k = torch.from_numpy(queries).to(self.place), torch.from_numpy(keys).to(self.place)
+        if longest == 1 and ends.min() == self.used and (self.window is None or self.used <= self.window):
+            return None, q, k
+        mask = k[:, None] <= q[:, :, None]
+        if is_ring:
+            mask &= k[:, None] >= 0
         if self.window is not None:
-            mask &= keys[:, None] > queries[:, :, None] - self.window
-        return mask[:, None], queries, keys
+            mask &= k[:, None] > q[:, :, None] - self.window
+        return mask[:, None], q, k
+
+    def _find_place(self, streams: np.ndarray, starts: np.ndarray, counts: np.ndarray, queries: np.ndarray, offsets: np.ndarray) -> None:
+        """Slices where rows or slots lie side by side, which costs no copy; index tensors where not."""
+        first, longest, slot = int(streams[0]), len(offsets), int(starts[0]) % self.capacity
+        are_neighbours = bool((streams == first + np.arange(len(streams))).all())
+        are_aligned = bool((starts == starts[0]).all() and (counts == longest).all()) and slot + longest <= self.capacity
+        self.rows: slice | Tensor
+        self.slots: slice | Tensor
+        self.row_index = torch.from_numpy(streams).to(self.place)
+        self.rows = slice(first, first + len(streams)) if are_neighbours else self.row_index
+        if are_neighbours and are_aligned:
+            self.slots = slice(slot, slot + longest)
+        else:
+            self.slots = torch.from_numpy(np.where(offsets < counts[:, None], queries % self.capacity, self.capacity)).to(self.place)

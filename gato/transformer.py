@@ -23,7 +23,8 @@ PositionScheme = Literal["rope", "transformer_xl", "learned"]
 class AttentionContext:
     """What every layer needs to know of the positions, computed once per forward.
 
-    - `mask` bool (B or 1, 1, Lq, Lk): True where a query may look; `None` for plain causal attention.
+    - `mask` bool (B or 1, 1, Lq, Lk): True where a query may look; `None` for plain causal attention, in which a single
+      query looks at every key.
     - `query_positions` (B or 1, Lq), `key_positions` (B or 1, Lk) int64.
     - `rotary`: (cos, sin) for the queries, (B or 1, 1, Lq, d / 2), for `rope`.
     - `distances` int64 (B or 1, 1, Lq, Lk) and `sinusoids` (D, width) of the distances 0..D-1, for `transformer_xl`.
@@ -158,10 +159,8 @@ class Attention(nn.Module):
             self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, head_width))  # v
 
     def forward(self, hidden: Tensor, context: AttentionContext, cache: Cache | None) -> Tensor:
-        heads = "b l (h d) -> b h l d"
-        q = rearrange(self.q_proj(hidden), heads, h=self.num_heads)
-        k = rearrange(self.k_proj(hidden), heads, h=self.num_heads)
-        v = rearrange(self.v_proj(hidden), heads, h=self.num_heads)
+        split = (*hidden.shape[:2], self.num_heads, self.head_width)
+        q, k, v = (proj(hidden).view(split).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))  # (B, H, L, d)
         if context.rotary is not None:
             q, k = rotate(q, *context.rotary), rotate(k, *context.rotary)
         if cache is not None:
@@ -169,8 +168,8 @@ class Attention(nn.Module):
         mask = context.mask
         if self.r_proj is not None:
             mask, q = self._relative_mask(q, context), q + self.content_bias
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return self.o_proj(rearrange(out, "b h l d -> b l (h d)"))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
 
     def _relative_mask(self, q: Tensor, context: AttentionContext) -> Tensor:
         assert self.r_proj is not None and context.mask is not None and context.distances is not None

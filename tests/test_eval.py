@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 
 from gato import envs
 from gato.agent import Agent
+from gato.cli import main
 from gato.envs.demonstrator import RandomExpert
+from gato.envs.toy import Corridor
 from gato.eval.captioning import _candidates
 from gato.eval.control import (
     EvalConfig,
@@ -107,6 +110,77 @@ def test_a_suite_is_played_filmed_and_compared_with_another_checkpoint(walker, t
 def test_a_suite_that_the_checkpoint_does_not_know_is_refused(walker):
     with pytest.raises(ValueError, match="knows no task of the suite 'atari'; it knows tasks of toy"):
         evaluate_checkpoint(walker, EvalConfig(suite=["atari"], device="cpu"))
+
+
+# -- faults --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_tasks(make_gato, tokenizer, tmp_path):
+    """The folder of an untrained agent that knows two corridors."""
+    tasks = [replace(envs.task("toy/corridor"), name=name) for name in ("toy/a", "toy/b")]
+    Agent(make_gato(), tokenizer, {t.name: t for t in tasks}).save(tmp_path / "two")
+    return tmp_path / "two"
+
+
+def test_a_task_that_cannot_be_played_is_named_and_the_others_go_on(two_tasks, monkeypatch, capsys):
+    make = envs.make
+    broken = ImportError("task 'toy/a' needs a simulator")
+
+    def making(task, render_mode=None):
+        if task.name == "toy/a":
+            raise broken
+        return make(task, render_mode)
+
+    monkeypatch.setattr(envs, "make", making)
+    assert main(["eval", str(two_tasks), "--episodes", "2", "--device", "cpu"]) == 1
+    assert "toy/a                                  not played: ImportError: task 'toy/a' needs a simulator" in capsys.readouterr().out
+    written = json.loads((two_tasks / "eval.json").read_text())
+    assert [row["task"] for row in written["tasks"]] == ["toy/b"] and written["errors"][0]["task"] == "toy/a"
+
+
+def test_what_was_measured_before_a_kill_is_in_the_file(two_tasks, monkeypatch):
+    make = envs.make
+
+    def making(task, render_mode=None):
+        if task.name == "toy/b":
+            raise KeyboardInterrupt
+        return make(task, render_mode)
+
+    monkeypatch.setattr(envs, "make", making)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_checkpoint(two_tasks, EvalConfig(episodes=2, device="cpu"))
+    assert [row["task"] for row in json.loads((two_tasks / "eval.json").read_text())["tasks"]] == ["toy/a"]
+
+
+def test_an_environment_whose_episodes_all_fail_counts_as_random_and_says_why(two_tasks, monkeypatch):
+    def breaking(env, action):
+        raise RuntimeError("the floor gave way")
+
+    monkeypatch.setattr(Corridor, "step", breaking)
+    results = evaluate_checkpoint(two_tasks, EvalConfig(tasks=["toy/a"], episodes=3, device="cpu"))
+    assert results["tasks"][0]["score"] == 0 and results["tasks"][0]["failed"] == 3
+    assert "the first: RuntimeError: the floor gave way" in score_table(results)
+
+
+def test_an_unknown_task_is_refused_before_anything_is_played(two_tasks):
+    with pytest.raises(ValueError, match="not trained on 'toy/c'"):
+        evaluate_checkpoint(two_tasks, EvalConfig(tasks=["toy/a", "toy/c"], device="cpu"))
+    assert not (two_tasks / "eval.json").exists()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_episodes_side_by_side_return_what_they_do_one_after_the_other(walker, temperature):
+    config = EvalConfig(episodes=7, temperature=temperature, device="cpu", out=walker / "e.json")
+    one, many = (evaluate_checkpoint(walker, replace(config, num_envs=n))["tasks"][0] for n in (1, 3))
+    assert one["returns"] == many["returns"] and one["length"] == many["length"]
+
+
+def test_a_suite_in_real_time_plays_one_environment_and_counts_deadlines(walker):
+    results = evaluate_checkpoint(walker, EvalConfig(episodes=2, rate=1000, device="cpu", out=walker / "r.json"))
+    row = results["tasks"][0]
+    assert row["deadlines"]["steps"] == row["length"] * 2
+    assert f"1000 Hz: {row['deadlines']['missed']} of {row['deadlines']['steps']} deadlines missed" in score_table(results)
 
 
 def test_swapped_instructions_differ_from_ones_own_and_stay_for_the_whole_episode():

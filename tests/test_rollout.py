@@ -1,5 +1,7 @@
 """Policies in environments, and the scores made of their returns."""
 
+import itertools
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +12,7 @@ pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 from gato import envs
 from gato.envs.toy import Corridor
 from gato.eval.rollout import RandomPolicy, expert_rollout, rollout
-from gato.eval.score import mean_interval, normalised_score
+from gato.eval.score import interquartile_mean, mean_interval, nested_interval, normalised_score, success_interval
 
 CORRIDOR = envs.task("toy/corridor")
 LEFT, RIGHT = 0, 1
@@ -88,6 +90,74 @@ def breaking_at_cell(step, cell):
     return breaking
 
 
+def test_an_environment_that_hangs_fails_its_episode_and_the_others_go_on(monkeypatch):
+    hangs, step = threading.Event(), Corridor.step
+
+    def hanging(env, action):
+        if env.cell == 1:
+            hangs.wait(20)  # far longer than anybody waits for it here
+        return step(env, action)
+
+    monkeypatch.setattr(Corridor, "step", hanging)
+    results = rollout(AlwaysRight(), CORRIDOR, 8, num_envs=2, step_seconds=0.2)
+    hangs.set()
+    failed = [r for r in results if r.failed]
+    assert len(results) == 8 and 0 < len(failed) < 8
+    assert failed[0].failed == "TimeoutError: no answer within 0.2 s"
+    assert all(r.total_reward == 1 for r in results if not r.failed)
+
+
+def changed(step, at, **changes):
+    """A step whose `at`-th call gives something else instead of the observation or the reward."""
+    calls = itertools.count(1)
+
+    def changing(env, action):
+        observation, reward, *rest = step(env, action)
+        if next(calls) == at:
+            observation, reward = changes.get("observation", observation), changes.get("reward", reward)
+        return observation, reward, *rest
+
+    return changing
+
+
+PENDULUM = envs.task("gymnasium/pendulum")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"observation": np.array([np.nan, 0, 0], np.float32)}, "observation 'observation' at timestep 3 is not finite"),
+        ({"observation": np.zeros(4, np.float32)}, "observation 'observation' has shape"),
+        ({"reward": float("nan")}, "the reward of timestep 3 is nan"),
+    ],
+)
+def test_what_is_no_observation_or_reward_fails_the_episode_and_not_the_policy(monkeypatch, change, reason):
+    env = envs.make(PENDULUM)
+    inner = type(env.unwrapped)
+    env.close()
+    monkeypatch.setattr(inner, "step", changed(inner.step, 3, **change))
+    (failed, fine) = rollout(RandomPolicy(PENDULUM), replace(PENDULUM, episode_limit=5), 2, num_envs=1)
+    assert reason in failed.failed and failed.num_timesteps == 3 and np.isnan(failed.total_reward)
+    assert fine.failed is None and np.isfinite(fine.total_reward)
+
+
+def test_observations_outside_their_range_are_kept_and_counted(monkeypatch):
+    env = envs.make(PENDULUM)
+    inner = type(env.unwrapped)
+    env.close()
+    monkeypatch.setattr(inner, "step", changed(inner.step, 3, observation=np.array([2, 0, -9], np.float32)))
+    seen = []
+    short = replace(PENDULUM, episode_limit=5)
+    (result,) = rollout(RandomPolicy(short), short, 1, transform=lambda o, streams, first: seen.append(o["observation"][0]) or o)
+    assert result.failed is None and result.out_of_bounds == 2  # a cosine of 2, a speed of -9 where 8 is the most
+    assert seen[3].tolist() == [2, 0, -9]
+
+
+def test_random_play_does_not_depend_on_the_number_of_environments():
+    alone, together = (rollout(RandomPolicy(CORRIDOR), CORRIDOR, 9, num_envs=n) for n in (1, 4))
+    assert alone == together
+
+
 def test_a_transform_changes_what_the_policy_sees_and_not_what_happens():
     policy = AlwaysRight()
     results = rollout(policy, CORRIDOR, 3, transform=lambda o, streams, first: {"observation": o["observation"] * 0}, keep_episodes=True)
@@ -125,6 +195,44 @@ def test_the_random_policy_stays_inside_a_continuous_range():
     results = rollout(RandomPolicy(task), task, 2, keep_episodes=True)
     actions = np.concatenate([r.episode.actions["action"] for r in results])
     assert actions.dtype == np.float32 and np.abs(actions).max() <= 2 and np.abs(actions).max() > 1.9
+
+
+# -- intervals -----------------------------------------------------------------------------------------
+
+
+def coverage(interval, draw, truth, repeats) -> float:
+    """How often the interval of a drawn sample holds the true value."""
+    rng = np.random.default_rng(0)
+    found = (interval(draw(rng)) for _ in range(repeats))
+    return float(np.mean([low <= truth <= high for low, high in found]))
+
+
+def test_the_interval_of_a_mean_holds_the_truth_in_95_of_100_evaluations():
+    """Returns of 50 episodes, skewed as those of a task that sometimes fails early: exponential, mean 1."""
+    share = coverage(lambda x: mean_interval(x)[1:], lambda rng: rng.exponential(size=50), 1.0, 300)
+    assert 0.90 < share < 0.98  # 0.95 with a standard error of 0.013, less what 50 episodes cost the bootstrap
+
+
+def test_the_interval_of_a_success_rate_holds_the_truth_near_the_edge_too():
+    share = coverage(lambda count: success_interval(int(count), 50), lambda rng: rng.binomial(50, 0.95), 0.95, 2000)
+    assert 0.93 < share < 0.99
+
+
+def test_the_interval_of_an_interquartile_mean_holds_the_truth():
+    """8 tasks with means 0, 10 ... 70, of which the middle four average 35; 20 episodes each."""
+    means = np.arange(8)[:, None] * 10.0
+    share = coverage(lambda x: interquartile_mean(x)[1:], lambda rng: means + rng.normal(scale=4, size=(8, 20)), 35.0, 100)
+    assert share > 0.88
+
+
+def test_the_interval_over_series_holds_the_truth_where_that_over_episodes_alone_does_not():
+    """5 training seeds that differ by 10 points, 20 episodes each that differ by 1."""
+
+    def draw(rng):
+        return rng.normal(scale=10, size=(5, 1)) + rng.normal(size=(5, 20))
+
+    assert coverage(lambda x: nested_interval(x)[1:], draw, 0.0, 60) > 0.7  # 5 seeds are few for any bootstrap
+    assert coverage(lambda x: mean_interval(x.ravel())[1:], draw, 0.0, 60) < 0.5
 
 
 def test_a_mean_lies_inside_its_interval():

@@ -15,8 +15,9 @@ EVAL_LISTS = {
 }
 
 
-def evaluate(arguments: list[str]) -> None:
-    parser = parser_of("eval", "Act in environments, caption held-out pictures, continue text; scores with 95 % intervals.")
+def evaluate(arguments: list[str]) -> int:
+    about = "Act in environments, caption held-out pictures, continue text; scores with 95 % intervals. Exit code 1 if a task could not be played."
+    parser = parser_of("eval", about)
     from gato.eval.control import EvalConfig, evaluate_checkpoint
     from gato.eval.table import score_table
 
@@ -29,6 +30,7 @@ def evaluate(arguments: list[str]) -> None:
     as_json, checkpoint = vars(options).pop("json"), vars(options).pop("checkpoint")
     results = evaluate_checkpoint(checkpoint, EvalConfig(**vars(options)))
     print_rows(results, as_json, lambda: score_table(results))
+    return int(bool(results["errors"]))
 
 
 def plot(arguments: list[str]) -> None:
