@@ -42,12 +42,13 @@ class CaptionAttention:
         return self.maps.sum(axis=(2, 3))
 
 
-def caption_attention(agent: Agent, image: Any, caption: str | None = None) -> CaptionAttention:
-    """The attention of every token of a caption, by default the model's own."""
-    _, spec = agent.caption_task()
+def caption_attention(agent: Agent, image: Any, caption: str | None = None, question: str | None = None) -> CaptionAttention:
+    """The attention of every token of a caption (or, with a `question`, of its answer), by default the model's own."""
+    _, spec = agent.caption_task() if question is None else agent.question_task()
     picture = as_picture(image, spec)
-    caption = agent.caption(picture) if caption is None else caption
-    (prompt,) = agent._picture_prompts([picture])
+    if caption is None:
+        caption = agent.caption(picture) if question is None else agent.answer(picture, question)
+    (prompt,) = agent._picture_prompts([picture], None if question is None else [question])
     assert agent.tokenizer.text is not None and prompt.patches is not None and prompt.boxes is not None
     ids = prompt.ids + agent.tokenizer.text.encode(caption)  # each token from the separator on predicts the next one
     inputs = {"pixel_values": prompt.patches, "patch_boxes": prompt.boxes.astype(np.int64)}
@@ -140,3 +141,18 @@ def draw_maps(found: CaptionAttention) -> Any:
             shown = picture * (0.15 + 0.85 * light[..., None])
             sheet.paste(Image.fromarray(shown.astype(np.uint8)), ((j + 1) * (size[0] + 4), i * (size[1] + 4)))
     return sheet
+
+
+def draw_overlay(found: CaptionAttention, size: int = 384) -> Any:
+    """A PIL image, its longer side `size` pixels: the picture in grey, redder where all layers and heads together look more."""
+    from PIL import Image
+
+    rows, columns = found.picture.shape[:2]
+    scale = size / max(rows, columns)
+    shape = (round(columns * scale), round(rows * scale))  # PIL's (width, height)
+    mean = found.maps.mean(axis=(0, 1))
+    share = (mean - mean.min()) / max(float(np.ptp(mean)), 1e-12)
+    heat = Image.fromarray((255 * share).astype(np.uint8)).resize(shape, Image.Resampling.BILINEAR)
+    picture = Image.fromarray(found.picture).resize(shape, Image.Resampling.BICUBIC)
+    faded = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", shape, "white"), 0.3)
+    return Image.composite(Image.new("RGB", shape, (214, 39, 40)), faded, heat.point(lambda v: int(0.7 * v)))

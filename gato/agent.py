@@ -116,19 +116,30 @@ class Agent:
         """A caption for one picture: a path, the bytes of a file, a PIL image or an array (rows, columns, 3) uint8."""
         return self.captions([image], **generation)[0]
 
-    def captions(self, images: Sequence[Any], max_new_tokens: int = 32, temperature: float = 0.0, seed: int = 0) -> list[str]:
-        """Captions for several pictures in one batch; greedy unless `temperature` is above zero."""
-        return self._continue(self._picture_prompts(images), max_new_tokens, temperature, seed)
+    def captions(
+        self, images: Sequence[Any], max_new_tokens: int = 32, temperature: float = 0.0, seed: int = 0, streamer: Any = None
+    ) -> list[str]:
+        """Captions for several pictures in one batch; greedy unless `temperature` is above zero.
+
+        **Arguments:** `streamer`: as for `generate`; for a single picture only.
+        """
+        return self._continue(self._picture_prompts(images), max_new_tokens, temperature, seed, streamer=streamer)
 
     def answer(self, image: Any, question: str, **generation: Any) -> str:
         """The answer to a question about one picture; `image` as for `caption`."""
         return self.answers([image], [question], **generation)[0]
 
     def answers(
-        self, images: Sequence[Any], questions: Sequence[str], max_new_tokens: int = 32, temperature: float = 0.0, seed: int = 0
+        self,
+        images: Sequence[Any],
+        questions: Sequence[str],
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        seed: int = 0,
+        streamer: Any = None,
     ) -> list[str]:
         """Answers to one question per picture, in one batch."""
-        return self._continue(self._picture_prompts(images, questions), max_new_tokens, temperature, seed)
+        return self._continue(self._picture_prompts(images, questions), max_new_tokens, temperature, seed, streamer=streamer)
 
     def candidates(
         self,

@@ -51,7 +51,7 @@ def model_card(folder: Path) -> str:
     name = folder.resolve().parent.name if folder.name == "final" else folder.resolve().name
     rows = ["| task | licence of its data | random | expert |", "| --- | --- | --- | --- |", *map(_task_row, tasks)]
     body = BODY.format(
-        name=name, kinds=" and ".join(kind for kind, has in kinds if has), tasks="\n".join(rows), scores="\n".join(_score_lines(results))
+        name=name, kinds=" and ".join(kind for kind, has in kinds if has), tasks="\n".join(rows), scores="\n".join(score_lines(results))
     )
     return f"---\n{data.to_yaml()}\n---\n{body}"
 
@@ -76,7 +76,7 @@ def _task_row(task: TaskSpec) -> str:
     return f"| {task.name} | {task.licence or 'not stated'} | {numbers[0]} | {numbers[1]} |"
 
 
-def _score_lines(results: dict[str, Any]) -> list[str]:
+def score_lines(results: dict[str, Any]) -> list[str]:
     lines = [
         f"- {row['task']}: return {row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}] over {row['episodes']} episodes"
         for row in results.get("tasks", [])

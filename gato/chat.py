@@ -1,6 +1,6 @@
 """`gato chat`: a line in, the model's text out, piece by piece.
 
-A document model knows nothing of turns: what is said before a line stands before it as text, as much as fits.
+A document model knows nothing of turns: what was said before a line stands before it as text, as many whole turns as fit.
 About a picture, every line is a question of its own, since the model was trained on one question at a time.
 """
 
@@ -15,38 +15,63 @@ from .agent import Agent
 WELCOME = "A model of {millions:.1f}M parameters{about}. It continues what you write and knows little; an empty line ends."
 
 
+class Conversation:
+    """What was said, as much of it as the context holds beside `max_new_tokens` pieces more.
+
+    **Raises:** `ValueError` if the checkpoint knows no text, or its context leaves no room.
+    """
+
+    def __init__(self, agent: Agent, max_new_tokens: int) -> None:
+        if agent.tokenizer.text is None:
+            raise ValueError("this checkpoint was trained without text")
+        context = agent.model.config.context_length
+        if context - max_new_tokens < 2:
+            raise ValueError(f"the context holds {context} tokens, so {max_new_tokens} new ones leave no room; ask for fewer")
+        self._text, self._room = agent.tokenizer.text, context - max_new_tokens
+        self._turns: list[str] = []
+
+    def say(self, line: str) -> str:
+        """The text for the model to continue; the oldest turns that no longer fit are forgotten.
+
+        **Raises:** `ValueError` if the line alone does not fit; nothing is forgotten then.
+        """
+        pieces = len(self._text.encode(line))
+        if pieces > self._room:
+            raise ValueError(f"that is {pieces} pieces, but {self._room} fit; say it in fewer words")
+        turns = [*self._turns, line]
+        while len(self._text.encode("".join(turns))) > self._room:
+            turns.pop(0)
+        self._turns = turns
+        return "".join(turns)
+
+    def hear(self, reply: str) -> None:
+        """Ends the turn that `say` began with what the model wrote."""
+        self._turns[-1] += reply + "\n"
+
+
 def chat(agent: Agent, image: Path | None, max_new_tokens: int, temperature: float, seed: int) -> None:
     """Reads standard input line by line. **Raises:** `ValueError` if the checkpoint knows no text, or no questions for a picture."""
+    from transformers import TextStreamer
+
     from gato.data.captions import read_image
 
     picture = None if image is None else read_image(image)
     if picture is not None:
         agent.question_task()
-    tokenizer = agent.text_tokenizer()
-    if tokenizer is None:
-        raise ValueError("this checkpoint was trained without text")
-    room = agent.model.config.context_length - max_new_tokens
-    if room < 2:
-        raise ValueError(
-            f"the context holds {room + max_new_tokens} tokens, so --max_new_tokens {max_new_tokens} leaves no room; ask for fewer"
-        )
+    conversation = Conversation(agent, max_new_tokens)
     about = f", asked about {image}" if image else ""
     print(WELCOME.format(millions=sum(p.numel() for p in agent.model.parameters()) / 1e6, about=about))
-    from transformers import TextStreamer
-
-    history: list[int] = []
     for line in _lines():
         if picture is not None:
             print(agent.answer(picture, line, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed))
             continue
-        ids = tokenizer.text.encode(line)
-        if len(ids) >= room:
-            print(f"(that is {len(ids)} pieces, but {room - 1} fit; say it in fewer words)")
+        try:
+            told = conversation.say(line)
+        except ValueError as error:  # the conversation goes on
+            print(f"({error})")
             continue
-        history = [*history, *ids][-(room - 1) :]
-        told = tokenizer.text.decode(history)
-        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        history = tokenizer.text.encode(agent.generate(told, max_new_tokens, temperature, seed, streamer) + "\n")
+        streamer = TextStreamer(agent.text_tokenizer(), skip_prompt=True, skip_special_tokens=True)
+        conversation.hear(agent.generate(told, max_new_tokens, temperature, seed, streamer)[len(told) :])
 
 
 def _lines() -> Iterator[str]:

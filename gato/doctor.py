@@ -35,6 +35,8 @@ PURPOSES = {
     "deepspeed": "ZeRO and offload; training works without",
     "peft": "LoRA adapters",
     "metrics": "the wording of captions (CIDEr-D, BLEU, ROUGE-L)",
+    "page": "the web page of gato demo",
+    "embeddings": "gato plot --embeddings",
 }
 
 Row = dict[str, str]
