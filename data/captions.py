@@ -54,8 +54,8 @@ def read_image(source: str | Path | bytes) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
             image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{label} has too many pixels: {error}; scale it down") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{label} has more than {MAX_PIXELS} pixels; scale it down or leave it out") from None
     except _DAMAGE:
         raise ValueError(f"{label} is {_kind(encoded)}; expected one of {', '.join(FORMATS)}: convert it or leave it out") from None
     columns, rows = image.size
@@ -108,7 +108,8 @@ def picture_episode(task: TaskSpec, row: PictureRow) -> Episode:
     try:
         return _episode(task, row)
     except ValueError as error:
-        raise ValueError(f"{row.place}: {error}") from None
+        is_place = row.place == str(row.picture)  # the error about a picture names its file
+        raise ValueError(f"{'' if is_place and str(error).startswith('picture') else f'{row.place}: '}{error}") from None
 
 
 def _read_bytes(path: Path, label: str) -> bytes:

@@ -19,6 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .parquet import parquet_batches
+
 TABLES = (".parquet", ".arrow", ".jsonl", ".csv")
 MAX_LINE_BYTES = 2**26
 MAX_JSON_BYTES = 2**30  # COCO's largest file of captions has 92 MB, VQA v2's largest of answers 380 MB
@@ -182,15 +184,6 @@ def open_arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     return whole.schema, (whole.get_batch(k) for k in range(whole.num_record_batches))
 
 
-def groups_from(file: pq.ParquetFile, row: int) -> tuple[list[int], int]:
-    """The row groups from the one that holds `row` on, and how many rows of the first come before it."""
-    group = 0
-    while group < file.num_row_groups and row >= (size := file.metadata.row_group(group).num_rows):
-        row -= size
-        group += 1
-    return list(range(group, file.num_row_groups)), row
-
-
 def objects(values: Mapping[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
     """The list of objects under a key. **Raises:** `ValueError` naming the file if there is none."""
     found = values.get(key)
@@ -271,9 +264,8 @@ class _named:
 def _batches(path: Path, columns: list[str], start: int) -> Iterator[pa.RecordBatch]:
     """Record batches from row `start` on; what lies wholly before it is not decoded."""
     if path.suffix == ".parquet":
-        file = pq.ParquetFile(path, memory_map=True)
-        groups, start = groups_from(file, start)
-        batches = file.iter_batches(batch_size=64, row_groups=groups, columns=columns)
+        first, batches = parquet_batches(path, start, columns)
+        start -= first
     else:
         batches = (batch.select(columns) for batch in open_arrow(path)[1])
     for batch in batches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -21,11 +22,14 @@ from .store import Store
 from .table import TEMPORARY
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, above the quota, above the limit of a file
+
+
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """An empty folder beside `out` that gets its name when the context is left, and vanishes if it raises.
 
-    **Raises:** `ValueError` if `out` exists.
+    **Raises:** `ValueError` if `out` exists; `OSError` with the remedy where the disk is full.
     """
     if os.path.lexists(out):
         raise ValueError(f"'{out}' exists; an export is a new folder, so choose another name or remove it")
@@ -40,6 +44,11 @@ def new_folder(out: Path) -> Iterator[Path]:
                     os.fsync(file.fileno())
         os.rename(temporary, out)
         sync_folder(out.parent)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        remedy = "nothing is left of what was written; make room and run the same command again"
+        raise OSError(error.errno, f"{os.strerror(error.errno)}: {remedy}", str(out)) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

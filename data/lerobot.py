@@ -127,7 +127,7 @@ class _Source:
                 check_rows(table, i, first)
                 yield self.episode(i, self._values(i, table), table)
             except ValueError as error:
-                text = str(error).removeprefix(f"{path} ")
+                text = str(error).removeprefix(str(path)).lstrip(", ")
                 raise ValueError(f"{path}, episode {i}: {text}") from None
 
     def episode(self, i: int, values: dict[tuple[Role, str], np.ndarray], table: pa.Table) -> Episode:

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .captions import read_image
-from .files import groups_from
 from .lerobot_layout import open_parquet
+from .parquet import parquet_batches
 
 _ROWS_AT_ONCE = 64
 
@@ -54,9 +54,9 @@ class Rows:
 
     def _seek(self, path: Path, first: int) -> None:
         self._file: pq.ParquetFile = open_parquet(path)
-        groups, skip = groups_from(self._file, first)
         names = [n for n in self._file.schema_arrow.names if n in self._columns]
-        self._batches = self._file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=names, row_groups=groups)
+        begin, self._batches = parquet_batches(path, first, names, _ROWS_AT_ONCE)
+        skip = first - begin
         self._rest = None
         self._path, self._next = path, first
         while skip > 0:

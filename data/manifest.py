@@ -145,6 +145,16 @@ class Manifest:
             temporary.unlink(missing_ok=True)
         sync_folder(folder)
 
+    def check_sizes(self, folder: Path) -> None:
+        """One `stat` per file. **Raises:** `ValueError` naming a file that is missing or has another size, or a changed manifest."""
+        try:
+            for shard in self.shards:
+                shard.timesteps.check_size(folder)
+                shard.episodes.check_size(folder)
+        except ValueError:
+            self.check_file(folder)  # it may be the manifest that is wrong about the file
+            raise
+
     def check_file(self, folder: Path) -> None:
         """Whether the manifest's file is byte for byte what was written; files of older releases do not say.
 

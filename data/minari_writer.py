@@ -6,7 +6,10 @@ the storage below it takes episodes one by one, in any folder.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from minari.data_collector import EpisodeBuffer
 
 MAX_PART_ROWS = 2**15  # minari 0.5 reads one batch of a parquet or arrow part, which newer pyarrow makes of this many rows
+HDF5_UNWRITTEN_BYTES = 2**26  # more than it keeps back until a file is closed
 
 _NAME = re.compile(r"[\w-]+-v\d+")
 
@@ -60,7 +64,7 @@ class MinariWriter:
                 _environment_spec(tasks), self.data_format, jpeg_encoding=False,
             )  # fmt: skip
             storage.update_metadata({"dataset_id": name, "minari_version": minari.__version__, **_described(tasks)})
-            storage.update_episodes(self._buffers(stores, counts))
+            storage.update_episodes(self._buffers(stores, counts, folder))
             storage.update_episode_metadata(({"gato": to_json(_note(e))} for e in _episodes(stores)), range(counts["episodes"]))
         return counts
 
@@ -77,12 +81,14 @@ class MinariWriter:
             )
         return name
 
-    def _buffers(self, stores: Sequence[Store], counts: dict[str, int]) -> Iterator[EpisodeBuffer]:
+    def _buffers(self, stores: Sequence[Store], counts: dict[str, int], folder: Path) -> Iterator[EpisodeBuffer]:
         """Minari's records one at a time; `counts` grows with them."""
         from minari.data_collector import EpisodeBuffer
 
         for episode in _episodes(stores):
             label = f"episode {counts['episodes']} of task '{episode.task.name}'"
+            if self.data_format == "hdf5":
+                _check_room(folder, episode)
             if self.data_format != "hdf5" and episode.num_timesteps >= MAX_PART_ROWS:
                 raise ValueError(
                     f"{label} has {episode.num_timesteps} timesteps, but minari reads {MAX_PART_ROWS - 1} of a part; export as hdf5"
@@ -108,6 +114,14 @@ class MinariWriter:
             )
             counts["episodes"] += 1
             counts["timesteps"] += episode.num_timesteps
+
+
+def _check_room(folder: Path, episode: Episode) -> None:
+    """Where HDF5 meets a full disk it ends the process with a segmentation fault, so it must not."""
+    values = (*episode.observations.values(), *episode.actions.values())
+    size = sum(v.nbytes if v.dtype != object else sum(4 * len(text) for text in v) for v in values)
+    if shutil.disk_usage(folder).free < size + HDF5_UNWRITTEN_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def _equal_tasks(stores: Sequence[Store]) -> tuple[TaskSpec, ...]:

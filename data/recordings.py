@@ -182,7 +182,13 @@ class _Source:
             last = [self._rows(place, key, length, label)[-1:] for key in keys]
             values = np.concatenate([values[:length], last[0] if not isinstance(entry.next, list) else np.stack(last, axis=1)])
         if values.dtype.kind in "OUS":
-            return np.array([str(v) for v in values.reshape(len(values), -1)[:, 0]], object)
+            if values.ndim > 1 and values.shape[1] > 1:
+                words = [key for key, column in zip(entry.keys, columns, strict=False) if column.dtype.kind in "OUS"] or entry.keys
+                raise ValueError(
+                    f"{label}: {words} hold text, and several values of a timestep cannot be text; if they should be numbers, "
+                    "'modality: continuous' finds the row that is none"
+                )
+            return np.array([str(v) for v in values.reshape(len(values))], object)
         return values.reshape(len(values), *entry.shape) if entry.shape is not None else values
 
     def _rows(self, place: _Place, key: str, length: int, label: str, more: bool = False) -> np.ndarray:
@@ -266,10 +272,15 @@ class _Source:
     def _field(self, role: Role, name: str, entry: Entry, measured: tuple[list, list] | None) -> FieldSpec:
         """The spec of a field, from what is written and what the first episode holds."""
         label, place = f"{role} '{name}'", self.places[0]
-        values = self._values(place, entry, self._length(place), label, with_final=role == "observation")
+        try:
+            values = self._values(place, entry, self._length(place), label, with_final=role == "observation")
+        except ValueError as error:
+            raise _located(error, place) from None
         dtype = "str" if values.dtype.kind == "O" else entry.dtype or values.dtype.name
         shape = () if dtype == "str" else values.shape[1:]
         low, high = measured or (_bound(entry.low), _bound(entry.high))
+        if dtype == "str" and (low or high):
+            raise ValueError(f"{label} holds text but has a range; 'modality: continuous' finds the row that is no number")
         modality = _modality(entry, dtype, shape, label)
         if modality is Modality.DISCRETE and dtype == "bool":
             low, high = low or [0], high or [1]

@@ -15,11 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import SPLIT_OF_WORD, groups_from, json_rows, lines, open_arrow
+from .files import SPLIT_OF_WORD, json_rows, lines, open_arrow
+from .parquet import parquet_batches
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl")
-BATCH_BYTES = 16 * 2**20
-MAX_BATCH_ROWS = 16  # sizes in a file are those before equal values expand
 MAX_LINE_BYTES = 2**30  # an episode
 
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
@@ -69,7 +68,7 @@ class RowFile:
                 if number >= start:
                     yield number, _batch(place, row)
             return
-        first, batches = self._parquet(start, columns) if self.path.suffix == ".parquet" else (0, open_arrow(self.path)[1])
+        first, batches = parquet_batches(self.path, start, columns) if self.path.suffix == ".parquet" else (0, open_arrow(self.path)[1])
         for batch in batches:
             if first + batch.num_rows > start:
                 batch.validate(full=True)  # offsets are claims of a file
@@ -77,19 +76,6 @@ class RowFile:
                 for k in range(max(0, start - first), batch.num_rows):
                     yield first + k, chosen.slice(k, 1)
             first += batch.num_rows
-
-    def _parquet(self, start: int, columns: Sequence[str] | None) -> tuple[int, Iterator[pa.RecordBatch]]:
-        """The first row that is decoded, and batches of a few megabytes from there on."""
-        file = pq.ParquetFile(self.path, memory_map=True)
-        groups, before = groups_from(file, start)
-
-        def batches() -> Iterator[pa.RecordBatch]:
-            for k in groups:
-                group = file.metadata.row_group(k)
-                row_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
-                yield from file.iter_batches(max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // row_bytes)), row_groups=[k], columns=columns)
-
-        return start - before, batches()
 
 
 def layout(root: Path) -> dict[str, dict[str, list[Path]]]:

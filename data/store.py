@@ -6,6 +6,7 @@
                              terminated, truncated, success, seed, behaviour, parameters (JSON),
                              final_observation.NAME
     journal                  the episodes of the unfinished shard, while there is one
+    tokens-KEY-DIGEST.arrow  of documents: their ids under a tokenizer, made anew where it is missing
 
 An episode lies whole in one shard. Shards never change once the manifest names them, so a reader needs
 no lock. A writer that is killed loses the episode it was adding: the next one finds all others in the
@@ -36,7 +37,7 @@ from .journal import Journal, check_journal
 from .lock import FolderLock
 from .manifest import FileEntry, Manifest, ShardEntry, sync_folder, task_differences
 from .shard import Shard
-from .table import TEMPORARY, TableWriter, batch_rows
+from .table import TEMPORARY, TableWriter, batch_rows, check_name
 
 SHARD_BYTES = 128 * 2**20
 
@@ -194,9 +195,7 @@ class StoreWriter:
         if lines := task_differences(manifest.tasks, self.tasks):
             raise ValueError(f"store {self.path} holds other tasks: {'; '.join(lines)}; use another folder")
         self.tasks = tuple(_with_known_returns(t, old) for t, old in zip(self.tasks, manifest.tasks, strict=True))
-        for shard in manifest.shards:
-            shard.timesteps.check_size(self.path)
-            shard.episodes.check_size(self.path)
+        manifest.check_sizes(self.path)
         return manifest
 
     def _clean(self) -> None:
@@ -240,9 +239,7 @@ class Store:
 
     def __init__(self, path: str | Path, verify: bool = False) -> None:
         manifest = Manifest.load(Path(path))
-        for shard in manifest.shards:
-            shard.timesteps.check_size(Path(path))
-            shard.episodes.check_size(Path(path))
+        manifest.check_sizes(Path(path))
         self.__setstate__((Path(path), manifest, verify))
 
     def __getstate__(self) -> tuple[Path, Manifest, bool]:
@@ -324,12 +321,13 @@ class Store:
         return self._open_shard(k).episode(i - (self._episode_ends[k - 1] if k else 0), start, stop)
 
     def validate(self) -> None:
-        """Reads everything again: hashes, counts, bounds, each episode with all its checks, journal and manifest.
+        """Reads everything again: hashes, counts, bounds, each episode with all its checks, token ids, journal and manifest.
 
         Episodes of a journal are no part of the store before a writer opens it; the log says how many there are.
 
         **Raises:** `ValueError` naming the shard and, where it can, episode and field.
         """
+        self.manifest.check_file(self.path)  # first, since what it says of the others would be blamed on them
         for k, entry in enumerate(self.manifest.shards):
             for file in (entry.timesteps, entry.episodes):
                 file.check_size(self.path)
@@ -338,7 +336,8 @@ class Store:
         columns = timestep_columns(self.tasks)
         if waiting := check_journal(self.path, (timestep_schema(columns), episode_schema(columns))):
             _log.warning("store %s: %d complete episodes wait in its journal for the next writer", self.path, waiting)
-        self.manifest.check_file(self.path)
+        for path in sorted(self.path.glob("tokens-*-*.arrow")):
+            check_name(path)
 
     def _open_shard(self, k: int) -> Shard:
         shard = self._shards[k]

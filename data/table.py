@@ -26,6 +26,7 @@ from gato.spec import FieldSpec, Modality
 MAX_BATCH_ROWS = 4096
 BATCH_BYTES = 16 * 2**20
 TEMPORARY = ".tmp"
+DIGEST_LETTERS = 16  # of the SHA-256 of a file that no manifest names, at the end of its name
 
 
 def arrow_type(spec: FieldSpec) -> pa.DataType:
@@ -126,6 +127,14 @@ class TableWriter:
         self.path.unlink(missing_ok=True)
 
 
+def check_name(path: Path) -> None:
+    """Compares a file with the digest in its name. **Raises:** `ValueError` if its content changed."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest[:DIGEST_LETTERS] != path.stem.rpartition("-")[2]:
+        raise ValueError(f"{path} has a SHA-256 that begins {digest[:DIGEST_LETTERS]}: its content changed; remove it, it will be made anew")
+
+
 class Table:
     """A memory-mapped Arrow file as NumPy columns.
 
@@ -147,7 +156,11 @@ class Table:
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(f"shard {path} is not a readable Arrow file: {error}") from None
         if not self._file.schema.equals(schema):
-            raise ValueError(f"shard {path} has columns\n{self._file.schema}\nbut its tasks have\n{schema}")
+            found, expected = ({str(f) for f in s} for s in (self._file.schema, schema))
+            raise ValueError(
+                f"shard {path} has the columns {sorted(found - expected)} where the manifest's tasks have {sorted(expected - found)}; "
+                "restore the file or the manifest"
+            )
         num_batches = -(-rows // rows_per_batch)
         if self._file.num_record_batches != num_batches:
             raise ValueError(

@@ -26,7 +26,7 @@ from .files import DEFAULT_SPLIT, TABLES, Table, files_below, files_digest, line
 from .formats import Dataset
 from .progress import Progress
 from .store import Store
-from .table import TEMPORARY
+from .table import DIGEST_LETTERS, TEMPORARY
 
 DOCUMENTS_PER_BATCH = 256
 MAX_DOCUMENT = 2**26  # characters
@@ -94,7 +94,8 @@ class TextReader:
         table.need(self.column)
         for place, row in table.rows((self.column, "split", *_PARAMETERS)):
             if not isinstance(text := row.get(self.column), str):
-                raise ValueError(f"{place} has no string '{self.column}'")
+                found = f"of type {type(text).__name__}" if self.column in row else "missing"
+                raise ValueError(f"{place}: '{self.column}' is {found}, expected text; repair the row or take it out")
             split = named_split(row.get("split"), place) or by_name
             yield split, {**{k: row[k] for k in _PARAMETERS if k in row}, "text": _checked(text, place)}
 
@@ -149,10 +150,8 @@ class TokenisedText:
         if any(t.observations or [f.modality for f in t.actions] != [Modality.TEXT] for t in store.tasks):
             raise ValueError(f"store {store.path} holds more than documents; only text without observations is tokenised ahead")
         key = hashlib.sha256(f"{store.fingerprint} {tokenizer_hash}".encode()).hexdigest()
-        path = store.path / f"tokens-{key[:16]}.arrow"
-        if not path.exists():
-            _write_ids(store, encode, path, key)
-        return cls(path)
+        made = sorted(store.path.glob(f"tokens-{key[:16]}-*.arrow"))
+        return cls(made[0] if made else _write_ids(store, encode, key))
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -189,10 +188,11 @@ class TokenisedText:
         return offsets, values
 
 
-def _write_ids(store: Store, encode: Callable[[list[str]], list[list[int]]], path: Path, key: str) -> None:
+def _write_ids(store: Store, encode: Callable[[list[str]], list[list[int]]], key: str) -> Path:
+    """The file of ids, whose name ends in the beginning of its SHA-256."""
     metadata = {"num_documents": str(store.num_episodes), "rows_per_batch": str(DOCUMENTS_PER_BATCH), "key": key}
     schema = pa.schema([pa.field("ids", pa.large_list(pa.int32()), nullable=False)], metadata=metadata)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    temporary = store.path / f"tokens-{key[:16]}.{secrets.token_hex(4)}{TEMPORARY}"
     try:
         with (
             pa.OSFile(str(temporary), "wb") as sink,
@@ -210,7 +210,10 @@ def _write_ids(store: Store, encode: Callable[[list[str]], list[list[int]]], pat
                     progress.advance()
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        path = store.path / f"tokens-{key[:16]}-{digest[:DIGEST_LETTERS]}.arrow"
         os.replace(temporary, path)
+        return path
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -115,7 +115,7 @@ def test_formats_with_large_decoders_are_refused_by_name():
 def test_a_bomb_is_refused_before_it_is_decoded():
     with pytest.raises(ValueError, match=r"has 8000x8000 pixels, expected 1 to 33554432; scale it"):
         read_image(png_header(8000, 8000))
-    with pytest.raises(ValueError, match=r"too many pixels"):
+    with pytest.raises(ValueError, match=r"the picture has more than \d+ pixels; scale it down"):
         read_image(png_header(2**30, 2**30))
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from gato.cli import main
 from gato.data.journal import JOURNAL_NAME
 from gato.data.lock import LOCK_NAME
 from gato.data.store import Store, StoreWriter
+from gato.data.text import TokenisedText, document_task
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 
@@ -67,19 +69,51 @@ def firsts(folder: Path) -> list[float]:
 # -- damaged files ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "timesteps-00000.arrow", "episodes-00000.arrow", JOURNAL_NAME])
-def test_every_flipped_byte_is_found(tmp_path, name):
-    folder = as_killed(tmp_path / "a", tmp_path / "b", count(3), count(4)) if name == JOURNAL_NAME else write(tmp_path / "b", count(3))
-    original, rng = (folder / name).read_bytes(), np.random.default_rng(0)
+def store_of(kind: str, folder: Path) -> list[Path]:
+    """A store of documents with their token ids, or one whose writer was killed; and its files."""
+    if kind == "killed":
+        write(folder, count(3))
+        as_killed(folder, folder.with_name("left"), count(4), count(2))
+        folder = folder.with_name("left")
+    else:
+        task = document_task("text/toy")
+        with StoreWriter(folder, [task]) as writer:
+            for text in ("a cat", "two dogs", "öffne"):
+                writer.append(Episode(task, {}, {"text": np.array([text], object)}, np.zeros(1, np.float32), terminated=True))
+        TokenisedText.open(Store(folder), lambda texts: [[*text.encode(), 0] for text in texts], "bytes")
     Store(folder).validate()
-    for place in rng.integers(0, len(original), 150):
+    return sorted(folder.iterdir())
+
+
+def assert_found(file: Path, places: Iterable[int]) -> None:
+    original, rng = file.read_bytes(), np.random.default_rng(0)
+    for place in places:
         content = bytearray(original)
         content[place] ^= 1 << int(rng.integers(8))
-        (folder / name).unlink()  # the old file may still be mapped
-        (folder / name).write_bytes(content)
+        file.unlink()  # the old file may still be mapped
+        file.write_bytes(content)
         with pytest.raises(ValueError) as caught:
-            Store(folder).validate()
-        assert str(folder) in str(caught.value), f"byte {place}"
+            Store(file.parent).validate()
+        line = str(caught.value)
+        assert str(file) in line and "\n" not in line, f"byte {place} of {file.name}: {line}"
+    file.unlink()
+    file.write_bytes(original)
+
+
+@pytest.mark.parametrize("kind", ["documents", "killed"])
+def test_a_flipped_bit_is_found_in_every_file(tmp_path, kind):
+    files = store_of(kind, tmp_path / "store")
+    assert {f.name.split("-")[0] for f in files} >= {"manifest.json", "timesteps", "episodes", "tokens" if kind == "documents" else "journal"}
+    for file in files:
+        size = file.stat().st_size
+        assert_found(file, [0, size - 1, *np.random.default_rng(1).integers(0, size, 60)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["documents", "killed"])
+def test_a_flipped_bit_is_found_in_every_byte_of_every_file(tmp_path, kind):
+    for file in store_of(kind, tmp_path / "store"):
+        assert_found(file, range(file.stat().st_size))
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "timesteps-00000.arrow", "episodes-00000.arrow"])

@@ -81,7 +81,7 @@ def test_another_column_holds_the_documents(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"text": "one"}\n{"text": 2}\n', "a.jsonl, line 2 has no string 'text'"),
+        ("a.jsonl", b'{"text": "one"}\n{"text": 2}\n', "a.jsonl, line 2: 'text' is of type int, expected text; repair the row"),
         ("a.jsonl", b"[1]\n", "a.jsonl, line 1 holds a JSON list, expected an object"),
         ("a.jsonl", b"{\n", "a.jsonl, line 1 is not valid JSON"),
         ("a.jsonl", b'{"text": "x", "split": "../up"}\n', "line 1: the split is '../up'; expected a plain name"),
