@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NO_LOCAL = -1
 ACTION_LOCAL = -2
+TARGET_BUCKET, PATCH_BUCKET = 1024, 256
 
 
 class Kind(IntEnum):
@@ -135,6 +136,9 @@ class TokenBatch:
     - `patches` uint8 (N, 16, 16, 3) with N >= 1: a batch without pictures carries one spare patch whose
       embedding is not used, so that the image embedder takes part in every step on every rank.
     - `patch_boxes` int64 (N, 4); in training boxes of width zero at the drawn position.
+    - `target_index` int64 (K,), `patch_index` int64 (N,): the flat places (b * L + l) of the labels that are targets, and of
+      the patches. Found on the host, where it is free; a GPU would have to be waited for. Entries that only fill a
+      buffer (`bucketed`) are 0, where no label ever is, and B * L, behind the last place.
     - `depth_noise` (B, K) float32 in [0, 1): decides stochastic depth, or `None` for no drop.
     - `denominator`: weighted targets of the whole global batch this one is a part of.
     - `is_packed`: whether any row holds more than one document.
@@ -149,6 +153,8 @@ class TokenBatch:
     sources: torch.Tensor
     patches: torch.Tensor
     patch_boxes: torch.Tensor
+    target_index: torch.Tensor
+    patch_index: torch.Tensor
     depth_noise: torch.Tensor | None
     denominator: float | torch.Tensor
     is_packed: bool
@@ -167,6 +173,22 @@ class TokenBatch:
             value = getattr(self, f.name)
             moved[f.name] = value.to(device, non_blocking=True) if hasattr(value, "to") else value
         return TokenBatch(**moved)
+
+    def bucketed(self, targets: int = TARGET_BUCKET, patches: int = PATCH_BUCKET) -> TokenBatch:
+        """The same batch with as many spare targets and patches as fill up a multiple of these numbers.
+
+        A GPU then sees few different shapes: its memory is reused, and nothing is compiled again for another number of targets.
+        """
+        import torch.nn.functional as F
+
+        more_targets, more_patches = -len(self.target_index) % targets, -len(self.patches) % patches
+        return replace(
+            self,
+            target_index=F.pad(self.target_index, (0, more_targets)),
+            patches=F.pad(self.patches, (0, 0, 0, 0, 0, 0, 0, more_patches)),
+            patch_boxes=F.pad(self.patch_boxes, (0, 0, 0, more_patches)),
+            patch_index=F.pad(self.patch_index, (0, more_patches), value=self.ids.numel()),
+        )
 
     def with_denominator(self, denominator: float | torch.Tensor) -> TokenBatch:
         return replace(self, denominator=denominator)
@@ -201,10 +223,12 @@ def collate(
         for name in ("ids", "kind", "local_position", "document"):
             arrays[name][b, : len(row)] = getattr(row, name)
         arrays["labels"][b, : len(row)] = np.where(row.is_predicted, row.ids, -100)
+    slots = np.flatnonzero(arrays["kind"] == _PATCH)
     patches = np.concatenate([row.patches for row in rows])
     boxes = np.concatenate([row.patch_boxes for row in rows])
     if len(patches) == 0:
         patches, boxes = np.zeros((1, 16, 16, 3), np.uint8), np.zeros((1, 4), np.uint8)
+        slots = np.array([arrays["ids"].size])
     row_weights = np.ones(len(rows), np.float32) if weights is None else np.asarray(weights, np.float32)
     return TokenBatch(
         **{name: torch.from_numpy(values) for name, values in arrays.items()},
@@ -212,6 +236,8 @@ def collate(
         sources=torch.zeros(len(rows), dtype=torch.int64) if sources is None else torch.as_tensor(sources),
         patches=torch.from_numpy(np.ascontiguousarray(patches)),
         patch_boxes=torch.from_numpy(boxes.astype(np.int64)),
+        target_index=torch.from_numpy(np.flatnonzero(arrays["labels"] >= 0)),
+        patch_index=torch.from_numpy(slots),
         depth_noise=None if depth_noise is None else torch.from_numpy(depth_noise.astype(np.float32)),
         denominator=float(((arrays["labels"] >= 0).sum(axis=1) * row_weights).sum()),
         is_packed=any(row.document[-1] > 0 for row in rows),

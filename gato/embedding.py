@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .batch import ACTION_LOCAL, NO_LOCAL
@@ -75,28 +76,36 @@ class Embedding(nn.Module):
         self.patch_columns = nn.Embedding(NUM_POSITION_BINS, width)
         self.local = nn.Embedding(max_local_positions + 1, width)  # the last row is shared by all action tokens
 
-    def forward(self, ids: Tensor, local_positions: Tensor | None, patches: Tensor | None, patch_boxes: Tensor | None) -> Tensor:
+    def forward(
+        self, ids: Tensor, local_positions: Tensor | None, patches: Tensor | None, patch_boxes: Tensor | None, index: Tensor | None = None
+    ) -> Tensor:
         """
-        **Arguments:** `ids`, `local_positions` (B, L); `patches` uint8 (N, 16, 16, 3), `patch_boxes` (N, 4).
+        **Arguments:** `ids`, `local_positions` (B, L); `patches` uint8 (N, 16, 16, 3), `patch_boxes` (N, 4); `index` (N,): the
+        flat place of each patch in `ids`, B * L for a spare one; by default the image slots, in order.
 
-        **Raises:** `ValueError` if the patches do not match the image slots. A spare patch where there
-        are no slots at all is embedded with weight zero.
+        **Raises:** `ValueError` if the patches do not match the image slots. Spare patches, and patches where there are
+        no slots at all, are embedded and dropped: their gradient is zero, but there is one.
         """
-        embedded = self.tokens(ids)
-        if patches is not None and patch_boxes is not None:
-            embedded = self._place_patches(embedded, ids, patches, patch_boxes)
+        if patches is None or patch_boxes is None:
+            embedded = self.tokens(ids)
+        else:
+            embedded = self._with_patches(ids, patches, patch_boxes, self._slots(ids, len(patches)) if index is None else index)
         if local_positions is not None:
-            index = torch.where(local_positions == ACTION_LOCAL, self.action_row, local_positions.clamp(min=0))
-            embedded = embedded + self.local(index) * (local_positions != NO_LOCAL)[..., None].to(embedded.dtype)
+            place = torch.where(local_positions == ACTION_LOCAL, self.action_row, local_positions.clamp(min=0))
+            embedded = embedded + self.local(place) * (local_positions != NO_LOCAL)[..., None].to(embedded.dtype)
         return embedded
 
-    def _place_patches(self, embedded: Tensor, ids: Tensor, patches: Tensor, boxes: Tensor) -> Tensor:
+    def _with_patches(self, ids: Tensor, patches: Tensor, boxes: Tensor, index: Tensor) -> Tensor:
         middle = ((boxes[:, 0::2] + boxes[:, 1::2] + 1) // 2).clamp(max=NUM_POSITION_BINS - 1)  # (N, 2): the rounded mean
         vectors = self.patch_embedder(patches) + self.patch_rows(middle[:, 0]) + self.patch_columns(middle[:, 1])
+        flat = self.tokens(F.pad(ids.flatten(), (0, 1)))  # one place more, where spare patches go
+        flat = flat.index_copy(0, index, vectors.to(flat.dtype))
+        return flat[:-1].view(*ids.shape, -1)
+
+    def _slots(self, ids: Tensor, num_patches: int) -> Tensor:
         slots = (ids == self.image_id).flatten().nonzero()[:, 0]
         if len(slots) == 0:
-            return embedded + 0 * vectors.sum()
-        if len(slots) != len(vectors):
-            raise ValueError(f"{len(vectors)} patches were given for {len(slots)} image slots")
-        flat = embedded.flatten(0, 1).index_copy(0, slots, vectors.to(embedded.dtype))
-        return flat.view_as(embedded)
+            return slots.new_full((num_patches,), ids.numel())
+        if len(slots) != num_patches:
+            raise ValueError(f"{num_patches} patches were given for {len(slots)} image slots")
+        return slots

@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
@@ -22,10 +21,10 @@ from transformers.utils import ModelOutput
 
 from .batch import NO_LOCAL
 from .embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
+from .head import weighted_loss
 from .transformer import Attention, Block, PositionScheme, Transformer
 
 MAX_NEW_TOKENS = 32  # of a generation that names no number
-HEAD_CHUNK = 4096  # targets per chunk of the head: bounds the logits held at once
 
 
 class GatoConfig(PreTrainedConfig):
@@ -168,6 +167,8 @@ class Gato(PreTrainedModel, GenerationMixin):
         label_weights: Tensor | None = None,
         num_items_in_batch: Tensor | float | None = None,
         depth_noise: Tensor | None = None,
+        target_index: Tensor | None = None,
+        patch_index: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
@@ -185,22 +186,28 @@ class Gato(PreTrainedModel, GenerationMixin):
         - `label_weights` (B,): loss weight of each row.
         - `num_items_in_batch`: what the weighted sum is divided by; by default this batch's weighted targets.
         - `depth_noise` (B, 2 * num_layers): see `Transformer`.
+        - `target_index` (K,), `patch_index` (N,): flat places in `labels` and `input_ids` of the targets and the patches, as
+          `TokenBatch` has them. By default they are looked for, which makes a GPU wait.
         - `logits_to_keep`: only the last so many positions (0: all), or a tensor of positions.
         """
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None and not self.training
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        embedded = self.embedding(input_ids, local_positions, pixel_values, patch_boxes)
+        embedded = self.embedding(input_ids, local_positions, pixel_values, patch_boxes, patch_index)
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         mask, positions = attention_layout(input_ids, past, attention_mask, document_ids)
         indices = torch.arange(past + input_ids.shape[1], device=input_ids.device)[None]
+        if labels is not None and target_index is None:
+            target_index = find_targets(labels)
         hidden = self.transformer(
             embedded, mask, query_positions=indices[:, past:] if past else indices, key_positions=indices,
             learned_positions=positions, cache=past_key_values, depth_noise=depth_noise,
+            keep=None if target_index is None else (target_index - 1).clamp(min=0),
         )  # fmt: skip
         if labels is not None:
-            return self._loss(hidden, labels, label_weights, num_items_in_batch)
+            assert target_index is not None
+            return self._loss(hidden, labels, target_index, label_weights, num_items_in_batch)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return GatoOutput(logits=self.score(hidden[:, keep]), past_key_values=past_key_values)
 
@@ -209,29 +216,20 @@ class Gato(PreTrainedModel, GenerationMixin):
         table = self.embedding.tokens.weight
         return F.linear(hidden, table[: self.config.vocab_size] if ids is None else table[ids])
 
-    def _loss(self, hidden: Tensor, labels: Tensor, weights: Tensor | None, denominator: Tensor | float | None) -> GatoOutput:
-        following = labels[:, 1:].flatten()
-        chosen = (following >= 0).nonzero()[:, 0]
-        rows = torch.div(chosen, labels.shape[1] - 1, rounding_mode="floor")
-        losses = self.target_losses(hidden[:, :-1].reshape(-1, hidden.shape[-1])[chosen], following[chosen])
-        weight = torch.ones_like(losses) if weights is None else weights[rows]
+    def _loss(
+        self, hidden: Tensor, labels: Tensor, index: Tensor, weights: Tensor | None, denominator: Tensor | float | None
+    ) -> GatoOutput:
+        """`hidden` (K, width) are the states before the places `index` of `labels`."""
+        targets = labels.flatten()[index]
+        weight = (targets >= 0).to(hidden.dtype if weights is None else weights.dtype)
+        if weights is not None:
+            weight = weight * weights[torch.div(index, labels.shape[1], rounding_mode="floor")]
         if denominator is None:
             denominator = weight.sum()
         floor = 1e-8  # a batch without targets has loss zero, not 0 / 0
         divisor = denominator.clamp(min=floor) if isinstance(denominator, Tensor) else max(denominator, floor)
-        loss = (losses * weight).sum() / divisor
-        return GatoOutput(loss=loss, token_losses=losses.detach(), token_index=chosen + rows + 1)
-
-    def target_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy over the whole vocabulary of (K, width) against (K,), in chunks that bound the logits' memory."""
-
-        def chunk(h: Tensor, t: Tensor) -> Tensor:
-            return F.cross_entropy(self.score(h).float(), t, reduction="none")
-
-        if len(targets) <= HEAD_CHUNK:
-            return chunk(hidden, targets)
-        parts = zip(hidden.split(HEAD_CHUNK), targets.split(HEAD_CHUNK), strict=True)
-        return torch.cat([checkpoint(chunk, h, t, use_reentrant=False) for h, t in parts])
+        loss, losses = weighted_loss(hidden, self.embedding.tokens.weight, targets.clamp(min=0), weight / divisor, self.config.vocab_size)
+        return GatoOutput(loss=loss, token_losses=losses * (targets >= 0), token_index=index)
 
     # -- what transformers asks for ----------------------------------------------------------------
 
@@ -299,6 +297,12 @@ class Gato(PreTrainedModel, GenerationMixin):
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
         total = sum(p.numel() for p in self.parameters())
         return counts | {"norms and other": total - sum(counts.values()), "total": total}
+
+
+def find_targets(labels: Tensor) -> Tensor:
+    """(K,): the flat places of the labels that are targets; the first token of a row is predicted by nothing."""
+    following = (labels[:, 1:] >= 0).flatten().nonzero()[:, 0]
+    return following + torch.div(following, labels.shape[1] - 1, rounding_mode="floor") + 1
 
 
 def attention_layout(

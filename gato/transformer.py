@@ -77,6 +77,7 @@ class Transformer(nn.Module):
         learned_positions: Tensor | None = None,
         cache: Cache | None = None,
         depth_noise: Tensor | None = None,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """
         **Arguments:**
@@ -85,6 +86,10 @@ class Transformer(nn.Module):
         - `query_positions`, `key_positions`: by default 0..L-1; only their differences matter.
         - `learned_positions` (B, L): positions counted within each document, for `learned`.
         - `depth_noise` (B, 2 * num_layers) in [0, 1): a row skips a sub-layer where it is below `drop_path`.
+        - `keep` (K,): the flat places (b * L + l) whose states are wanted; nothing behind the last attention is computed
+          for others.
+
+        **Returns:** (B, L, D), or (K, D) with `keep`.
         """
         length = hidden.shape[1]
         if query_positions is None:
@@ -99,7 +104,7 @@ class Transformer(nn.Module):
             scales = (depth_noise >= self.drop_path).to(hidden.dtype) / (1 - self.drop_path)  # (B, 2 * num_layers)
         for i, layer in enumerate(self.layers):
             pair = (None, None) if scales is None else (scales[:, 2 * i, None, None], scales[:, 2 * i + 1, None, None])
-            hidden = layer(hidden, context, cache, pair)
+            hidden = layer(hidden, context, cache, pair, keep if i == len(self.layers) - 1 else None)
         return self.norm(hidden)
 
     def _context(self, mask: Tensor | None, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> AttentionContext:
@@ -130,9 +135,19 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, hidden: Tensor, context: AttentionContext, cache: Cache | None, scales: tuple[Tensor | None, Tensor | None]
+        self,
+        hidden: Tensor,
+        context: AttentionContext,
+        cache: Cache | None,
+        scales: tuple[Tensor | None, Tensor | None],
+        keep: Tensor | None = None,
     ) -> Tensor:
-        attended = self.dropout(self.attention(self.attention_norm(hidden), context, cache))
+        """(B, L, D), or the places `keep` of it, (K, D)."""
+        attended = self.dropout(self.attention(self.attention_norm(hidden), context, cache, keep))
+        if keep is not None:
+            rows = torch.div(keep, hidden.shape[1], rounding_mode="floor")
+            scales = tuple(None if scale is None else scale[rows, 0] for scale in scales)
+            hidden = hidden.flatten(0, 1)[keep]
         hidden = hidden + (attended if scales[0] is None else attended * scales[0])
         changed = self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
         return hidden + (changed if scales[1] is None else changed * scales[1])
@@ -158,7 +173,7 @@ class Attention(nn.Module):
             self.content_bias = nn.Parameter(torch.zeros(num_heads, 1, head_width))  # u
             self.position_bias = nn.Parameter(torch.zeros(num_heads, 1, head_width))  # v
 
-    def forward(self, hidden: Tensor, context: AttentionContext, cache: Cache | None) -> Tensor:
+    def forward(self, hidden: Tensor, context: AttentionContext, cache: Cache | None, keep: Tensor | None = None) -> Tensor:
         split = (*hidden.shape[:2], self.num_heads, self.head_width)
         q, k, v = (proj(hidden).view(split).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))  # (B, H, L, d)
         if context.rotary is not None:
@@ -169,7 +184,8 @@ class Attention(nn.Module):
         if self.r_proj is not None:
             mask, q = self._relative_mask(q, context), q + self.content_bias
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+        out = out.transpose(1, 2).flatten(2)
+        return self.o_proj(out if keep is None else out.flatten(0, 1)[keep])
 
     def _relative_mask(self, q: Tensor, context: AttentionContext) -> Tensor:
         assert self.r_proj is not None and context.mask is not None and context.distances is not None

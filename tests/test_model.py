@@ -15,7 +15,8 @@ from torch import nn
 from gato.batch import ACTION_LOCAL, NO_LOCAL, collate, join
 from gato.embedding import smooth_rows
 from gato.learners.gato import GatoLearner
-from gato.model import HEAD_CHUNK, Gato, GatoConfig, preset
+from gato.head import CPU_CHUNK, weighted_loss
+from gato.model import Gato, GatoConfig, preset
 
 ROOT = Path(__file__).resolve().parents[1]
 EXACT = dict(rtol=1e-9, atol=1e-9)  # float64, up to the order of summation; rotary angles are equal bit by bit
@@ -162,16 +163,54 @@ def test_a_text_only_batch_touches_the_image_embedder_with_a_zero_gradient(make_
             assert (parameter.grad == 0).all(), name
 
 
-def test_many_targets_are_scored_in_chunks_with_the_same_result(make_gato):
-    model = make_gato()
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(HEAD_CHUNK + 7, 32, generator=generator, dtype=torch.float64, requires_grad=True)
-    targets = torch.randint(0, model.config.vocab_size, (len(hidden),), generator=generator)
-    chunked = model.target_losses(hidden, targets)
-    whole = torch.nn.functional.cross_entropy(model.score(hidden).float(), targets, reduction="none")
-    torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-6)  # float32
-    (a,), (b,) = torch.autograd.grad(chunked.sum(), hidden), torch.autograd.grad(whole.sum(), hidden)
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+def plain_loss(hidden, table, targets, scale):
+    return (torch.nn.functional.cross_entropy(hidden @ table.T, targets, reduction="none") * scale).sum()
+
+
+@pytest.mark.parametrize("number", [3, CPU_CHUNK, 2 * CPU_CHUNK + 7])
+def test_the_loss_of_chunks_and_its_gradients_are_those_of_plain_cross_entropy(number):
+    rng = torch.Generator().manual_seed(0)
+    hidden, table = (torch.randn(n, 8, generator=rng, dtype=torch.float64, requires_grad=True) for n in (number, 40))
+    targets, scale = torch.randint(0, 37, (number,), generator=rng), torch.rand(number, generator=rng, dtype=torch.float64)
+    loss, losses = weighted_loss(hidden, table, targets, scale, vocab_size=37)
+    expected = plain_loss(hidden, table[:37], targets, scale)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close((losses * scale).sum(), expected, rtol=1e-12, atol=1e-12)
+    mine, theirs = (torch.autograd.grad(7 * x, (hidden, table)) for x in (loss, expected))
+    torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_logits_too_large_for_exponentials_still_have_a_loss():
+    hidden = torch.tensor([[1000.0]], requires_grad=True)
+    loss, _ = weighted_loss(hidden, torch.tensor([[1.0], [-1.0]]), torch.tensor([1]), torch.ones(1), vocab_size=2)
+    loss.backward()
+    assert (loss.item(), hidden.grad.item()) == (2000.0, 2.0)
+
+
+def test_filling_up_targets_and_patches_changes_neither_loss_nor_gradients(make_gato, as_batch, drive, walk):
+    learner = GatoLearner(make_gato())
+    for batch in (as_batch(drive(2), drive(3)), as_batch(walk([0, 1], [1, 0]))):  # with pictures and without
+        filled = batch.bucketed(targets=16, patches=8)
+        assert len(filled.target_index) % 16 == len(filled.patches) % 8 == 0
+        (a, sums), (b, filled_sums) = learner(batch), learner(filled)
+        torch.testing.assert_close((a, sums), (b, filled_sums), rtol=1e-12, atol=1e-12)
+        gradients = (torch.autograd.grad(x, list(learner.parameters())) for x in (a, b))
+        torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+def test_places_found_on_the_host_are_those_that_the_model_finds(tiny, as_batch, drive):
+    batch = as_batch(drive(2), drive(1))
+    arguments = {"input_ids": batch.ids, "pixel_values": batch.patches, "patch_boxes": batch.patch_boxes, "labels": batch.labels}
+    found, given = tiny(**arguments), tiny(**arguments, target_index=batch.target_index, patch_index=batch.patch_index)
+    assert torch.equal(found.token_index, given.token_index) and torch.equal(found.loss, given.loss)
+
+
+def test_states_of_chosen_places_are_those_of_the_whole_forward(tiny):
+    hidden = torch.randn(2, 5, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    noise = torch.full((2, 4), 0.5, dtype=torch.float64)
+    whole = tiny.transformer(hidden, depth_noise=noise).flatten(0, 1)
+    keep = torch.tensor([0, 4, 7])
+    torch.testing.assert_close(tiny.transformer(hidden, depth_noise=noise, keep=keep), whole[keep], **EXACT)
 
 
 def test_spare_rows_of_the_table_are_never_scored(make_gato, as_batch, walk, logits_of):

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from gato.model import HEAD_CHUNK, Gato, GatoConfig
+from gato.head import CHUNK
+from gato.model import Gato, GatoConfig
 
 from .ranks import check_rows
 
@@ -88,7 +89,7 @@ def _activations(config: GatoConfig, rows: int, width: int) -> int:
     relative = (
         config.num_heads * config.context_length * 2 if config.positions == "transformer_xl" else 0
     )  # scores by distance and their mask
-    return tokens * config.num_layers * (per_layer + relative) * width + min(tokens, HEAD_CHUNK) * config.vocab_size * 4 * 2
+    return tokens * config.num_layers * (per_layer + relative) * width + min(tokens, CHUNK) * config.vocab_size * 4 * 2
 
 
 def _sent(parameters: int, ranks: int, stage: int, micro_batches: int, width: int) -> dict[str, int]:

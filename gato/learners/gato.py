@@ -32,12 +32,14 @@ class GatoLearner(nn.Module):
             label_weights=batch.weights,
             num_items_in_batch=batch.denominator,
             depth_noise=batch.depth_noise if self.training else None,
+            target_index=batch.target_index,
+            patch_index=batch.patch_index,
         )
         source = batch.sources[torch.div(out.token_index, batch.ids.shape[1], rounding_mode="floor")]
         sums = torch.zeros(self.num_sources, device=batch.ids.device)
         metrics = {
             "loss_sum": sums.index_add(0, source, out.token_losses.float()),
-            "targets": sums.index_add(0, source, torch.ones_like(out.token_losses, dtype=torch.float32)),
+            "targets": sums.index_add(0, source, (batch.labels.flatten()[out.token_index] >= 0).float()),
         }
         return out.loss, metrics
 

@@ -16,8 +16,8 @@ EVAL_LISTS = {
 
 
 def evaluate(arguments: list[str]) -> int:
-    about = "Act in environments, caption held-out pictures, continue text; scores with 95 % intervals. Exit code 1 if a task could not be played."
-    parser = parser_of("eval", about)
+    about = "Act in environments, caption held-out pictures, continue text; scores with 95 % intervals."
+    parser = parser_of("eval", f"{about} Exit code 1 if a task could not be played.")
     from gato.eval.control import EvalConfig, evaluate_checkpoint
     from gato.eval.table import score_table
 
