@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 
+import gymnasium
+
 from gato import envs
 from gato.data.recording import expert_episode
 from gato.envs.demonstrator import RandomExpert
@@ -89,6 +91,35 @@ def test_the_planner_of_a_boxing_match_leaves_the_game_as_it_was():
     before = env.unwrapped.ale.getRAM().copy()
     assert env.action_space.contains(expert.act(env, observation))
     np.testing.assert_array_equal(env.unwrapped.ale.getRAM(), before)
+
+
+@pytest.mark.parametrize("name", ["atari/boxing", "atari/freeway"])
+def test_a_planner_of_a_game_draws_by_the_seed_of_the_episode(name):
+    """Games have 31 starts: planned alike from each, episodes of different seeds would be equal."""
+    skip_without_simulator(name)
+    env, expert, drawn = envs.make(name), envs.expert(name), []
+    for seed in (1, 1, 2):
+        env.reset(seed=seed)
+        expert.reset(env)
+        drawn.append(expert.generator.random())
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("family", ["gymnasium", "mujoco", "robotics"])
+def test_the_time_limits_are_those_of_the_simulators(family):
+    skip_without_simulator(f"{family}/any")
+    entries = {name: entry for name, entry in envs._registry().items() if name.startswith(f"{family}/")}
+    envs.task(next(iter(entries)))  # registers the family's environments
+    found = {name: gymnasium.spec(entry["env_id"]).max_episode_steps for name, entry in entries.items()}
+    assert found == {name: entry["episode_limit"] for name, entry in entries.items()}
+
+
+def test_the_limit_of_a_babyai_level_is_its_own():
+    skip_without_simulator("babyai/go-to-local")
+    for name in ("go-to-local", "put-next-s7-n4", "key-corridor-s3-r2", "open-two-doors"):
+        env = envs.make(f"babyai-symbolic/{name}")
+        env.reset(seed=0)
+        assert env.unwrapped.max_steps == envs.task(f"babyai-symbolic/{name}").episode_limit
 
 
 def test_sampled_plans_leave_the_simulation_as_it_was_and_repeat():
@@ -178,7 +209,8 @@ def test_a_missing_simulator_is_answered_with_its_pip_line():
 
 
 def test_published_returns_are_for_comparison_only():
-    assert envs.published("atari/boxing") == {"random": 0.1, "human": 12.1}
+    assert envs.published("atari/boxing") == {"random": 0.1, "human": 12.1, "jat_expert": 98.0}
+    assert envs.published("babyai-symbolic/unlock") == {"jat_random": 0.032, "jat_expert": 0.866}
     assert envs.published("toy/corridor") == {}
 
 

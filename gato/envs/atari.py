@@ -54,13 +54,16 @@ def _picture(frame: np.ndarray) -> np.ndarray:
 
 
 class LookaheadExpert:
-    """Tries each action on a copy of the emulator, followed by a little random play, and takes the best."""
+    """Tries each action on a copy of the emulator, followed by a little random play, and takes the best.
+
+    An episode starts from one of 31 states: without randomness of the episode's own, every second one would repeat another.
+    """
 
     def __init__(self, depth: int = 10, discount: float = 0.99) -> None:
         self.depth, self.discount = depth, discount
 
     def reset(self, env: gymnasium.Env) -> None:
-        self.generator = np.random.default_rng(0)
+        self.generator = _generator(env)
 
     def act(self, env: gymnasium.Env, observation: Any) -> int:
         game: Any = env.unwrapped
@@ -82,7 +85,7 @@ class LookaheadExpert:
 
 
 class CrossingExpert:
-    """Freeway: tries two moves and then straight up, and takes the first move of the best.
+    """Freeway: tries two moves and then straight up, and takes the first move of the best (one of them, where several are).
 
     A rollout is worth 200 per point and the chicken's height at its end, which the emulator's memory tells.
     """
@@ -91,15 +94,15 @@ class CrossingExpert:
     DEPTH, MOVE = 8, 2  # timesteps of a rollout, and of each of its two moves
 
     def reset(self, env: gymnasium.Env) -> None:
-        """Nothing to forget."""
+        self.generator = _generator(env)
 
     def act(self, env: gymnasium.Env, observation: Any) -> int:
         game: Any = env.unwrapped
         state = game.clone_state(include_rng=True)
         plans = [(first, second) for first in (self.UP, self.IDLE, self.DOWN) for second in (self.UP, self.IDLE)]
-        values = [self._value(game, state, plan) for plan in plans]
+        values = np.array([self._value(game, state, plan) for plan in plans])
         game.restore_state(state)
-        return plans[int(np.argmax(values))][0]
+        return plans[self.generator.choice(np.flatnonzero(values == values.max()))][0]
 
     def _value(self, game: Any, state: Any, plan: tuple[int, int]) -> float:
         game.restore_state(state)
@@ -107,6 +110,11 @@ class CrossingExpert:
         for step in range(self.DEPTH):
             points += _play(game, plan[step // self.MOVE] if step < 2 * self.MOVE else self.UP)
         return 200 * points + int(game.ale.getRAM()[self.HEIGHT])
+
+
+def _generator(env: gymnasium.Env) -> np.random.Generator:
+    """Follows from the seed of the episode's reset."""
+    return np.random.default_rng(int(env.unwrapped.np_random.integers(2**31)))
 
 
 def _play(game: Any, action: int) -> float:
