@@ -8,6 +8,7 @@ any number of workers.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ ACCEPTED_SHARE = 0.8  # of the way from random to expert, for an episode without
 _PACKAGES = (
     "opengato", "gymnasium", "minigrid", "metaworld", "mujoco", "dm-control", "gymnasium-robotics", "ale-py", "minatar", "box2d", "numpy",
 )  # fmt: skip
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,20 +104,32 @@ class CollectConfig:
 
 
 def collect(config: CollectConfig) -> list[dict[str, Any]]:
-    """Records every task of the configuration.
+    """Records every task of the configuration; if one cannot be recorded, the others still are.
 
     **Returns:** one summary per task: `task`, `store`, `episodes`, `timesteps`, `noisy`, `attempts`,
     `failed`, `rejected`, `acceptance` (of the clean attempts), mean and extreme returns of both behaviours,
     `success` (share), `clipped_actions` and `observations_out_of_bounds` (numbers of values).
 
     **Raises:** `ValueError` for unknown tasks, for a store that was collected with other settings, or
-    for an expert whose episodes are all rejected; `RuntimeError` where more than half of them fail.
+    for an expert whose episodes are all rejected; `RuntimeError` where more than half of them fail, and for
+    several tasks when all have been tried.
     """
     for name in config.tasks:  # all names are checked before the first hour of work
         load_expert(name, config.expert)
     tasks = [envs.task(name) for name in config.tasks]
+    rows, failed = [], []
     with Crew(config.workers, config.episode_seconds) as crew:
-        return [_collect_task(task, config, crew) for task in tasks]
+        for task in tasks:
+            try:
+                rows.append(_collect_task(task, config, crew))
+            except (ValueError, RuntimeError) as error:
+                if len(tasks) == 1:
+                    raise
+                failed.append(str(error))
+                _log.warning("%s; the other tasks go on", error)
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(tasks)} tasks could not be collected, the others are complete: {'; '.join(failed)}")
+    return rows
 
 
 def window_expert_return(returns: Sequence[float]) -> float:

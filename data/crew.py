@@ -104,20 +104,24 @@ class Crew:
 
     def _in_parallel(self, jobs: Iterable[Job]) -> Iterator[Episode | Exception]:
         waiting, places = iter(jobs), deque[Place]()
-        while True:
+        try:
+            while True:
+                for worker in self.workers:
+                    if worker.place is None and len(places) < AHEAD * len(self.workers) and (job := next(waiting, None)):
+                        places.append(Place(job))
+                        worker.start(places[-1])
+                if not places:
+                    return
+                if (result := places[0].result) is not None:
+                    places.popleft()
+                    yield result
+                    continue
+                busy: dict[Any, _Worker] = {worker.connection: worker for worker in self.workers if worker.place}
+                for connection in wait(list(busy)):
+                    busy[connection].finish()
+        finally:
             for worker in self.workers:
-                if worker.place is None and len(places) < AHEAD * len(self.workers) and (job := next(waiting, None)):
-                    places.append(Place(job))
-                    worker.start(places[-1])
-            if not places:
-                return
-            if (result := places[0].result) is not None:
-                places.popleft()
-                yield result
-                continue
-            busy: dict[Any, _Worker] = {worker.connection: worker for worker in self.workers if worker.place}
-            for connection in wait(list(busy)):
-                busy[connection].finish()
+                worker.drop()
 
 
 class _Worker:
@@ -146,6 +150,13 @@ class _Worker:
         self.place = None
         if place.result is None:
             self.start(place)
+
+    def drop(self) -> None:
+        """Gives up a place that nobody waits for any more, since another one could not be filled."""
+        if self.place is not None:
+            self.place = None
+            self.end()
+            self._launch()
 
     def end(self) -> None:
         self.connection.close()

@@ -83,6 +83,16 @@ class Blinding(Restless):
         env.step = blind
 
 
+class NeverInTheCorridor:
+    def reset(self, env):
+        pass
+
+    def act(self, env, observation):
+        if np.ndim(observation) == 0:
+            raise RuntimeError("lost")
+        return RIGHT
+
+
 def collected(folder, **settings) -> Store:
     collect(CollectConfig(**{"tasks": [CORRIDOR], "episodes": 10, "out": folder, "workers": 0, **settings}))
     return Store(store_path(settings.get("tasks", [CORRIDOR])[0], folder))
@@ -241,6 +251,15 @@ def test_an_environment_that_breaks_fails_its_episode_and_is_made_anew(tmp_path,
     store = collected(tmp_path, expert=f"test_collect:{name}", noisy_share=0.0, workers=workers)
     assert store.num_episodes == 10 and all(store.episode(i).observations["observation"].min() > 0 for i in range(10))
     assert 0 < store.manifest.provenance["collected"]["failed"] < 20
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_task_that_cannot_be_collected_does_not_keep_the_others_from_it(tmp_path, workers):
+    settings = {"expert": "test_collect:NeverInTheCorridor", "noisy_share": 1.0, "episodes": 4, "workers": workers}
+    with pytest.raises(RuntimeError, match="1 of 2 tasks could not be collected, the others are complete: task 'toy/corridor': .* lost"):
+        collected(tmp_path / "both", tasks=[CORRIDOR, "gymnasium/cartpole"], **settings)
+    alone = collected(tmp_path / "alone", tasks=["gymnasium/cartpole"], **settings)
+    assert_same_episodes(Store(store_path("gymnasium/cartpole", tmp_path / "both")), alone)
 
 
 def test_two_collectors_in_one_folder_are_refused(tmp_path):
