@@ -10,19 +10,19 @@ collect() { # FAMILY EPISODES NOISY_SHARE NAME...; a task that fails is named at
 }
 
 collect metaworld 40 0.25 basketball bin-picking button-press-topdown button-press-topdown-wall button-press button-press-wall \
-    coffee-button coffee-pull  coffee-push dial-turn disassemble door-close door-lock door-open door-unlock drawer-close faucet-close \
-    faucet-open hand-insert  handle-press-side handle-press handle-pull-side handle-pull lever-pull peg-insert-side peg-unplug-side \
-    pick-out-of-hole pick-place  pick-place-wall plate-slide-back-side plate-slide-back plate-slide-side plate-slide push-back push \
-    push-wall reach reach-wall  shelf-place soccer stick-pull stick-push sweep-into sweep window-close window-open
+    coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open door-unlock drawer-close faucet-close \
+    faucet-open hand-insert handle-press-side handle-press handle-pull-side handle-pull lever-pull peg-insert-side peg-unplug-side \
+    pick-out-of-hole pick-place pick-place-wall plate-slide-back-side plate-slide-back plate-slide-side plate-slide push-back push \
+    push-wall reach reach-wall shelf-place soccer stick-pull stick-push sweep-into sweep window-close window-open
 
 collect babyai-symbolic 400 0.25 action-obj-door blocked-unlock-pickup boss-level boss-level-no-unlock find-obj-s5 go-to go-to-door \
-    go-to-imp-unlock go-to-local  go-to-obj go-to-obj-door go-to-red-ball go-to-red-ball-grey go-to-red-ball-no-dists \
-    go-to-red-blue-ball go-to-seq key-corridor  mini-boss-level move-two-across-s8-n9 one-room-s8 open open-door open-doors-order-n4 \
-    open-red-door open-two-doors pickup pickup-above  pickup-loc synth synth-loc synth-seq unblock-pickup unlock unlock-local \
+    go-to-imp-unlock go-to-local go-to-obj go-to-obj-door go-to-red-ball go-to-red-ball-grey go-to-red-ball-no-dists \
+    go-to-red-blue-ball go-to-seq key-corridor mini-boss-level move-two-across-s8-n9 one-room-s8 open open-door open-doors-order-n4 \
+    open-red-door open-two-doors pickup pickup-above pickup-loc synth synth-loc synth-seq unblock-pickup unlock unlock-local \
     unlock-pickup unlock-to-unlock
 collect babyai-symbolic 400 0.25 go-to-obj-s4 go-to-obj-s6 go-to-local-s5-n2 go-to-local-s6-n3 go-to-local-s7-n4 go-to-local-s8-n2 \
-    go-to-obj-maze-s4-r2  go-to-obj-maze-s4 go-to-seq-s5-r2 go-to-open open-door-color open-door-loc open-doors-order-n2 pickup-dist \
-    unlock-local-dist unlock-pickup-dist key-corridor-s3-r1 key-corridor-s3-r2 key-corridor-s3-r3 one-room-s12  move-two-across-s5-n2 \
+    go-to-obj-maze-s4-r2 go-to-obj-maze-s4 go-to-seq-s5-r2 go-to-open open-door-color open-door-loc open-doors-order-n2 pickup-dist \
+    unlock-local-dist unlock-pickup-dist key-corridor-s3-r1 key-corridor-s3-r2 key-corridor-s3-r3 one-room-s12 move-two-across-s5-n2 \
     find-obj-s6
 collect babyai 1000 0.25 go-to-local
 collect babyai-view 2000 0 go-to-local
