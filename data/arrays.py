@@ -219,7 +219,9 @@ class NpzArrays:
             raise ValueError(f"{label} is stored column by column; save np.ascontiguousarray(...)")
         offset = file.tell()
         if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != info.file_size - offset:
-            raise ValueError(f"{label} says it has shape {shape} of {dtype}, but the archive holds {info.file_size - offset} bytes of it; save it again")
+            raise ValueError(
+                f"{label} says it has shape {shape} of {dtype}, but the archive holds {info.file_size - offset} bytes of it; save it again"
+            )
         self._open[key] = file, offset, shape, dtype
         return self._open[key]
 

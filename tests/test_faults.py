@@ -105,7 +105,12 @@ def assert_found(file: Path, places: Iterable[int]) -> None:
 @pytest.mark.parametrize("kind", ["documents", "killed"])
 def test_a_flipped_bit_is_found_in_every_file(tmp_path, kind):
     files = store_of(kind, tmp_path / "store")
-    assert {f.name.split("-")[0] for f in files} >= {"manifest.json", "timesteps", "episodes", "tokens" if kind == "documents" else "journal"}
+    assert {f.name.split("-")[0] for f in files} >= {
+        "manifest.json",
+        "timesteps",
+        "episodes",
+        "tokens" if kind == "documents" else "journal",
+    }
     for file in files:
         size = file.stat().st_size
         assert_found(file, [0, size - 1, *np.random.default_rng(1).integers(0, size, 60)])
