@@ -24,6 +24,7 @@ from gato.data.store import Store, StoreWriter
 from gato.data.video import VideoWriter, frames_at
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
+from tests.round_trip import assert_equal, stored
 
 FIXTURES = Path(__file__).parent / "fixtures"
 EVERY = pytest.mark.parametrize("version", ["v21", "v30", "v30_061"])
@@ -54,13 +55,6 @@ def arm(length: int, has_final: bool = True, **rest) -> Episode:
     return Episode(ARM, observations, actions, t.astype(np.float32), final_observation=final, **rest)
 
 
-def stored(folder: Path, *episodes: Episode, **provenance) -> Store:
-    with StoreWriter(folder, [episodes[0].task], provenance) as writer:
-        for episode in episodes:
-            writer.append(episode)
-    return Store(folder)
-
-
 def episodes_of(folder: Path, split: str = "train", start: int = 0, **options) -> list[Episode]:
     return list(LeRobotReader(**options).open(folder).episodes(split, start))
 
@@ -82,22 +76,6 @@ def edit_rows(path: Path, **columns) -> None:
     for name, values in columns.items():
         table = table.set_column(table.column_names.index(name), name, values)
     pq.write_table(table, path)
-
-
-def assert_same(found: Episode, expected: Episode) -> None:
-    assert found.task == expected.task
-    pairs = [(found.observations, expected.observations), (found.actions, expected.actions)]
-    if expected.final_observation is not None:
-        pairs.append((found.final_observation, expected.final_observation))
-    for mine, theirs in pairs:
-        assert set(mine) == set(theirs)
-        for name, values in theirs.items():
-            assert np.asarray(mine[name]).dtype == np.asarray(values).dtype
-            np.testing.assert_array_equal(mine[name], values)
-    np.testing.assert_array_equal(found.rewards, expected.rewards)
-    for name in ("terminated", "truncated", "success", "seed", "behaviour", "parameters"):
-        assert getattr(found, name) == getattr(expected, name)
-    assert (found.final_observation is None) == (expected.final_observation is None)
 
 
 # -- what the real package wrote ------------------------------------------------------------------
@@ -163,7 +141,7 @@ def test_actions_range_one_percent_wider_than_seen_or_as_told(version):
 def test_reading_may_start_at_any_episode(version):
     whole = episodes_of(FIXTURES / f"lerobot_{version}")
     (last,) = episodes_of(FIXTURES / f"lerobot_{version}", start=2)
-    assert_same(last, whole[2])
+    assert_equal(last, whole[2])
 
 
 @EVERY
@@ -238,7 +216,7 @@ def test_what_we_export_comes_back_exactly_with_the_last_observation(tmp_path):
     back = Store(import_dataset(LeRobotReader().open(tmp_path / "out"), tmp_path / "back")["train"])
     back.validate()
     for i, expected in enumerate(episodes):
-        assert_same(back.episode(i), expected)
+        assert_equal(back.episode(i), expected)
 
 
 @pytest.mark.skipif("LEROBOT_PYTHON" not in os.environ, reason="LEROBOT_PYTHON names an interpreter that has the lerobot package")
@@ -270,7 +248,7 @@ def test_a_plain_task_comes_back_under_the_names_that_lerobot_knows(tmp_path, wa
     assert (rows["action"], rows["next.done"], rows["index"]) == ([0, 1, 1], [False, False, True], [0, 1, 2])
     assert np.allclose(rows["timestamp"], [0, 0.2, 0.4])
     assert pq.read_table(tmp_path / "out/meta/tasks.parquet")["__index_level_0__"].to_pylist() == ["toy/corridor"]
-    assert_same(episodes_of(tmp_path / "out")[0], episode)
+    assert_equal(episodes_of(tmp_path / "out")[0], episode)
 
 
 def test_without_our_folder_the_export_is_read_as_any_other(tmp_path):
@@ -343,7 +321,7 @@ def test_the_commands_import_and_export(tmp_path, capsys):
     assert main(["data", "export", "lerobot", str(tmp_path / "out"), str(tmp_path / "in/train")]) == 0
     assert "3 episodes, 20 frames, 2 tasks" in capsys.readouterr().out
     for found, expected in zip(episodes_of(tmp_path / "out"), (Store(tmp_path / "in/train").episode(i) for i in range(3)), strict=True):
-        assert_same(found, expected)
+        assert_equal(found, expected)
     assert main(["data", "import", "lerobot", str(tmp_path / "nothing")]) == 2
     assert "info.json does not exist; expected the folder of a LeRobot dataset" in capsys.readouterr().err
 
