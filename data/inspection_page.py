@@ -16,7 +16,7 @@ from gato.batch import Kind
 from gato.page import section, write_page
 from gato.spec import PATCH_SIZE, Modality
 
-from .inspection import Histogram, Inspection, SourceFigures, TaskFigures
+from .inspection_figures import Histogram, Inspection, SourceFigures, TaskFigures
 from .mixture import Mixture, Row
 from .source import Source
 

@@ -13,7 +13,8 @@ import torch
 from gato.batch import TokenBatch
 from gato.cli import main
 from gato.data.captions import caption_task
-from gato.data.inspection import Histogram, inspect
+from gato.data.inspection import inspect
+from gato.data.inspection_figures import Histogram
 from gato.data.inspection_page import row_text, write_inspection, write_row
 from gato.data.mixture import DataConfig, Mixture, SourceConfig
 from gato.data.store import StoreWriter
@@ -205,7 +206,7 @@ def test_the_page_of_a_row_draws_each_patch(mixture, tmp_path):
     row = mixture.row(0, 0, source=2)
     page = write_row(mixture, 0, 0, row, tmp_path / "row.html").read_text()
     assert_is_a_page(page)
-    assert page.count("data:image/png") == len(row.tokens.patches) > 2
+    assert page.count("data:image/png") == len(row.tokens.patches) > 0
     grid = '<span class="picture" style="grid-template-columns: repeat(2, auto)">'  # of 16 x 32 pixels
     assert page.count(grid) == len(row.tokens.patches) // 2
 
