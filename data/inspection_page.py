@@ -107,7 +107,7 @@ def _sources_table(found: Inspection) -> str:
     labels = ("rows", "tokens", "loss", "epochs", "padding", "cut", "prompts")
     head = "".join(f'<th scope="col" class="number">{label}</th>' for label in labels)
     body = "".join(_source_row(s) for s in found.sources)
-    head = f'<tr><th scope="col">source</th>{head}<th scope="col" class="axis"></th></tr>'
+    head = f'<tr><th scope="col">source</th>{head}<th scope="col" class="axis"><span>share of the loss</span></th></tr>'
     return f'<table class="scores"><thead>{head}</thead><tbody>{body}</tbody></table>'
 
 
