@@ -20,7 +20,7 @@ import numpy as np
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 
-from .arrays import nearest
+from .arrays import nearest_or_all
 from .files import files_digest
 from .formats import Dataset
 
@@ -90,7 +90,7 @@ def episode_of(task: TaskSpec, given: Any) -> Episode:
     if not isinstance(given, Mapping):
         raise ValueError(f"it is of type {type(given).__name__}, expected an Episode or a dict with {', '.join(_KEYS[:3])}, ...")
     if unknown := [key for key in given if key not in _KEYS]:
-        raise ValueError(f"there is no key '{unknown[0]}'{nearest(str(unknown[0]), _KEYS)}")
+        raise ValueError(f"there is no key '{unknown[0]}'{nearest_or_all(str(unknown[0]), _KEYS)}")
     values = dict(given)
     for side, specs in (("observations", task.observations), ("actions", task.actions)):
         found = values.get(side, {})

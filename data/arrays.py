@@ -19,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from gato.spelling import nearest
+
 MAX_BYTES = 2**31  # of one slice
 MAX_LINKS = 8
 SUFFIXES = {".hdf5": "HDF5", ".h5": "HDF5", ".npz": "NPZ", ".csv": "CSV"}
@@ -139,7 +141,7 @@ class Hdf5Arrays:
         """One step of a path; a soft link may lead to another place of this file, and nothing may lead out of it."""
         link = group.get(part, getlink=True) if isinstance(group, self._h5py.Group) else None
         if link is None:
-            near = nearest(key, self.keys())
+            near = nearest_or_all(key, self.keys())
             raise ValueError(f"{self.path} has no array '{key}'{near}")
         if isinstance(link, self._h5py.ExternalLink):
             raise ValueError(f"{self.path}: '{key}' leads to the file '{link.filename}'; copy its data into this file")
@@ -203,7 +205,7 @@ class NpzArrays:
         if key in self._open:
             return self._open[key]
         if key not in self._members:
-            raise ValueError(f"{self.path} has no array '{key}'{nearest(key, self.keys())}")
+            raise ValueError(f"{self.path} has no array '{key}'{nearest_or_all(key, self.keys())}")
         info = self._zip.getinfo(self._members[key])
         label = f"{self.path}: '{key}'"
         try:
@@ -219,7 +221,9 @@ class NpzArrays:
             raise ValueError(f"{label} is stored column by column; save np.ascontiguousarray(...)")
         offset = file.tell()
         if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != info.file_size - offset:
-            raise ValueError(f"{label} says it has shape {shape} of {dtype}, but the archive holds {info.file_size - offset} bytes of it; save it again")
+            raise ValueError(
+                f"{label} says it has shape {shape} of {dtype}, but the archive holds {info.file_size - offset} bytes of it; save it again"
+            )
         self._open[key] = file, offset, shape, dtype
         return self._open[key]
 
@@ -253,7 +257,7 @@ class CsvArrays:
 
     def dtype(self, key: str) -> str:
         if key not in self._sniffed:
-            raise ValueError(f"{self.path} has no column '{key}'{nearest(key, self.keys())}")
+            raise ValueError(f"{self.path} has no column '{key}'{nearest_or_all(key, self.keys())}")
         return self._types.get(key, self._sniffed[key])
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -341,13 +345,9 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return parts
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def nearest_or_all(name: str, known: Sequence[str]) -> str:
     """`; did you mean ...?` for the end of a message, or what there is."""
-    from difflib import get_close_matches
-
-    if near := get_close_matches(name, known, n=1):
-        return f"; did you mean '{near[0]}'?"
-    return f"; there are {', '.join(list(known)[:12])}" + (", ..." if len(known) > 12 else "")
+    return nearest(name, known) or f"; there are {', '.join(list(known)[:12])}" + (", ..." if len(known) > 12 else "")
 
 
 def _bounds(shape: Sequence[int], start: int, stop: int | None) -> tuple[int, int]:

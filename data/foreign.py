@@ -21,7 +21,6 @@ from .manifest import sync_folder, task_differences
 from .store import Store
 from .table import TEMPORARY
 
-
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, above the quota, above the limit of a file
 
 

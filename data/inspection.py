@@ -7,12 +7,13 @@ carries the number of samples behind it: `None` there means exact.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from gato.batch import Kind, TokenSequence
 from gato.spec import FieldSpec, Modality, TaskSpec
@@ -20,6 +21,7 @@ from gato.spec import FieldSpec, Modality, TaskSpec
 from ..tokenizers.continuous import M as LARGEST_OBSERVATION
 from ..tokenizers.text import END
 from .duplicates import compare_sources, duplicate_words
+from .inspection_figures import NUM_BINS, SAMPLED_ROWS, Histogram, Inspection, SourceFigures, TaskFigures
 from .mixture import Mixture
 from .shard import Shard
 from .source import Source
@@ -27,108 +29,6 @@ from .source import Source
 MAX_TIMESTEPS = 2_000_000  # of one source that are read for ranges and histograms
 CHUNK_ROWS = 4096
 SAMPLED_TIMESTEPS = 64  # of one task, where text makes the number of tokens vary
-SAMPLED_ROWS = 32  # of one source
-NUM_BINS = 32
-
-
-@dataclass
-class Histogram:
-    """Counts over equal bins from `low` to `high`; for discrete values a bin per value, while they are few."""
-
-    low: float
-    high: float
-    counts: list[int]
-
-    @classmethod
-    def empty(cls, low: float, high: float, is_discrete: bool) -> Histogram:
-        values = int(high - low) + 1 if is_discrete else NUM_BINS
-        half = 0.5 if is_discrete else 0.0  # so that a discrete value stands in the middle of its bin
-        return cls(low - half, high + half, [0] * min(values, NUM_BINS))
-
-    def add(self, values: np.ndarray) -> None:
-        counts, _ = np.histogram(values, bins=len(self.counts), range=(self.low, self.high))
-        self.counts = (np.array(self.counts) + counts).tolist()
-
-
-@dataclass
-class TaskFigures:
-    """One task of one source.
-
-    - `tokens`, `targets`: of all its timesteps; `modalities`: share of the tokens by kind; estimates from `sampled_timesteps`.
-    - `returns`: mean, lowest, highest; `success`: share of the episodes that say.
-    - `out_of_bounds`: observation values outside their declared range; `clipped`: those that the tokenizer clips;
-      `actions_at_bounds`: continuous action values at an end of their range; of `scanned_timesteps`.
-    - `actions`: a histogram per numeric action field, all its elements together.
-    """
-
-    task: str
-    episodes: int = 0
-    timesteps: int = 0
-    tokens: int = 0
-    targets: int = 0
-    modalities: dict[str, float] = field(default_factory=dict)
-    sampled_timesteps: int | None = None
-    returns: dict[str, float] = field(default_factory=dict)
-    return_histogram: Histogram | None = None
-    random_return: float | None = None
-    expert_return: float | None = None
-    success: float | None = None
-    behaviours: dict[str, int] = field(default_factory=dict)
-    out_of_bounds: int = 0
-    clipped: int = 0
-    actions_at_bounds: int = 0
-    scanned_timesteps: int | None = None
-    actions: dict[str, Histogram] = field(default_factory=dict)
-
-
-@dataclass
-class SourceFigures:
-    """One source.
-
-    - `share_of_rows`: exact; `share_of_tokens`, `share_of_loss`: of what training sees, the latter with the loss weights
-      (the effective weight); `epochs`: how often an episode's timestep is seen, on average.
-    - `padding`, `prompts`: share of the places, and of the rows; `cut`: rows whose last timestep is incomplete;
-      `missing_prompts`: rows too short for even one timestep of a prompt. From `sampled_rows`.
-    - `left_out`: episodes of the store that do not take part; `clipped_actions`: as the collection counted them.
-    """
-
-    source: str
-    loss_weight: float
-    share_of_rows: float
-    left_out: int
-    tasks: list[TaskFigures]
-    clipped_actions: int | None = None
-    share_of_tokens: float = 0.0
-    share_of_loss: float = 0.0
-    epochs: float = 0.0
-    tokens_per_row: float = 0.0
-    targets_per_row: float = 0.0
-    padding: float = 0.0
-    prompts: float = 0.0
-    cut: float = 0.0
-    missing_prompts: float = 0.0
-    sampled_rows: int = SAMPLED_ROWS
-
-
-@dataclass
-class Inspection:
-    """The figures of a mixture for so many updates of so many rows.
-
-    - `duplicates`: what `compare_sources` found; `findings`: sentences on what deserves a look.
-    """
-
-    context_length: int
-    seed: int
-    steps: int
-    batch_size: int
-    sources: list[SourceFigures]
-    held_out: list[str]
-    duplicates: list[dict[str, Any]] = field(default_factory=list)
-    findings: list[str] = field(default_factory=list)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One row a task, for the table on the terminal; `~` marks what is estimated from a sample."""
-        return [_table_row(source, task) for source in self.sources for task in source.tasks]
 
 
 def inspect(mixture: Mixture, steps: int, batch_size: int, max_timesteps: int = MAX_TIMESTEPS) -> Inspection:
@@ -141,6 +41,10 @@ def inspect(mixture: Mixture, steps: int, batch_size: int, max_timesteps: int = 
         parts = [s.share_of_rows * (s.tokens_per_row if name == "tokens" else s.targets_per_row * s.loss_weight) for s in sources]
         for figures, part in zip(sources, parts, strict=True):
             setattr(figures, f"share_of_{name}", part / max(sum(parts), 1e-12))
+    for figures in sources:
+        targets = sum(t.targets for t in figures.tasks)
+        for t in figures.tasks:
+            t.share_of_loss = figures.share_of_loss * t.targets / max(targets, 1)
     duplicates = compare_sources(mixture.sources)
     findings = [*(line for figures in sources for line in _findings(figures)), *map(duplicate_words, duplicates)]
     held_out = list(mixture.config.held_out)
@@ -159,7 +63,6 @@ def _source_figures(mixture: Mixture, index: int, rows: int, max_timesteps: int)
     figures = SourceFigures(
         source.name, source.config.loss_weight, float(mixture.shares[index]), source.store.num_episodes - taking_part,
         [t.figures for t in tallies if t.figures.episodes],
-        source.store.manifest.provenance.get("clipped_actions"),
     )  # fmt: skip
     _sample_rows(mixture, index, figures, rows)
     return figures
@@ -183,9 +86,9 @@ class _Tally:
                 low, high = spec.bounds
                 self.figures.actions[spec.name] = Histogram.empty(float(low.min()), float(high.max()), spec.modality is Modality.DISCRETE)
 
-    def add_episodes(self, index: dict[str, np.ndarray], chosen: np.ndarray) -> None:
-        if not chosen.any():
-            return
+    def add_episodes(self, shard: Shard, chosen: np.ndarray) -> None:
+        index = shard.index
+        self.figures.clipped_actions += _clipped_actions(shard, chosen)
         returns = index["return"][chosen]
         self.figures.episodes += len(returns)
         self.figures.timesteps += int(index["length"][chosen].sum())
@@ -212,13 +115,25 @@ class _Tally:
     def add_timesteps(self, name: str, spec: FieldSpec, values: np.ndarray) -> None:
         low, high = self.bounds[name]
         if spec.role == "action":
+            self.figures.action_values += values.size
             self.figures.actions[spec.name].add(values)
             if spec.modality is Modality.CONTINUOUS:
                 self.figures.actions_at_bounds += int(((values <= low) | (values >= high)).sum())
             return
+        self.figures.observation_values += values.size
         self.figures.out_of_bounds += int(((values < low) | (values > high)).sum())
         if spec.modality is Modality.CONTINUOUS:
             self.figures.clipped += int((np.abs(values) > LARGEST_OBSERVATION).sum())
+
+
+def _clipped_actions(shard: Shard, chosen: np.ndarray) -> int:
+    """What the parameters of a shard's chosen episodes count: those of an import do so themselves, those of ours under `collection`."""
+    texts = pa.chunked_array(shard.episodes.column("parameters")).filter(pa.array(chosen))
+    total = 0
+    for text in texts.filter(pc.match_substring(texts, '"clipped_actions"')).to_pylist():
+        parameters = json.loads(text)
+        total += int({**parameters, **parameters.get("collection", {})}.get("clipped_actions", 0))
+    return total
 
 
 def _bounds(spec: FieldSpec) -> tuple[np.ndarray, np.ndarray]:
@@ -242,7 +157,7 @@ def _shards(source: Source) -> Iterator[tuple[Shard, np.ndarray]]:
 def _scan_episodes(source: Source, tallies: list[_Tally]) -> None:
     for shard, tasks in _shards(source):
         for i in np.unique(tasks[tasks >= 0]).tolist():
-            tallies[i].add_episodes(shard.index, tasks == i)
+            tallies[i].add_episodes(shard, tasks == i)
     for tally in tallies:
         tally.finish_episodes()
     for shard, tasks in _shards(source):  # again, now that the ends of the histograms are known
@@ -372,20 +287,10 @@ def _findings(s: SourceFigures) -> list[str]:
         lines.append(f"{s.source}: no target in {n} sampled rows, so nothing is learnt from it")
     for t in s.tasks:
         where, scanned = f"{s.source}: task {t.task}", t.scanned_timesteps or t.timesteps
+        if t.clipped_actions:
+            lines.append(f"{where}: {t.clipped_actions:,} action values of {t.timesteps:,} timesteps were clipped when they were recorded")
         if t.out_of_bounds:
             lines.append(f"{where}: {t.out_of_bounds:,} observation values of {scanned:,} timesteps lie outside their declared range")
         if t.clipped:
             lines.append(f"{where}: {t.clipped:,} observation values of {scanned:,} timesteps are clipped by the tokenizer (beyond ±256)")
     return lines
-
-
-def _table_row(s: SourceFigures, t: TaskFigures) -> dict[str, Any]:
-    mark = "" if t.sampled_timesteps is None else "~"
-    returns = t.returns.get("mean")
-    return {
-        "source": s.source, "task": t.task, "episodes": f"{t.episodes:,}", "timesteps": f"{t.timesteps:,}", "tokens": f"{mark}{t.tokens:,}",
-        "targets": f"{mark}{t.targets / max(t.tokens, 1):.1%}", "rows": f"{s.share_of_rows:.1%}", "loss": f"~{s.share_of_loss:.1%}",
-        "epochs": f"~{s.epochs:.3g}", "padding": f"~{s.padding:.1%}", "cut": f"~{s.cut:.0%}",
-        "return": returns, "random": t.random_return if returns is not None else None,
-        "expert": t.expert_return if returns is not None else None,
-    }  # fmt: skip

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator, Mapping
 from html import escape
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from gato.batch import Kind
 from gato.page import section, write_page
-from gato.spec import Modality
+from gato.spec import PATCH_SIZE, Modality
 
-from .inspection import Histogram, Inspection, SourceFigures, TaskFigures
+from .inspection_figures import Histogram, Inspection, SourceFigures, TaskFigures
 from .mixture import Mixture, Row
 from .source import Source
 
 THUMBNAILS = 6  # of a task
 MAX_TEXT = 300  # characters of a sample
-SCALE = 3  # of the patches on a row's page
+SCALE = 2  # of the patches on a row's page
 
 
 def write_inspection(found: Inspection, mixture: Mixture, name: str, out: Path) -> Path:
@@ -37,7 +38,7 @@ def write_inspection(found: Inspection, mixture: Mixture, name: str, out: Path) 
     )
     body = [header, section("Sources", _note(found), _sources_table(found)), _findings(found)]
     for source, figures in zip(mixture.sources, found.sources, strict=True):
-        body.append(section(figures.source, *(_task(source, task) for task in figures.tasks)))
+        body.append(section(figures.source, *(_task(source, figures, task) for task in figures.tasks)))
     return write_page(out, name, body)
 
 
@@ -52,27 +53,37 @@ def row_text(mixture: Mixture, step: int, index: int, row: Row) -> str:
 
 
 def write_row(mixture: Mixture, step: int, index: int, row: Row, out: Path) -> Path:
-    """The same as a page on which patches are pictures, each as large as it is times `SCALE`."""
-    lines, patch = [], 0
-    table = mixture.tokenizer.table(row.tokens)
-    current: Any = None
-    for entry in table:
-        if current != (current := (entry["document"], entry["timestep"])):
-            lines.append(f'</p><p class="tokens"><small>{entry["document"]}.{entry["timestep"]}</small> ')
-        if entry["kind"] == Kind.PATCH.name.lower():
-            pixels = row.tokens.patches[patch].repeat(SCALE, axis=0).repeat(SCALE, axis=1)
-            where = "row {}, column {}".format(*row.tokens.patch_boxes[patch][::2])
-            lines.append(f'<img src="{_png(pixels)}" alt="patch at {where}" title="{where} of 128">')
-            patch += 1
-        else:
-            mark = "|" if entry["kind"] == "separator" else str(entry["value"])
-            lines.append(f"<b>{escape(mark)}</b> " if entry["target"] else f"{escape(mark)} ")
+    """The same as a page on which patches lie where they lay in their picture, each as large as it is times `SCALE`."""
     name = f"update {step}, row {index}"
     text = row_text(mixture, step, index, row).split("\n\n", 1)[0]
     kicker = '<p class="kicker">opengato &middot; a row of training</p>'
     header = f"<header>{kicker}<h1>{escape(name)}</h1><pre>{escape(text)}</pre></header>"
     about = "<p>A line is a timestep, numbered document.timestep; targets are bold.</p>"
-    return write_page(out, name, [header, section("Tokens", about, "<p>" + "".join(lines) + "</p>")])
+    return write_page(out, name, [header, section("Tokens", about, *_timesteps(mixture, row))])
+
+
+def _timesteps(mixture: Mixture, row: Row) -> Iterator[str]:
+    """A paragraph for each timestep of a row."""
+    fields = [f for f in mixture.sources[row.source].task.observations if f.modality is Modality.IMAGE]
+    patches = iter(zip(row.tokens.patches, row.tokens.patch_boxes, strict=True))
+    for (document, timestep), entries in groupby(mixture.tokenizer.table(row.tokens), lambda e: (e["document"], e["timestep"])):
+        images, parts = iter(fields), []
+        for is_patch, run in groupby(entries, lambda e: e["kind"] == Kind.PATCH.name.lower()):
+            if not is_patch:
+                marks = ((escape("|" if e["kind"] == "separator" else str(e["value"])), e["target"]) for e in run)
+                parts += [f"<b>{mark}</b> " if is_target else f"{mark} " for mark, is_target in marks]
+                continue
+            pixels = [_patch(*next(patches)) for _ in run]
+            while pixels:  # pictures follow one another; the row's end may cut the last
+                rows, columns = (n // PATCH_SIZE for n in next(images).patched_size)
+                grid, pixels = pixels[: rows * columns], pixels[rows * columns :]
+                parts.append(f'<span class="picture" style="grid-template-columns: repeat({columns}, auto)">{"".join(grid)}</span> ')
+        yield f'<p class="tokens"><small>{document}.{timestep}</small> {"".join(parts)}</p>'
+
+
+def _patch(pixels: np.ndarray, box: np.ndarray) -> str:
+    where = "row {}, column {}".format(*box[::2])
+    return f'<img src="{_png(pixels.repeat(SCALE, axis=0).repeat(SCALE, axis=1))}" alt="patch at {where}" title="{where} of 128">'
 
 
 # -- parts of the inspection -------------------------------------------------------------------------
@@ -96,7 +107,7 @@ def _sources_table(found: Inspection) -> str:
     labels = ("rows", "tokens", "loss", "epochs", "padding", "cut", "prompts")
     head = "".join(f'<th scope="col" class="number">{label}</th>' for label in labels)
     body = "".join(_source_row(s) for s in found.sources)
-    head = f'<tr><th scope="col">source</th>{head}<th scope="col" class="axis"></th></tr>'
+    head = f'<tr><th scope="col">source</th>{head}<th scope="col" class="axis"><span>share of the loss</span></th></tr>'
     return f'<table class="scores"><thead>{head}</thead><tbody>{body}</tbody></table>'
 
 
@@ -117,14 +128,15 @@ def _findings(found: Inspection) -> str:
     return section("Findings", "".join(f"<p>{escape(line)}</p>" for line in found.findings))
 
 
-def _task(source: Source, t: TaskFigures) -> str:
+def _task(source: Source, s: SourceFigures, t: TaskFigures) -> str:
     n = t.sampled_timesteps
     kinds = ", ".join(f"{share:.0%} {kind}" for kind, share in t.modalities.items())
     estimate = f"about {t.tokens:,} (from {n} timesteps)" if n else f"{t.tokens:,}"
     scanned = f" of {t.scanned_timesteps:,} sampled timesteps" if t.scanned_timesteps is not None else ""
     facts = {
         "episodes": f"{t.episodes:,}", "timesteps": f"{t.timesteps:,}", "tokens": estimate,
-        "targets": f"{t.targets / max(t.tokens, 1):.1%}", "kinds of tokens": kinds,
+        "targets": f"{t.targets / max(t.tokens, 1):.1%} of the tokens", "kinds of tokens": kinds,
+        "loss": f"~{t.share_of_loss:.1%} of all weighted targets", "epochs": f"~{s.epochs:.3g}",
         "behaviours": ", ".join(f"{count:,} {name}" for name, count in t.behaviours.items()),
     }  # fmt: skip
     if t.returns:
@@ -134,27 +146,44 @@ def _task(source: Source, t: TaskFigures) -> str:
         )
     if t.success is not None:
         facts["success"] = f"{t.success:.0%}"
-    counts = f"{t.out_of_bounds:,}, {t.clipped:,}, {t.actions_at_bounds:,}"
-    facts["values out of bounds, clipped, actions at bounds"] = counts + scanned
+    facts |= _odd_values(t, scanned)
     rows = "".join(f"<tr><th scope='row'>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in facts.items())
-    plots = [_plot(f"action {name}{scanned}", h) for name, h in t.actions.items()]
-    plots += [_plot("returns", t.return_histogram)] if t.return_histogram else []
+    plots = [_plot(("action" if name == "action" else f"action {name}") + scanned, h) for name, h in t.actions.items()]
+    if t.return_histogram:
+        marks = {"random": t.random_return, "expert": t.expert_return}
+        plots.append(_plot("returns", t.return_histogram, {name: value for name, value in marks.items() if value is not None}))
     charts = f'<div class="curves">{"".join(plots)}</div>' if plots else ""
     return f'<h3>{escape(t.task)}</h3><table class="scores">{rows}</table>{charts}{_samples(source, t.task)}'
 
 
-def _plot(title: str, h: Histogram) -> str:
-    """Bars from zero, the highest as high as the plot."""
+def _odd_values(t: TaskFigures, scanned: str) -> dict[str, str]:
+    """Shares of the numeric values; tasks that have none say nothing."""
+    counts = {
+        "observations out of bounds": (t.out_of_bounds, t.observation_values),
+        "observations clipped by the tokenizer": (t.clipped, t.observation_values),
+        "actions at an end of their range": (t.actions_at_bounds, t.action_values),
+    }
+    shares = {name: f"{count / total:.2%} ({count:,} of {total:,} values{scanned})" for name, (count, total) in counts.items() if total}
+    return shares | ({"actions clipped when recorded": f"{t.clipped_actions:,} values"} if t.action_values else {})
+
+
+def _plot(title: str, h: Histogram, marks: Mapping[str, float] = {}) -> str:
+    """Bars from zero, the highest as high as the plot; `marks` are lines at values."""
     top, width = max(1, *h.counts), 100 / len(h.counts)
     bars = "".join(
         f'<rect class="bin" x="{i * width:.2f}" y="{100 - height:.2f}" width="{0.9 * width:.2f}" height="{height:.2f}"/>'
         for i, height in enumerate(100 * count / top for count in h.counts)
     )
-    label = escape(f"{title}: {sum(h.counts):,} values")
+    for name, value in marks.items():
+        x = 100 * (value - h.low) / (h.high - h.low)
+        bars += f'<line class="mark {name}" x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="100"/>'
+    known = "; " + ", ".join(f"{name} {'dashed' if name == 'random' else 'solid'}" for name in marks) if marks else ""
+    half = 0.5 if h.is_discrete else 0.0
+    label = escape(f"{title}: {sum(h.counts):,} values{known}")
     return (
         f'<figure class="curve"><figcaption><span>{label}</span></figcaption><div class="plot"><svg viewBox="0 0 100 100" '
         f'preserveAspectRatio="none" role="img" aria-label="{label}">{bars}</svg></div>'
-        f'<div class="steps"><span>{h.low:g}</span><span>{h.high:g}</span></div></figure>'
+        f'<div class="steps"><span>{h.low + half:.4g}</span><span>{h.high - half:.4g}</span></div></figure>'
     )
 
 

@@ -9,6 +9,7 @@ in a folder `gato` that lerobot does not look at.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +103,7 @@ def features_of(task: TaskSpec) -> tuple[dict[str, FieldSpec], FieldSpec | None]
     return features, sentence
 
 
-class _Source:
+class _Source(ABC):
     """Reads episodes; `fields` and `tasks` say what they are made of."""
 
     tasks: tuple[TaskSpec, ...]
@@ -130,8 +131,9 @@ class _Source:
                 text = str(error).removeprefix(str(path)).lstrip(", ")
                 raise ValueError(f"{path}, episode {i}: {text}") from None
 
+    @abstractmethod
     def episode(self, i: int, values: dict[tuple[Role, str], np.ndarray], table: pa.Table) -> Episode:
-        raise NotImplementedError
+        """Episode i of its fields' values and its rows."""
 
     def _values(self, i: int, table: pa.Table) -> dict[tuple[Role, str], np.ndarray]:
         """`{(role, field name): array (T, *shape)}`."""

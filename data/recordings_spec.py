@@ -16,7 +16,7 @@ import yaml
 from gato.episode import Behaviour
 from gato.spec import Role
 
-from .arrays import Arrays, Hdf5Arrays, nearest, open_arrays
+from .arrays import Arrays, Hdf5Arrays, nearest_or_all, open_arrays
 
 MAX_SPEC_BYTES = 2**20
 
@@ -136,7 +136,7 @@ def _build(kind: type, given: Any, path: str, prefix: str) -> Any:
     known = {f.name: f for f in fields(kind) if f.name != "given"}
     for key, value in given.items():
         if key not in known:
-            raise ValueError(f"{path}: there is no key '{prefix}{key}'{nearest(str(key), list(known))}")
+            raise ValueError(f"{path}: there is no key '{prefix}{key}'{nearest_or_all(str(key), list(known))}")
         words = str(known[key].type).split(" | ")
         kinds = [k for k in _WORDS if k.__name__ in words] + ([int] if "float" in words else [])
         if type(value) not in kinds and not (value is None and "None" in words):

@@ -132,7 +132,9 @@ def check_name(path: Path) -> None:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest[:DIGEST_LETTERS] != path.stem.rpartition("-")[2]:
-        raise ValueError(f"{path} has a SHA-256 that begins {digest[:DIGEST_LETTERS]}: its content changed; remove it, it will be made anew")
+        raise ValueError(
+            f"{path} has a SHA-256 that begins {digest[:DIGEST_LETTERS]}: its content changed; remove it, it will be made anew"
+        )
 
 
 class Table:

@@ -12,7 +12,6 @@ import sys
 from argparse import SUPPRESS, ArgumentError
 from collections import deque
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from inspect import cleandoc
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Any, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+
+from .spelling import nearest
 
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "a text"}
 _TYPES |= {"collections.abc.Mapping": "a mapping", "dict": "a mapping", "list": "a list"}
@@ -83,17 +84,17 @@ class Parser(ArgumentParser):
     def _explain(self, message: str, arguments: Sequence[str]) -> str:
         if found := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
             name = found[1].split("=")[0]
-            return f"there is no option '{name}'{_nearest(name.lstrip('-'), self._known(), '--')}" if name.startswith("-") else (
+            return f"there is no option '{name}'{nearest(name.lstrip('-'), self._known(), '--')}" if name.startswith("-") else (
                 f"'{name}' is one argument too many; '{self.prog} --help' lists what it takes"
             )  # fmt: skip
         if found := re.search(
             r"""Parser key "([\w./-]+)": Problem with given class_path '([\w.]+)': Option '(\S+)' is not accepted""", message
         ):
             group, path, name = found.groups()
-            return f"'{group}' knows no key '{name}'{_held_by(f'{group}.{name}', arguments)}{_nearest(name, _fields(path))}"
+            return f"'{group}' knows no key '{name}'{_held_by(f'{group}.{name}', arguments)}{nearest(name, _fields(path))}"
         if found := re.search(r"(?:Group '(\S+)' does not accept option|Option) '(\S+)'", message):
             name = f"{found[1]}.{found[2]}" if found[1] else found[2]
-            return f"there is no key '{name}'{_held_by(name, arguments)}{_nearest(name, self._known())}"
+            return f"there is no key '{name}'{_held_by(name, arguments)}{nearest(name, self._known())}"
         if message.startswith("Unexpected config"):
             return f"a recipe is a mapping of options, found '{message.partition(': ')[2]}'; 'gato cp' gives one to start from"
         return _wrong_type(message, arguments) or message
@@ -112,15 +113,6 @@ def _wrong_type(message: str, arguments: Sequence[str]) -> str | None:
 
 def _is_number(word: str) -> bool:
     return re.fullmatch(r"-?\d+(\.\d+)?", word) is not None
-
-
-def _nearest(name: str, known: Sequence[str], dashes: str = "") -> str:
-    """`; did you mean ...?`, comparing whole names first and last parts then."""
-    near = get_close_matches(name, known, n=1, cutoff=0.7)
-    if not near:
-        leaves = {k.split(".")[-1]: k for k in known}
-        near = [leaves[m] for m in get_close_matches(name.split(".")[-1], leaves, n=1)]
-    return f"; did you mean '{dashes}{near[0]}'?" if near else ""
 
 
 def _held_by(key: str, arguments: Sequence[str]) -> str:

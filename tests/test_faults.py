@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gato.cli import main
@@ -103,7 +105,12 @@ def assert_found(file: Path, places: Iterable[int]) -> None:
 @pytest.mark.parametrize("kind", ["documents", "killed"])
 def test_a_flipped_bit_is_found_in_every_file(tmp_path, kind):
     files = store_of(kind, tmp_path / "store")
-    assert {f.name.split("-")[0] for f in files} >= {"manifest.json", "timesteps", "episodes", "tokens" if kind == "documents" else "journal"}
+    assert {f.name.split("-")[0] for f in files} >= {
+        "manifest.json",
+        "timesteps",
+        "episodes",
+        "tokens" if kind == "documents" else "journal",
+    }
     for file in files:
         size = file.stat().st_size
         assert_found(file, [0, size - 1, *np.random.default_rng(1).integers(0, size, 60)])
@@ -296,3 +303,59 @@ def test_a_full_disk_while_importing_costs_nothing_that_was_complete(tmp_path):
     store = Store(tmp_path / "out" / "train")
     texts = [str(store.episode(i).actions["text"][0]) for i in range(store.num_episodes)]
     assert [text.split()[1] for text in texts] == [str(i) for i in range(100)]
+
+
+EXPORT = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
+from gato.cli import main
+sys.exit(main(["data", "export", sys.argv[1], sys.argv[2], sys.argv[3]]))
+"""
+
+
+@POSIX_ONLY
+@pytest.mark.parametrize("kind", ["jat", "lerobot"])
+def test_a_full_disk_while_exporting_leaves_nothing_and_says_so(tmp_path, kind):
+    write(tmp_path / "store", count(1000))
+    command = [sys.executable, "-c", EXPORT, kind, str(tmp_path / "out"), str(tmp_path / "store")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    line = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and line.startswith(f"gato: {tmp_path / 'out'}: "), done.stderr
+    assert "nothing is left of what was written; make room and run the same command again" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_minari_export_stops_before_hdf5_meets_a_full_disk(tmp_path, monkeypatch, capsys):
+    """HDF5 would end the process without a word, so the room is looked at before each episode."""
+    pytest.importorskip("minari", reason="needs the extra 'minari'")
+    write(tmp_path / "store", count(5))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=2**20))
+    assert main(["data", "export", "minari", str(tmp_path / "out-v0"), str(tmp_path / "store")]) == 2
+    assert "out-v0: No space left on device: nothing is left" in capsys.readouterr().err.splitlines()[-1]
+    assert [p.name for p in tmp_path.iterdir()] == ["store"]
+
+
+# -- decompression bombs ---------------------------------------------------------------------------------
+
+ZEROS = np.zeros(2**19, np.float32)
+EQUAL = {"rewards": [ZEROS], "discrete_actions": [[0]], "continuous_observations": [[[0.0]]]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns"),
+    [
+        ("jat", EQUAL),
+        ("text", {"text": ["a cat", "a" * 2**21]}),
+        ("pictures", {"image": [bytes(2**21)], "caption": ["nothing"]}),
+    ],
+)
+def test_a_parquet_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch, capsys, kind, columns):
+    monkeypatch.setattr("gato.data.parquet.BOMB_BYTES", 2**20)  # a real one need not be larger to be a test
+    path = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table(columns), path, compression="zstd")
+    assert path.stat().st_size < 6_000
+    assert main(["data", "import", kind, str(path), "--out", str(tmp_path / "out")]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"gato: {path}, row group 0: column '{next(iter(columns))}") and line.count("\n") == 1
+    assert "bytes that would become" in line and "if it is no bomb, write it again with smaller row groups" in line

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import torch
 from gato.batch import TokenBatch
 from gato.cli import main
 from gato.data.captions import caption_task
-from gato.data.inspection import Histogram, inspect
+from gato.data.inspection import inspect
+from gato.data.inspection_figures import Histogram
 from gato.data.inspection_page import row_text, write_inspection, write_row
 from gato.data.mixture import DataConfig, Mixture, SourceConfig
 from gato.data.store import StoreWriter
@@ -51,7 +52,9 @@ def home(tmp_path_factory, walk, text: TextTokenizer) -> Path:
     )  # fmt: skip
     angle = np.array([0, 2, 300], np.float32)  # the second is out of bounds, the third also beyond what the tokenizer tells apart
     force = np.array([[-1, 0], [0.5, 1], [0.25, 0.25]], np.float32)  # two of six at a bound
-    write(stores / "toy" / "lever", [Episode(lever, {"angle": angle}, {"force": force}, np.full(3, r, np.float32)) for r in (0, 1)])
+    notes = {"clipped_actions": 3}, {"collection": {"clipped_actions": 1}}  # of an import, and of a collection of ours
+    levers = [Episode(lever, {"angle": angle}, {"force": force}, np.full(3, r, np.float32), parameters=notes[r]) for r in (0, 1)]
+    write(stores / "toy" / "lever", levers)
     picture = caption_task("captions/toy", (16, 32))
     write(
         stores / "pictures",
@@ -110,6 +113,7 @@ def test_actions_have_histograms_and_odd_values_are_counted(mixture):
     assert (walks.actions["step"].low, walks.actions["step"].high, walks.actions["step"].counts) == (-0.5, 1.5, [8, 4])
     assert sum(lever.actions["force"].counts) == 12 and lever.actions["force"].counts[0] == lever.actions["force"].counts[-1] == 2
     assert (lever.out_of_bounds, lever.clipped, lever.actions_at_bounds, lever.scanned_timesteps) == (4, 2, 4, None)
+    assert (lever.observation_values, lever.action_values, lever.clipped_actions, walks.clipped_actions) == (6, 12, 4, 0)
 
 
 def test_a_sample_says_how_many_timesteps_it_read(mixture):
@@ -135,6 +139,15 @@ def test_a_loss_weight_changes_the_share_of_the_loss_only(home, tokenizer, monke
     assert words.share_of_loss == 0 and walks.share_of_loss == 1 and words.share_of_rows == 0.5
 
 
+def test_the_loss_of_a_source_is_shared_by_its_tasks_as_their_targets_are(tmp_path, tokenizer, walk, corridor):
+    other = replace(corridor, name="toy/other")
+    with StoreWriter(tmp_path / "both", [corridor, other]) as writer:
+        writer.append(walk([0, 1, 1], [1, 0, 0]))
+        writer.append(replace(walk([0], [1]), task=other))
+    found = inspect(Mixture(DataConfig({"both": SourceConfig(store=str(tmp_path / "both"))}), tokenizer, 24, seed=0), 10, 8)
+    assert [t.share_of_loss for t in found.sources[0].tasks] == [0.75, 0.25]
+
+
 def test_what_does_not_take_part_is_said_and_not_counted(home, tokenizer, monkeypatch):
     monkeypatch.setenv("GATO_HOME", str(home))
     mixture = Mixture(DataConfig({"toy/walks": SourceConfig(behaviours=["noisy"])}), tokenizer, 24, seed=0)
@@ -146,6 +159,7 @@ def test_what_does_not_take_part_is_said_and_not_counted(home, tokenizer, monkey
 
 def test_values_out_of_bounds_are_findings(mixture):
     findings = "\n".join(inspect(mixture, 100, 8).findings)
+    assert "4 action values of 6 timesteps were clipped when they were recorded" in findings
     assert "4 observation values of 6 timesteps lie outside" in findings and "2 observation values of 6 timesteps are clipped" in findings
 
 
@@ -193,6 +207,8 @@ def test_the_page_of_a_row_draws_each_patch(mixture, tmp_path):
     page = write_row(mixture, 0, 0, row, tmp_path / "row.html").read_text()
     assert_is_a_page(page)
     assert page.count("data:image/png") == len(row.tokens.patches) > 0
+    grid = '<span class="picture" style="grid-template-columns: repeat(2, auto)">'  # of 16 x 32 pixels
+    assert page.count(grid) == len(row.tokens.patches) // 2
 
 
 # -- the very row ----------------------------------------------------------------------------------

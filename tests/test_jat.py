@@ -16,10 +16,11 @@ from gato.data.captions import caption_task
 from gato.data.formats import import_dataset
 from gato.data.jat import JatReader
 from gato.data.jat_writer import JatWriter
-from gato.data.store import Store, StoreWriter
+from gato.data.store import Store
 from gato.data.text import document_task
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
+from tests.round_trip import assert_equal, stored
 
 
 def png(pixels: np.ndarray, kind: str = "PNG") -> dict:
@@ -51,28 +52,6 @@ def write(path: Path, *rows: dict) -> Path:
 
 def imported(path: Path, out: Path, split: str = "train", **options) -> Store:
     return Store(import_dataset(JatReader(**options).open(path), out)[split])
-
-
-def stored(path: Path, *episodes: Episode, **provenance) -> Store:
-    with StoreWriter(path, [episodes[0].task], provenance) as writer:
-        for episode in episodes:
-            writer.append(episode)
-    return Store(path)
-
-
-def assert_equal(found: Episode, expected: Episode) -> None:
-    """All values, the last observation and all labels."""
-    for mine, theirs in ((found.observations, expected.observations), (found.actions, expected.actions)):
-        assert set(mine) == set(theirs)
-        for name in theirs:
-            assert mine[name].dtype == theirs[name].dtype
-            np.testing.assert_array_equal(mine[name], theirs[name])
-    assert (found.final_observation is None) == (expected.final_observation is None)
-    for name, value in (expected.final_observation or {}).items():
-        np.testing.assert_array_equal(found.final_observation[name], value)
-    np.testing.assert_array_equal(found.rewards, expected.rewards)
-    labels = ("terminated", "truncated", "behaviour", "success", "seed", "parameters")
-    assert [getattr(found, name) for name in labels] == [getattr(expected, name) for name in labels]
 
 
 @pytest.fixture

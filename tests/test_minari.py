@@ -19,9 +19,10 @@ from gato.data.captions import caption_task  # noqa: E402
 from gato.data.formats import import_dataset  # noqa: E402
 from gato.data.minari import MinariReader  # noqa: E402
 from gato.data.minari_writer import MinariWriter  # noqa: E402
-from gato.data.store import Store, StoreWriter  # noqa: E402
+from gato.data.store import Store  # noqa: E402
 from gato.episode import Episode  # noqa: E402
 from gato.spec import FieldSpec, Modality, TaskSpec  # noqa: E402
+from tests.round_trip import assert_equal, stored  # noqa: E402
 
 FORMATS = ("hdf5", "parquet", "arrow")
 POINT = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -57,28 +58,6 @@ def dataset(*buffers: EpisodeBuffer, name: str = "toy/push-v0", observation=POIN
 
 def imported(name: str | Path, out: Path, **options) -> Store:
     return Store(import_dataset(MinariReader(**options).open(Path(name)), out)["train"])
-
-
-def stored(path: Path, *episodes: Episode) -> Store:
-    with StoreWriter(path, [episodes[0].task]) as writer:
-        for episode in episodes:
-            writer.append(episode)
-    return Store(path)
-
-
-def assert_equal(found: Episode, expected: Episode) -> None:
-    """All values, the last observation and all labels."""
-    for mine, theirs in ((found.observations, expected.observations), (found.actions, expected.actions)):
-        assert set(mine) == set(theirs)
-        for name in theirs:
-            assert mine[name].dtype == theirs[name].dtype
-            np.testing.assert_array_equal(mine[name], theirs[name])
-    assert (found.final_observation is None) == (expected.final_observation is None)
-    for name, value in (expected.final_observation or {}).items():
-        np.testing.assert_array_equal(found.final_observation[name], value)
-    np.testing.assert_array_equal(found.rewards, expected.rewards)
-    labels = ("terminated", "truncated", "behaviour", "success", "seed", "parameters")
-    assert [getattr(found, name) for name in labels] == [getattr(expected, name) for name in labels]
 
 
 def everything(length: int, draw: int, **rest) -> Episode:

@@ -182,8 +182,8 @@ def global_batches(mixture: Mixture, steps: range, ranks: int) -> Iterable[Token
 def test_a_thousand_batches_are_the_same_for_any_ranks_and_workers_and_after_a_resume(mix):
     mixture = mix(walks=3, captions=1, documents=1, context_length=16)
     expected = digest(global_batches(mixture, range(1000), ranks=1))
-    assert digest(global_batches(mixture, range(1000), ranks=2)) == expected
-    assert digest(global_batches(mixture, range(1000), ranks=7)) == expected
+    for ranks in (2, 4, 7):
+        assert digest(global_batches(mixture, range(1000), ranks)) == expected, ranks
     mixture.config = replace(mixture.config, workers=4)
     halves = [*global_batches(mixture, range(300), ranks=1), *global_batches(mixture, range(300, 1000), ranks=1)]
     assert digest(halves) == expected

@@ -11,6 +11,7 @@ pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 from gato import envs
 from gato.agent import Agent
 from gato.cli import main
+from gato.data.formats import WRITERS, import_dataset, reader
 from gato.data.store import Store
 
 
@@ -56,3 +57,18 @@ def test_a_folder_of_something_else_is_refused(checkpoint, tmp_path, capsys):
     (tmp_path / "letter.txt").write_text("dear")
     assert evaluate(checkpoint, tmp_path) == 2
     assert f"{tmp_path} exists and holds no recording; choose another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_was_played_becomes_a_dataset_of_every_format(checkpoint, tmp_path, kind):
+    pytest.importorskip("minari" if kind == "minari" else "pyarrow", reason="needs the extra 'minari'")
+    assert evaluate(checkpoint, tmp_path / "played") == 0
+    played, out = Store(tmp_path / "played" / "toy" / "corridor"), tmp_path / "out-v0"
+    assert main(["data", "export", kind, str(out), str(played.path)]) == 0
+    (folder,) = import_dataset(reader(kind)().open(out), tmp_path / "again").values()
+    again = Store(folder)
+    assert again.num_episodes == 6
+    for mine, theirs in ((again.episode(i), played.episode(i)) for i in range(6)):
+        assert mine.actions["action"].tolist() == theirs.actions["action"].tolist()
+        assert mine.final_observation == theirs.final_observation is not None
+        assert (mine.behaviour, mine.seed, mine.success) == (theirs.behaviour, theirs.seed, theirs.success)

@@ -257,6 +257,10 @@ def test_what_is_wrong_in_a_later_file_is_named_with_it(tmp_path, changed, line)
     assert Store(tmp_path / "stores" / "train").num_episodes == 1  # the episode before it
 
 
+def test_an_empty_first_file_is_named_and_not_the_spec(tmp_path):
+    assert refused(save(tmp_path / "runs", [0, 2]), ARRAYS).startswith(f"{tmp_path / 'runs' / '0.npz'}: 'action' has no timesteps")
+
+
 def test_a_missing_array_is_answered_with_the_nearest(tmp_path):
     line = refused(save(tmp_path / "runs", [2, 2]), ARRAYS.replace("state: state", "state: stat"))
     assert line.endswith("0.npz has no array 'stat'; did you mean 'state'?")
@@ -341,6 +345,15 @@ def test_what_is_wrong_in_a_late_row_is_named_with_it(tmp_path, row, changes, li
     found = refused(table(tmp_path / "log.csv", 12, 10_000, {row: changes}), TABLE)
     assert line in found and str(tmp_path / "log.csv") in found
     assert "rows 110000 to 119999" in found or "110001" in found or "110003" in found  # the tool's own count has the header
+
+
+def test_a_word_among_numbers_does_not_make_a_text_of_them(tmp_path):
+    path = table(tmp_path / "log.csv", changes={3: {"x": "far"}})
+    assert "observation 'arm': ['x'] hold text, and several values of a timestep cannot be text" in refused(path, TABLE)
+    line = refused(path, TABLE.replace("arm: [x, y]", "arm: {key: [x, y], modality: continuous}"))
+    assert str(path) in line and "'far'" in line and "Row #5" in line  # the header is the first
+    path = table(tmp_path / "log.csv", changes={4: {"push": "left"}})
+    assert "action 'push' holds text but has a range; 'modality: continuous' finds the row" in refused(path, TABLE)
 
 
 def test_a_row_of_too_few_cells_is_named(tmp_path):
