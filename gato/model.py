@@ -244,6 +244,15 @@ class Gato(PreTrainedModel, GenerationMixin):
             inputs["local_positions"] = F.pad(local, (0, inputs["input_ids"].shape[1] - local.shape[1]), value=NO_LOCAL)
         return inputs
 
+    def _prepare_generated_length(self, *args: Any, input_ids_length: int, **kwargs: Any) -> Any:
+        """Text ends where the context does, which transformers itself would only warn of."""
+        context = self.config.context_length
+        if input_ids_length >= context:
+            raise ValueError(f"the prompt has {input_ids_length} tokens but the context holds {context}; shorten it")
+        settings = super()._prepare_generated_length(*args, input_ids_length=input_ids_length, **kwargs)  # type: ignore[misc]  # as above
+        settings.max_length = min(settings.max_length, context)
+        return settings
+
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
