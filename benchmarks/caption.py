@@ -49,12 +49,9 @@ def gpt2_like(gato: Gato) -> GPT2LMHeadModel:
     config, wanted = gato.config, gato.num_parameters()
 
     def make(layers: int) -> GPT2LMHeadModel:
-        heads = max(1, config.width // 64)
-        return GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=config.vocab_size, n_positions=config.context_length, n_embd=config.width, n_layer=layers, n_head=heads
-            )  # fmt: skip
-        )
+        heads, length = max(1, config.width // 64), config.context_length
+        sizes = {"vocab_size": config.vocab_size, "n_positions": length, "n_embd": config.width, "n_layer": layers, "n_head": heads}
+        return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=1, eos_token_id=2))
 
     with torch.device("meta"):
         sizes = {layers: make(layers).num_parameters() for layers in range(1, 40)}
