@@ -28,8 +28,9 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato caption CKPT IMAGE...                   caption pictures, or answer a --question about them
   gato chat CKPT                               talk with a model, perhaps about an --image
   gato generate CKPT TEXT                      continue text
+  gato demo CKPT                               a web page of a model, on this computer
   gato show SIZE|CKPT                          parameters by part, tasks of a checkpoint; --attention IMAGE
-  gato plot RUN                                report of a run as one HTML page
+  gato plot RUN                                report of a run as one HTML page; --embeddings CKPT
   gato ls | gato cp RECIPE FILE                shipped recipes
   gato doctor                                  what is installed, missing, and why
 
@@ -54,6 +55,7 @@ VERBS: dict[str, Any] = {
     "caption": speak.caption,
     "generate": speak.generate,
     "chat": speak.chat,
+    "demo": speak.demo,
     "show": look.show,
     "plot": measure.plot,
     "ls": recipes.ls,

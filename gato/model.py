@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -119,6 +120,17 @@ class GatoOutput(ModelOutput):
     token_index: Tensor | None = None
 
 
+class Suppress(LogitsProcessor):
+    """What transformers' `SuppressTokensLogitsProcessor` does, with a mask that is made once."""
+
+    def __init__(self, suppressed: SuppressTokensLogitsProcessor, vocab_size: int) -> None:
+        ids = suppressed.suppress_tokens
+        self.mask = torch.zeros(vocab_size, dtype=torch.bool, device=ids.device).index_fill_(0, ids, True)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        return scores.masked_fill(self.mask.to(scores.device), float("-inf"))
+
+
 class Gato(PreTrainedModel, GenerationMixin):
     """The generalist transformer.
 
@@ -151,6 +163,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         """
         settings = self.generation_config
         settings.suppress_tokens, settings.max_new_tokens = self.config.unwritable_ids, MAX_NEW_TOKENS
+        settings.bos_token_id = None  # so that a prompt without a token is refused: training never began with bos
         settings.do_sample = False  # said, since some pipelines sample where nothing is said
         settings._from_model_config = False  # else transformers would make it anew from the configuration
 
@@ -244,6 +257,21 @@ class Gato(PreTrainedModel, GenerationMixin):
             inputs["local_positions"] = F.pad(local, (0, inputs["input_ids"].shape[1] - local.shape[1]), value=NO_LOCAL)
         return inputs
 
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        """transformers' own, which would look every id up among the suppressed ones anew for every token."""
+        made = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]  # as above
+        vocab_size = self.config.vocab_size
+        return LogitsProcessorList(Suppress(p, vocab_size) if isinstance(p, SuppressTokensLogitsProcessor) else p for p in made)
+
+    def _prepare_generated_length(self, *args: Any, input_ids_length: int, **kwargs: Any) -> Any:
+        """Text ends where the context does, which transformers itself would only warn of."""
+        context = self.config.context_length
+        if input_ids_length >= context:
+            raise ValueError(f"the prompt has {input_ids_length} tokens but the context holds {context}; shorten it")
+        settings = super()._prepare_generated_length(*args, input_ids_length=input_ids_length, **kwargs)  # type: ignore[misc]  # as above
+        settings.max_length = min(settings.max_length, context)
+        return settings
+
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **model_kwargs: Any
     ) -> tuple[Any, dict[str, Any]]:
@@ -310,7 +338,7 @@ def attention_layout(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The mask (B, 1, L, past + L) and the positions within each document (B, L).
 
-    `None` twice where each row is one document from its first token on: plain causal attention.
+    `None` twice where each row is one document from its first token on, without padding: plain causal attention.
     """
     batch, length = ids.shape
     if document_ids is not None:
@@ -320,7 +348,8 @@ def attention_layout(
         starts = torch.ones_like(document_ids, dtype=torch.bool)
         starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
         return mask, order - torch.where(starts, order, 0).cummax(dim=1).values
-    if past == 0 and attention_mask is None:
+    is_whole = attention_mask is None or bool(attention_mask.all())
+    if is_whole and (past == 0 or length == 1):  # a single query, as `generate` gives them, looks at all there is
         return None, None
     if attention_mask is None:
         attention_mask = ids.new_ones(batch, past + length)

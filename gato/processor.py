@@ -79,23 +79,29 @@ class GatoTokenizer(PreTrainedTokenizer):
     Ids 0 (unk), 1 (bos) and 2 (eos) are SentencePiece's own; the ids of padding, image slot and separator lie
     behind the 1,024 continuous ones. Nothing that a user types is ever parsed as one of them. Neither bos nor
     eos is added: a prompt is to be continued.
+
+    **Arguments:** `vocab_file`; `sha256`: of the tokenizer that the weights were trained with, which a checkpoint names.
+
+    **Raises:** `ValueError` if the file is another tokenizer.
     """
 
     vocab_files_names = {"vocab_file": "tokenizer.model"}
     model_input_names = ["input_ids", "attention_mask"]
     padding_side = "left"
 
-    def __init__(self, vocab_file: str, **kwargs: Any) -> None:
+    def __init__(self, vocab_file: str, sha256: str | None = None, **kwargs: Any) -> None:
         from gato.tokenizers.text import TextTokenizer
         from gato.tokenizers.vocabulary import Vocabulary
 
         self.text = TextTokenizer.load(vocab_file)
+        if sha256 not in (None, self.text.hash):
+            raise ValueError(f"'{vocab_file}' is not the tokenizer these weights were trained with; restore it from the run")
         ranges = Vocabulary.separate_discrete(self.text.size)  # where discrete values lie changes none of these
         self._special = {PAD: ranges.pad, IMAGE: ranges.image, SEPARATOR: ranges.separator}
         self._first_after_text, self._end = self.text.size, max(self._special.values()) + 1
         given = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": PAD}
         extra = kwargs.pop("extra_special_tokens", None) or [IMAGE, SEPARATOR]
-        super().__init__(**{**given, **kwargs}, extra_special_tokens=extra)
+        super().__init__(**{**given, **kwargs}, extra_special_tokens=extra, sha256=self.text.hash)
 
     @property
     def vocab_size(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText, pipeline
 
 import gato
 from gato.agent import Agent
@@ -46,6 +47,12 @@ def pictures(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 20, 30, 3), dtype=np.uint8)
 
 
+_WITHOUT_TORCHVISION = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name.split(".")[0] == "torchvision" else find(name, *rest)
+sys.modules["torchvision"] = None
+"""
 _ELSEWHERE = """
 import json, socket, sys
 def refuse(*_): raise AssertionError("something called the network")
@@ -76,8 +83,12 @@ print(json.dumps({
 """
 
 
-def test_pipelines_generate_agent_and_command_say_the_same_in_two_processes(agent, folder, capsys):
-    done = subprocess.run([sys.executable, "-c", _ELSEWHERE, str(folder)], capture_output=True, text=True, cwd=ROOT, check=False)
+@pytest.mark.parametrize("has_torchvision", [True, False])
+def test_pipelines_generate_agent_and_command_say_the_same_in_two_processes(agent, folder, capsys, has_torchvision):
+    if has_torchvision:
+        pytest.importorskip("torchvision", reason="torchvision is not installed, so transformers was tried without it only")
+    code = _ELSEWHERE if has_torchvision else _WITHOUT_TORCHVISION + _ELSEWHERE
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     there = json.loads(done.stdout)
     files = [str(folder.parent / f"{i}.png") for i in (0, 1)]
@@ -158,11 +169,37 @@ def test_pieces_stream_as_they_are_written(agent, spoken, capsys):
 
 
 def test_weights_in_shards_load_as_the_whole(agent, tmp_path):
+    agent.save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
     agent.model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    again = type(agent.model).from_pretrained(tmp_path)
-    for (name, a), b in zip(again.named_parameters(), agent.model.parameters(), strict=True):
-        assert torch.equal(a, b), name
+    for again in (AutoModelForImageTextToText.from_pretrained(tmp_path), gato.load(tmp_path, "cpu").model):
+        for (name, a), b in zip(again.named_parameters(), agent.model.parameters(), strict=True):
+            assert torch.equal(a, b), name
+
+
+def test_a_pipeline_writes_a_batch_as_it_writes_each_alone(folder, agent):
+    captioner, writer = pipeline("image-text-to-text", model=str(folder)), pipeline("text-generation", model=str(folder))
+    files = [str(folder.parent / f"{i}.png") for i in (0, 1)]
+    together = captioner(files, text=["", "what"], batch_size=2, return_full_text=False)
+    assert [row["generated_text"] for row in together] == [agent.caption(files[0]), agent.answer(files[1], "what")]
+    texts = ["go to", "what colour is"]
+    assert [row[0]["generated_text"] for row in writer(texts, batch_size=2)] == [agent.generate(t, max_new_tokens=32) for t in texts]
+
+
+def test_an_adapter_captions_and_its_merged_weights_say_the_same_in_every_form(agent, make_gato, tmp_path):
+    peft = pytest.importorskip("peft", reason="peft is not installed, so the LoRA adapter was not tried")
+    settings = peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(make_gato(context_length=96).float(), settings).eval()
+    prompt = agent.processor()(images=list(pictures(2)))
+    expected = adapted.generate(**prompt, num_beams=2)
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = peft.PeftModel.from_pretrained(make_gato(context_length=96).float(), tmp_path / "adapter").eval()
+    assert torch.equal(again.generate(**prompt, num_beams=2), expected)
+    Agent(adapted.merge_and_unload(), agent.tokenizer, TASKS).save(tmp_path / "merged")
+    assert torch.equal(gato.load(tmp_path / "merged", "cpu").model.generate(**prompt, num_beams=2), expected)
+    assert not torch.equal(agent.model.generate(**prompt, num_beams=2), expected)
 
 
 def test_candidates_are_sorted_by_the_likelihood_that_the_model_gives_them(agent):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from .command import parse, parser_of, print_rows
+from .command import parse, parser_of, print_rows, table
 
 EVAL_LISTS = {
     "tasks": "control tasks (default: all of the checkpoint; 'none' for none)",
@@ -34,10 +35,38 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def plot(arguments: list[str]) -> None:
-    parser = parser_of("plot", "A run's loss curves, scores, captions and film strips as one self-contained HTML page.")
-    parser.add_argument("run", type=Path, help="folder of a run, such as runs/demo")
-    parser.add_argument("--out", type=Path, help="default: report.html in the run's folder")
+    parser = parser_of(
+        "plot", "A run's loss curves, scores, captions and film strips as one HTML page; or a map of a checkpoint's domains."
+    )
+    parser.add_argument("run", type=Path, help="folder of a run, such as runs/demo; with --embeddings of a checkpoint")
+    parser.add_argument("--out", type=Path, help="default: report.html or embeddings.png in that folder")
+    parser.add_argument(
+        "--embeddings", action="store_true", help="draw where snippets of its sources lie in the checkpoint (extra 'embeddings')"
+    )
+    parser.add_argument("--stores", nargs="+", type=str, default=[], help="of --embeddings: these, not the sources it was trained on")
+    parser.add_argument("--snippets", type=int, default=100, help="of --embeddings: rows of 128 tokens a source")
+    parser.add_argument("--layer", type=int, help="of --embeddings: drawn, counted from 0 (default: the middle one)")
+    parser.add_argument("--seed", type=int, default=0, help="of --embeddings: which rows, and the untrained weights")
+    parser.add_argument("--json", action="store_true", help="of --embeddings: print the figures")
     options = parse(parser, arguments)
+    if options.embeddings:
+        _embeddings(options)
+        return
     from gato.eval.report import write_report
 
     print(write_report(options.run, options.out or options.run / "report.html"))
+
+
+def _embeddings(options: Any) -> None:
+    from gato.agent import load
+    from gato.eval.embeddings import embedding_results, sources_of, write_embeddings
+
+    sources, agent = sources_of(options.run, options.stores), load(options.run)
+    out = options.out or options.run / "embeddings.png"
+    figures = write_embeddings(embedding_results(agent, sources, options.snippets, options.seed), out, options.layer)
+    rows = [
+        {"layer": i, **{name: f"{one['mean']:.1%} [{one['low']:.1%}, {one['high']:.1%}]" for name, one in pair.items()}}
+        for i, pair in enumerate({n: figures[n][i]["purity"] for n in ("trained", "untrained")} for i in range(len(figures["trained"])))
+    ]
+    head = f"neighbours of the same source, chance {figures['chance']:.1%}"
+    print_rows(figures, options.json, lambda: f"{head}\n{table(rows)}\n{out}")

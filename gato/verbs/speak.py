@@ -1,4 +1,4 @@
-"""`gato caption`, `gato generate`, `gato chat`: a checkpoint answers in words."""
+"""`gato caption`, `gato generate`, `gato chat`, `gato demo`: a checkpoint answers in words, and on a page."""
 
 from __future__ import annotations
 
@@ -67,3 +67,13 @@ def chat(arguments: list[str]) -> None:
     from gato.chat import chat
 
     chat(load(options.checkpoint), options.image, options.max_new_tokens, options.temperature, options.seed)
+
+
+def demo(arguments: list[str]) -> None:
+    parser = parser_of("demo", "Show a checkpoint as a web page: pictures, questions, chat, text, environments (extra 'page').")
+    from gato.demo_page import DemoConfig, serve
+
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_config(DemoConfig)
+    options = vars(parse(parser, arguments))
+    serve(options.pop("checkpoint"), DemoConfig(**options))
