@@ -157,7 +157,6 @@ class Latency:
     tokens: int
     p50: float
     p99: float
-    rebuild: float | None
     reading: float
     roofline: float
     ratio_reading: float
@@ -187,7 +186,7 @@ def latency(model: Gato, size: str, task: TaskSpec, overflow: str, steps: int, c
     reading, roofline = np.median(floors, axis=0) * 1e3
     ratio = np.median(ratios, axis=0)
     return Latency(
-        size, task.name, overflow, per_step, p50 * 1e3, p99 * 1e3, max(seconds) * 1e3 if overflow == "rebuild" else None,
+        size, task.name, overflow, per_step, p50 * 1e3, p99 * 1e3,
         float(reading), float(roofline), float(ratio[0]), float(ratio[1]), uncached * 1e3, uncached / p50,
     )  # fmt: skip
 
