@@ -80,6 +80,17 @@ def test_a_family_counts_its_tasks_above_each_share_of_the_expert():
     assert babyai["success"] == 1.0 and everything["success"] == 4 / 6 and everything["above"]["50"] == 2
 
 
+def test_published_returns_give_a_second_scale():
+    """JAT: random 6, expert 475. Our own expert reaches 1000, so 475 is 47 of ours and 100 of theirs."""
+    pytest.importorskip("mujoco", reason="MuJoCo is missing: pip install 'opengato[mujoco]'")
+    task = envs.task("mujoco/inverted-pendulum")
+    row = summarise(task, [EpisodeResult(i, r, 1, None) for i, r in enumerate((475.0, 475.0))])
+    assert row["published"]["jat"] == {"score": 100, "low": 100, "high": 100} and row["score"] == pytest.approx(47.2, abs=0.1)
+    (family,) = summarise_families([row])
+    assert family["published"]["jat"] == {"tasks": 1, "iqm": 100, "low": 100, "high": 100}
+    assert "by the returns that JAT published: 100.0 [100.0, 100.0]" in score_table({"tasks": [row], "captions": [], "text": []})
+
+
 def test_a_paired_comparison_takes_the_luck_of_the_start_out():
     """Returns that differ widely from seed to seed, but always by 0.25 between the two agents."""
     (row,) = paired_comparison([task_row("toy/a", [0.25, 0.75, 1.25])], [task_row("toy/a", [0.0, 0.5, 1.0])])
@@ -160,7 +171,7 @@ def test_an_environment_whose_episodes_all_fail_counts_as_random_and_says_why(tw
     monkeypatch.setattr(Corridor, "step", breaking)
     results = evaluate_checkpoint(two_tasks, EvalConfig(tasks=["toy/a"], episodes=3, device="cpu"))
     assert results["tasks"][0]["score"] == 0 and results["tasks"][0]["failed"] == 3
-    assert "the first: RuntimeError: the floor gave way" in score_table(results)
+    assert "; the first: RuntimeError: the floor gave way" in score_table(results)
 
 
 def test_an_unknown_task_is_refused_before_anything_is_played(two_tasks):
