@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from gato import envs
-from gato.agent import Agent
+from gato.agent import Agent, load
 from gato.cli import main
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.toy import Corridor
@@ -24,6 +25,7 @@ from gato.eval.control import (
     summarise,
     summarise_families,
 )
+from gato.eval.follow import follow
 from gato.eval.rollout import EpisodeResult, expert_rollout
 from gato.eval.score import interquartile_mean, nested_interval, success_interval
 from gato.eval.table import score_table
@@ -192,6 +194,50 @@ def test_a_suite_in_real_time_plays_one_environment_and_counts_deadlines(walker)
     row = results["tasks"][0]
     assert row["deadlines"]["steps"] == row["length"] * 2
     assert f"1000 Hz: {row['deadlines']['missed']} of {row['deadlines']['steps']} deadlines missed" in score_table(results)
+
+
+def test_a_run_is_evaluated_beside_training_until_its_last_checkpoint(walker, tmp_path):
+    """Step 1 is there at first; while it is played the run removes it and writes step 2, then the final one."""
+    run = tmp_path / "run"
+
+    def written(name: str) -> None:
+        shutil.copytree(walker, run / name)
+        (run / name / "manifest.json").write_text("{}")
+
+    written("step-1")
+    (run / "run.json").write_text("{}")
+    names = []
+    for name, results in follow(run, EvalConfig(episodes=2, device="cpu"), poll_seconds=0.01):
+        names.append(name)
+        assert results["tasks"][0]["task"] == "toy/corridor" and (run / "evals" / f"{name}.json").is_file()
+        if name == "step-1":
+            shutil.rmtree(run / "step-1")
+            written("step-2")
+            written("final")
+    assert names == ["step-1", "step-2", "final"]
+    assert list(follow(run, EvalConfig(episodes=2, device="cpu"))) == []  # nothing is played twice
+
+
+def test_a_checkpoint_that_the_run_removes_while_it_is_loaded_is_passed_over(walker, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    for name in ("step-1", "final"):
+        shutil.copytree(walker, run / name)
+        (run / name / "manifest.json").write_text("{}")
+    (run / "run.json").write_text("{}")
+
+    def loading(folder, device=None):
+        if Path(folder).name == "step-1":
+            shutil.rmtree(folder)
+        return load(folder, device)
+
+    monkeypatch.setattr("gato.eval.control.load", loading)
+    found = dict(follow(run, EvalConfig(episodes=2, device="cpu")))
+    assert found["step-1"] is None and found["final"]["tasks"]
+
+
+def test_a_folder_without_a_run_is_not_followed(tmp_path):
+    with pytest.raises(ValueError, match="holds no run: it has no run.json"):
+        next(follow(tmp_path, EvalConfig()))
 
 
 def test_swapped_instructions_differ_from_ones_own_and_stay_for_the_whole_episode():
