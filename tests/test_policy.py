@@ -238,6 +238,26 @@ def test_some_streams_may_act_while_others_wait(make_gato, tokenizer, robot, dri
         np.testing.assert_array_equal(np.stack(actions), alone)
 
 
+@pytest.mark.parametrize(("positions", "overflow"), [("rope", "rebuild"), ("learned", "rebuild"), ("rope", "rolling")])
+def test_a_pass_of_fixed_shapes_is_the_ordinary_one(make_gato, tokenizer, robot, drive, positions, overflow):
+    """Past three contexts, with a stream that resets singly and one that waits a turn."""
+    model, episodes = make_gato(positions), [drive(26, seed=s) for s in range(2)]
+    ordinary, fixed = (recorder(model, tokenizer, robot, overflow=overflow, static=static) for static in (False, True))
+    for policy in (ordinary, fixed):
+        policy.reset(2)
+        for t in range(26):
+            rows = [1] if t == 5 else [0, 1]
+            observation = {k: np.concatenate([shown(episodes[s], t)[k] for s in rows]) for k in episodes[0].observations}
+            policy.act(observation, np.zeros(len(rows)), np.array([t in ((0,), (0, 9))[s] for s in rows]), np.array(rows))
+    for a, b in zip(ordinary.scores, fixed.scores, strict=True):
+        torch.testing.assert_close(a, b, **EXACT)
+
+
+def test_relative_positions_have_no_pass_of_fixed_shapes(make_gato, tokenizer, robot):
+    with pytest.raises(ValueError, match="needs rope or learned positions, and these are transformer_xl"):
+        GatoPolicy(make_gato("transformer_xl"), tokenizer, robot, static=True)
+
+
 # -- actions -------------------------------------------------------------------------------------------
 
 
