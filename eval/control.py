@@ -94,7 +94,7 @@ def evaluate(
 def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | None = None, seconds: float = 0.0) -> dict[str, Any]:
     """A row of the score table. Failed episodes are counted, and count as the random return where that is known.
 
-    **Returns:** also `returns`, one per episode in the order of their seeds (`None`: failed, and counted nowhere), and
+    **Returns:** also `published`: the score on the scale of each source of published returns, `returns`, one per episode in the order of their seeds (`None`: failed, and counted nowhere), and
     `unscored`: why there is no normalised score, or `None`.
     """
     failed = [r for r in results if r.failed]
@@ -111,6 +111,10 @@ def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | 
     if row["unscored"] is None:
         scores = normalised_score(np.array([mean, low, high]), task.random_return, task.expert_return)
         row |= dict(zip(("score", "score_low", "score_high"), map(float, scores), strict=True))
+    row["published"] = {
+        source: dict(zip(("score", "low", "high"), map(float, normalised_score([mean, low, high], *references)), strict=True))
+        for source, references in _published(task.name).items()
+    }
     successes = [r.success if not r.failed else False for r in results]
     row |= {"success": None, "success_low": None, "success_high": None}
     if any(s is not None for s in successes):
@@ -125,13 +129,28 @@ def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | 
     return row
 
 
+def _published(task: str) -> dict[str, tuple[float, float]]:
+    """Who published both returns of a task, and these: `{"jat": (random, expert)}`; the expert of "human" is a person."""
+    from gato import envs
+
+    values = envs.published(task)
+    sources = {name.rpartition("_")[0] for name in values}
+    found = {}
+    for source in sorted(sources):
+        prefix = f"{source}_" if source else ""
+        best = "expert" if f"{prefix}expert" in values else "human"
+        if f"{prefix}random" in values and f"{prefix}{best}" in values:
+            found[source or best] = (float(values[f"{prefix}random"]), float(values[f"{prefix}{best}"]))
+    return found
+
+
 def summarise_families(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row per family and, where there are several, one for all: what its tasks come to.
 
     **Arguments:** `rows`: of `summarise`; ablations are passed over.
 
     **Returns:** `family`, `tasks`, `scored` (tasks with a normalised score), `registered` (tasks the registry has of
-    it), interquartile mean of the scores (`iqm`, `low`, `high`), `success` over all episodes with Wilson's interval,
+    it), interquartile mean of the scores (`iqm`, `low`, `high`), the same on published scales (`published`), `success` over all episodes with Wilson's interval,
     and `above`: how many of the scored tasks exceed each of `EXCEEDED` per cent of the expert.
     """
     from gato import envs
@@ -150,6 +169,12 @@ def _summarise_family(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if scored:
         samples = [normalised_score([x for x in r["returns"] if x is not None], r["random"], r["expert"]) for r in scored]
         found |= dict(zip(("iqm", "low", "high"), interquartile_mean(samples), strict=True))
+    found["published"] = {}
+    for source in sorted({source for r in rows for source in r["published"]}):
+        theirs = [r for r in rows if source in r["published"]]
+        samples = [normalised_score([x for x in r["returns"] if x is not None], *_published(r["task"])[source]) for r in theirs]
+        values = dict(zip(("iqm", "low", "high"), interquartile_mean(samples), strict=True))
+        found["published"][source] = {"tasks": len(theirs), **values}
     found |= {"success": None, "success_low": None, "success_high": None}
     judged = [r for r in rows if r["success"] is not None]
     if judged:

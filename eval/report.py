@@ -20,6 +20,7 @@ from gato.page import absent, section, write_page
 
 from ..train.metrics import read_metrics
 from .chart import curve, interval_bar, score_axis
+from .table import task_notes
 
 
 def write_report(run: Path, out: Path) -> Path:
@@ -110,7 +111,7 @@ def _scores(results: dict[str, Any]) -> str:
     if any(row.get("ablation") for row in rows):
         about += " Indented rows repeat a task with part of its observation taken away."
     table = f'<table class="scores"><thead><tr><th scope="col">task</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
-    return section("Control", f"<p>{escape(about)}</p>", table, _families(results.get("families") or []))
+    return section("Control", f"<p>{escape(about)}</p>", table, _notes(results), _families(results.get("families") or []), _against(results))
 
 
 def _score_row(row: dict[str, Any], axis: tuple[float, float], has_success: bool) -> str:
@@ -132,6 +133,37 @@ def _score_row(row: dict[str, Any], axis: tuple[float, float], has_success: bool
     cells.append(_cell("score", f"<b>{_number(score, 1)}</b>{_interval(low, high, 1)}" if score is not None else "undefined"))
     kind = ' class="ablation"' if ablation else ""
     return f'<tr{kind}><th scope="row">{name}</th>{"".join(cells)}<td class="axis">{bar}</td></tr>'
+
+
+def _notes(results: dict[str, Any]) -> str:
+    """What must be known beside the numbers, and the tasks that could not be played."""
+    notes = [(row["task"], note) for row in _plain_rows(results) if "first_failure" in row for note in task_notes(row)]
+    notes += [(error["task"], f"not played: {error['error']}") for error in results.get("errors") or []]
+    lines = "".join(f"<li>{escape(str(task))}: {escape(note)}</li>" for task, note in notes)
+    return f"<ul>{lines}</ul>" if lines else ""
+
+
+def _against(results: dict[str, Any]) -> str:
+    """The paired differences to another checkpoint."""
+    found = results.get("against")
+    if not found or not found["tasks"]:
+        return ""
+    lines = []
+    for row in found["tasks"]:
+        decimals = _decimals((row["difference"], row["low"], row["high"]))
+        score = "" if row["score"] is None else f"{_number(row['score'], 1)}{_interval(row['score_low'], row['score_high'], 1)}"
+        values = {
+            "pairs": str(row["pairs"]), "return": f"{_number(row['difference'], decimals)}{_interval(row['low'], row['high'], decimals)}",
+            "score": score,
+        }  # fmt: skip
+        cells = "".join(_cell(label, value) for label, value in values.items())
+        lines.append(f'<tr><th scope="row">{escape(str(row["task"]))}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col" class="number">{label}</th>' for label in ("pairs", "return", "score"))
+    about = f"This model minus {found['checkpoint']}, on the same episodes; the intervals are of the paired differences."
+    return (
+        f'<p>{escape(about)}</p>\n<table class="scores"><thead><tr><th scope="col">task</th>{head}</tr></thead>\n'
+        f"<tbody>{''.join(lines)}</tbody></table>"
+    )
 
 
 def _families(rows: Sequence[dict[str, Any]]) -> str:

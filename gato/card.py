@@ -82,6 +82,13 @@ def score_lines(results: dict[str, Any]) -> list[str]:
         for row in results.get("tasks", [])
         if row.get("ablation") is None
     ]
+    for row in results.get("families", []):
+        if row["iqm"] is not None:
+            above = f"{row['above']['50']} above half of the expert"
+            lines.append(
+                f"- {row['family']}, {row['tasks']} of {row['registered']} tasks: interquartile mean score {row['iqm']:.1f} "
+                f"[{row['low']:.1f}, {row['high']:.1f}], {above}"
+            )
     for part in results.get("captions", []):
         if found := part.get("retrieval"):
             lines.append(

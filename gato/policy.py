@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 
+from .action_step import ActionStep
 from .batch import ACTION_LOCAL, NO_LOCAL, TokenSequence, join
 from .episode import Episode
 from .model import Gato
@@ -67,6 +68,7 @@ class GatoPolicy:
       under the same banded mask.
     - `seed`: of the sampling. The k-th episode that begins draws from a generator of its own, whichever stream it is in, so
       that episodes side by side go as they would one after the other.
+    - `static`: action tokens go through `ActionStep`, a pass of fixed shapes, while all streams act together; for GPUs.
     - `prompt`: a demonstration that stands before every episode where `reset` is given none: its first whole timesteps,
       at most 1,024 tokens (the paper's rule) and at most half of the context.
 
@@ -83,6 +85,7 @@ class GatoPolicy:
         overflow: str = "rebuild",
         seed: int = 0,
         prompt: Episode | None = None,
+        static: bool = False,
     ) -> None:
         if overflow not in ("rebuild", "rolling"):
             raise ValueError(f"overflow is '{overflow}', expected 'rebuild' or 'rolling'")
@@ -93,7 +96,7 @@ class GatoPolicy:
         self.context_length = model.config.context_length
         self.device = model.device
         self._legal = [slice(ids.start, ids.stop) for ids in tokenizer.legal_ids(task)]
-        self.seed = seed
+        self.seed, self.static = seed, static
         self._default = () if prompt is None else (prompt,)
         if tokenizer.tokens_per_timestep(task) > self.context_length:
             raise ValueError(
@@ -111,6 +114,7 @@ class GatoPolicy:
             self.model.config.num_layers, num_streams, self.context_length + (MAX_CHUNK - 1 if rolling else 0),
             window=self.context_length if rolling else None, device=self.device,
         )  # fmt: skip
+        self._step = ActionStep(self.model, self._cache) if self.static else None
         self._streams = [_Stream() for _ in range(num_streams)]
         self._num_begun = 0
         self._prompts = [self._prompt(d) for d in demonstrations or self._default]
@@ -134,6 +138,7 @@ class GatoPolicy:
         state = copy.deepcopy(dict(state))
         self._cache, self._streams, self._prompts = state["cache"], state["streams"], state["prompts"]
         self._num_begun = state["num_begun"]
+        self._step = ActionStep(self.model, self._cache) if self.static else None
 
     def _prompt(self, demonstration: Episode) -> list[TokenSequence]:
         """The first timesteps of a demonstration that leave half of the context free, at most `MAX_PROMPT` tokens."""
@@ -265,6 +270,8 @@ class GatoPolicy:
         """Runs one action token per stream; as `_feed_pending`."""
         for s in rows:
             self._streams[s].cached += 1
+        if self._step is not None and np.array_equal(rows, np.arange(len(self._streams))):
+            return self._step(ids)
         local = np.full((len(rows), 1), ACTION_LOCAL, np.int64)
         embedded = self.model.embedding(self._tensor(ids.astype(np.int64)[:, None]), self._tensor(local), None, None)
         return self._run(embedded, rows, np.ones(len(rows), np.int64))

@@ -96,6 +96,20 @@ class StreamCache(Cache):
             mask &= k[:, None] > q[:, :, None] - self.window
         return mask[:, None], q, k
 
+    def begin_static(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """As `begin` for one token of every stream, at positions (S, 1) that lie on the device: no shape depends on them.
+
+        **Returns:** the mask (S, 1, 1, capacity) and the keys' positions (S, capacity). The caller moves `next` on.
+        """
+        slots = torch.arange(self.capacity, device=self.place)
+        self.rows, self.row_index = slice(None), torch.arange(self.num_streams, device=self.place)
+        self.slots, self.used = queries % self.capacity, self.capacity
+        keys = queries - (queries - slots) % self.capacity
+        mask = keys >= 0
+        if self.window is not None:
+            mask &= keys > queries - self.window
+        return mask[:, None, None], keys
+
     def _find_place(self, streams: np.ndarray, starts: np.ndarray, counts: np.ndarray, queries: np.ndarray, offsets: np.ndarray) -> None:
         """Slices where rows or slots lie side by side, which costs no copy; index tensors where not."""
         first, longest, slot = int(streams[0]), len(offsets), int(starts[0]) % self.capacity

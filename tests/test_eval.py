@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from gato import envs
-from gato.agent import Agent
+from gato.agent import Agent, load
 from gato.cli import main
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.toy import Corridor
@@ -24,6 +25,7 @@ from gato.eval.control import (
     summarise,
     summarise_families,
 )
+from gato.eval.follow import follow
 from gato.eval.rollout import EpisodeResult, expert_rollout
 from gato.eval.score import interquartile_mean, nested_interval, success_interval
 from gato.eval.table import score_table
@@ -78,6 +80,17 @@ def test_a_family_counts_its_tasks_above_each_share_of_the_expert():
     assert (toy["family"], toy["tasks"], toy["registered"], toy["iqm"]) == ("toy", 2, 1, 45)
     assert [toy["above"][x] for x in ("10", "25", "50", "75")] == [2, 1, 1, 0]
     assert babyai["success"] == 1.0 and everything["success"] == 4 / 6 and everything["above"]["50"] == 2
+
+
+def test_published_returns_give_a_second_scale():
+    """JAT: random 6, expert 475. Our own expert reaches 1000, so 475 is 47 of ours and 100 of theirs."""
+    pytest.importorskip("mujoco", reason="MuJoCo is missing: pip install 'opengato[mujoco]'")
+    task = envs.task("mujoco/inverted-pendulum")
+    row = summarise(task, [EpisodeResult(i, r, 1, None) for i, r in enumerate((475.0, 475.0))])
+    assert row["published"]["jat"] == {"score": 100, "low": 100, "high": 100} and row["score"] == pytest.approx(47.2, abs=0.1)
+    (family,) = summarise_families([row])
+    assert family["published"]["jat"] == {"tasks": 1, "iqm": 100, "low": 100, "high": 100}
+    assert "by the returns that JAT published: 100.0 [100.0, 100.0]" in score_table({"tasks": [row], "captions": [], "text": []})
 
 
 def test_a_paired_comparison_takes_the_luck_of_the_start_out():
@@ -160,7 +173,7 @@ def test_an_environment_whose_episodes_all_fail_counts_as_random_and_says_why(tw
     monkeypatch.setattr(Corridor, "step", breaking)
     results = evaluate_checkpoint(two_tasks, EvalConfig(tasks=["toy/a"], episodes=3, device="cpu"))
     assert results["tasks"][0]["score"] == 0 and results["tasks"][0]["failed"] == 3
-    assert "the first: RuntimeError: the floor gave way" in score_table(results)
+    assert "; the first: RuntimeError: the floor gave way" in score_table(results)
 
 
 def test_an_unknown_task_is_refused_before_anything_is_played(two_tasks):
@@ -181,6 +194,50 @@ def test_a_suite_in_real_time_plays_one_environment_and_counts_deadlines(walker)
     row = results["tasks"][0]
     assert row["deadlines"]["steps"] == row["length"] * 2
     assert f"1000 Hz: {row['deadlines']['missed']} of {row['deadlines']['steps']} deadlines missed" in score_table(results)
+
+
+def test_a_run_is_evaluated_beside_training_until_its_last_checkpoint(walker, tmp_path):
+    """Step 1 is there at first; while it is played the run removes it and writes step 2, then the final one."""
+    run = tmp_path / "run"
+
+    def written(name: str) -> None:
+        shutil.copytree(walker, run / name)
+        (run / name / "manifest.json").write_text("{}")
+
+    written("step-1")
+    (run / "run.json").write_text("{}")
+    names = []
+    for name, results in follow(run, EvalConfig(episodes=2, device="cpu"), poll_seconds=0.01):
+        names.append(name)
+        assert results["tasks"][0]["task"] == "toy/corridor" and (run / "evals" / f"{name}.json").is_file()
+        if name == "step-1":
+            shutil.rmtree(run / "step-1")
+            written("step-2")
+            written("final")
+    assert names == ["step-1", "step-2", "final"]
+    assert list(follow(run, EvalConfig(episodes=2, device="cpu"))) == []  # nothing is played twice
+
+
+def test_a_checkpoint_that_the_run_removes_while_it_is_loaded_is_passed_over(walker, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    for name in ("step-1", "final"):
+        shutil.copytree(walker, run / name)
+        (run / name / "manifest.json").write_text("{}")
+    (run / "run.json").write_text("{}")
+
+    def loading(folder, device=None):
+        if Path(folder).name == "step-1":
+            shutil.rmtree(folder)
+        return load(folder, device)
+
+    monkeypatch.setattr("gato.eval.control.load", loading)
+    found = dict(follow(run, EvalConfig(episodes=2, device="cpu")))
+    assert found["step-1"] is None and found["final"]["tasks"]
+
+
+def test_a_folder_without_a_run_is_not_followed(tmp_path):
+    with pytest.raises(ValueError, match="holds no run: it has no run.json"):
+        next(follow(tmp_path, EvalConfig()))
 
 
 def test_swapped_instructions_differ_from_ones_own_and_stay_for_the_whole_episode():

@@ -84,6 +84,19 @@ def test_no_demonstrations_are_refused(config):
         replace(config, episodes=(0,))
 
 
+def test_a_store_without_demonstrations_is_refused(config, home, tmp_path):
+    store = Store(home / "toy/corridor")
+    with StoreWriter(tmp_path / "random", store.tasks) as writer:
+        writer.append(replace(store.episode(0), behaviour="random"))
+    with pytest.raises(ValueError, match="has 1 episodes, but none of an expert or a human; collect or import demonstrations"):
+        open_demonstrations(replace(config, data=str(tmp_path / "random")))
+
+
+def test_all_demonstrations_held_out_is_refused(config):
+    with pytest.raises(ValueError, match="held_out is 12, but there are 12 demonstrations; leave at least one"):
+        open_demonstrations(replace(config, held_out=12))
+
+
 def test_demonstrations_of_another_task_are_refused_with_the_field_that_differs(config):
     with pytest.raises(ValueError, match="no demonstrations of 'CartPole-v1': its task 'toy/corridor' differs: .*observation"):
         open_demonstrations(replace(config, env="CartPole-v1"))
@@ -154,6 +167,17 @@ def test_a_held_out_task_is_learned_and_its_nearest_trained_sibling_is_named(con
     data = str(tmp_path / "gymnasium/lunar-lander-continuous")
     few_shot(checkpoint, replace(config, data=data, episodes=(1,), modes=("full",), steps=1, rollouts=1, held_out=0, evaluation_episodes=1))
     assert "nearest trained sibling is gymnasium/lunar-lander, which this checkpoint" in (config.out / "fewshot.md").read_text()
+
+
+def test_demonstrations_worse_than_random_play_give_returns_and_say_why(config, checkpoint, home, tmp_path):
+    """Somebody who walks left: 0 where random play, which is measured, earns something."""
+    task = replace(envs.task("toy/corridor"), name="toy/own", random_return=None, expert_return=None)
+    with StoreWriter(tmp_path / "lost", [task]) as writer:
+        for _ in range(3):
+            writer.append(Episode(task, {"observation": np.array([2, 1])}, {"action": np.zeros(2, int)}, np.zeros(2), behaviour="human"))
+    results = few_shot(checkpoint, replace(config, data=str(tmp_path / "lost"), episodes=(1,), held_out=1))
+    assert results["expert"] == 0 < results["random"] and "is not above the random one" in results["unscored"]
+    assert "no score: the expert's return 0.0 is not above" in (config.out / "fewshot.md").read_text()
 
 
 def test_finished_cells_are_read_and_not_made_again(config, checkpoint):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import SCHEMES
+
 from gato.batch import ACTION_LOCAL, collate, join
 from gato.episode import Episode
 from gato.learners.gato import GatoLearner
@@ -17,6 +19,9 @@ from gato.policy import GatoPolicy
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 EXACT = dict(rtol=1e-9, atol=1e-9)  # float64, up to the order of summation; rotary angles are equal bit by bit
+
+
+WAYS = [(p, "rebuild") for p in SCHEMES] + [("rope", "rolling"), ("transformer_xl", "rolling")]  # learned positions cannot roll
 
 
 class Recorder(GatoPolicy):
@@ -129,9 +134,9 @@ def test_instructions_of_changing_length_overflow_correctly(tiny, tokenizer, rob
 # -- prompts -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("overflow", ["rebuild", "rolling"])
-def test_a_demonstration_stands_before_every_episode(make_gato, tokenizer, robot, drive, overflow):
-    model, demonstration = make_gato(), drive(20, seed=5)
+@pytest.mark.parametrize(("positions", "overflow"), WAYS)
+def test_a_demonstration_stands_before_every_episode(make_gato, tokenizer, robot, drive, positions, overflow):
+    model, demonstration = make_gato(positions), drive(20, seed=5)
     policy = recorder(model, tokenizer, robot, overflow=overflow)
     policy.reset(1, [demonstration])
     acted = live(policy, drive(4), first=(0, 2))
@@ -140,6 +145,19 @@ def test_a_demonstration_stands_before_every_episode(make_gato, tokenizer, robot
         whole = join([prompt, tokenizer.encode(acted.window(start, start + 2))], same_document=True)
         expected = scores_of(model, tokenizer, whole)[-4:]
         torch.testing.assert_close(torch.cat(policy.scores[2 * start : 2 * start + 4]), expected, **EXACT)
+
+
+def test_a_window_takes_in_a_long_prompt_in_chunks(make_gato, tokenizer, robot, drive, monkeypatch):
+    """A prompt of 32 tokens and a timestep of 6, at most 7 at once; then on past three contexts."""
+    monkeypatch.setattr("gato.policy.MAX_CHUNK", 7)
+    model, demonstration, episode = make_gato(), drive(20, seed=5), drive(26)
+    policy = recorder(model, tokenizer, robot, overflow="rolling")
+    policy.reset(1, [demonstration])
+    acted = live(policy, episode)
+    whole = join([tokenizer.encode(demonstration.window(0, 4)), tokenizer.encode(acted)], same_document=True)
+    back = torch.arange(len(whole))[:, None] - torch.arange(len(whole))
+    banded = ((back >= 0) & (back < 64))[None, None]
+    torch.testing.assert_close(torch.cat(policy.scores), scores_of(model, tokenizer, whole, banded)[-52:], **EXACT)
 
 
 def test_a_rebuilt_context_drops_the_prompt_first(make_gato, tokenizer, robot, drive):
@@ -152,7 +170,7 @@ def test_a_rebuilt_context_drops_the_prompt_first(make_gato, tokenizer, robot, d
     torch.testing.assert_close(torch.cat(policy.scores), scores_of(model, tokenizer, tokenizer.encode(acted)), **EXACT)
 
 
-def test_stream_i_gets_demonstration_i(make_gato, tokenizer, robot, drive):
+def test_the_next_episode_gets_the_next_demonstration(make_gato, tokenizer, robot, drive):
     model, demonstrations = make_gato(), [drive(3, seed=s) for s in (5, 6)]
     together, alone = recorder(model, tokenizer, robot), recorder(model, tokenizer, robot)
     together.reset(3, demonstrations)
@@ -166,6 +184,18 @@ def test_stream_i_gets_demonstration_i(make_gato, tokenizer, robot, drive):
         torch.testing.assert_close(together.scores[0][stream], alone.scores[0][0], **EXACT)
 
 
+def test_an_episode_draws_the_same_chance_in_any_stream(make_gato, tokenizer, robot, drive):
+    """Three episodes one after the other in one stream, and side by side in three."""
+    model, episodes = make_gato(), [drive(5, seed=s) for s in range(3)]
+    alone, together = GatoPolicy(model, tokenizer, robot), GatoPolicy(model, tokenizer, robot)
+    acted = [live(alone, episode).actions["motors"] for episode in episodes]
+    together.reset(3)
+    for t in range(5):
+        observation = {k: np.concatenate([shown(e, t)[k] for e in episodes]) for k in episodes[0].observations}
+        motors = together.act(observation, np.zeros(3), np.full(3, t == 0), np.arange(3))["motors"]
+        np.testing.assert_array_equal(motors, np.stack([a[t] for a in acted]))
+
+
 def test_a_demonstration_of_another_task_is_refused(make_gato, tokenizer, robot, walk):
     with pytest.raises(ValueError, match="the demonstration is not of task 'toy/robot'"):
         GatoPolicy(make_gato(), tokenizer, robot).reset(1, [walk([0], [1])])
@@ -174,15 +204,16 @@ def test_a_demonstration_of_another_task_is_refused(make_gato, tokenizer, robot,
 # -- many streams --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("overflow", ["rebuild", "rolling"])
-def test_streams_that_reset_singly_act_exactly_as_they_would_alone(make_gato, tokenizer, robot, drive, overflow):
-    model = make_gato("transformer_xl")
-    episodes = [drive(20, goal, seed=s) for s, goal in enumerate(["go", "go to the red ball", "a box"])]
+@pytest.mark.parametrize(("positions", "overflow"), WAYS)
+def test_streams_that_reset_singly_act_exactly_as_they_would_alone(make_gato, tokenizer, robot, drive, positions, overflow):
+    """26 timesteps of 8 tokens and more: over three contexts, for the stream that is never reset."""
+    model = make_gato(positions)
+    episodes = [drive(26, goal, seed=s) for s, goal in enumerate(["go", "go to the red ball", "a box"])]
     resets = [(0,), (0, 7, 8), (0, 13)]
     policy = GatoPolicy(model, tokenizer, robot, 0.0, overflow)
     policy.reset(3)
     acted = []
-    for t in range(20):
+    for t in range(26):
         observation = {k: np.concatenate([e.observations[k][t : t + 1] for e in episodes]) for k in episodes[0].observations}
         acted.append(policy.act(observation, np.zeros(3), np.array([t in r for r in resets]), np.arange(3))["motors"])
     for s, (episode, first) in enumerate(zip(episodes, resets, strict=True)):
@@ -205,6 +236,26 @@ def test_some_streams_may_act_while_others_wait(make_gato, tokenizer, robot, dri
     for s, actions in enumerate(acted):
         alone = live(GatoPolicy(model, tokenizer, robot, 0.0), episodes[s]).actions["motors"][: len(actions)]
         np.testing.assert_array_equal(np.stack(actions), alone)
+
+
+@pytest.mark.parametrize(("positions", "overflow"), [("rope", "rebuild"), ("learned", "rebuild"), ("rope", "rolling")])
+def test_a_pass_of_fixed_shapes_is_the_ordinary_one(make_gato, tokenizer, robot, drive, positions, overflow):
+    """Past three contexts, with a stream that resets singly and one that waits a turn."""
+    model, episodes = make_gato(positions), [drive(26, seed=s) for s in range(2)]
+    ordinary, fixed = (recorder(model, tokenizer, robot, overflow=overflow, static=static) for static in (False, True))
+    for policy in (ordinary, fixed):
+        policy.reset(2)
+        for t in range(26):
+            rows = [1] if t == 5 else [0, 1]
+            observation = {k: np.concatenate([shown(episodes[s], t)[k] for s in rows]) for k in episodes[0].observations}
+            policy.act(observation, np.zeros(len(rows)), np.array([t in ((0,), (0, 9))[s] for s in rows]), np.array(rows))
+    for a, b in zip(ordinary.scores, fixed.scores, strict=True):
+        torch.testing.assert_close(a, b, **EXACT)
+
+
+def test_relative_positions_have_no_pass_of_fixed_shapes(make_gato, tokenizer, robot):
+    with pytest.raises(ValueError, match="needs rope or learned positions, and these are transformer_xl"):
+        GatoPolicy(make_gato("transformer_xl"), tokenizer, robot, static=True)
 
 
 # -- actions -------------------------------------------------------------------------------------------

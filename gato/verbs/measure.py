@@ -26,12 +26,25 @@ def evaluate(arguments: list[str]) -> int:
     for name, text in EVAL_LISTS.items():
         parser.add_argument(f"--{name}", nargs="*", type=str, default=[], help=text)
     parser.add_config(EvalConfig, skip=set(EVAL_LISTS))
+    parser.add_argument("--follow", type=bool, default=False, help="CHECKPOINT is a run: play its checkpoints as they appear, until the final one")
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
-    as_json, checkpoint = vars(options).pop("json"), vars(options).pop("checkpoint")
+    as_json, checkpoint, whole_run = (vars(options).pop(name) for name in ("json", "checkpoint", "follow"))
+    if whole_run:
+        return _follow(checkpoint, EvalConfig(**vars(options)), as_json)
     results = evaluate_checkpoint(checkpoint, EvalConfig(**vars(options)))
     print_rows(results, as_json, lambda: score_table(results))
     return int(bool(results["errors"]))
+
+
+def _follow(run: Path, config: Any, as_json: bool) -> int:
+    from gato.eval.follow import follow, scores_line
+
+    has_errors = False
+    for name, results in follow(run, config):
+        print_rows({"checkpoint": name, "results": results}, as_json, lambda name=name, found=results: scores_line(name, found))
+        has_errors |= bool(results and results["errors"])
+    return int(has_errors)
 
 
 def plot(arguments: list[str]) -> None:
