@@ -1,7 +1,7 @@
 """Pictures seen a little differently each time, in ways that keep their captions true.
 
 A random part of the picture is stretched to its full size, perhaps mirrored, and its colours are scaled a
-little. Pictures whose caption names a side are not mirrored.
+little. Pictures are not mirrored whose caption names a side, or what another side makes another thing: letters, digits, phases of the moon.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from gato.spec import Modality
 
 SMALLEST_PART = 0.7  # of either side
 LARGEST_GAIN = 0.15  # of each colour channel
-_SIDES = re.compile(r"\b(left|right|(anti|counter)?clockwise|east|west)", re.IGNORECASE)
+_SIDES = re.compile(
+    r"\b(left|right|(anti|counter)?clockwise|east|west|letter|number|digit|sign\b|map\b|clef|crescent|waxing|waning|gibbous|quarter|"
+    r"(zero|one|two|three|four|five|six|seven|eight|nine)$)",
+    re.IGNORECASE,
+)
 
 
 def augmented(episode: Episode, rng: np.random.Generator) -> Episode:

@@ -38,7 +38,7 @@ def caption_task(name: str, size: tuple[int, int] = (64, 64), licence: str | Non
     return TaskSpec(name=name, fields=(image, caption), licence=licence)
 
 
-def read_image(source: str | Path | bytes) -> np.ndarray:
+def read_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes a PNG, JPEG, WebP, GIF or BMP file, whatever its name says, into (rows, columns, 3) uint8.
 
     Transparent pixels become white, EXIF orientation is applied, 16-bit greys are scaled, and of an
@@ -59,8 +59,8 @@ def read_image(source: str | Path | bytes) -> np.ndarray:
     except _DAMAGE:
         raise ValueError(f"{label} is {_kind(encoded)}; expected one of {', '.join(FORMATS)}: convert it or leave it out") from None
     columns, rows = image.size
-    if not 0 < rows * columns <= MAX_PIXELS:
-        raise ValueError(f"{label} has {rows}x{columns} pixels, expected 1 to {MAX_PIXELS}; scale it or leave it out")
+    if not 0 < rows * columns <= max_pixels:
+        raise ValueError(f"{label} has {rows}x{columns} pixels, expected 1 to {max_pixels}; scale it or leave it out")
     try:
         image.load()
         return as_rgb(image)

@@ -67,7 +67,7 @@ def proper(caption: str, net: WordNet) -> str:
         spellings = net.spelling.get(bare, set())
         single = net.singular(bare)
         plain = bare in spellings or single in net.spelling.get(single, set())
-        if len(bare) > 1 and len(spellings) == 1 and not plain and bare not in SMALL_WORDS | {"me", "ok"}:
+        if len(bare) > 1 and len(spellings) == 1 and not plain and bare not in SMALL_WORDS | {"it", "me", "ok"}:
             word = word.replace(bare, next(iter(spellings)))
         done.append(word)
     return " ".join(done)

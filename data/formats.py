@@ -22,6 +22,7 @@ from .store import Store, StoreWriter
 # format -> (module of this room, the class); imported when first used
 READERS: dict[str, tuple[str, str]] = {
     "adapter": ("adapter", "Adapter"),
+    "interleaved": ("interleaved", "InterleavedReader"),
     "jat": ("jat", "JatReader"),
     "lerobot": ("lerobot", "LeRobotReader"),
     "minari": ("minari", "MinariReader"),

@@ -47,12 +47,14 @@ class Package:
     - `name`: as that tool names it, with the version where it takes one (`emoji-datasource-google@16.0.0`, `name==1.0`).
     - `wanted`: pattern of the members' names that are unpacked, such as `package/img/.*`.
     - `copies_links`: whether a link to an unpacked file becomes a copy of it; else it is left out.
+    - `sha256`: of the archive, where the name pins a version; Debian's tools check theirs against signed lists.
     """
 
     tool: Tool
     name: str
     wanted: str
     copies_links: bool = False
+    sha256: str | None = None
 
     @property
     def label(self) -> str:
@@ -75,7 +77,7 @@ def fetch(package: Package, folder: Path) -> tuple[Path, dict[str, Any]]:
 
     **Arguments:** `folder`: of all packages; this one's becomes a folder in it.
 
-    **Returns:** the folder of its files, and `{package, archive, sha256, links}`: what was fetched and how many links were left out.
+    **Returns:** the folder of its files, and `{package, archive, bytes, sha256, links}`: what was fetched and how many links were left out.
 
     **Raises:** `Missing` if tool or package cannot be had; `ValueError` for an archive that is damaged, unsafe or too large.
     """
@@ -86,9 +88,13 @@ def fetch(package: Package, folder: Path) -> tuple[Path, dict[str, Any]]:
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "archive").mkdir(parents=True)
     try:
+        print(f"fetching {package.name} ({package.tool})", file=sys.stderr, flush=True)
         archive = _download(package, partial / "archive")
+        digest, size = file_digest(archive), archive.stat().st_size
+        if package.sha256 not in (None, digest):
+            raise ValueError(f"{archive.name} has SHA-256 {digest}, expected {package.sha256}; it is not unpacked")
         links = unpack(archive, partial / "files", package.wanted, package.copies_links)
-        note = {"package": package.name, "archive": archive.name, "sha256": file_digest(archive), "links": links}
+        note = {"package": package.name, "archive": archive.name, "bytes": size, "sha256": digest, "links": links}
         shutil.rmtree(partial / "archive")
         (partial / _NOTE).write_text(json.dumps(note, indent=1), encoding="utf-8")
         partial.rename(home)
@@ -108,7 +114,8 @@ def _download(package: Package, folder: Path) -> Path:
     archives = sorted(folder.iterdir())
     if done.returncode or len(archives) != 1:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise Missing(f"{failed} ({said[:200]}); look at the tool's configuration and the network, and run this again")
+        first = "run 'apt-get update' first, " if package.tool == "apt" else ""
+        raise Missing(f"{failed} ({said[:200]}); {first}look at the tool's configuration and the network, and run this again")
     return archives[0]
 
 

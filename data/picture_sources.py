@@ -7,6 +7,7 @@ used is counted by reason, never passed over in silence.
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,19 +17,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .captions import fit_image, read_image
-from .concepts import concept_of, proper, synonyms
-from .files import lines
+from .captions import MAX_PIXELS, fit_image, read_image
+from .concepts import synonyms
 from .packages import Package
 from .progress import Progress
-from .titles import OFFENSIVE, Titled, clipart, emoji, read_titles
+from .titles import Titled, clipart, emoji, read_titles, stamps
 from .wordnet import WordNet
 
 SIZE = 64
-PHOTO_COLOURS = 0.6  # distinct colours per pixel, above which a stamp is taken for a photograph (nearly all of 24 looked at were)
+PHOTO_COLOURS = 0.5  # distinct colours per pixel, above which a stamp is taken for a photograph
 
 _PAPER = 235  # what is lighter than this in every colour is margin
-_DRAWN = ("cartoon", "symbols")  # folders of stamps that hold no photographs
+_DRAWN = re.compile(  # stamps that have as many colours as photographs and are none, as a look at all of them showed
+    r"cartoon|symbols|easter|newyears|hanukkah|planets|roadsigns/(?!railroad|traffic)|flags|hats|Santa|xmas_tp_bulb|hard_candy|button|toilet|pizza"
+)
 
 Table = Mapping[str, tuple[str, str]]
 # the packages' folders by label, WordNet, the curated titles, the counter of what is left out -> files with captions
@@ -56,7 +58,7 @@ class Picture:
     author: str
     original: str
     drawing: str
-    is_photo: bool
+    is_photo: bool = False
     split: str = "train"
 
 
@@ -64,9 +66,24 @@ WORDNET = Package("apt", "wordnet-base", r"usr/share/wordnet/.*")
 _SVG = Package("apt", "openclipart-svg", r".*\.svg")
 _PNG = Package("apt", "openclipart-png", r".*\.png", copies_links=True)  # drawings that look the same share a file
 _STAMPS = Package("apt", "tuxpaint-stamps-default", r".*/stamps/.*\.(png|txt)")
-_NOTO = Package("npm", "emoji-datasource-google@16.0.0", r"package/(emoji\.json|img/google/64/.*\.png)")
-_TWITTER = Package("npm", "emoji-datasource-twitter@16.0.0", r"package/(emoji\.json|img/twitter/64/.*\.png)")
-_FLUENT = Package("npm", "@lobehub/fluent-emoji-3d@1.1.0", r"package/assets/.*\.webp")
+_NOTO = Package(
+    "npm",
+    "emoji-datasource-google@16.0.0",
+    r"package/(emoji\.json|img/google/64/.*\.png)",
+    sha256="fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+)
+_TWITTER = Package(
+    "npm",
+    "emoji-datasource-twitter@16.0.0",
+    r"package/(emoji\.json|img/twitter/64/.*\.png)",
+    sha256="f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+)
+_FLUENT = Package(
+    "npm",
+    "@lobehub/fluent-emoji-3d@1.1.0",
+    r"package/assets/.*\.webp",
+    sha256="c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+)
 
 
 def _clipart(folders: Mapping[str, Path], net: WordNet, table: Table, left_out: Counter[str]) -> Iterator[Titled]:
@@ -82,17 +99,8 @@ def _emoji(listing: str, label: str, folder: str, suffix: str, style: str, autho
 
 
 def _stamps(folders: Mapping[str, Path], net: WordNet, table: Table, left_out: Counter[str]) -> Iterator[Titled]:
-    """A stamp's caption is the first line of the text beside it; the others are translations."""
     root = folders["tuxpaint-stamps-default"] / "usr/share/tuxpaint/stamps"
-    for picture in sorted(root.rglob("*.png")):
-        text, name = picture.with_suffix(".txt"), picture.relative_to(root)
-        first = next(lines(text), ("", ""))[1] if text.is_file() else ""
-        caption = first.strip().rstrip(".\u2026! ")
-        if not caption or name.parts[0] == "military" or OFFENSIVE.search(caption):
-            left_out["stamps: without a caption, military or unsuitable"] += 1
-            continue
-        caption = caption[0].lower() + caption[1:] if caption.split()[0].lower() in ("a", "an", "the", "some", "two") else caption
-        yield Titled(picture, proper(caption, net), concept_of(caption, net), "Tux Paint's contributors", name.as_posix(), f"stamp/{name}")
+    return stamps(root, net, table, left_out)
 
 
 SOURCES: dict[str, PictureSource] = {
@@ -136,7 +144,7 @@ def read_pictures(
                 if (drawn := draw(one.path)) is None:
                     left_out[f"{name}: nearly empty, too large or not readable"] += 1
                     continue
-                is_photo = name == "tuxpaint-stamps" and drawn[1] and not any(part in one.original for part in _DRAWN)
+                is_photo = name == "tuxpaint-stamps" and drawn[1] and not _DRAWN.search(one.original)
                 found.append(
                     Picture(
                         drawn[0], one.caption, one.concept.lower(), name, source.licence, one.author, one.original, one.drawing, is_photo
@@ -153,18 +161,26 @@ def draw(path: Path) -> tuple[bytes, bool] | None:
 
     **Returns:** `None` where there is nearly nothing to see, or the file cannot be read.
     """
-    try:
-        pixels = read_image(path)
-    except ValueError:
+    pixels = without_margin(path)
+    if pixels is None:
         return None
-    ink = pixels.min(axis=2) < _PAPER
-    if not ink.any():
-        return None
-    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-    fitted = fit_image(pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], (SIZE, SIZE))
+    fitted = fit_image(pixels, (SIZE, SIZE))
     inked = fitted[fitted.min(axis=2) < _PAPER]
     if len(inked) < 0.02 * SIZE * SIZE or fitted.std() < 8:
         return None
     buffer = io.BytesIO()
     Image.fromarray(fitted).save(buffer, "PNG")
     return buffer.getvalue(), bool(len(np.unique(inked, axis=0)) > PHOTO_COLOURS * len(inked))
+
+
+def without_margin(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray | None:
+    """A picture (rows, columns, 3) uint8 on white, cut to what is not nearly white; `None` where that is nothing or it cannot be read."""
+    try:
+        pixels = read_image(path, max_pixels)
+    except ValueError:
+        return None
+    ink = pixels.min(axis=2) < _PAPER
+    if not ink.any():
+        return None
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

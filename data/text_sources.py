@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import re
-import textwrap
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from .concepts import share
+from .entries import gcide_prose, hacker_prose
 from .files import lines
 from .packages import Package
 from .picture_sources import WORDNET
 from .wordnet import UNFIT, documents, read_wordnet
 
-TEST_SHARE = 0.05
 MIN_CHARACTERS = 40
 MAX_BYTES = 2**28  # of a dictionary, expanded
 
@@ -46,16 +44,19 @@ Read = Callable[[Path, Counter[str]], Iterator[Document]]
 
 @dataclass(frozen=True)
 class TextSource:
-    """Where documents come from: a `package`, its `licence` and `author`, and `read`."""
+    """Where documents come from: a `package`, its `licence` and `author`, `read`, and the expected share held out."""
 
     package: Package
     licence: str
     author: str
     read: Read
+    test_share: float = 0.05
 
 
-def read_dictionary(name: str, folder: Path, left_out: Counter[str]) -> Iterator[Document]:
+def read_dictionary(name: str, clean: Callable[[str], str], folder: Path, left_out: Counter[str]) -> Iterator[Document]:
     """The entries of a dictionary in dictd's format: an index of offsets, and a text that gzip opens.
+
+    **Arguments:** `clean`: makes prose of an entry as it stands there.
 
     **Raises:** `ValueError` for an index that points outside the text.
     """
@@ -69,13 +70,15 @@ def read_dictionary(name: str, folder: Path, left_out: Counter[str]) -> Iterator
         if word.startswith("00-database") or (start, size) in seen:  # further headwords of one entry
             continue
         seen.add((start, size))
-        text = _plain(content[start : start + size].decode("utf-8", "replace"))
+        entry = content[start : start + size].decode("utf-8", "replace")
+        text = clean(entry)
         if UNFIT.search(text):
             left_out[f"{name}: unfit words"] += 1
         elif len(text) < MIN_CHARACTERS:
             left_out[f"{name}: shorter than {MIN_CHARACTERS} characters"] += 1
         else:
-            yield Document(word, text, word.lower())
+            title = entry.split("\n", 1)[0].split(" \\", 1)[0].strip() or word  # the index names further headwords first
+            yield Document(title, text, title.lower())
 
 
 def read_words(folder: Path, left_out: Counter[str]) -> Iterator[Document]:
@@ -116,25 +119,37 @@ def read_dialogues(folder: Path, left_out: Counter[str]) -> Iterator[Document]:
 SOURCES: dict[str, TextSource] = {
     "wordnet": TextSource(WORDNET, "WordNet-3.0", "Princeton University", read_words),
     "gcide": TextSource(
-        Package("apt", "dict-gcide", r".*/dictd/.*"), "GPL-3.0-or-later", "GCIDE's contributors", partial(read_dictionary, "gcide")
+        Package("apt", "dict-gcide", r".*/dictd/.*"),
+        "GPL-3.0-or-later",
+        "GCIDE's contributors",
+        partial(read_dictionary, "gcide", gcide_prose),
     ),
     "foldoc": TextSource(
         Package("apt", "dict-foldoc", r".*/dictd/.*"),
         "GFDL-1.2-or-later",
         "Denis Howe and contributors",
-        partial(read_dictionary, "foldoc"),
+        partial(read_dictionary, "foldoc", partial(hacker_prose, deepest=3)),
     ),
     "jargon": TextSource(
-        Package("apt", "dict-jargon", r".*/dictd/.*"), "public domain", "the Jargon File's contributors", partial(read_dictionary, "jargon")
+        Package("apt", "dict-jargon", r".*/dictd/.*"),
+        "public domain",
+        "the Jargon File's contributors",
+        partial(read_dictionary, "jargon", partial(hacker_prose, deepest=4)),
     ),
     "python-docs": TextSource(
         Package("apt", "python3.11-doc", r".*\.rst\.txt"), "PSF-2.0", "Python Software Foundation", read_documentation
     ),
     "dialogue": TextSource(
-        Package("pip", "chatterbot-corpus==1.3.3", r"chatterbot_corpus/data/english/.*\.yml"),
+        Package(
+            "pip",
+            "chatterbot-corpus==1.3.3",
+            r"chatterbot_corpus/data/english/.*\.yml",
+            sha256="86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
+        ),
         "BSD-3-Clause",
         "Gunther Cox and contributors",
         read_dialogues,
+        test_share=0.15,  # of 21 files, so that it is more than one
     ),
 }
 
@@ -151,7 +166,7 @@ def document_rows(name: str, source: TextSource, folder: Path, limit: int | None
             left_out[f"{name}: read no further than {limit} documents (small scale)"] += 1
             return
         seen.add(digest)
-        split = "test" if share(f"text:{document.group}") < TEST_SHARE else "train"
+        split = "test" if share(f"text:{document.group}") < source.test_share else "train"
         yield {
             "text": document.text, "title": document.title, "split": split,
             "source": name, "licence": source.licence, "author": source.author,
@@ -184,10 +199,3 @@ def _number(digits: str) -> int:
     for digit in digits:
         value = value * 64 + _DIGITS[digit]
     return value
-
-
-def _plain(text: str) -> str:
-    """An entry without its indentation and without the marks around cross references."""
-    text = textwrap.dedent("\n".join(line.rstrip() for line in text.splitlines()))
-    text = re.sub(r"\{([^{}\n]*)\}", r"\1", text)
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"^ {2,}", "  ", text, flags=re.MULTILINE)).strip()

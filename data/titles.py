@@ -1,4 +1,4 @@
-"""Titles of drawings and names of emoji, made into captions; what names nothing that is shown, or is unfit, is left out.
+"""Titles of drawings, names of emoji and remarks on stamps, made into captions; what names nothing that is shown, or is unfit, is left out.
 
 The curated table `configs/titles.tsv` has the last word.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .concepts import SMALL_WORDS, concept_of, proper, tidy
-from .files import inside, load_json
+from .files import inside, lines, load_json
 from .wordnet import WordNet
 
 MAX_SVG_BYTES = 2**26
@@ -87,6 +87,32 @@ def emoji(
             continue
         own = "" if row["category"] == "People & Body" else f"/{row['unified']}"
         yield Titled(picture, *result, author, row["unified"], f"{result[1]}/{style}{own}")
+
+
+def stamps(root: Path, net: WordNet, table: Mapping[str, tuple[str, str]], dropped: Counter[str]) -> Iterator[Titled]:
+    """Tux Paint's usable stamps: the first line of the text beside a picture is about it; the others are translations."""
+    for picture in sorted(root.rglob("*.png")):
+        text, name = picture.with_suffix(".txt"), picture.relative_to(root).as_posix()
+        if picture.stem.endswith("_mirror"):
+            dropped["stamps: mirrored copy"] += 1
+            continue
+        first = next(lines(text), ("", ""))[1] if text.is_file() else ""
+        caption, concept = table.get(f"stamp:{name.removesuffix('.png')}", (stamp_caption(first, net), ""))
+        if caption in ("", "-") or name.startswith("military/") or OFFENSIVE.search(caption):
+            dropped["stamps: without a caption, military or unsuitable"] += 1
+            continue
+        shown = re.sub(r"^(?:an?|the|some|two) ", "", caption)
+        concept = concept or (shown.lower() if re.search(r"\b(?:letter|number) ", shown) else concept_of(shown, net))
+        yield Titled(picture, caption, concept, "Tux Paint's contributors", name, f"stamp/{name}")
+
+
+def stamp_caption(text: str, net: WordNet) -> str:
+    """ "A fire truck! Call it when..." -> "a fire truck": what is shown, without remarks and quotation marks."""
+    text = re.sub(r"\s*\([^)]*\)|[\u201c\u201d\"]", "", text).strip()
+    text = re.split(r"[.!?\u2026]+(?:\s|$)|\u2014| - ", text)[0].strip(" .\u2026\u2013")
+    if text[1:2].islower() or text[1:2] == " ":  # not a name in capitals
+        text = text[0].lower() + text[1:]
+    return proper(text, net)
 
 
 def titles_file() -> Path:

@@ -1,9 +1,9 @@
-"""How well captions fit pictures: the right title among ten by likelihood, against a control; and how they are worded."""
+"""How well captions fit pictures: the right title among ten by likelihood, against controls; and how they are worded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,15 @@ from gato.spec import Modality, TaskSpec
 
 from ..data.captions import SUFFIXES, read_image
 from ..data.store import Store, stores_folder
-from .wording import picture_of, question_of, text_of, wording_results
+from .wording import nearest_texts, picture_of, question_of, text_of, wording_results, words
 
 NUM_CANDIDATES = 10
+RANKINGS = {  # what ranks the titles
+    "retrieval": "the model",
+    "shuffled": "with another picture",
+    "blank": "with a blank picture",
+    "nearest": "words of the nearest training one",
+}
 PICTURES_AT_ONCE = 32
 MAX_FILES = 100_000
 
@@ -90,34 +96,30 @@ def _texts(
 def caption_results(agent: Agent, store: str, num_examples: int = 24, seed: int = 0, nearest: str | None = None) -> dict[str, Any]:
     """Measures a store of held-out pictures, with captions or with questions and answers.
 
-    For each picture the titles of nine other pictures are drawn and the ten are ranked by the
-    log-likelihood the model gives them. The control shows the picture of another episode instead: what
-    remains is what the titles alone give away.
+    For each picture nine titles of other pictures are drawn, of the same source and as long within a word (see
+    `candidate_titles`), and the ten are ranked by the log-likelihood that the model gives them. The controls do without the
+    picture: that of another episode is shown, or a blank one, or the title is taken that shares most words with the
+    caption of the nearest training picture. What they get right, the titles alone give away.
 
     **Arguments:** `nearest`: the store of the training pictures, for the control that copies the nearest one's caption.
 
-    **Returns:** `split`, `pictures`, `retrieval` and `shuffled` (accuracy with a 95 % Wilson interval; `None` for
-    questions), `chance`, `wording` (see `wording_results`; a sentence where its libraries are missing), and unselected
-    `examples` with generated captions.
+    **Returns:** `split`, `pictures`, `retrieval` and its controls `shuffled`, `blank` and `nearest` (accuracy with a 95 % Wilson
+    interval; `None` for questions, and `nearest` without a store), `chance`, `wording` (see `wording_results`; a sentence
+    where its libraries are missing), and unselected `examples` with generated captions.
     """
     path = store_path(store)
     data = Store(path)
+    training = Store(store_path(nearest)) if nearest else None
     episodes = [data.episode(i) for i in range(data.num_episodes)]
     rng = np.random.default_rng(seed)
-    right = control = None
-    if all(f.modality is Modality.IMAGE for f in episodes[0].task.observations):
-        task, _ = agent.caption_task()
-        candidates = _candidates([text_of(e) for e in episodes], rng)
-        partner = np.roll(rng.permutation(len(episodes)), 1)
-        right = _accuracy(_ranked_first(agent, task, episodes, candidates))
-        control = _accuracy(_ranked_first(agent, task, [episodes[j] for j in partner], candidates))
+    asks = any(f.modality is Modality.TEXT for f in episodes[0].task.observations)
+    ranked = dict.fromkeys(RANKINGS) if asks else _rankings(agent, episodes, training, rng)
     try:
-        wording: Any = wording_results(agent, data, Store(store_path(nearest)) if nearest else None, seed)
+        wording: Any = wording_results(agent, data, training, seed)
     except ImportError as error:
         wording = str(error)
     return {
-        "split": path.name, "pictures": len(episodes), "chance": 1 / NUM_CANDIDATES,
-        "retrieval": right, "shuffled": control, "wording": wording,
+        "split": path.name, "pictures": len(episodes), "chance": 1 / NUM_CANDIDATES, **ranked, "wording": wording,
         "examples": _examples(agent, [episodes[i] for i in rng.permutation(len(episodes))[:num_examples]]),
     }  # fmt: skip
 
@@ -139,16 +141,75 @@ def wording_lines(part: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _candidates(titles: list[str], rng: np.random.Generator) -> list[list[str]]:
-    """Each picture's own title first, then nine different ones."""
-    distinct = sorted(set(titles))
-    if len(distinct) < NUM_CANDIDATES:
-        raise ValueError(f"the store has {len(distinct)} distinct titles; choosing among {NUM_CANDIDATES} needs more pictures")
+def retrieval_lines(part: dict[str, Any]) -> list[str]:
+    """The right title among ten as text, a line for what ranked them."""
+    if not part.get("retrieval"):
+        return []
+    about = f"captions of {part['pictures']} held-out pictures ({part['split']})"
+    rows = [f"{about}: the right title among {NUM_CANDIDATES} by likelihood, chance {part['chance']:.0%}"]
+    for key, label in RANKINGS.items():
+        if found := part.get(key):
+            rows.append(f"  {label:34}{found['accuracy']:6.1%} [{found['low']:.1%}, {found['high']:.1%}]")
+    return rows
+
+
+def candidate_titles(episodes: Sequence[Episode], rng: np.random.Generator) -> list[list[str]]:
+    """Each picture's own title first, then nine different ones that nothing but the picture tells from it.
+
+    Those are of pictures of another concept, from the same source, with as many words or one more or less; where there are
+    fewer than nine, the next in length are taken, and then those of other sources.
+    """
+    titles = [text_of(e) for e in episodes]
+    known = [(str(e.parameters.get("source", "")), str(e.parameters.get("concept", ""))) for e in episodes]
+    places: dict[str, list[int]] = {}  # of every title
+    for i, title in enumerate(titles):
+        places.setdefault(title, []).append(i)
+    if len(places) < NUM_CANDIDATES:
+        raise ValueError(f"the store has {len(places)} distinct titles; choosing among {NUM_CANDIDATES} needs more pictures")
+    lengths = {title: len(title.split()) for title in places}
     chosen = []
-    for title in titles:
-        others = [t for t in rng.choice(distinct, NUM_CANDIDATES, replace=False) if t != title]
-        chosen.append([title, *map(str, others[: NUM_CANDIDATES - 1])])
+    for title, (source, concept) in zip(titles, known, strict=True):
+        ranks = {
+            other: (
+                any(concept and known[i][1] == concept for i in where),
+                all(known[i][0] != source for i in where),
+                max(1, abs(lengths[other] - lengths[title])),
+            )
+            for other, where in places.items()
+            if other != title
+        }
+        last = sorted(ranks.values())[NUM_CANDIDATES - 2]
+        sure = [other for other, rank in ranks.items() if rank < last]
+        rest = [other for other, rank in ranks.items() if rank == last]
+        drawn = rng.choice(len(rest), NUM_CANDIDATES - 1 - len(sure), replace=False)
+        chosen.append([title, *sure, *(rest[j] for j in drawn)])
     return chosen
+
+
+def _rankings(agent: Agent, episodes: list[Episode], training: Store | None, rng: np.random.Generator) -> dict[str, Any]:
+    task, image = agent.caption_task()
+    candidates = candidate_titles(episodes, rng)
+    cycle = rng.permutation(len(episodes))
+    others = np.empty(len(episodes), np.int64)
+    others[cycle] = np.roll(cycle, 1)  # a single cycle, so that no picture keeps its own
+    blank = [replace(e, observations={image.name: np.full_like(e.observations[image.name], 255)}) for e in episodes]
+    shown = {"retrieval": episodes, "shuffled": [episodes[j] for j in others], "blank": blank}
+    found: dict[str, Any] = {key: _accuracy(_ranked_first(agent, task, them, candidates)) for key, them in shown.items()}
+    found["nearest"] = None
+    if training is not None:
+        copied = nearest_texts([picture_of(e) for e in episodes], training)
+        found["nearest"] = _accuracy([most_alike(text, titles, rng) == 0 for text, titles in zip(copied, candidates, strict=True)])
+    return found
+
+
+def most_alike(text: str, titles: Sequence[str], rng: np.random.Generator) -> int:
+    """Which title shares most words with a text (F1 of the sets of words); one of several at random."""
+    said = set(words(text).split())
+    alike = []
+    for title in titles:
+        theirs = set(words(title).split())
+        alike.append(2 * len(said & theirs) / max(1, len(said) + len(theirs)))
+    return int(rng.choice(np.flatnonzero(np.array(alike) == max(alike))))
 
 
 def _ranked_first(agent: Agent, task: TaskSpec, episodes: list[Episode], candidates: list[list[str]]) -> list[bool]:

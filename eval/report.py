@@ -249,7 +249,12 @@ def _retrieval(part: dict[str, Any]) -> str:
     chance = part.get("chance", 0.1)
     rows = [
         _retrieval_row(label, part[key], chance, kind)
-        for key, label, kind in (("retrieval", "its own picture", "main"), ("shuffled", "another picture (control)", "control"))
+        for key, label, kind in (
+            ("retrieval", "its own picture", "main"),
+            ("shuffled", "another picture (control)", "control"),
+            ("blank", "a blank picture (control)", "control"),
+            ("nearest", "words of the nearest training picture's caption (control)", "control"),
+        )
         if part.get(key)
     ]
     if not rows:

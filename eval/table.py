@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .captioning import wording_lines
+from .captioning import retrieval_lines, wording_lines
 
 _SOURCES = {"jat": "JAT", "d4rl": "D4RL", "human": "the human player"}
 
@@ -19,11 +19,7 @@ def score_table(results: dict[str, Any]) -> str:
     lines += _family_lines(results.get("families", [])) + _comparison_lines(results.get("against"))
     for part in results["captions"]:
         lines.append("")
-        if part["retrieval"]:
-            found, control = part["retrieval"], part["shuffled"]
-            lines.append(f"captions of {part['pictures']} held-out pictures ({part['split']}): the right title among 10 by likelihood")
-            lines.append(f"  ours {found['accuracy']:.1%} [{found['low']:.1%}, {found['high']:.1%}], with another picture "
-                         f"{control['accuracy']:.1%} [{control['low']:.1%}, {control['high']:.1%}], chance 10 %")  # fmt: skip
+        lines += retrieval_lines(part)
         lines += wording_lines(part)
         lines += [f"  {e['caption'] or '(nothing)':40} | {e['title']}" for e in part["examples"]]
     for row in results.get("bits_per_byte", []):

@@ -22,6 +22,7 @@ from ..data.store import Store
 from .score import mean_interval
 
 PICTURES_AT_ONCE = 32
+TRAINING_AT_ONCE = 256
 EXTRA = "measuring the wording of captions needs sacrebleu, rouge-score and pycocoevalcap: pip install 'opengato[metrics]'"
 
 
@@ -107,15 +108,18 @@ def nearest_texts(pictures: Sequence[np.ndarray], training: Store) -> list[str]:
     """
     mine = np.stack(pictures).reshape(len(pictures), -1).astype(np.float32)
     best, texts = np.full(len(mine), np.inf), [""] * len(mine)
-    for i in range(training.num_episodes):
-        episode = training.episode(i)
-        other = picture_of(episode)
-        if other.shape != pictures[0].shape:
-            raise ValueError(f"{training.path} has pictures of {other.shape}, the measured ones are {pictures[0].shape}")
-        distance = ((mine - other.reshape(-1).astype(np.float32)) ** 2).sum(axis=1)
-        for j in np.flatnonzero(distance < best):
-            texts[j] = text_of(episode)
-        best = np.minimum(best, distance)
+    for start in range(0, training.num_episodes, TRAINING_AT_ONCE):
+        episodes = [training.episode(i) for i in range(start, min(start + TRAINING_AT_ONCE, training.num_episodes))]
+        others = [picture_of(e) for e in episodes]
+        if wrong := [other.shape for other in others if other.shape != pictures[0].shape]:
+            raise ValueError(f"{training.path} has pictures of {wrong[0]}, the measured ones are {pictures[0].shape}")
+        theirs = np.stack(others).reshape(len(others), -1).astype(np.float32)
+        # |a - b|^2 without |a|^2, which is the same for all: one product of matrices
+        distance = (theirs**2).sum(axis=1) - 2 * mine @ theirs.T
+        nearest = distance.argmin(axis=1)
+        for j in np.flatnonzero(distance.min(axis=1) < best):
+            texts[j] = text_of(episodes[nearest[j]])
+        best = np.minimum(best, distance.min(axis=1))
     return texts
 
 

@@ -194,7 +194,8 @@ class Agent:
             pictures = [f for f in task.observations if f.modality is Modality.IMAGE]
             texts = [f for f in task.observations if f.modality is Modality.TEXT]
             is_known = len(pictures) == 1 and len(texts) == num_texts and len(task.observations) == 1 + num_texts
-            if is_known and not task.is_control and len(task.actions) == 1:
+            # of a document of pictures and texts, the text stands before the picture
+            if is_known and task.observations[0] is pictures[0] and not task.is_control and len(task.actions) == 1:
                 return task, pictures[0]
         return None
 

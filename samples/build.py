@@ -17,10 +17,8 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from gato.data.captions import read_image
 from gato.data.concepts import VAGUE, closed_family, head, ranked, share, synonyms
+from gato.data.picture_sources import Picture, without_margin
 from gato.data.titles import Titled, clipart, emoji, read_titles
 from gato.data.wordnet import DRAWABLE, WordNet, documents, read_wordnet
 
@@ -39,8 +39,7 @@ PICK_SHARE = 0.8  # share of many-picture concepts that lend an unseen picture
 MAX_REPEATS = 6  # drawings with one caption by one author
 MAX_FAMILY = 12  # a held-out family holds at most this many pictures
 TEXT_BYTES = 1_450_000
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a few PNGs are huge
-
+MAX_PIXELS = 178_000_000  # a few PNGs are huge
 TEST_SHARE = 0.05  # share of text documents in the test split
 
 # ----------------------------------------------------------------- helpers
@@ -65,37 +64,15 @@ def locate(root: Path, tail: str, what: str) -> Path:
 # ------------------------------------------------------------------ pictures
 
 
-@dataclass
-class Picture:
-    """One captioned picture on its way into the pack."""
+def render(path: Path, native: bool) -> bytes | None:
+    """Draw a picture on white, 64x64, at most 64 colours, as PNG; None if nearly empty or unreadable.
 
-    image: bytes
-    caption: str
-    concept: str
-    source: str
-    licence: str
-    author: str
-    original: str
-    drawing: str  # variants of one drawing share this key
-    pixels: np.ndarray = field(repr=False, default_factory=lambda: np.zeros(0))
-    split: str = "train"
-
-
-def render(path: Path, native: bool) -> tuple[bytes, np.ndarray] | None:
-    """Draw a picture on white, 64x64, at most 64 colours; None if nearly empty or unreadable."""
-    try:
-        with Image.open(path) as opened:
-            art = opened.convert("RGBA")
-    except (OSError, Image.DecompressionBombError):
+    A native picture has the pack's size already and keeps its margin.
+    """
+    art = read_image(path) if native else without_margin(path, MAX_PIXELS)
+    if art is None:
         return None
-    flat = Image.new("RGB", art.size, "white")
-    flat.paste(art, mask=art.getchannel("A"))
-    if not native:
-        ink = np.asarray(flat, dtype=np.int16).min(axis=2) < 235
-        if not ink.any():
-            return None
-        rows, cols = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-        flat = flat.crop((cols[0], rows[0], cols[-1] + 1, rows[-1] + 1))
+    flat = Image.fromarray(art)
     room = SIZE if native else SIZE - 2
     scale = room / max(flat.size)
     size = tuple(max(1, round(side * scale)) for side in flat.size)
@@ -109,7 +86,7 @@ def render(path: Path, native: bool) -> tuple[bytes, np.ndarray] | None:
         return None
     out = io.BytesIO()
     small.save(out, "PNG", optimize=True)
-    return out.getvalue(), pixels
+    return out.getvalue()
 
 
 def read_clipart(
@@ -136,7 +113,7 @@ def drawn(found: Iterable[Titled], native: bool, source: str, licence: str, reas
     for one in found:
         image = render(one.path, native)
         if image:
-            pictures.append(Picture(image[0], one.caption, one.concept, source, licence, one.author, one.original, one.drawing, image[1]))
+            pictures.append(Picture(image, one.caption, one.concept, source, licence, one.author, one.original, one.drawing))
         else:
             dropped[reason] += 1
     return pictures
@@ -145,9 +122,9 @@ def drawn(found: Iterable[Titled], native: bool, source: str, licence: str, reas
 # ------------------------------------------------------------- duplicates
 
 
-def fingerprint(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fingerprint(image: bytes) -> tuple[np.ndarray, np.ndarray]:
     """(shape bits, 8x8 colour thumbnail) of a picture."""
-    picture = Image.fromarray(pixels.astype(np.uint8))
+    picture = Image.open(io.BytesIO(image)).convert("RGB")
     grey = np.asarray(picture.convert("L").resize((17, 16), Image.Resampling.BOX), np.int16)
     tiny = np.asarray(picture.resize((8, 8), Image.Resampling.BOX), np.int16)
     return (np.abs(np.diff(grey, axis=1)) > 6).ravel() * np.sign(np.diff(grey, axis=1)).ravel(), tiny.ravel()
@@ -155,7 +132,7 @@ def fingerprint(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def drop_duplicates(pictures: list[Picture], dropped: Counter[str]) -> list[Picture]:
     """Drop pictures that look the same; link those that differ in colour only."""
-    prints = [fingerprint(picture.pixels) for picture in pictures]
+    prints = [fingerprint(picture.image) for picture in pictures]
     shapes = np.stack([p[0] for p in prints]).astype(np.int16)
     tinies = np.stack([p[1] for p in prints])
     kept: list[int] = []

@@ -43,7 +43,9 @@ def test_about_half_of_the_pictures_are_mirrored_and_none_is_upside_down():
     assert all(e.observations["image"][0, -1, 32, 2] > e.observations["image"][0, 0, 32, 2] for e in episodes)
 
 
-@pytest.mark.parametrize("caption", ["a ramp to the right", "Left-hand ramp", "counterclockwise arrows"])
+@pytest.mark.parametrize(
+    "caption", ["a ramp to the right", "Left-hand ramp", "counterclockwise arrows", "the letter b", "waning crescent moon", "two"]
+)
 def test_a_picture_whose_caption_names_a_side_is_never_mirrored(caption):
     assert all(map(grows_to_the_right, draws(caption)))
 

@@ -18,7 +18,7 @@ from gato.data.text import document_task
 from gato.data.vqa import question_task
 from gato.episode import Episode
 from gato.eval.attention import caption_attention, draw_maps, recorded
-from gato.eval.captioning import caption_results, picture_files, wording_lines
+from gato.eval.captioning import candidate_titles, caption_results, most_alike, picture_files, retrieval_lines, wording_lines
 from gato.eval.text import document_bits, ratio_interval, text_results, windows
 from gato.eval.wording import bleu, cider_d, exact_match, nearest_texts, rouge_l, wording_results
 
@@ -110,6 +110,44 @@ def test_a_chat_writes_what_generate_writes_and_ends_with_an_empty_line(agent, c
     welcome, said = capsys.readouterr().out.split("\n", 1)
     assert "knows little" in welcome
     assert said == agent.generate("go to", max_new_tokens=6).removeprefix("go to") + "\n"
+
+
+# -- choosing titles ---------------------------------------------------------------------------------------
+
+
+def titled(title: str, source: str = "a", concept: str | None = None) -> Episode:
+    parameters = {"source": source, "concept": concept or title}
+    said = {"caption": np.array([title], object)}
+    return Episode(CAPTIONS, {"image": pictures(1)}, said, np.zeros(1, np.float32), terminated=True, parameters=parameters)
+
+
+def test_each_picture_is_offered_its_own_title_first_and_nine_of_its_source_and_length():
+    short, long = [f"thing{i}" for i in range(12)], [f"a very long title {i}" for i in range(12)]
+    episodes = [titled(t, s) for t in short + long for s in ("a", "b")] + [titled(f"emoji{i}", "c") for i in range(12)]
+    candidates = candidate_titles(episodes, np.random.default_rng(0))
+    assert [c[0] for c in candidates] == [e.actions["caption"][0] for e in episodes] and all(len(set(c)) == 10 for c in candidates)
+    assert set(candidates[0]) <= set(short) and set(candidates[24]) <= set(long)
+
+
+def test_another_name_of_the_same_concept_is_offered_only_where_there_are_too_few_others():
+    episodes = [titled("cat", concept="cat"), titled("kitty", concept="cat"), *(titled(f"thing{i}") for i in range(9))]
+    first, second, third, *_ = candidate_titles(episodes, np.random.default_rng(0))
+    assert "kitty" not in first and "cat" not in second and {"cat", "kitty"} & set(third)
+
+
+def test_the_title_most_like_a_text_shares_most_words():
+    rng = np.random.default_rng(0)
+    assert most_alike("a red ball", ["a red box", "Ball, red!", "a dog"], rng) == 1
+    assert {most_alike("a fish", ["dog", "cat"], rng) for _ in range(20)} == {0, 1}
+
+
+def test_titles_are_ranked_by_the_model_and_by_three_controls(agent, tmp_path):
+    titles = [f"thing number {i}" for i in range(12)]
+    stored(tmp_path / "test", CAPTIONS, pictures(12), titles)
+    part = caption_results(agent, str(tmp_path / "test"), num_examples=12, nearest=str(tmp_path / "test"))
+    assert part["nearest"]["accuracy"] == 1  # the nearest picture is the same one
+    assert len(part["examples"]) == 12 and {"retrieval", "shuffled", "blank"} <= set(part)
+    assert len(retrieval_lines(part)) == 5
 
 
 # -- wording ---------------------------------------------------------------------------------------------

@@ -215,7 +215,8 @@ def test_a_tokenizer_is_trained_and_used(gato, tmp_path: Path) -> None:
     file = tmp_path / "words.txt"
     file.write_text("the red ball and the blue box\na small dog runs over the hill\n" * 50)
     report = json.loads(gato("tokenizer", "train", str(file), "--size", "300", "--json"))
-    assert report["pieces"] == 300 and report["characters"] == 3050 and report["characters_per_piece"] > 1
+    (source,) = report["sources"]
+    assert report["pieces"] == 300 and source["characters"] == 3050 and source["characters_per_piece"] > 1
     rows = json.loads(gato("tokenize", "text", "--json", "the ball"))
     assert "".join(row["piece"] for row in rows).replace("\u2581", " ").strip() == "the ball"
     ids = [str(row["id"]) for row in rows]

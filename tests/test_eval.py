@@ -15,7 +15,6 @@ from gato.agent import Agent, load
 from gato.cli import main
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.toy import Corridor
-from gato.eval.captioning import _candidates
 from gato.eval.control import (
     EvalConfig,
     _ablations,
@@ -256,13 +255,6 @@ def test_a_blanked_picture_is_black_and_nothing_else_changes():
     blank = dict(_ablations(envs.task("babyai/go-to-local")))["blank picture"]
     shown = blank({"image": np.full((2, 56, 56, 3), 7, np.uint8), "direction": np.array([1, 2])}, np.arange(2), np.ones(2, bool))
     assert shown["image"].max() == 0 and list(shown["direction"]) == [1, 2]
-
-
-def test_each_picture_is_offered_its_own_title_first_and_nine_others():
-    titles = [f"title {i}" for i in range(12)] + ["title 0"]
-    candidates = _candidates(titles, np.random.default_rng(0))
-    assert [c[0] for c in candidates] == titles
-    assert all(len(set(c)) == 10 for c in candidates)
 
 
 def test_a_film_strip_holds_eight_frames_side_by_side():

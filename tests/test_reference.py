@@ -19,13 +19,14 @@ from PIL import Image
 from gato import envs
 from gato.data import packages, picture_sources, reference, text_sources
 from gato.data.concepts import concept_of, synonyms
+from gato.data.entries import gcide_prose, hacker_prose, prose
 from gato.data.packages import Missing, Package, fetch, unpack
 from gato.data.picture_sources import Picture, PictureSource
 from gato.data.picture_splits import Families, HeldOut, split_pictures
 from gato.data.reference import FULL_CONTROL, ReferenceConfig, build
 from gato.data.store import Store
 from gato.data.text_sources import TextSource, read_dialogues, read_dictionary
-from gato.data.titles import Titled
+from gato.data.titles import Titled, stamp_caption
 from gato.data.wordnet import WordNet, read_wordnet
 from gato.verbs.recipes import recipe_path
 
@@ -73,6 +74,16 @@ def tgz(path: Path, *members: tarfile.TarInfo | tuple[str, bytes]) -> Path:
                 info.size = len(member[1])
                 tar.addfile(info, io.BytesIO(member[1]))
     return path
+
+
+def registry(folder: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An npm whose registry holds this archive alone."""
+    program = folder / "bin/npm"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ncp '{archive}' .\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    return program
 
 
 def picture(concept: str, drawing: str, source: str = "a", is_photo: bool = False) -> Picture:
@@ -127,6 +138,14 @@ def test_a_cut_archive_is_named(tmp_path: Path) -> None:
         unpack(archive, tmp_path / "out")
 
 
+def test_a_package_that_is_not_the_pinned_one_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tgz(tmp_path / "cats-1.0.tgz", ("package/cat.txt", b"another cat"))
+    registry(tmp_path, archive, monkeypatch)
+    with pytest.raises(ValueError, match=r"cats-1.0.tgz has SHA-256 [0-9a-f]{64}, expected 00; it is not unpacked"):
+        fetch(Package("npm", "cats@1.0", ".*", sha256="00"), tmp_path / "packages")
+    assert list((tmp_path / "packages").iterdir()) == []
+
+
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="Debian's tools are not here")
 def test_a_debian_package_is_unpacked_without_root(tmp_path: Path) -> None:
     source = tmp_path / "source"
@@ -148,11 +167,7 @@ def test_a_missing_tool_is_named_with_what_to_do(tmp_path: Path, monkeypatch: py
 
 def test_a_package_is_fetched_once_and_a_killed_fetch_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tgz(tmp_path / "cats-1.0.tgz", ("package/cat.txt", b"meow"))
-    program = tmp_path / "bin/npm"  # an npm whose registry is a folder
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\ncp '{archive}' .\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    program = registry(tmp_path, archive, monkeypatch)
     (tmp_path / "packages/cats.partial/files/package").mkdir(parents=True)
     package = Package("npm", "cats@1.0", ".*")
     folder, note = fetch(package, tmp_path / "packages")
@@ -183,27 +198,35 @@ def test_a_held_out_concept_takes_its_kinds_and_names_along(net: WordNet) -> Non
 
 def test_no_picture_of_a_held_out_concept_is_trained_on_in_any_source(net: WordNet) -> None:
     pictures = [picture("frog", "1", "clip art"), picture("bullfrog", "2", "emoji"), picture("cat", "3", "emoji")]
-    split_pictures(pictures, HeldOut(frozenset({"frog"}), frozenset()), net)
+    split_pictures(pictures, HeldOut(frozenset({"frog"}), frozenset()), net, Counter())
     assert [p.split for p in pictures] == ["unseen_concept", "unseen_concept", "train"]
+
+
+def test_a_caption_that_names_a_held_out_concept_is_not_trained_on(net: WordNet) -> None:
+    left_out: Counter[str] = Counter()
+    pictures = [picture("cat", "1"), picture("cat", "2"), picture("dog", "3")]
+    pictures[1].caption = "a cat that looks at two tree frogs"
+    kept = split_pictures(pictures, HeldOut(frozenset({"frog"}), frozenset()), net, left_out)
+    assert [p.drawing for p in kept] == ["1", "3"] and left_out.total() == 1
 
 
 def test_a_held_out_picture_takes_its_variants_along_and_its_concept_is_trained_on(net: WordNet) -> None:
     pictures = [picture("cat", "x"), picture("cat", "x"), picture("cat", "other")]
     pictures[0].original = "cat-1"
-    split_pictures(pictures, HeldOut(frozenset(), frozenset({("a", "cat-1")})), net)
+    split_pictures(pictures, HeldOut(frozenset(), frozenset({("a", "cat-1")})), net, Counter())
     assert [p.split for p in pictures] == ["unseen_picture", "unseen_picture", "train"]
 
 
 def test_a_held_out_picture_without_a_training_picture_of_its_concept_is_left_out(net: WordNet) -> None:
     only = picture("cat", "x")
-    assert split_pictures([only, picture("dog", "y")], HeldOut(frozenset(), frozenset({("a", "x")})), net) == [
+    assert split_pictures([only, picture("dog", "y")], HeldOut(frozenset(), frozenset({("a", "x")})), net, Counter()) == [
         picture("dog", "y")
     ]  # fmt: skip
 
 
 def test_about_a_tenth_of_the_drawings_is_held_out_and_never_all_of_a_concept(net: WordNet) -> None:
     pictures = [picture(f"thing{i}", f"{i}/{k}") for i in range(300) for k in range(3)]
-    split_pictures(pictures, HeldOut(frozenset(), frozenset()), net)
+    split_pictures(pictures, HeldOut(frozenset(), frozenset()), net, Counter())
     counts = Counter(p.split for p in pictures)
     assert 60 <= counts["unseen_picture"] <= 120 and counts.total() == 900
     assert {p.concept for p in pictures if p.split == "train"} == {p.concept for p in pictures}
@@ -212,7 +235,7 @@ def test_about_a_tenth_of_the_drawings_is_held_out_and_never_all_of_a_concept(ne
 def test_photographs_of_a_concept_are_held_out_together_and_only_where_drawings_remain(net: WordNet) -> None:
     pictures = [picture(f"thing{i}", f"{i}/{k}", is_photo=k > 0) for i in range(100) for k in range(3)]
     pictures += [picture(f"photo{i}", f"photo{i}", is_photo=True) for i in range(100)]
-    split_pictures(pictures, HeldOut(frozenset(), frozenset()), net)
+    split_pictures(pictures, HeldOut(frozenset(), frozenset()), net, Counter())
     unseen = {p.concept for p in pictures if p.split == "unseen_photo"}
     assert 30 <= len(unseen) <= 70 and not any(c.startswith("photo") for c in unseen)
     assert not any(p.is_photo and p.split == "train" for p in pictures if p.concept in unseen)
@@ -224,6 +247,13 @@ def test_the_sample_pack_holds_out_what_the_table_says() -> None:
     assert {r["concept"] for r in rows if r["split"] == "unseen_concept"} == held_out.concepts
     assert {(r["source"], r["original"]) for r in rows if r["split"] == "unseen_picture"} == held_out.pictures
     assert not {r["concept"] for r in rows if r["split"] != "unseen_concept"} & held_out.concepts
+
+
+def test_a_stamp_says_what_is_shown_and_nothing_else(net: WordNet) -> None:
+    assert stamp_caption("A fire truck! Call it when there is a fire.", net) == "a fire truck"
+    assert stamp_caption("\u201cYield\u201d", net) == "yield"
+    assert stamp_caption("A Canadian 1 cent piece ($.01) called a penny.", net) == "a Canadian 1 cent piece called a penny"
+    assert stamp_caption("UK post box. Put your letter in here.", net) == "UK post box"
 
 
 # -- documents -------------------------------------------------------------------------------------
@@ -254,16 +284,31 @@ CAT = "cat\n\n   An animal that {purrs} when it is content with\n   what it has 
 def test_a_dictionary_gives_its_entries_as_plain_text(tmp_path: Path) -> None:
     left_out: Counter[str] = Counter()
     folder = dictionary(tmp_path, ("00-database-info", "About this dictionary, which is tiny and full of cats."), ("cat", CAT), ("x", "x"))
-    (found,) = read_dictionary("tiny", folder, left_out)
+    (found,) = read_dictionary("tiny", prose, folder, left_out)
     assert found.title == "cat" and "purrs when it is content" in found.text and "{" not in found.text
     assert left_out == {"tiny: shorter than 40 characters": 1}
+
+
+def test_an_entry_of_gcide_is_prose_without_its_editors_marks() -> None:
+    entry = (
+        'Oval \\O"val\\ ([=o]"val), n. [F. ovale, fr. L. ovum egg. Cf.\n   {Ovum}.]\n   1. A body in the shape\n'
+        "      of an egg. [Obs.]\n      [1913 Webster] Ovals\n\n            Pr[^e]t [ae]on.     --Milton.\n   [PJC]\n"
+    )
+    assert gcide_prose(entry) == (
+        "Oval, n. [F. ovale, fr. L. ovum egg. Cf. Ovum.]\n1. A body in the shape of an egg. [Obs.]\n\nPrêt æon. --Milton."
+    )  # fmt: skip
+
+
+def test_paragraphs_are_lines_and_tables_keep_theirs() -> None:
+    entry = "HTTP\n\n   <web> A {wide\n   spread} protocol (ann@web.org).\n\n     000 = 0\n     001 = 1\n\n   (1994-10-27)\n"
+    assert hacker_prose(entry, deepest=3) == "HTTP\n\n<web> A wide spread protocol ().\n\n     000 = 0\n     001 = 1"
 
 
 def test_an_index_that_points_outside_the_dictionary_is_named(tmp_path: Path) -> None:
     folder = dictionary(tmp_path, ("cat", CAT))
     (folder / "usr/share/dictd/tiny.index").write_text("cat\tA\tZZ\n")
     with pytest.raises(ValueError, match=r"tiny.index, line 1 points at byte 1625 of a text of \d+; fetch the package again"):
-        list(read_dictionary("tiny", folder, Counter()))
+        list(read_dictionary("tiny", prose, folder, Counter()))
 
 
 def test_dialogues_alternate_between_two_speakers(tmp_path: Path) -> None:
@@ -311,7 +356,7 @@ def read_folder(folders, net, table, left_out):
 
 
 PICTURES = {"tiny": PictureSource((Package("npm", "tiny-pictures", ".*"),), "CC0", read_folder)}
-TEXTS = {"tiny": TextSource(Package("apt", "tiny-dictionary", ".*"), "CC0", "Bob", partial(read_dictionary, "tiny"))}
+TEXTS = {"tiny": TextSource(Package("apt", "tiny-dictionary", ".*"), "CC0", "Bob", partial(read_dictionary, "tiny", prose))}
 
 
 def test_pictures_and_documents_become_stores_with_licence_author_and_source(fetched: Path) -> None:
@@ -340,6 +385,18 @@ def episodes(folder: str | Path) -> list:
     return [store.episode(i) for i in range(store.num_episodes)]
 
 
+def test_questions_are_true_labelled_and_in_the_split_of_their_picture(fetched: Path) -> None:
+    built = build(ReferenceConfig(["pictures"], out=fetched), PICTURES, TEXTS)
+    asked = {row["split"]: episodes(row["store"]) for row in built.stores if row["part"] == "questions"}
+    assert {e.parameters["concept"] for e in asked["unseen_concept"]} == {"frog"}
+    for e in (e for them in asked.values() for e in them):
+        question, answer, concept = e.observations["question"][0], e.actions["answer"][0], e.parameters["concept"]
+        assert e.parameters["question_id"].startswith("template/")
+        assert answer == {"what is this?": concept, f"is this a {concept}?": "yes"}.get(question, "no")
+    assert not any("frog" in e.observations["question"][0] for e in asked["train"])
+    assert {e.actions["answer"][0] for e in asked["train"]} == {"cat", "dog", "yes", "no"}
+
+
 def test_a_finished_part_is_not_built_again_and_a_killed_one_is(fetched: Path) -> None:
     config = ReferenceConfig(["text"], out=fetched)
     killed = fetched / "reference/text/tiny.partial/stores"
@@ -360,7 +417,7 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_built(fetched: Path, monkey
     monkeypatch.setenv("PATH", "")
     absent = {"absent": PictureSource((Package("npm", "absent", ".*"),), "CC0", read_folder)}
     built = build(ReferenceConfig(["pictures"], out=fetched), absent | PICTURES, TEXTS)
-    assert {row["source"] for row in built.stores} == {"tiny"}
+    assert {row["source"] for row in built.stores} == {"tiny", "templates"}
     (line,) = built.missing
     assert line.startswith("package 'absent' needs the program 'npm', which is not installed")
     with pytest.raises(ValueError, match="nothing could be built: pictures: package 'absent'"):
@@ -371,7 +428,7 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_built(fetched: Path, monkey
 def test_a_damaged_package_is_named_and_the_others_are_built(fetched: Path) -> None:
     (fetched / "reference/packages/tiny-dictionary/files/usr/share/dictd/tiny.index").write_text("cat\tA\tZZZ\n")
     built = build(ReferenceConfig(["pictures", "text"], out=fetched), PICTURES, TEXTS)
-    assert {row["part"] for row in built.stores} == {"pictures"} and "fetch the package again" in built.missing[0]
+    assert {row["part"] for row in built.stores} == {"pictures", "questions"} and "fetch the package again" in built.missing[0]
     assert not (fetched / "reference/text/tiny").exists() and not (fetched / "reference/text/tiny.partial").exists()
 
 
@@ -386,7 +443,7 @@ def test_a_picture_that_stands_in_two_splits_is_dropped_from_training(fetched: P
 def test_the_mixture_file_names_what_is_there(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = build(ReferenceConfig(["pictures"], out=fetched), PICTURES, TEXTS)
     data = yaml.safe_load(Path(built.mixture).read_text())
-    assert list(data["sources"]) == ["reference/pictures/train"]
+    assert list(data["sources"]) == ["reference/pictures/train", "reference/questions/train"]
     assert data["sources"]["reference/pictures/train"]["store"] == str(fetched / "reference/pictures/train")
 
 
@@ -403,7 +460,7 @@ def test_the_control_part_collects_and_goes_on_without_a_simulator(tmp_path: Pat
 def test_every_source_of_the_recipe_is_built_at_full_scale() -> None:
     sources = yaml.safe_load(recipe_path("reference").read_text())["data"]["sources"]
     made = {task for task in envs.tasks() if task.split("/")[0] in FULL_CONTROL and envs.expert_name(task)}
-    made |= {"reference/pictures/train"} | {f"reference/text/{name}/train" for name in text_sources.SOURCES}
+    made |= {"reference/pictures/train", "reference/questions/train"} | {f"reference/text/{name}/train" for name in text_sources.SOURCES}
     assert set(sources) <= made
 
 

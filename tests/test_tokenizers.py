@@ -214,6 +214,14 @@ def test_a_tokenizer_learns_from_a_stream_of_text():
     assert tokenizer.decode(tokenizer.encode("the red box")) == "the red box"
 
 
+def test_the_report_counts_words_pieces_and_characters_spelt_as_bytes(text):
+    report = text.report(["go to", "caf\u00e9 \u4e2d"])
+    assert (report["texts"], report["words"], report["characters"], report["unknown"]) == (2, 4, 11, 0)
+    assert report["coverage"] == pytest.approx(9 / 11)  # neither \u00e9 nor \u4e2d was in the text that the pieces come from
+    assert report["pieces"] == len(text.encode("go to")) + len(text.encode("caf\u00e9 \u4e2d"))
+    assert report["pieces_per_word"] == report["pieces"] / 4
+
+
 def test_of_too_much_text_a_fair_sample_of_lines_is_kept_in_order():
     texts = [f"{number:04d}" for number in range(1000)]
     assert sample_lines(iter(texts), max_characters=4000) == texts

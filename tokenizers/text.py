@@ -11,7 +11,7 @@ import hashlib
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 UNKNOWN, BEGIN, END = 0, 1, 2
@@ -129,6 +129,34 @@ class TextTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; special ids have none. Bytes that are not UTF-8 become U+FFFD."""
         return self._pieces.DecodeIds([int(i) for i in ids])
+
+    def report(self, texts: Iterable[str]) -> dict[str, int | float]:
+        """How texts fare: `texts`, `characters`, `words` (between spaces), `pieces` (without the ends), and of these
+
+        - `pieces_per_word`, `characters_per_piece`;
+        - `coverage`: share of the characters that have pieces, where the others are spelt as bytes;
+        - `unknown`: pieces that stand for something lost (none, with byte fallback).
+        """
+        count = dict.fromkeys(("texts", "characters", "words", "pieces", "spelt", "unknown"), 0)
+        for text in texts:
+            ids = self._encode(text)  # `encode` would remember the text
+            count["texts"] += 1
+            count["characters"] += len(text)
+            count["words"] += len(text.split())
+            count["pieces"] += len(ids)
+            count["spelt"] += sum(i in self._first_bytes for i in ids)
+            count["unknown"] += ids.count(UNKNOWN)
+        coverage = 1 - count.pop("spelt") / max(1, count["characters"])
+        ratios = {
+            "pieces_per_word": count["pieces"] / max(1, count["words"]),
+            "characters_per_piece": count["characters"] / max(1, count["pieces"]),
+        }
+        return {**count, **ratios, "coverage": coverage}
+
+    @cached_property
+    def _first_bytes(self) -> frozenset[int]:
+        """Ids of the bytes that begin a character in UTF-8."""
+        return frozenset(self._pieces.PieceToId(f"<0x{byte:02X}>") for byte in range(256) if not 0x80 <= byte < 0xC0)
 
     def id(self, piece: str) -> int:
         """The inverse of `piece`; unk for what is no piece."""

@@ -212,18 +212,16 @@ def train_tokenizer(arguments: list[str]) -> None:
     from gato.data.text import lines_of, texts_of
     from gato.tokenizers.text import TextTokenizer
 
-    def texts() -> Iterator[str]:
-        for name in options.sources:
-            yield from lines_of(Path(name)) if name.endswith(".txt") else texts_of(open_store(name))
+    def texts(name: str) -> Iterator[str]:
+        return lines_of(Path(name)) if name.endswith(".txt") else texts_of(open_store(name))
 
-    tokenizer = TextTokenizer.train(texts(), options.size)
+    tokenizer = TextTokenizer.train((text for name in options.sources for text in texts(name)), options.size)
     out = options.out or stores_folder() / "tokenizer.model"
     out.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(out)
-    characters = pieces = 0
-    for text in texts():
-        characters += len(text)
-        pieces += len(tokenizer.encode_documents([text])[0]) - 1  # without the end; `encode` would remember the text
-    row = {"pieces": tokenizer.size, "characters": characters, "characters_per_piece": characters / max(1, pieces), "file": out}
-    text = f"{tokenizer.size} pieces from {characters:,} characters ({row['characters_per_piece']:.2f} characters a piece): {out}"
-    print_rows(row, options.json, lambda: text)
+    sources = [{"source": name, **tokenizer.report(texts(name))} for name in options.sources]
+    print_rows(
+        {"pieces": tokenizer.size, "file": out, "sources": sources},
+        options.json,
+        lambda: f"{table(sources)}\n{tokenizer.size} pieces: {out}",
+    )

@@ -1,0 +1,97 @@
+"""Documents of pictures and texts in turn: read, stored, drawn as tokens, packed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from gato.agent import Agent
+from gato.data.formats import import_dataset
+from gato.data.interleaved import InterleavedReader, interleaved_task
+from gato.data.mixture import DataConfig, Mixture, SourceConfig
+from gato.data.store import Store
+from gato.data.vqa import question_task
+from gato.episode import Episode
+from gato.tokenizers.episode import EpisodeTokenizer
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """Two documents, one of them with pictures, in JSON lines beside red.png and blue.png."""
+    for name, colour in (("red", RED), ("blue", BLUE)):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / f"{name}.png")
+    rows = [
+        {"images": [None, "red.png", None, None, "blue.png"], "texts": ["go to", None, "the red", "ball", None], "title": "album"},
+        {"images": [None], "texts": ["no picture"]},
+    ]
+    (tmp_path / "album.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "album.jsonl"
+
+
+def only_episode(path: Path) -> Episode:
+    dataset = InterleavedReader((16, 16)).open(path)
+    assert dict(dataset.splits) == {"train": 1}
+    (episode,) = dataset.episodes("train", 0)
+    return episode
+
+
+def test_every_picture_is_a_timestep_with_the_text_behind_it(album):
+    episode = only_episode(album)
+    assert list(episode.observations["before"]) == ["go to", ""]
+    assert [tuple(p[8, 8]) for p in episode.observations["image"]] == [RED, BLUE]
+    assert list(episode.actions["text"]) == ["the red\n\nball", ""] and episode.parameters == {"title": "album"}
+    assert InterleavedReader().open(album).provenance["left_out"] == {"documents without a picture": 1}
+
+
+def test_encoded_pictures_come_from_binary_tables(album, tmp_path):
+    red = (tmp_path / "red.png").read_bytes()
+    table = pa.table({"images": [[{"bytes": red, "path": None}, None]], "texts": [[None, "the red ball"]]})
+    pq.write_table(table, tmp_path / "album.parquet")
+    episode = only_episode(tmp_path / "album.parquet")
+    assert tuple(episode.observations["image"][0, 8, 8]) == RED and list(episode.actions["text"]) == ["the red ball"]
+
+
+def test_a_document_becomes_text_picture_text_in_one_document_of_tokens(album, tokenizer):
+    tokens = EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, loss_on_text_observations=False).encode(only_episode(album))
+    kinds = [row["kind"] for row in tokenizer.table(tokens)]
+    first = ["text"] * len(tokenizer.text.encode("go to")) + ["patch", "separator"]
+    said = ["text"] * (len(tokenizer.text.encode("the red\n\nball")) + 1)
+    assert kinds == first + said + ["patch", "separator", "text"]  # nothing is said of the second picture: its end alone
+    assert list(tokens.is_target) == [False] * len(first) + [True] * len(said) + [False, False, True]
+    assert set(tokens.document) == {0} and list(np.unique(tokens.timestep)) == [0, 1]
+
+
+def test_a_mixture_packs_documents_and_begins_windows_at_a_picture(album, tmp_path, tokenizer):
+    folders = import_dataset(InterleavedReader((16, 16)).open(album), tmp_path / "stores")
+    config = DataConfig({"interleaved/album": SourceConfig(store=str(folders["train"]), augment=True)})
+    row = Mixture(config, tokenizer, 64, seed=0).row(0, 0)
+    assert len(row.tokens) > 50 and len(row.pieces) > 1 and row.tokens.document.max() == len(row.pieces) - 1
+    assert Store(folders["train"]).episode(0).actions["text"][0] == "the red\n\nball"
+
+
+def test_documents_are_not_taken_for_questions(make_gato, tokenizer):
+    tasks = {t.name: t for t in (interleaved_task("interleaved/a", (16, 16)), question_task("vqa/b", (16, 16)))}
+    assert Agent(make_gato(), tokenizer, tasks).question_task()[0].name == "vqa/b"
+    with pytest.raises(ValueError, match="trained without questions"):
+        Agent(make_gato(), tokenizer, {"interleaved/a": tasks["interleaved/a"]}).question_task()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"images": ["red.png"], "texts": ["both"]}, "line 1: entry 0 is not either a picture or a text"),
+        ({"images": ["red.png"], "texts": []}, "line 1: images and texts are not two lists of one length"),
+        ({"images": ["../red.png"], "texts": [None]}, r"line 1 .*\.\./red.png"),
+        ({"images": [None], "texts": ["no picture"]}, "holds no document with a picture"),
+    ],
+)
+def test_what_is_no_document_is_named(album, row, message):
+    album.write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match=message):
+        InterleavedReader().open(album)
