@@ -260,6 +260,35 @@ def killed_in_save(rank: int, point: str) -> None:
     setattr(holder, attribute, dies)
 
 
+def hangs_at(rank: int, step: int, of: int) -> None:
+    """Rank `of` sleeps while it draws its rows of update `step`."""
+    from gato.data.mixture import Mixture
+
+    original = Mixture.batch
+
+    def sleeps(self: Mixture, at: int, rows: Sequence[int]) -> Any:
+        if (at, rank) == (step, of):
+            time.sleep(1000)
+        return original(self, at, rows)
+
+    Mixture.batch = sleeps
+
+
+def poisoned(rank: int, steps: Sequence[int], row: int) -> None:
+    """In these updates the weight of a row is not a number."""
+    from gato.data.mixture import Mixture
+
+    original = Mixture.batch
+
+    def poisons(self: Mixture, at: int, rows: Sequence[int]) -> Any:
+        batch = original(self, at, rows)
+        if at in steps and row in rows:
+            batch.weights[list(rows).index(row)] = float("nan")
+        return batch
+
+    Mixture.batch = poisons
+
+
 def mean_of_means(rank: int) -> None:
     """Every rank divides by the number of its own targets, and the ranks' losses are averaged: a mistake to be found."""
     from gato.train import loop
@@ -311,7 +340,12 @@ def cut_off(home: Path, folder: Path, stage: int, point: str, whole: Run) -> dic
     left = run.newest()
     run.finish(ranks, stage)
     assert distance(run, whole) == (0.0, 0.0), distance(run, whole)
-    return {"engine": MODES[stage] if stage else "one process", "killed": point, "went on from update": left, "losses and weights": "bit for bit"}
+    return {
+        "engine": MODES[stage] if stage else "one process",
+        "killed": point,
+        "went on from update": left,
+        "losses and weights": "bit for bit",
+    }
 
 
 SHORT = ("--train.steps", "4", "--train.save_every", "1", "--train.keep", "1")
@@ -349,7 +383,12 @@ def random_kills(home: Path, folder: Path, count: int, seed: int = 0) -> dict[st
         assert run.wait() == [0] and distance(run, whole) == (0.0, 0.0), run.said()[-3000:]
         torn += run.said().count("passed over")
         finished += 1
-    return {"SIGKILLs": kills, "runs that came to their end": finished, "checkpoints lost or torn": torn, "losses and weights": "bit for bit"}
+    return {
+        "SIGKILLs": kills,
+        "runs that came to their end": finished,
+        "checkpoints lost or torn": torn,
+        "losses and weights": "bit for bit",
+    }
 
 
 def main() -> None:

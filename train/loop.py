@@ -48,7 +48,7 @@ class TrainConfig:
     - `max_skipped`: so many updates in a row without a finite gradient end the run.
     - `report_to`: trackers beside `metrics.jsonl`: `tensorboard`, `wandb`, `trackio` or others that accelerate knows.
     - `peak_flops`: of a device in the precision used, for the MFU; null takes that of a known GPU.
-    - `allow_changes`: settings that may differ from the run's earlier ones when it goes on, by name: `[optim.learning_rate]`, or `[optim]` for all of them.
+    - `allow_changes`: settings that may differ when a run goes on, by name: `[optim.learning_rate]`, or `[optim]` for all of them.
     """
 
     name: str = "run"
@@ -167,7 +167,9 @@ def train(
             log.write(line)
             log.show(step + 1, update.loss, line["tokens_per_second"])
             if in_a_row >= config.max_skipped:
-                raise RuntimeError(f"{in_a_row} updates in a row had no finite gradient, the last at step {step}; lower optim.learning_rate")
+                raise RuntimeError(
+                    f"{in_a_row} updates in a row had no finite gradient, the last at step {step}; lower optim.learning_rate"
+                )
             if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
                 presence.tell(step, "saving")
                 save(progress)
@@ -216,7 +218,9 @@ def _line(
     progress: Progress, before: Progress, update: Update, norm: float, rate: float, mixture: Mixture, engine: Engine, config: TrainConfig
 ) -> dict[str, Any]:
     by_source = {source.name: s / n for source, s, n in zip(mixture.sources, update.loss_sum, update.targets, strict=True) if n > 0}
-    by_modality = {name: update.loss_by_kind[k] / update.targets_by_kind[k] for name, k in MODALITIES.items() if update.targets_by_kind[k] > 0}
+    by_modality = {
+        name: update.loss_by_kind[k] / update.targets_by_kind[k] for name, k in MODALITIES.items() if update.targets_by_kind[k] > 0
+    }
     seconds = max(1e-9, progress.seconds - before.seconds)
     line = {
         "step": progress.step, "loss": update.loss, "loss_by_source": by_source, "loss_by_modality": by_modality,

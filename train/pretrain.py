@@ -279,7 +279,7 @@ def _claim(folder: Path, resolved: dict[str, Any], config: PretrainConfig) -> No
         changed = _changes(json.loads(path.read_text()), resolved)
         if refused := {name: text for name, text in sorted(changed.items()) if name not in FREE and not _is_allowed(name, config.train)}:
             raise ValueError(
-                f"'{folder}' holds a run with other settings ({'; '.join(refused.values())}); choose another --train.name, undo the change, "
+                f"'{folder}' holds a run with other settings ({'; '.join(refused.values())}); choose another --train.name, undo it, "
                 f"or allow it by --train.allow_changes [{','.join(refused)}] (never a model's)"
             )
         if not changed:

@@ -120,7 +120,9 @@ class ZeroEngine:
 
     def describe(self) -> str:
         ranks = f"{world_size()} ranks" if world_size() > 1 else "one process"
-        return f"{ranks} with {type(self.model).__name__}, {type(self.model.optimizer).__name__}, stage {self.model.zero_optimization_stage()}"
+        return (
+            f"{ranks} with {type(self.model).__name__}, {type(self.model.optimizer).__name__}, stage {self.model.zero_optimization_stage()}"
+        )
 
     def accumulate(self, batch: TokenBatch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         self.model.set_gradient_accumulation_boundary(is_last)
@@ -187,7 +189,7 @@ class ZeroEngine:
             state["step"].copy_(step)
 
     def _link_states(self) -> None:
-        """Connects parameters with their moments: stages 1 and 2 do so behind the step of the first group, when the others have none yet."""
+        """Connects parameters with their moments: stages 1 and 2 do so too early, behind the step of the first group."""
         if self.model.zero_optimization_stage() < 3:
             self.model.optimizer._hp_optimizer_states_linked = False  # private: seen in DeepSpeed 0.19.8
             self.model.optimizer._lazy_init_hp_params_optimizer_state()
