@@ -1,22 +1,250 @@
-"""How ranks start and end together, settings of ZeRO that agree with the recipe, and plans of runs on many ranks."""
+"""Several ranks: the losses of one process, runs that go on on any number of them, faults that end in order; settings and plans."""
 
 import json
+import math
+import os
 import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+import gato
+from benchmarks import resume
+from benchmarks.resume import Run
+from gato.batch import Kind
 from gato.cli import main
+from gato.data.mixture import DataConfig, Mixture, SourceConfig, open_tokenizer
 from gato.model import Gato, preset
 from gato.train import launch, ranks, zero
 from gato.train.loop import TrainConfig
+from gato.train.metrics import read_metrics
 from gato.train.optim import OptimConfig
 from gato.train.plan import flops_per_update, plan
 from gato.verbs.recipes import recipe_path
+
+ROOT = Path(gato.__file__).parent.parent
+NEEDS_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
+STAGES = [pytest.param(stage, marks=NEEDS_DEEPSPEED if stage else (), id=name) for stage, name in resume.MODES.items()]
+ENGINES = {
+    0: "2 ranks with DistributedDataParallel",
+    1: "2 ranks with DeepSpeedEngine, DeepSpeedZeroOptimizer, stage 1",
+    2: "2 ranks with DeepSpeedEngine, DeepSpeedZeroOptimizer, stage 2",
+    3: "2 ranks with DeepSpeedEngine, DeepSpeedZeroOptimizer_Stage3, stage 3",
+}
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="ranks are forked")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    resume.make_stores(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(home, tmp_path_factory) -> Run:
+    """One process that computes a whole batch at a time, uninterrupted."""
+    return Run(home, tmp_path_factory.mktemp("alone"), options=["--train.micro_batch_size", "8"]).finish()
+
+
+def assert_equal(one: Run, other: Run) -> None:
+    """Sums of float32 in another order; two of its steps at a loss of 7 are 1e-6."""
+    assert len(one.losses()) == 20 and one.losses()[-1] < 0.85 * one.losses()[0]
+    assert other.losses() == pytest.approx(one.losses(), rel=2.0**-22, abs=1e-6)
+    assert resume.distance(one, other)[1] < 1e-5
+
+
+# -- the losses of one process ---------------------------------------------------------------------
+
+
+def test_ranks_have_unequal_targets_and_one_may_be_without_pictures(home, monkeypatch):
+    """What the next tests train on: with equal shares a mean of means would be right."""
+    monkeypatch.setenv("GATO_HOME", str(home))
+    config = DataConfig(sources={"toy/corridor": SourceConfig(2, loss_weight=3), "documents": SourceConfig(1), "pictures": SourceConfig(1)})
+    mixture = Mixture(config, open_tokenizer(config, 512), 64, seed=0)
+    halves = [[mixture.batch(step, rows) for rows in (range(4), range(4, 8))] for step in range(20)]
+    assert sum(a.denominator != b.denominator for a, b in halves) > 15
+    patches = [[int((half.kind == Kind.PATCH).sum()) for half in pair] for pair in halves]
+    assert any(min(pair) == 0 < max(pair) for pair in patches) and any(max(pair) == 0 for pair in patches)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_give_the_losses_and_weights_of_one_process(home, alone, tmp_path, stage):
+    """Stochastic depth, accumulation, weighted sources, rows with and without pictures; the engine itself says what it is."""
+    two = Run(home, tmp_path).finish(2, stage)
+    assert_equal(alone, two)
+    assert ENGINES[stage] in two.said().splitlines()
+
+
+def test_a_mean_of_means_would_be_noticed(home, alone, tmp_path):
+    wrong = Run(home, tmp_path, options=["--train.steps", "3"]).finish(2, sabotage=(resume.mean_of_means,))
+    assert max(abs(a - b) for a, b in zip(alone.losses(), wrong.losses(), strict=False)) > 1e-3  # a thousand times what is allowed
+
+
+@NEEDS_DEEPSPEED
+def test_a_time_budget_is_the_same_number_of_updates_on_all_ranks(home, tmp_path):
+    run = Run(home, tmp_path, options=["--train.steps", "null", "--train.seconds", "1"]).finish(2, stage=1)
+    assert json.loads((run.path / "run.json").read_text())["train"]["steps"] == len(run.losses()) > 0
+    assert "the optimizer's share under ZeRO is not known before the run and left out" in run.said()
+
+
+# -- going on --------------------------------------------------------------------------------------
+
+
+MATRIX = [(stage, *way) for stage in (0, 2, 3) for way in resume.WAYS]
+FAST = {(0, 1, 2), (2, 2, 2), (3, 2, 1)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "first", "second"),
+    [
+        pytest.param(*case, marks=[*([NEEDS_DEEPSPEED] if case[0] else []), *([] if case in FAST else [pytest.mark.slow])])
+        for case in MATRIX
+    ],
+)
+def test_a_run_killed_twice_goes_on_with_any_number_of_ranks(home, alone, tmp_path, stage, first, second):
+    run = resume.resumed(home, tmp_path, stage, first, second)
+    assert_equal(alone, run)
+    if first == second:
+        assert resume.distance(Run(home, tmp_path, "whole").finish(first, stage), run) == (0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def short(home, tmp_path_factory):
+    """short(stage): an uninterrupted run of four updates, each of them saved."""
+    made: dict[int, Run] = {}
+
+    def make(stage: int) -> Run:
+        if stage not in made:
+            made[stage] = Run(home, tmp_path_factory.mktemp("short"), options=resume.SHORT).finish(2 if stage else 1, stage)
+        return made[stage]
+
+    return make
+
+
+@pytest.mark.parametrize("point", resume.POINTS)
+@pytest.mark.parametrize("stage", [0, *(pytest.param(stage, marks=[NEEDS_DEEPSPEED, pytest.mark.slow]) for stage in (1, 3))])
+def test_a_save_cut_off_anywhere_leaves_a_checkpoint_to_go_on_from(home, tmp_path, short, stage, point):
+    row = resume.cut_off(home, tmp_path, stage, point, short(stage))
+    assert row["went on from update"] == (2 if "older one" in point else 1)
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_lose_nothing_that_was_saved(home, tmp_path, kills):
+    row = resume.random_kills(home, tmp_path, kills)
+    assert row["SIGKILLs"] >= kills and row["checkpoints lost or torn"] == 0
+
+
+# -- faults ----------------------------------------------------------------------------------------
+
+
+def command(folder: Path, home: Path, *words: str, module: str = "gato.cli") -> subprocess.Popen:
+    """A process that runs a launcher's command line in `folder`."""
+    (folder / "small.yaml").write_text(resume.RECIPE)
+    environment = {**os.environ, "GATO_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *words], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_sigterm_lets_all_ranks_finish_the_update_and_save_and_the_same_command_goes_on(home, alone, tmp_path):
+    run = Run(home, tmp_path)
+    asked = command(tmp_path, home, "pretrain", "small.yaml", "--nproc", "2")
+    while len(run.losses()) < 3:
+        assert asked.poll() is None, asked.communicate()
+        time.sleep(0.01)
+    asked.send_signal(signal.SIGTERM)
+    said, errors = asked.communicate(timeout=200)
+    assert asked.returncode == launch.STOPPED == 75, errors
+    assert f"stopped as asked after step {run.newest()} of 20, which is saved" in said and len(run.losses()) == run.newest()
+    again = command(tmp_path, home, "pretrain", "small.yaml", "--nproc", "2")
+    said, errors = again.communicate(timeout=200)
+    assert again.returncode == 0 and "has not left" not in errors, errors
+    assert_equal(alone, run)
+
+
+def test_the_rank_that_the_others_wait_for_is_named_when_it_was_killed(home, tmp_path):
+    run = Run(home, tmp_path).start(2, sabotage=(resume.killed_at, 3, 1))
+    assert run.wait(100) == [2, -signal.SIGKILL]
+    assert "rank 0 waited in vain for the others in update 4: rank 1 has been computing for update 3 since" in run.said()
+
+
+def test_the_rank_that_the_others_wait_for_is_named_when_it_hangs(home, tmp_path):
+    run = Run(home, tmp_path, options=["--train.timeout", "10"]).start(2, sabotage=(resume.hangs_at, 3, 1))
+    run.processes[0].join(100)
+    waited = run.processes[0].exitcode
+    run.kill()
+    assert waited == 2 and "in update 3: rank 1 has been drawing rows for update 3 since 1" in run.said()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_all_ranks_skip_an_update_without_a_finite_gradient_and_name_its_row(home, tmp_path, stage):
+    run = Run(home, tmp_path, options=["--train.steps", "5"]).finish(2, stage, sabotage=(resume.poisoned, [2], 5))
+    lines = read_metrics(run.path / "metrics.jsonl")
+    assert [line["skipped"] for line in lines] == [0, 0, 1, 1, 1] and lines[2]["bad_rows"] == [5]
+    assert "update 2 was skipped" in run.said() and "'gato data show runs/small --step 2 --row 5'" in run.said()
+    assert all(map(math.isfinite, run.losses()[3:])) and all(w.isfinite().all() for w in run.weights().values())
+
+
+def test_a_checkpoint_holds_no_pickle_and_none_without_a_manifest_is_loaded(home, alone, tmp_path):
+    kinds = {path.suffix for path in (alone.path / "final").iterdir()}
+    assert kinds <= {".safetensors", ".json", ".model", ".md", ".py", ".txt", ".yaml"}
+    run = Run(home, tmp_path, options=["--train.steps", "1"])
+    (run.path / "step-7").mkdir(parents=True)
+    (run.path / "step-7" / "optimizer.safetensors").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    assert "removed half-written step-7" in run.finish().said()
+
+
+# -- launchers -------------------------------------------------------------------------------------
+
+
+LAUNCHERS = {
+    "torchrun": ("torch.distributed.run", "--nproc-per-node", "2", "-m", "gato.cli"),
+    "accelerate launch": ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "gato.cli"),
+    "accelerate's file": ("accelerate.commands.launch", "--config_file", str(ROOT / "configs/accelerate/cpu.yaml"), "-m", "gato.cli"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_other_launchers_start_the_same_run(home, alone, tmp_path, name):
+    module, *words = LAUNCHERS[name]
+    process = command(tmp_path, home, *words, "pretrain", "small.yaml", module=module)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert_equal(alone, Run(home, tmp_path))
+
+
+@pytest.mark.slow
+@NEEDS_DEEPSPEED
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+def test_torchrun_with_the_shipped_files_of_zero(home, alone, tmp_path, name):
+    words = ("--nproc-per-node", "2", "-m", "gato.cli", "pretrain", "small.yaml", "--train.deepspeed", name)
+    process = command(tmp_path, home, *words, module="torch.distributed.run")
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert f"stage {name[4]}" in said
+    assert_equal(alone, Run(home, tmp_path))
+
+
+@pytest.mark.slow
+def test_two_machines_of_one_rank_each(home, alone, tmp_path):
+    """Two launchers on this one, which meet at a port as two machines would."""
+    common = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{launch._free_port()}")
+    nodes = [command(tmp_path, home, *common, "-m", "gato.cli", "pretrain", "small.yaml", module="torch.distributed.run") for _ in range(2)]
+    for node in nodes:
+        assert node.wait(timeout=300) == 0, node.communicate()
+    assert_equal(alone, Run(home, tmp_path))
+
+
+# -- starting and ending together ------------------------------------------------------------------
 
 
 def rank_that_runs(code: str) -> subprocess.Popen:
@@ -75,7 +303,7 @@ def test_a_file_that_contradicts_the_recipe_is_refused_with_the_difference(tmp_p
 def test_shipped_files_hold_zero_and_nothing_else(name):
     assert set(zero.read_settings(name)) == {"zero_optimization"}
     told = zero.settings(OptimConfig(clip=0.5), TrainConfig(batch_size=12, micro_batch_size=5, deepspeed=name), "bf16")
-    assert told["zero_optimization"]["stage"] == int(name[4]) and told["bf16"] == {"enabled": True}
+    assert told["zero_optimization"]["stage"] == int(name[4]) and told["bf16"]["enabled"]
     assert (told["gradient_accumulation_steps"], told["gradient_clipping"]) == (3, 0.5)
 
 

@@ -50,8 +50,8 @@ def save(
     except Exception:
         shutil.rmtree(temporary, ignore_errors=True)  # a full disk wants its space back
         raise
-    if folder.exists():  # the same step again, after a resume from an earlier one
-        shutil.rmtree(folder)
+    if folder.exists():  # the same step again: the one that is there was found to be damaged
+        _remove(folder)
     temporary.rename(folder)
     _sync(folder.parent)
 
@@ -114,18 +114,23 @@ def steps(run_folder: Path) -> list[Path]:
 
 
 def clean(run_folder: Path) -> list[str]:
-    """Removes half-written checkpoints of earlier processes and says which."""
-    leftovers = list(run_folder.glob("*.tmp-*"))
+    """Removes checkpoints that earlier processes wrote or removed only half, and says which."""
+    leftovers = [p for p in run_folder.glob("*-*") if ".tmp-" in p.name or (p.name[5:].isdigit() and not (p / "manifest.json").is_file())]
     for path in leftovers:
         shutil.rmtree(path, ignore_errors=True)
     return [path.name for path in leftovers]
 
 
 def keep_newest(run_folder: Path, count: int) -> None:
-    """Removes all but the newest `count` steps; a folder loses its manifest first, so it is never half valid."""
+    """Removes all but the newest `count` steps."""
     for path in steps(run_folder)[:-count]:
-        (path / "manifest.json").unlink()
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
+
+
+def _remove(folder: Path) -> None:
+    """The manifest goes first: what is left after a crash is then no checkpoint, and not a damaged one."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

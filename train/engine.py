@@ -29,6 +29,7 @@ class Engine(Protocol):
     model: Any
     device: torch.device
 
+    def describe(self) -> str: ...
     def accumulate(self, batch: TokenBatch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]: ...
     def step(self, rate: float) -> float: ...
     def whole_model(self) -> Gato: ...
@@ -43,6 +44,10 @@ class PlainEngine:
         self.learner, self.optimizer, self.accelerator, self.clip = learner, optimizer, accelerator, clip
         self.ranks, self.device = accelerator.num_processes, accelerator.device
         self.model: Any = accelerator.prepare_model(learner) if self.ranks > 1 else learner
+
+    def describe(self) -> str:
+        """What really computes the updates, as the objects themselves say it."""
+        return f"{self.ranks} ranks with {type(self.model).__name__}" if self.ranks > 1 else "one process"
 
     def accumulate(self, batch: TokenBatch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward of a micro-batch; the ranks exchange gradients at the update's last one.

@@ -66,7 +66,7 @@ def _watch(children: list[subprocess.Popen]) -> tuple[int, int] | None:
                 child.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
-    finished: float | None = None  # when the first rank left in good order: all is written then
+    finished: float | None = None  # when the first rank left in good order: it is the last to write, so all is saved then
     try:
         while any(child.poll() is None for child in children):
             if failed := _first_failed(children):
@@ -74,7 +74,9 @@ def _watch(children: list[subprocess.Popen]) -> tuple[int, int] | None:
             if children[0].poll() == 0:
                 finished = finished or time.monotonic()
                 if time.monotonic() - finished > GRACE:
-                    return None  # seen with gloo: the other rank hangs while it leaves
+                    left = ", ".join(str(r) for r, child in enumerate(children) if child.poll() is None)
+                    print(f"gato: all is saved, but rank {left} has not left after {GRACE:.0f} s and is stopped", file=sys.stderr)
+                    return None
             time.sleep(0.05)
     finally:
         for number, handler in before.items():

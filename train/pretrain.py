@@ -37,7 +37,7 @@ from .ranks import check_rows, from_first_rank, rank, say, sum_over_ranks, wait_
 FAILED_SAVES = 3  # so many in a row end the run
 # What may differ when a run goes on: it changes how fast and where, not what is learned.
 FREE = {"train.micro_batch_size", "train.save_every", "train.keep", "train.device", "train.threads", "train.deepspeed", "train.timeout"}
-FREE |= {"train.max_skipped", "train.report_to", "train.peak_flops", "data.workers"}
+FREE |= {"train.max_skipped", "train.report_to", "train.peak_flops", "train.allow_changes", "data.workers"}
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ def _run(
     settings = config.train
     assert settings.steps is not None
     save = Saver(folder, engine, config, mixture, tokenizer)
+    say(engine.describe())
     track = None
     if settings.report_to:
         accelerator.init_trackers(settings.name)
@@ -260,7 +261,10 @@ def _planned_steps(folder: Path, config: PretrainConfig, learner: GatoLearner, a
     if known := from_first_rank(known, accelerator.device):
         return known
     mine = seconds_per_step(learner, mixture, settings, accelerator.device, accelerator.autocast)
-    mine += seconds_per_update(config.optim, learner)
+    if settings.deepspeed is None:
+        mine += seconds_per_update(config.optim, learner)
+    else:  # a copy of the whole model with its moments may not fit where ZeRO is needed
+        say("speed test: the optimizer's share under ZeRO is not known before the run and left out, so it may take longer")
     per_step = float(sum_over_ranks(torch.tensor(mine, device=accelerator.device))) / world_size()
     steps = max(1, int(settings.seconds / per_step))
     reduced = settings.reduced_below is not None and steps < settings.reduced_below
@@ -269,13 +273,14 @@ def _planned_steps(folder: Path, config: PretrainConfig, learner: GatoLearner, a
 
 
 def _claim(folder: Path, resolved: dict[str, Any], config: PretrainConfig) -> None:
-    """Records the resolved configuration at a run's first start; later starts must agree with it but for `FREE`."""
+    """Records the resolved configuration at a run's first start; later starts must agree with it, but for `FREE` and what they allow."""
     path = folder / "run.json"
     if path.is_file():
         changed = _changes(json.loads(path.read_text()), resolved)
-        if refused := [text for name, text in sorted(changed.items()) if name not in FREE]:
+        if refused := {name: text for name, text in sorted(changed.items()) if name not in FREE and not _is_allowed(name, config.train)}:
             raise ValueError(
-                f"'{folder}' holds a run with other settings ({'; '.join(refused)}); choose another --train.name or undo the change"
+                f"'{folder}' holds a run with other settings ({'; '.join(refused.values())}); choose another --train.name, undo it, "
+                f"or allow it by --train.allow_changes [{','.join(refused)}] (never a model's)"
             )
         if not changed:
             return
@@ -283,6 +288,10 @@ def _claim(folder: Path, resolved: dict[str, Any], config: PretrainConfig) -> No
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(resolved, indent=1))
     temporary.replace(path)
+
+
+def _is_allowed(name: str, train: TrainConfig) -> bool:
+    return not name.startswith("model.") and any(f"{name}.".startswith(f"{allowed}.") for allowed in train.allow_changes)
 
 
 def _changes(old: Any, new: Any, name: str = "") -> dict[str, str]:
@@ -306,7 +315,7 @@ def _resume(
     chosen = from_first_rank(chosen, accelerator.device)
     path = folder / f"step-{chosen}"
     if chosen >= 0:
-        _check_stores(path, mixture)
+        _check_stores(path, mixture, config.train)
         # before the engine is made: DeepSpeed copies the weights that it finds
         learner.model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
     engine = _engine(config, learner, accelerator, mixture)
@@ -317,11 +326,12 @@ def _resume(
     return engine, progress
 
 
-def _check_stores(path: Path, mixture: Mixture) -> None:
-    recorded = json.loads((path / "training.json").read_text())["data"]
-    if recorded != mixture.fingerprint:
-        changed = [name for name in mixture.fingerprint if recorded.get(name) != mixture.fingerprint[name]]
-        raise ValueError(f"the stores of {', '.join(changed)} changed since '{path}' was written; restore them or start another run")
+def _check_stores(path: Path, mixture: Mixture, train: TrainConfig) -> None:
+    """**Raises:** `ValueError` if the stores are not those of the checkpoint, but for sources that `allow_changes` names."""
+    old, new = json.loads((path / "training.json").read_text())["data"], mixture.fingerprint
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if refused := [name for name in changed if not _is_allowed(f"data.sources.{name}", train)]:
+        raise ValueError(f"the stores of {', '.join(refused)} changed since '{path}' was written; restore them or start another run")
 
 
 def _engine(config: PretrainConfig, learner: GatoLearner, accelerator: Accelerator, mixture: Mixture) -> Engine:

@@ -63,7 +63,7 @@ def settings(optim: OptimConfig, train: TrainConfig, precision: str) -> dict[str
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": -(-train.batch_size // world_size() // micro),
         "gradient_clipping": optim.clip,
-        "bf16": {"enabled": precision == "bf16"},
+        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": True},
         "fp16": {"enabled": False},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -118,6 +118,12 @@ class ZeroEngine:
         assert isinstance(self.model, deepspeed.DeepSpeedEngine) and self.model.zero_optimization(), type(self.model)
         self.accumulation = self.model.gradient_accumulation_steps()
 
+    def describe(self) -> str:
+        ranks = f"{world_size()} ranks" if world_size() > 1 else "one process"
+        return (
+            f"{ranks} with {type(self.model).__name__}, {type(self.model.optimizer).__name__}, stage {self.model.zero_optimization_stage()}"
+        )
+
     def accumulate(self, batch: TokenBatch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         self.model.set_gradient_accumulation_boundary(is_last)
         loss, sums = self.model(batch)
@@ -153,6 +159,7 @@ class ZeroEngine:
         found: dict[str, Tensor] = {}
         if not (states := self._adam_states()):
             return found  # no update so far had a finite gradient
+        self._link_states()
         step = states[0]["step"]
         for name, parameter in self.learner.model.named_parameters():
             for key in ("exp_avg", "exp_avg_sq"):
@@ -172,6 +179,7 @@ class ZeroEngine:
             self.model.set_gradient_accumulation_boundary(i == self.accumulation - 1)
             self.model.backward(0 * self.model(self.some_batch().to(self.device))[0])
         self.step(0.0)
+        self._link_states()
         for name, parameter in self.learner.model.named_parameters():
             safe_set_full_fp32_param(parameter, weights[name].to(self.device))
             for key in ("exp_avg", "exp_avg_sq"):
@@ -179,6 +187,12 @@ class ZeroEngine:
         step = next(value for name, value in moments.items() if name.endswith(".step"))
         for state in self._adam_states():
             state["step"].copy_(step)
+
+    def _link_states(self) -> None:
+        """Connects parameters with their moments: stages 1 and 2 do so too early, behind the step of the first group."""
+        if self.model.zero_optimization_stage() < 3:
+            self.model.optimizer._hp_optimizer_states_linked = False  # private: seen in DeepSpeed 0.19.8
+            self.model.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _adam_states(self) -> list[dict[str, Tensor]]:
         return [state for state in self.model.optimizer.optimizer.state.values() if "step" in state]

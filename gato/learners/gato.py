@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gato.batch import TokenBatch
+from gato.batch import Kind, TokenBatch
 from gato.model import Gato
 
 
@@ -19,8 +19,8 @@ class GatoLearner(nn.Module):
 
     def forward(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """
-        **Returns:** the batch's share of the global loss (weighted sum over `batch.denominator`), and the
-        unweighted sums of target losses and counts of targets per source, (num_sources,) each.
+        **Returns:** the batch's share of the global loss (weighted sum over `batch.denominator`), and unweighted sums:
+        `loss_sum` and `targets` (num_sources,) by source, `loss_by_kind` and `targets_by_kind` (6,) by the `Kind` of the target.
         """
         out = self.model(
             input_ids=batch.ids,
@@ -36,10 +36,14 @@ class GatoLearner(nn.Module):
             patch_index=batch.patch_index,
         )
         source = batch.sources[torch.div(out.token_index, batch.ids.shape[1], rounding_mode="floor")]
-        sums = torch.zeros(self.num_sources, device=batch.ids.device)
+        kind = batch.kind.flatten()[out.token_index]
+        losses, counted = out.token_losses.float(), (batch.labels.flatten()[out.token_index] >= 0).float()
+        of_sources, of_kinds = (torch.zeros(n, device=batch.ids.device) for n in (self.num_sources, len(Kind)))
         metrics = {
-            "loss_sum": sums.index_add(0, source, out.token_losses.float()),
-            "targets": sums.index_add(0, source, (batch.labels.flatten()[out.token_index] >= 0).float()),
+            "loss_sum": of_sources.index_add(0, source, losses),
+            "targets": of_sources.index_add(0, source, counted),
+            "loss_by_kind": of_kinds.index_add(0, kind, losses),
+            "targets_by_kind": of_kinds.index_add(0, kind, counted),
         }
         return out.loss, metrics
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,15 @@ def pretrain(arguments: list[str]) -> int | None:
         content = dry_run(config, ways.nproc if ways.world_size is None else ways.world_size)
         print_rows(content, ways.json, lambda: describe(content))
         return None
-    if ways.nproc != 1 and "RANK" not in os.environ:
-        from gato.train.launch import launch
+    try:
+        if ways.nproc != 1 and "RANK" not in os.environ:
+            from gato.train.launch import launch
 
-        return launch(["pretrain", *arguments], ways.nproc)
-    pretrain(config)
-    return None
+            return launch(["pretrain", *arguments], ways.nproc)
+        pretrain(config)
+        return None
+    finally:
+        gc.freeze()  # else Python, as it ends, looks several times through all that torch brings: on a busy machine for 20 s
 
 
 def _ways_to_start(arguments: list[str]) -> tuple[Any, list[str]]:
