@@ -208,6 +208,7 @@ class Mixture:
             batch_size=None,
             num_workers=workers,
             timeout=timeout if workers else 0,
+            pin_memory=torch.cuda.is_available(),
             multiprocessing_context="spawn" if workers else None,
             worker_init_fn=_start_worker if workers else None,
         )

@@ -20,8 +20,8 @@ from gato.spec import Modality, TaskSpec
 
 from ..data.store import Store, StoreWriter
 from .captioning import caption_results, store_path
-from .replay import ActionKeeper, write_films
 from .realtime import Pace
+from .replay import ActionKeeper, write_films
 from .rollout import STEP_SECONDS, EpisodeResult, Transform, rollout
 from .score import interquartile_mean, mean_interval, normalised_score, score_scale, success_interval
 from .text import text_results

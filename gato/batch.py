@@ -167,12 +167,20 @@ class TokenBatch:
         """Tokens that are not padding."""
         return int((self.document >= 0).sum())
 
+    def pin_memory(self) -> TokenBatch:
+        """The same batch in memory that a GPU reads by itself; data loaders call this."""
+        return replace(self, **{f.name: value.pin_memory() for f in fields(self) if hasattr(value := getattr(self, f.name), "pin_memory")})
+
     def to(self, device: torch.device | str) -> TokenBatch:
+        """The same batch on `device`, on a GPU `bucketed`; from pinned memory nobody waits for the copy."""
+        import torch
+
         moved = {}
         for f in fields(self):
             value = getattr(self, f.name)
             moved[f.name] = value.to(device, non_blocking=True) if hasattr(value, "to") else value
-        return TokenBatch(**moved)
+        batch = TokenBatch(**moved)
+        return batch.bucketed() if torch.device(device).type == "cuda" else batch
 
     def bucketed(self, targets: int = TARGET_BUCKET, patches: int = PATCH_BUCKET) -> TokenBatch:
         """The same batch with as many spare targets and patches as fill up a multiple of these numbers.

@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 from .batch import NO_LOCAL
 from .embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
 from .head import weighted_loss
-from .transformer import Attention, Block, PositionScheme, Transformer
+from .transformer import Attention, Block, PositionScheme, Transformer, document_blocks
 
 MAX_NEW_TOKENS = 32  # of a generation that names no number
 
@@ -143,7 +143,7 @@ class Gato(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     _no_split_modules = ["Block"]
     _supports_sdpa = True
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: GatoConfig, patch_embedder: nn.Module | None = None) -> None:
         super().__init__(config)
@@ -213,10 +213,13 @@ class Gato(PreTrainedModel, GenerationMixin):
         indices = torch.arange(past + input_ids.shape[1], device=input_ids.device)[None]
         if labels is not None and target_index is None:
             target_index = find_targets(labels)
+        blocks = None
+        if document_ids is not None and document_ids.is_cuda and self.config.positions != "transformer_xl":
+            mask, blocks = None, document_blocks(document_ids)
         hidden = self.transformer(
             embedded, mask, query_positions=indices[:, past:] if past else indices, key_positions=indices,
             learned_positions=positions, cache=past_key_values, depth_noise=depth_noise,
-            keep=None if target_index is None else (target_index - 1).clamp(min=0),
+            keep=None if target_index is None else (target_index - 1).clamp(min=0), blocks=blocks,
         )  # fmt: skip
         if labels is not None:
             assert target_index is not None

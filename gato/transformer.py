@@ -8,13 +8,15 @@ parameter counts; and `learned`. Attention reads transformers' caches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import cache
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 PositionScheme = Literal["rope", "transformer_xl", "learned"]
 
@@ -25,6 +27,7 @@ class AttentionContext:
 
     - `mask` bool (B or 1, 1, Lq, Lk): True where a query may look; `None` for plain causal attention, in which a single
       query looks at every key.
+    - `blocks`: a FlexAttention block mask instead of `mask` (see `document_blocks`).
     - `query_positions` (B or 1, Lq), `key_positions` (B or 1, Lk) int64.
     - `rotary`: (cos, sin) for the queries, (B or 1, 1, Lq, d / 2), for `rope`.
     - `distances` int64 (B or 1, 1, Lq, Lk) and `sinusoids` (D, width) of the distances 0..D-1, for `transformer_xl`.
@@ -33,6 +36,7 @@ class AttentionContext:
     mask: Tensor | None
     query_positions: Tensor
     key_positions: Tensor
+    blocks: Any = None
     rotary: tuple[Tensor, Tensor] | None = None
     distances: Tensor | None = None
     sinusoids: Tensor | None = None
@@ -78,11 +82,12 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         depth_noise: Tensor | None = None,
         keep: Tensor | None = None,
+        blocks: Any = None,
     ) -> Tensor:
         """
         **Arguments:**
 
-        - `mask`: see `AttentionContext`; `None` means plain causal attention without a cache.
+        - `mask`, `blocks`: see `AttentionContext`; with neither attention is plainly causal, without a cache.
         - `query_positions`, `key_positions`: by default 0..L-1; only their differences matter.
         - `learned_positions` (B, L): positions counted within each document, for `learned`.
         - `depth_noise` (B, 2 * num_layers) in [0, 1): a row skips a sub-layer where it is below `drop_path`.
@@ -98,7 +103,7 @@ class Transformer(nn.Module):
             key_positions = query_positions
         if self.position_table is not None:
             hidden = hidden + self.position_table(query_positions if learned_positions is None else learned_positions)
-        context = self._context(mask, query_positions, key_positions, hidden.dtype)
+        context = self._context(mask, blocks, query_positions, key_positions, hidden.dtype)
         scales = None
         if depth_noise is not None and self.drop_path > 0:
             scales = (depth_noise >= self.drop_path).to(hidden.dtype) / (1 - self.drop_path)  # (B, 2 * num_layers)
@@ -107,24 +112,36 @@ class Transformer(nn.Module):
             hidden = layer(hidden, context, cache, pair, keep if i == len(self.layers) - 1 else None)
         return self.norm(hidden)
 
-    def _context(self, mask: Tensor | None, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> AttentionContext:
+    def compile_layers(self, **settings: Any) -> None:
+        """Has `torch.compile` make one kernel graph of a layer, which all layers share; parameters and their names stay.
+
+        **Arguments:** `settings` of `torch.compile`.
+        """
+        for layer in self.layers:
+            layer.compile(**settings)
+
+    def _context(self, mask: Tensor | None, blocks: Any, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> AttentionContext:
         if self.positions == "rope":
             cos, sin = rotary_angles(queries, self.head_width)
-            return AttentionContext(mask, queries, keys, rotary=(cos[:, None].to(dtype), sin[:, None].to(dtype)))
+            return AttentionContext(mask, queries, keys, blocks, rotary=(cos[:, None].to(dtype), sin[:, None].to(dtype)))
         if self.positions == "transformer_xl":
+            assert blocks is None, "relative scores are added to a dense mask"
             distances = (queries[:, None, :, None] - keys[:, None, None, :]).clamp(min=0)
             if mask is None:
                 mask = queries[:, None, :, None] >= keys[:, None, None, :]
             distances = distances.masked_fill(~mask, 0)
             longest = keys.shape[-1] if queries is keys else int(distances.max()) + 1
             return AttentionContext(
-                mask, queries, keys, distances=distances, sinusoids=sinusoids(longest, self.width, keys.device).to(dtype)
+                mask, queries, keys, None, distances=distances, sinusoids=sinusoids(longest, self.width, keys.device).to(dtype)
             )
-        return AttentionContext(mask, queries, keys)
+        return AttentionContext(mask, queries, keys, blocks)
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)); `scales` are the stochastic-depth factors (B, 1, 1)."""
+class Block(GradientCheckpointingLayer):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); `scales` are the stochastic-depth factors (B, 1, 1).
+
+    After `activation_checkpointing_enable()` of the model it keeps only its input and is computed again in the backward pass.
+    """
 
     def __init__(self, index: int, num_heads: int, width: int, head_width: int, feed_forward: int, relative: bool, dropout: float) -> None:
         super().__init__()
@@ -177,13 +194,16 @@ class Attention(nn.Module):
         split = (*hidden.shape[:2], self.num_heads, self.head_width)
         q, k, v = (proj(hidden).view(split).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))  # (B, H, L, d)
         if context.rotary is not None:
-            q, k = rotate(q, *context.rotary), rotate(k, *context.rotary)
+            q, k = (rotate(x, *context.rotary).to(v.dtype) for x in (q, k))  # under autocast the angles are float32
         if cache is not None:
             k, v = cache.update(k, v, self.index)  # (B, H, Lk, d)
         mask = context.mask
         if self.r_proj is not None:
             mask, q = self._relative_mask(q, context), q + self.content_bias
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1)
+        if context.blocks is not None:
+            out = _flex_attention()(q, k, v, block_mask=context.blocks)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1)
         out = out.transpose(1, 2).flatten(2)
         return self.o_proj(out if keep is None else out.flatten(0, 1)[keep])
 
@@ -206,6 +226,35 @@ class GEGLU(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         gate, value = self.up_proj(hidden).chunk(2, dim=-1)
         return self.down_proj(F.gelu(gate) * value)
+
+
+def document_blocks(documents: Tensor) -> Any:
+    """FlexAttention's block mask of rows with several documents (B, L): causal, and within a document.
+
+    Made once for all layers. Whole blocks of 128 x 128 that nobody may see are then skipped, where a dense mask would make
+    the fused kernel compute them all.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def may_see(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return (q >= k) & (documents[b, q] == documents[b, k])
+
+    rows, length = documents.shape
+    return create_block_mask(may_see, rows, None, length, length, device=str(documents.device))
+
+
+@cache
+def _compiled_flex_attention() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+def _flex_attention() -> Any:
+    """Not compiled it would hold all scores; within a layer that is compiled it is compiled already."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention if torch.compiler.is_compiling() else _compiled_flex_attention()
 
 
 def rotary_angles(positions: Tensor, width: int, base: float = 10000.0) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,10 @@ from torch import nn
 
 from gato.batch import ACTION_LOCAL, NO_LOCAL, collate, join
 from gato.embedding import smooth_rows
-from gato.learners.gato import GatoLearner
 from gato.head import CPU_CHUNK, weighted_loss
-from gato.model import Gato, GatoConfig, preset
+from gato.learners.gato import GatoLearner
+from gato.model import Gato, GatoConfig, attention_layout, preset
+from gato.transformer import document_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 EXACT = dict(rtol=1e-9, atol=1e-9)  # float64, up to the order of summation; rotary angles are equal bit by bit
@@ -449,3 +450,53 @@ def test_a_lora_adapter_attaches_saves_and_merges(make_gato, as_batch, drive, lo
 def test_an_unknown_position_scheme_is_refused(make_gato):
     with pytest.raises(ValueError, match="no position scheme 'sinusoidal'; known are rope, transformer_xl, learned"):
         make_gato("sinusoidal")
+
+
+# -- speed ------------------------------------------------------------------------------------------------
+
+
+def loss_and_gradients(model: Gato, batch) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    loss, _ = GatoLearner(model).train()(batch)
+    return loss.detach(), torch.autograd.grad(loss, list(model.parameters()))
+
+
+def test_layers_are_captured_whole_by_the_compiler_and_give_the_same_gradients(make_gato, as_batch, drive):
+    model = make_gato(drop_path=0.2)
+    batch = replace(as_batch(drive(2), drive(2)), depth_noise=torch.tensor([[0.1, 0.9, 0.5, 0.5], [0.5, 0.5, 0.9, 0.1]]))
+    names, plain = list(model.state_dict()), loss_and_gradients(model, batch)
+    model.transformer.compile_layers(backend="aot_eager", fullgraph=True)  # the capture alone: making kernels takes half a minute
+    torch.testing.assert_close(loss_and_gradients(model, batch), plain, rtol=1e-9, atol=1e-12)
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["rope", "transformer_xl"])
+def test_compiled_kernels_give_the_losses_of_plain_ones(make_gato, as_batch, drive, scheme):
+    model, batch = make_gato(scheme), as_batch(drive(2))
+    plain = loss_and_gradients(model, batch)
+    model.transformer.compile_layers()
+    torch.testing.assert_close(loss_and_gradients(model, batch), plain, rtol=1e-6, atol=1e-8)
+
+
+def test_layers_that_are_computed_again_give_the_same_gradients(make_gato, as_batch, drive):
+    model, batch = make_gato(), as_batch(drive(2))
+    plain = loss_and_gradients(model, batch)
+    model.activation_checkpointing_enable()
+    calls = []
+    model.transformer.layers[0].attention.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(loss_and_gradients(model, batch), plain, **EXACT)
+    assert len(calls) == 2
+
+
+@pytest.mark.slow
+def test_flex_attention_sees_what_the_dense_mask_lets_it_see(make_gato):
+    documents = torch.tensor([[0] * 50 + [1] * 80 + [2] * 70, [0] * 190 + [-1] * 10])  # the last ten places are padding
+    transformer = make_gato().transformer.float()
+    hidden = torch.randn(2, 200, 32, generator=torch.Generator().manual_seed(0))
+    mask = attention_layout(documents, 0, None, documents)[0]
+    with torch.no_grad():  # PyTorch has no backward of FlexAttention on the CPU
+        dense, flex = transformer(hidden, mask), transformer(hidden, blocks=document_blocks(documents))
+        transformer.compile_layers()
+        compiled = transformer(hidden, blocks=document_blocks(documents))
+    torch.testing.assert_close(flex, dense, rtol=1e-4, atol=1e-5)  # float32, summed in another order
+    torch.testing.assert_close(compiled, dense, rtol=1e-4, atol=1e-5)

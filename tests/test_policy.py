@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
 from conftest import SCHEMES
 
 from gato.batch import ACTION_LOCAL, collate, join
