@@ -29,6 +29,7 @@ from .store import Store
 MAX_BITS = 6  # of the hash; of sample pictures scaled or saved as JPEG (quality 60), at least 99 % stay within
 MAX_COLOUR = 6.0  # mean difference of the mean colours, of 255
 MAX_COMPARED, MAX_COMPARED_TIMESTEPS = 20_000, 200_000  # of a source or split
+MAX_EXAMPLES = 3  # that are named
 WINDOW = 32  # neighbours in a bucket that a picture is compared with
 
 _BANDS = 8  # of 8 bits; where at most 6 bits differ, at least two bands agree
@@ -49,6 +50,19 @@ class Duplicates:
     stores: tuple[str, ...]
     exact: tuple[Group, ...]
     near: tuple[Group, ...]
+
+    def examples(self, a: int, b: int) -> list[tuple[int, int]]:
+        """Up to `MAX_EXAMPLES` pairs of episodes, one of store a and one of store b, that are equal or look alike."""
+        pairs = []
+        for group in (*self.exact, *self.near):
+            mine, theirs = ([i for store, i in group if store == k] for k in (a, b))
+            if a == b and len(mine) > 1:
+                pairs.append((mine[0], mine[1]))
+            elif a != b and mine and theirs:
+                pairs.append((mine[0], theirs[0]))
+            if len(pairs) == MAX_EXAMPLES:
+                break
+        return pairs
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per pair of stores: how many episodes of `other` are in `store` too.
@@ -108,8 +122,8 @@ def compare_sources(sources: Sequence[Source], max_episodes: int = MAX_COMPARED)
 
     **Arguments:** `max_episodes`: of a source or split; of more, or of more than `MAX_COMPARED_TIMESTEPS`, evenly spread ones are compared.
 
-    **Returns:** a row per pair that shares something: `source`, `other`, `exact` and `near` as in `Duplicates.rows`, and
-    `compared` of `episodes`, those of both sides together.
+    **Returns:** a row per pair that shares something: `source`, `other`, `exact` and `near` as in `Duplicates.rows`,
+    `compared` of `episodes`, those of both sides together, and `examples` as in `Duplicates.examples`.
     """
     sides = [(s.name, s.store, np.arange(s.store.num_episodes) if s.episodes is None else s.episodes) for s in sources]
     sides += [*_left_out(sources), *_other_splits(sources)]
@@ -123,6 +137,7 @@ def compare_sources(sources: Sequence[Source], max_episodes: int = MAX_COMPARED)
             rows.append(
                 {"source": sides[a][0], "other": sides[b][0], "exact": row["exact"], "near": row["near"]}
                 | {"compared": sum(len(chosen[i]) for i in both), "episodes": sum(len(sides[i][2]) for i in both)}
+                | {"examples": found.examples(a, b)}
             )
     return rows
 
@@ -134,10 +149,11 @@ def duplicate_words(row: dict[str, Any]) -> str:
         for kind, words in (("exact", "equal in every value"), ("near", "with a picture that looks alike"))
         if row[kind]
     ]
+    examples = f", such as {', '.join(f'{i} and {j}' for i, j in row['examples'])}"
     sampled = f" (compared were {row['compared']:,} of {row['episodes']:,} episodes)" if row["compared"] < row["episodes"] else ""
     if row["source"] == row["other"]:
-        return f"{row['source']}: episodes that repeat others of it: {', '.join(kinds)}{sampled}"
-    return f"{row['source']}: episodes of {row['other']} that stand in it too: {', '.join(kinds)}{sampled}"
+        return f"{row['source']}: episodes that repeat others of it: {', '.join(kinds)}{examples}{sampled}"
+    return f"{row['source']}: episodes of {row['other']} that stand in it too: {', '.join(kinds)}{examples}{sampled}"
 
 
 def _left_out(sources: Sequence[Source]) -> Iterator[tuple[str, Store, np.ndarray]]:

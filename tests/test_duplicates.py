@@ -125,9 +125,10 @@ def test_a_mixture_is_told_what_stands_twice_in_a_source_and_in_two_of_them(foun
     rows = found({"a": "one\n\ntwo\n\none", "b": "two\n\nthree"})
     assert [(r["source"], r["other"], r["exact"]) for r in rows] == [("a", "a", 1), ("a", "b", 1)]
     assert [duplicate_words(r) for r in rows] == [
-        "a: episodes that repeat others of it: 1 equal in every value",
-        "a: episodes of b that stand in it too: 1 equal in every value",
+        "a: episodes that repeat others of it: 1 equal in every value, such as 0 and 2",
+        "a: episodes of b that stand in it too: 1 equal in every value, such as 1 and 0",
     ]
+    assert [r["examples"] for r in rows] == [[(0, 2)], [(1, 0)]]
 
 
 def test_episodes_of_the_other_part_are_compared_too(found):
@@ -146,4 +147,4 @@ def test_pictures_of_another_split_of_the_import_are_compared_too(stored, tokeni
 def test_of_many_episodes_a_sample_is_compared_and_said(found):
     (row,) = found({"a": "\n\n".join(["one"] * 10)}, max_episodes=5)
     assert (row["compared"], row["episodes"], row["exact"]) == (5, 10, 4)
-    assert duplicate_words(row).endswith("(compared were 5 of 10 episodes)")
+    assert duplicate_words(row).endswith("such as 0 and 2 (compared were 5 of 10 episodes)")

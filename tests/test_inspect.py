@@ -304,5 +304,7 @@ def test_equal_documents_are_findings_on_the_page_and_in_json(home, tmp_path, ca
     (tmp_path / "mix.yaml").write_text("sources:\n  words: {}\n")
     assert main(["data", "inspect", str(tmp_path / "mix.yaml"), "--json", "--html", str(tmp_path / "page.html")]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["duplicates"] == [{"source": "words", "other": "words", "exact": 2, "near": 0, "compared": 3, "episodes": 3}]
+    assert found["duplicates"] == [
+        {"source": "words", "other": "words", "exact": 2, "near": 0, "compared": 3, "episodes": 3, "examples": [[0, 1]]}
+    ]
     assert "words: episodes that repeat others of it: 2 equal in every value" in (tmp_path / "page.html").read_text()
