@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -17,11 +16,9 @@ import numpy as np
 from gato.episode import Episode, clip_actions
 from gato.spec import TaskSpec
 
-from .manifest import sync_folder, task_differences
+from .manifest import DISK_FULL, sync_folder, task_differences
 from .store import Store
 from .table import TEMPORARY
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, above the quota, above the limit of a file
 
 
 @contextmanager
@@ -44,7 +41,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         os.rename(temporary, out)
         sync_folder(out.parent)
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in DISK_FULL:
             raise
         remedy = "nothing is left of what was written; make room and run the same command again"
         raise OSError(error.errno, f"{os.strerror(error.errno)}: {remedy}", str(out)) from None

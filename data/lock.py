@@ -40,8 +40,12 @@ class FolderLock:
             descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             return False
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(self._content)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(self._content)
+        except OSError:  # the disk is full, and an empty lock would name nobody
+            self.path.unlink(missing_ok=True)
+            raise
         return True
 
     def _take_over(self) -> None:

@@ -6,6 +6,7 @@ mapped, and it can only name files inside its own folder.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any
 from gato.spec import TaskSpec
 
 MANIFEST_NAME = "manifest.json"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, above the quota, above the limit of a file
 FORMAT = "gato-store"
 VERSION = 1
 

@@ -45,8 +45,8 @@ from .text_sources import TextSource, document_rows
 from .vqa import VqaReader
 from .wordnet import read_wordnet
 
-PARTS = ("control", "pictures", "text")
 Part = Literal["control", "pictures", "text"]
+PARTS: tuple[Part, ...] = ("control", "pictures", "text")
 
 SMALL_PICTURES = 300  # of each source
 SMALL_DOCUMENTS = 2000  # of each source

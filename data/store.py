@@ -35,7 +35,7 @@ from gato.spec import TaskSpec
 from .columns import episode_row, episode_schema, timestep_columns, timestep_rows, timestep_schema
 from .journal import Journal, check_journal
 from .lock import FolderLock
-from .manifest import FileEntry, Manifest, ShardEntry, sync_folder, task_differences
+from .manifest import DISK_FULL, FileEntry, Manifest, ShardEntry, sync_folder, task_differences
 from .shard import Shard
 from .table import TEMPORARY, TableWriter, batch_rows, check_name
 
@@ -85,8 +85,11 @@ class StoreWriter:
         self._task_indices = {t.name: i for i, t in enumerate(self.tasks)}
         self._shard_bytes = shard_bytes
         self._is_closed = False
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = FolderLock(self.path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.path)
+        except OSError as error:
+            raise _in_words(error, self.path, 0) from None
         try:
             self._manifest = self._open()
             self.provenance = {**self._manifest.provenance, **provenance}
@@ -148,7 +151,7 @@ class StoreWriter:
         try:
             self._journal.append(*batches)
         except OSError as error:
-            raise self._full(error) from None
+            raise _in_words(error, self.path, self.num_episodes) from None
         if self._journal.size >= self._shard_bytes:
             self.flush()
 
@@ -169,7 +172,7 @@ class StoreWriter:
             self._save((*self._manifest.shards, ShardEntry(timesteps, episodes)))
         except OSError as error:
             self._abandon(tables)
-            raise self._full(error) from None
+            raise _in_words(error, self.path, self.num_episodes) from None
         except BaseException:
             self._abandon(tables)
             raise
@@ -207,7 +210,10 @@ class StoreWriter:
 
     def _save(self, shards: tuple[ShardEntry, ...]) -> None:
         manifest = replace(self._manifest, tasks=self.tasks, shards=shards, provenance=dict(self.provenance))
-        manifest.save(self.path)
+        try:
+            manifest.save(self.path)
+        except OSError as error:
+            raise _in_words(error, self.path, self._manifest.num_episodes) from None
         self._manifest = manifest
 
     def _abandon(self, tables: Sequence[TableWriter]) -> None:
@@ -218,12 +224,6 @@ class StoreWriter:
             return
         for table in tables:
             table.abort()
-
-    def _full(self, error: OSError) -> OSError:
-        """What went wrong with a file, and that nothing is lost."""
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        kept = f"{self.num_episodes} complete episodes are safe; make room and run the same command again"
-        return OSError(error.errno, f"{reason}: {kept}", str(self.path))
 
 
 class Store:
@@ -348,6 +348,14 @@ class Store:
     def _index(self, name: str, dtype: np.dtype | type) -> np.ndarray:
         parts = [self._open_shard(k).index[name] for k in range(len(self._shards))]
         return np.concatenate(parts).astype(dtype, copy=False) if parts else np.empty(0, dtype)
+
+
+def _in_words(error: OSError, path: Path, episodes: int) -> OSError:
+    """What went wrong with a file of a store, that nothing is lost, and what to do."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    kept = f"{episodes} complete episodes are safe; " if episodes else ""
+    remedy = "make room" if error.errno in DISK_FULL else "repair that"
+    return OSError(error.errno, f"{reason}: {kept}{remedy} and run the same command again", str(path))
 
 
 def _batch(columns: Mapping[str, pa.Array], schema: pa.Schema) -> pa.RecordBatch:

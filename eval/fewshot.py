@@ -251,6 +251,7 @@ def _cell(
     episodes = demonstrations.series(series, count)
     cell: dict[str, Any] = {"mode": mode, "episodes": count, "series": series, "timesteps": sum(e.num_timesteps for e in episodes)}
     task = demonstrations.task
+    policy: Policy
     if mode in MODES:
         cell |= _trained(agent, demonstrations, config, mode, episodes, series, folder)
     elif mode == "prompt":

@@ -26,8 +26,8 @@ def summarise_cells(task: TaskSpec, cells: Sequence[dict[str, Any]]) -> list[dic
     for cell in cells:
         for figure, row in cell["figures"].items():
             returns = [r for r in row["returns"] if r is not None]
-            values = normalised_score(returns, task.random_return, task.expert_return) if is_scored else np.asarray(returns)
-            groups.setdefault((cell["mode"], figure, cell["episodes"]), []).append(values)
+            found = normalised_score(returns, task.random_return, task.expert_return) if is_scored else np.asarray(returns)
+            groups.setdefault((cell["mode"], figure, cell["episodes"]), []).append(found)
     rows = []
     for (mode, figure, episodes), values in groups.items():
         mean, low, high = nested_interval(values)

@@ -63,7 +63,8 @@ def document_bits(agent: Agent, text: str) -> float:
 
 def windows(length: int, context: int) -> list[tuple[int, int, int]]:
     """`(first, scored, last)`: tokens first to last are shown, scored to last are measured; each after the first exactly once."""
-    rows, scored = [], 1
+    rows: list[tuple[int, int, int]] = []
+    scored = 1
     while scored < length:
         first = max(0, scored - context // 2) if rows else 0
         last = min(length, first + context)

@@ -266,7 +266,7 @@ class Agent:
             raise ValueError(f"{len(questions)} questions were given for {len(images)} pictures; give one per picture")
         prompts = []
         for i, picture in enumerate(self._pictures(images, spec)):
-            values = {f.name: picture[None] if f is spec else np.array([questions[i]], object) for f in task.observations}  # type: ignore[index]
+            values = {f.name: picture[None] if f is spec else np.array([questions[i]], object) for f in task.observations}  # type: ignore[index,type-var]
             tokens = self.tokenizer.encode_observation(task, values)
             prompts.append(_Prompt(tokens.ids.tolist(), tokens.patches, tokens.patch_boxes))
         return prompts
@@ -293,7 +293,7 @@ class Agent:
         if temperature < 0 or max_new_tokens < 1:
             raise ValueError(f"temperature is at least 0 and max_new_tokens at least 1, found {temperature} and {max_new_tokens}")
         ids = np.array([[vocabulary.pad] * (longest - len(p.ids)) + p.ids for p in prompts], np.int64)
-        inputs = {"input_ids": ids, "attention_mask": np.array([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts])}
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": np.array([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts])}
         if any(p.patches is not None for p in prompts):
             inputs["pixel_values"] = np.concatenate([p.patches for p in prompts])
             inputs["patch_boxes"] = np.concatenate([p.boxes for p in prompts]).astype(np.int64)
@@ -306,9 +306,8 @@ class Agent:
         device = self.model.device
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(seed)
-            out = self.model.generate(  # type: ignore[misc]
-                **{k: torch.from_numpy(v).to(device) for k, v in inputs.items()}, generation_config=config, streamer=streamer
-            )
+            tensors: dict[str, Any] = {k: torch.from_numpy(v).to(device) for k, v in inputs.items()}
+            out = self.model.generate(**tensors, generation_config=config, streamer=streamer)  # type: ignore[misc]
         assert self.tokenizer.text is not None
         return [self.tokenizer.text.decode([i for i in row if END < i < vocabulary.text_size]) for row in out[:, longest:].cpu().tolist()]
 

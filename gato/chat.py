@@ -58,7 +58,8 @@ def chat(agent: Agent, image: Path | None, max_new_tokens: int, temperature: flo
     picture = None if image is None else read_image(image)
     if picture is not None:
         agent.question_task()
-    conversation = Conversation(agent, max_new_tokens)
+    conversation, words = Conversation(agent, max_new_tokens), agent.text_tokenizer()
+    assert words is not None, "a conversation needs text"
     about = f", asked about {image}" if image else ""
     print(WELCOME.format(millions=sum(p.numel() for p in agent.model.parameters()) / 1e6, about=about))
     for line in _lines():
@@ -70,7 +71,7 @@ def chat(agent: Agent, image: Path | None, max_new_tokens: int, temperature: flo
         except ValueError as error:  # the conversation goes on
             print(f"({error})")
             continue
-        streamer = TextStreamer(agent.text_tokenizer(), skip_prompt=True, skip_special_tokens=True)
+        streamer = TextStreamer(words, skip_prompt=True, skip_special_tokens=True)
         conversation.hear(agent.generate(told, max_new_tokens, temperature, seed, streamer)[len(told) :])
 
 

@@ -83,7 +83,7 @@ class Demo:
         asked = _said("question", question, MAX_QUESTION) if question.strip() else None
         if asked is None and not self.captions:
             raise ValueError("this checkpoint was trained to answer questions, not to caption; ask one")
-        sampling = {"max_new_tokens": MAX_NEW_TOKENS, "temperature": temperature, "seed": self._seed(temperature)}
+        sampling: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "temperature": temperature, "seed": self._seed(temperature)}
         if asked is None:
             written = self._written(lambda streamer: self.agent.caption(picture, streamer=streamer, **sampling))
         else:

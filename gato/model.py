@@ -138,6 +138,7 @@ class Gato(PreTrainedModel, GenerationMixin):
     the paper's ResNet block.
     """
 
+    config: GatoConfig
     config_class = GatoConfig
     base_model_prefix = "transformer"
     main_input_name = "input_ids"

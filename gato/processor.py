@@ -111,7 +111,7 @@ class GatoTokenizer(PreTrainedTokenizer):
         """Pieces, then the continuous bins and the slots, by name."""
         return {self._convert_id_to_token(i): i for i in range(self._end)}
 
-    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
+    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any) -> list[str]:
         """Pieces of `text`. transformers' own method would cut special tokens out of what a user typed."""
         return [self.text.piece(i) for i in self.text.encode(text)]
 
@@ -131,7 +131,9 @@ class GatoTokenizer(PreTrainedTokenizer):
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         return self._decode([self._convert_token_to_id(t) for t in tokens], skip_special_tokens=True)
 
-    def _decode(self, token_ids: int | Sequence[int], skip_special_tokens: bool = False, **kwargs: Any) -> str:
+    def _decode(
+        self, token_ids: int | list[int], skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None, **kwargs: Any
+    ) -> str:
         """The text of the text ids between the special ones, which are skipped or written by name."""
         ids = [token_ids] if isinstance(token_ids, int) else [int(i) for i in token_ids]
         parts: list[str] = []

@@ -286,7 +286,7 @@ def test_a_killed_collection_goes_on_with_the_next_episode(tmp_path):
 
 IMPORT = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 from gato.cli import main
 sys.exit(main(["data", "import", "text", sys.argv[1], "--out", sys.argv[2]]))
 """
@@ -296,13 +296,23 @@ sys.exit(main(["data", "import", "text", sys.argv[1], "--out", sys.argv[2]]))
 def test_a_full_disk_while_importing_costs_nothing_that_was_complete(tmp_path):
     (tmp_path / "words.txt").write_text("\n\n".join(f"document {i} " + "word " * 200 for i in range(100)))
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT, tmp_path / "words.txt", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", IMPORT, tmp_path / "words.txt", tmp_path / "out", "60000"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2 and "complete episodes are safe" in done.stderr.splitlines()[-1], done.stderr
     assert main(["data", "import", "text", str(tmp_path / "words.txt"), "--out", str(tmp_path / "out")]) == 0
     store = Store(tmp_path / "out" / "train")
     texts = [str(store.episode(i).actions["text"][0]) for i in range(store.num_episodes)]
     assert [text.split()[1] for text in texts] == [str(i) for i in range(100)]
+
+
+@POSIX_ONLY
+def test_a_disk_that_is_full_from_the_start_is_named_and_nothing_is_left_locked(tmp_path):
+    (tmp_path / "words.txt").write_text("a cat")
+    command = [sys.executable, "-c", IMPORT, tmp_path / "words.txt", tmp_path / "out", "10"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"gato: {tmp_path / 'out' / 'train'}: "), done.stderr
+    assert done.stderr.endswith("make room and run the same command again\n") and done.stderr.count("\n") == 1
+    assert list((tmp_path / "out" / "train").iterdir()) == []
 
 
 EXPORT = """

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from gato.agent import Agent
-from gato.batch import collate
+from gato.batch import TokenSequence, collate
 from gato.episode import Episode
 from gato.learners.gato import GatoLearner
 from gato.model import Gato
@@ -140,6 +140,7 @@ def merged(agent: Agent) -> Agent:
 
     model = deepcopy(agent.model)
     for module in list(model.modules()):
+        child: Any
         for name, child in list(module.named_children()):
             if hasattr(child, "merge") and hasattr(child, "get_base_layer"):
                 child.merge()
@@ -152,7 +153,7 @@ def merged(agent: Agent) -> Agent:
 def held_out_loss(agent: Agent, episodes: Sequence[Episode]) -> float | None:
     """The mean loss per target over the first windows of some demonstrations; `None` without any."""
     length = agent.model.config.context_length
-    rows = []
+    rows: list[TokenSequence] = []
     for episode in episodes:
         steps = max(1, length // agent.tokenizer.tokens_per_timestep(episode.task))
         for start in range(0, episode.num_timesteps, steps):
