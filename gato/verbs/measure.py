@@ -32,10 +32,15 @@ def evaluate(arguments: list[str]) -> None:
 
 
 def plot(arguments: list[str]) -> None:
-    parser = parser_of("plot", "A run's loss curves, scores, captions and film strips as one self-contained HTML page.")
-    parser.add_argument("run", type=Path, help="folder of a run, such as runs/demo")
-    parser.add_argument("--out", type=Path, help="default: report.html in the run's folder")
+    parser = parser_of("plot", "A run's loss curves, scores, captions and film strips, or the losses of several runs, as one HTML page.")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, such as runs/demo")
+    parser.add_argument("--out", type=Path, help="default: report.html in the run's folder, for several comparison.html in the present one")
     options = parse(parser, arguments)
+    if len(options.runs) > 1:
+        from gato.eval.comparison import write_comparison
+
+        print(write_comparison(options.runs, options.out or Path("comparison.html")))
+        return
     from gato.eval.report import write_report
 
-    print(write_report(options.run, options.out or options.run / "report.html"))
+    print(write_report(options.runs[0], options.out or options.runs[0] / "report.html"))
