@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import os
 import random
-import shutil
 import signal
 import socket
 import sys
@@ -227,8 +226,8 @@ POINTS: dict[str, tuple[str, int, str]] = {
     "manifest written, not synced": ("checkpoint._write_json", 3, "after"),
     "before the rename": ("Path.rename", 1, "before"),
     "renamed, the older one still there": ("Path.rename", 1, "after"),
-    "the older one has lost its manifest": ("shutil.rmtree", 2, "before"),
-    "the older one removed": ("shutil.rmtree", 2, "after"),
+    "the older one half removed": ("checkpoint._remove", 1, "half"),
+    "the older one removed": ("checkpoint._remove", 1, "after"),
 }
 
 
@@ -239,7 +238,7 @@ def killed_in_save(rank: int, point: str) -> None:
 
     name, number, when = POINTS[point]
     owner, attribute = name.split(".")
-    holder: Any = {"Agent": Agent, "checkpoint": checkpoint, "Path": Path, "shutil": shutil}[owner]
+    holder: Any = {"Agent": Agent, "checkpoint": checkpoint, "Path": Path}[owner]
     original, save, saves, calls = getattr(holder, attribute), checkpoint.save, [0], [0]
 
     def counted(*arguments: Any, **rest: Any) -> None:
@@ -250,7 +249,9 @@ def killed_in_save(rank: int, point: str) -> None:
         calls[0] += saves[0] == 2
         if (saves[0], calls[0]) != (2, number) or rank > 0:
             return original(*arguments, **rest)
-        if when == "half":
+        if when == "half" and attribute == "_remove":
+            (arguments[0] / "manifest.json").unlink()
+        elif when == "half":
             arguments[0].write_text(json.dumps(arguments[1])[: len(json.dumps(arguments[1])) // 2])
         elif when == "after":
             original(*arguments, **rest)
@@ -360,7 +361,7 @@ def points(home: Path, folder: Path) -> Iterator[dict[str, Any]]:
 
 def random_kills(home: Path, folder: Path, count: int, seed: int = 0) -> dict[str, Any]:
     """Kills a run on one process at `count` random moments; whenever it comes to its end it is compared and begun anew."""
-    options = ("--train.steps", "40", "--train.save_every", "2", "--train.micro_batch_size", "0")
+    options = ("--train.steps", "16", "--train.save_every", "2", "--train.micro_batch_size", "0")
     rng = random.Random(seed)
     whole = Run(home, folder / "whole", options=options)
     before = time.monotonic()
@@ -371,7 +372,7 @@ def random_kills(home: Path, folder: Path, count: int, seed: int = 0) -> dict[st
         run, newest = Run(home, folder / f"killed-{finished}", options=options), 0
         while True:
             run.start()
-            run.processes[0].join(rng.uniform(0.1, 0.7) * length)
+            run.processes[0].join(rng.uniform(0.1, 0.8) * length)
             alive = run.processes[0].is_alive()
             run.kill()
             kills += alive

@@ -48,17 +48,34 @@ def curve(steps: Sequence[float], values: Sequence[float], last_step: float, lab
     """A smoothed curve over the single values, on a logarithmic axis, with its ticks."""
     smooth = smoothed(values, max(1, len(values) // 50))
     ticks = _ticks(min(smooth), max(smooth))
+    drawn = [
+        f'<polyline class="{kind}" points="{_path(steps, v, ticks, last_step)}"/>' for kind, v in (("single", values), ("smooth", smooth))
+    ]
+    return _plot("".join(drawn), ticks, label)
+
+
+def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], last_step: float, label: str) -> str:
+    """Smoothed curves of several runs over one another: `lines` has steps and values by the colour of their line."""
+    smooth = {colour: (steps, smoothed(values, max(1, len(values) // 50))) for colour, (steps, values) in lines.items()}
+    ticks = _ticks(min(min(values) for _, values in smooth.values()), max(max(values) for _, values in smooth.values()))
+    drawn = [
+        f'<polyline class="smooth" style="stroke:{colour}" points="{_path(steps, values, ticks, last_step)}"/>'
+        for colour, (steps, values) in smooth.items()
+    ]
+    return _plot("".join(drawn), ticks, label)
+
+
+def _path(steps: Sequence[float], values: Sequence[float], ticks: Sequence[float], last_step: float) -> str:
+    stride = max(1, math.ceil(len(values) / MAX_POINTS))
+    chosen = sorted({*range(0, len(values), stride), len(values) - 1})
+    return " ".join(f"{round(100 * steps[i] / last_step, 2)},{_height(values[i], ticks[0], ticks[-1])}" for i in chosen)
+
+
+def _plot(lines: str, ticks: Sequence[float], label: str) -> str:
     low, high = ticks[0], ticks[-1]
-
-    def path(heights: Sequence[float]) -> str:
-        stride = max(1, math.ceil(len(heights) / MAX_POINTS))
-        chosen = sorted({*range(0, len(heights), stride), len(heights) - 1})
-        return " ".join(f"{round(100 * steps[i] / last_step, 2)},{_height(heights[i], low, high)}" for i in chosen)
-
     shown = ticks[:: max(1, math.ceil(len(ticks) / 4))]
     grid = "".join(f'<line class="grid" x1="0" x2="100" y1="{_height(t, low, high)}" y2="{_height(t, low, high)}"/>' for t in shown)
     labels = "".join(f'<span style="top:{_height(t, low, high)}%">{t:g}</span>' for t in shown)
-    lines = f'<polyline class="single" points="{path(values)}"/><polyline class="smooth" points="{path(smooth)}"/>'
     frame = f'viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(label)}"'
     return f'<div class="plot"><svg {frame}>{grid}{lines}</svg><div class="ticks" aria-hidden="true">{labels}</div></div>'
 

@@ -21,7 +21,7 @@ from gato.data.text import document_task
 from gato.episode import Episode
 from gato.tokenizers.text import TextTokenizer
 from gato.train import checkpoint
-from gato.train.loop import TrainConfig
+from gato.train.loop import SpikeWatch, TrainConfig
 from gato.train.metrics import read_metrics
 from gato.train.optim import OptimConfig
 from gato.train.pretrain import ModelConfig, PretrainConfig, pretrain
@@ -213,6 +213,30 @@ def test_an_update_without_a_finite_gradient_is_skipped_and_its_row_named(small,
     assert all(torch.isfinite(p).all() for p in gato.load(final, "cpu").model.parameters())
 
 
+def test_a_spike_of_the_loss_is_named_with_its_highest_rows_but_not_skipped(small, here, monkeypatch, capsys):
+    """Whatever holds row 5 of update 34 is divided by a hundredth of its targets."""
+    original = Mixture.batch
+
+    def magnified(self, step, rows):
+        batch = original(self, step, rows)
+        return batch.with_denominator(batch.denominator / 100) if step == 34 and 5 in rows else batch
+
+    monkeypatch.setattr(Mixture, "batch", magnified)
+    pretrain(replace(small, train=replace(small.train, steps=36, save_every=100)))
+    spikes = {line["step"]: line["spike_rows"] for line in read_metrics(here / "runs/small/metrics.jsonl") if "spike_rows" in line}
+    assert list(spikes) == [35] and spikes[35][0] == 5
+    said = capsys.readouterr().out
+    assert "far above those before" in said and "'gato data show runs/small --step 34 --row 5'" in said
+
+
+def test_a_spike_lies_six_deviations_above_the_mean_of_what_was_seen():
+    """16 times 1 and 16 times 3: mean 2, deviation 1."""
+    watch = SpikeWatch()
+    assert not any(watch(loss) for loss in [1.0, 3.0] * 16)
+    assert watch(8.1)
+    assert not watch(8.1)  # the first has widened what is usual
+
+
 def test_too_many_skipped_updates_in_a_row_end_the_run(small, here, monkeypatch):
     poison(monkeypatch, range(2, 6))
     with pytest.raises(RuntimeError, match="3 updates in a row had no finite gradient, the last at step 4"):
@@ -229,6 +253,9 @@ def test_every_update_says_how_fast_and_how_full_it_was(small, here):
     pretrain(replace(small, train=replace(small.train, peak_flops=1e12)))
     for line in read_metrics(here / "runs/small/metrics.jsonl"):
         assert line["tokens_per_second"] > line["targets_per_second"] > 0 and 0 <= line["padding_share"] < 1
+        assert set(line["loss_by_modality"]) <= {"text", "discrete"} and (line["transitions_per_second"] > 0) == (
+            "discrete" in line["loss_by_modality"]
+        )
         assert line["memory_bytes"] > 1e6 and 0 < line["mfu"] < 1 and line["wait_seconds"] >= 0
 
 
@@ -236,6 +263,42 @@ def test_a_run_with_other_settings_is_refused_with_the_difference(small):
     pretrain(small)
     with pytest.raises(ValueError, match=r"optim\.learning_rate was 0\.003, now 0\.01"):
         pretrain(replace(small, optim=replace(small.optim, learning_rate=0.01)))
+
+
+def test_settings_that_are_allowed_by_name_may_change_but_never_the_models(small, here, capsys):
+    pretrain(small).rename(here / "aside")
+    faster = replace(small, optim=replace(small.optim, learning_rate=0.01))
+    pretrain(replace(faster, train=replace(small.train, allow_changes=["optim.learning_rate"])))
+    assert "going on with optim.learning_rate was 0.003, now 0.01" in capsys.readouterr().out
+    (here / "runs/small/final").rename(here / "aside again")
+    deeper = replace(faster, model=replace(small.model, num_layers=3), train=replace(small.train, allow_changes=["model"]))
+    with pytest.raises(ValueError, match=r"model\.num_layers was 2, now 3.*\(never a model's\)"):
+        pretrain(deeper)
+
+
+def test_a_store_that_changed_is_refused_unless_its_source_may_change(small, here):
+    pretrain(small).rename(here / "aside")
+    fewer = replace(small, data=DataConfig(sources={"toy/corridor": SourceConfig(2)}))
+    allowed = replace(fewer, train=replace(small.train, allow_changes=["data.sources.documents"]))
+    recorded = here / "runs/small/step-3/training.json"
+    assert "documents" in json.loads(recorded.read_text())["data"]
+    assert pretrain(allowed).name == "final"
+    with pytest.raises(ValueError, match=r"data\.sources\.documents was None, now "):
+        pretrain(small)
+
+
+def test_a_tracker_sees_the_updates_too(small, here):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    pretrain(replace(small, train=replace(small.train, report_to="tensorboard")))
+    (events,) = (here / "runs/small").rglob("events.out.tfevents.*")
+    seen = EventAccumulator(str(events.parent)).Reload()
+    written = read_metrics(here / "runs/small/metrics.jsonl")
+    assert [e.step for e in seen.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [e.value for e in seen.Scalars("train/loss/documents")][-1] == pytest.approx(
+        written[-1]["loss_by_source"]["documents"], rel=1e-6
+    )
 
 
 def test_a_finished_run_is_left_alone(small, capsys):

@@ -26,7 +26,9 @@ def evaluate(arguments: list[str]) -> int:
     for name, text in EVAL_LISTS.items():
         parser.add_argument(f"--{name}", nargs="*", type=str, default=[], help=text)
     parser.add_config(EvalConfig, skip=set(EVAL_LISTS))
-    parser.add_argument("--follow", type=bool, default=False, help="CHECKPOINT is a run: play its checkpoints as they appear, until the final one")
+    parser.add_argument(
+        "--follow", type=bool, default=False, help="CHECKPOINT is a run: play its checkpoints as they appear, until the final one"
+    )
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     as_json, checkpoint, whole_run = (vars(options).pop(name) for name in ("json", "checkpoint", "follow"))
@@ -49,10 +51,12 @@ def _follow(run: Path, config: Any, as_json: bool) -> int:
 
 def plot(arguments: list[str]) -> None:
     parser = parser_of(
-        "plot", "A run's loss curves, scores, captions and film strips as one HTML page; or a map of a checkpoint's domains."
+        "plot",
+        "A run's loss curves, scores, captions and film strips, or the losses of several runs, as one HTML page; "
+        "or a map of a checkpoint's domains.",
     )
-    parser.add_argument("run", type=Path, help="folder of a run, such as runs/demo; with --embeddings of a checkpoint")
-    parser.add_argument("--out", type=Path, help="default: report.html or embeddings.png in that folder")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, such as runs/demo; with --embeddings one checkpoint")
+    parser.add_argument("--out", type=Path, help="default: report.html or embeddings.png in that folder; comparison.html for several")
     parser.add_argument(
         "--embeddings", action="store_true", help="draw where snippets of its sources lie in the checkpoint (extra 'embeddings')"
     )
@@ -65,17 +69,26 @@ def plot(arguments: list[str]) -> None:
     if options.embeddings:
         _embeddings(options)
         return
+    if len(options.runs) > 1:
+        from gato.eval.comparison import write_comparison
+
+        print(write_comparison(options.runs, options.out or Path("comparison.html")))
+        return
     from gato.eval.report import write_report
 
-    print(write_report(options.run, options.out or options.run / "report.html"))
+    (run,) = options.runs
+    print(write_report(run, options.out or run / "report.html"))
 
 
 def _embeddings(options: Any) -> None:
     from gato.agent import load
     from gato.eval.embeddings import embedding_results, sources_of, write_embeddings
 
-    sources, agent = sources_of(options.run, options.stores), load(options.run)
-    out = options.out or options.run / "embeddings.png"
+    if len(options.runs) > 1:
+        raise ValueError(f"--embeddings maps one checkpoint, found {len(options.runs)}; name one")
+    (checkpoint,) = options.runs
+    sources, agent = sources_of(checkpoint, options.stores), load(checkpoint)
+    out = options.out or checkpoint / "embeddings.png"
     figures = write_embeddings(embedding_results(agent, sources, options.snippets, options.seed), out, options.layer)
     rows = [
         {"layer": i, **{name: f"{one['mean']:.1%} [{one['low']:.1%}, {one['high']:.1%}]" for name, one in pair.items()}}
