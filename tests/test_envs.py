@@ -13,7 +13,7 @@ pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 import gymnasium
 
 from gato import envs
-from gato.data.recording import expert_episode
+from gato.data.recording import Recording, expert_episode
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.success import succeeded
 from gato.spec import Modality, TaskSpec
@@ -103,6 +103,21 @@ def test_a_planner_of_a_game_draws_by_the_seed_of_the_episode(name):
         expert.reset(env)
         drawn.append(expert.generator.random())
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("name", ["gymnasium/lunar-lander", "babyai-symbolic/pickup-loc", "mujoco/hopper", "robotics/fetch-push"])
+def test_an_episode_is_that_of_the_bare_simulator(name):
+    skip_without_simulator(name)
+    task, bare = envs.task(name), gymnasium.make(envs.task(name).env_id)
+    recording = Recording(task, envs.make(name), seed=3, keep=False)
+    bare.reset(seed=3)
+    total, ended = 0.0, False
+    while not ended:
+        action = recording.env.action_space.sample()
+        recording.step(action)
+        _, reward, terminated, truncated, _ = bare.step(action)
+        total, ended = total + float(reward), terminated or truncated
+    assert recording.done and (recording.total_reward, recording.terminated) == (total, terminated)
 
 
 @pytest.mark.parametrize("family", ["gymnasium", "mujoco", "robotics"])
