@@ -120,11 +120,27 @@ def test_what_stands_in_a_task_is_text_on_the_page_not_html(demo, tokenizer, dri
 
 
 @pytest.fixture(scope="module")
-def address(demo, photos):
+def called() -> list[object]:
+    """Hosts other than this computer that this process asked for; each is refused."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def address(demo, photos, called):
     pytest.importorskip("gradio", reason="the page was not tried: pip install 'opengato[page]'")
-    page, url = launch(demo, "tiny", DemoConfig(port=free_port(), examples=str(photos / "examples")))
-    yield url
-    page.close()
+    connect = socket.socket.connect
+
+    def only_here(self: socket.socket, to: object) -> None:
+        if isinstance(to, tuple) and to[0] not in ("127.0.0.1", "::1", "localhost"):
+            called.append(to)
+            raise OSError("no other computer can be reached")
+        connect(self, to)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", only_here)
+        page, url = launch(demo, "tiny", DemoConfig(port=free_port(), examples=str(photos / "examples")))
+        yield url
+        page.close()
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +219,7 @@ def browser():
         started.close()
 
 
-def test_a_browser_uploads_a_picture_and_reads_its_caption(browser, address, agent, photos, photo):
+def test_a_browser_uploads_a_picture_and_reads_its_caption(browser, address, agent, photos, photo, called):
     from playwright.sync_api import expect
 
     tab, asked = browser.new_page(viewport=PHONE), []
@@ -217,6 +233,7 @@ def test_a_browser_uploads_a_picture_and_reads_its_caption(browser, address, age
     tab.close()
     elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
     assert asked and not elsewhere, "the page loads something from elsewhere"
+    assert not called, "the server calls somebody"
 
 
 def test_a_browser_that_comes_when_too_many_wait_reads_that_the_page_is_busy(browser, address, demo, client, photos):
