@@ -86,7 +86,7 @@ def _read(path: Path) -> np.ndarray | ValueError:
 def _texts(
     agent: Agent, pictures: list[np.ndarray], questions: list[str] | None, count: int, generation: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    if count > 1:
+    if count != 1:
         several = agent.candidates(pictures, count, questions, **generation)
         return [{"caption": found[0].text, "candidates": [asdict(c) for c in found]} for found in several]
     single = agent.captions(pictures, **generation) if questions is None else agent.answers(pictures, questions, **generation)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .processor import GatoProcessor, GatoTokenizer
 
 FORMAT = 1
+MAX_CANDIDATES = 256  # of one picture, which are all computed at once
 
 
 class Agent:
@@ -154,8 +155,8 @@ class Agent:
 
         They are beams where `temperature` is zero, and samples else. The likelihood is the model's own, at temperature 1.
         """
-        if count < 1:
-            raise ValueError(f"the number of candidates is at least 1, found {count}")
+        if not 1 <= count <= MAX_CANDIDATES:
+            raise ValueError(f"the number of candidates is from 1 to {MAX_CANDIDATES}, found {count}")
         prompts = self._picture_prompts(images, questions)
         found = self._continue(prompts, max_new_tokens, temperature, seed, count)
         task, spec = self.question_task() if questions else self.caption_task()
@@ -290,7 +291,7 @@ class Agent:
         longest = max(len(p.ids) for p in prompts)
         if longest >= context:
             raise ValueError(f"the prompt has {longest} tokens but the context holds {context}; shorten it")
-        if temperature < 0 or max_new_tokens < 1:
+        if not 0 <= temperature < np.inf or max_new_tokens < 1:
             raise ValueError(f"temperature is at least 0 and max_new_tokens at least 1, found {temperature} and {max_new_tokens}")
         ids = np.array([[vocabulary.pad] * (longest - len(p.ids)) + p.ids for p in prompts], np.int64)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": np.array([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts])}

@@ -153,9 +153,9 @@ def example_pictures(name: str | None) -> list[Any]:
 def _picture_tab(demo: Demo, examples: list[Any]) -> None:
     gr = _gradio()
 
-    def describe(file: Any, question: str, temperature: float) -> Iterator[tuple[str, str, Any, Any]]:
+    def describe(file: str | None, question: str | None, temperature: float) -> Iterator[tuple[str, str, Any, Any]]:
         with _refusals():
-            for said in demo.describe(_uploaded(file), question, temperature):
+            for said in demo.describe(_uploaded(file), question or "", temperature or 0.0):
                 text = said.text or "(it says nothing)" * bool(said.candidates)
                 yield text, draw_candidates(said.candidates), said.attention, said.maps
 
@@ -181,20 +181,23 @@ def _picture_tab(demo: Demo, examples: list[Any]) -> None:
 def _chat_tab(demo: Demo) -> None:
     gr = _gradio()
 
-    def reply(line: str, temperature: float, turns: list[tuple[str, str]]) -> Iterator[tuple[str, list[dict], list[tuple[str, str]]]]:
+    def reply(
+        line: str | None, temperature: float, turns: list[tuple[str, str]]
+    ) -> Iterator[tuple[str, list[dict], list[tuple[str, str]]]]:
         with _refusals():
-            for text in demo.reply(turns, line, temperature):
-                yield "", _messages([*turns, (line, text)]), turns
-            yield "", _messages([*turns, (line, text)]), [*turns, (line, text)][-MAX_TURNS:]
+            for text in demo.reply(turns, said := line or "", temperature or 0.0):
+                yield "", _messages([*turns, (said, text)]), turns
+            yield "", _messages([*turns, (said, text)]), [*turns, (said, text)][-MAX_TURNS:]
 
     turns = gr.State([])
     gr.Markdown("It was trained on documents, not on conversations: it goes on from what was said, and seldom answers.")
-    conversation = gr.Chatbot(label="conversation", height=360, buttons=["copy"])
+    conversation = gr.Chatbot(label="conversation", height=360, buttons=["copy"], render_markdown=False)  # what is said loads nothing
     line = gr.Textbox(label="your line", max_length=MAX_TEXT)
     temperature = _temperature(0.7)
     with gr.Row():
         button = gr.Button("Say it", variant="primary")
         gr.Button("Start anew").click(lambda: ([], []), None, [conversation, turns], api_name=False)
+    conversation.clear(lambda: [], None, turns, api_name=False)
     outputs = [line, conversation, turns]
     gr.on([button.click, line.submit], reply, [line, temperature, turns], outputs, api_name="chat", **_TURNS)
 
@@ -202,9 +205,9 @@ def _chat_tab(demo: Demo) -> None:
 def _write_tab(demo: Demo) -> None:
     gr = _gradio()
 
-    def write(text: str, temperature: float) -> Iterator[str]:
+    def write(text: str | None, temperature: float) -> Iterator[str]:
         with _refusals():
-            yield from demo.write(text, temperature)
+            yield from demo.write(text or "", temperature or 0.0)
 
     start = gr.Textbox(label="the text to continue", lines=2, max_length=MAX_TEXT)
     gr.Examples([["river:"], ["music: the"], ["A small dog"]], [start], label="beginnings to try", cache_examples=False)
@@ -217,12 +220,12 @@ def _write_tab(demo: Demo) -> None:
 def _act_tab(demo: Demo) -> None:
     gr = _gradio()
 
-    def act(name: str, seed: float) -> Iterator[str]:
+    def act(name: str | None, seed: float | None) -> Iterator[str]:
         with _refusals():
-            yield from draw_timesteps(demo.act(name, int(seed or 0)), demo.agent.task(name))
+            yield from draw_timesteps(demo.act(name or "", int(seed or 0)), demo.agent.task(name or ""))
 
     gr.Markdown(
-        "Left: the environment. Right: the tokens of one timestep, as the model reads them, with their ids: patches of its picture, "
+        "The environment, and beside it the tokens of one timestep as the model reads them, with their ids: patches of its picture, "
         "<span style='background:#dff0da;color:#000'>text</span>, <span style='background:#d5e6f5;color:#000'>continuous</span> and "
         "<span style='background:#e4dcf3;color:#000'>discrete</span> values, and after the bar "
         "<span style='background:#f9c66b;color:#000'>the action it chose</span>."

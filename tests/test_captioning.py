@@ -92,6 +92,23 @@ def test_candidates_of_a_question_are_printed_with_their_likelihood(checkpoint, 
     assert row["candidates"][0]["log_likelihood"] < 0
 
 
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        (["--candidates", "0"], "the number of candidates is from 1 to 256, found 0"),
+        (["--candidates", "1000"], "the number of candidates is from 1 to 256, found 1000"),
+        (["--temperature", "inf"], "temperature"),
+        (["--temperature", "-1"], "temperature is at least 0"),
+        (["--max_new_tokens", "0"], "max_new_tokens at least 1"),
+        (["--batch_size", "0"], "batch_size is at least 1"),
+    ],
+)
+def test_settings_without_sense_are_refused(checkpoint, photos, capsys, option, line):
+    assert main(["caption", checkpoint, str(photos / "a.png"), *option]) == 2
+    captured = capsys.readouterr()
+    assert line in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+
+
 def test_questions_are_refused_by_a_checkpoint_without_them(make_gato, tokenizer):
     blind = Agent(make_gato(), tokenizer, {"captions": CAPTIONS})
     with pytest.raises(ValueError, match="trained without questions about pictures"):

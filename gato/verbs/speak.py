@@ -47,12 +47,13 @@ def generate(arguments: list[str]) -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("text", type=str)
     parser.add_argument("--max_new_tokens", type=int, default=64)
-    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest piece each time")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", type=str)
     options = parse(parser, arguments)
     from gato.agent import load
 
-    print(load(options.checkpoint).generate(options.text, options.max_new_tokens, options.temperature, options.seed))
+    print(load(options.checkpoint, options.device).generate(options.text, options.max_new_tokens, options.temperature, options.seed))
 
 
 def chat(arguments: list[str]) -> None:
@@ -60,13 +61,14 @@ def chat(arguments: list[str]) -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--image", type=Path, help="the lines are questions about this picture")
     parser.add_argument("--max_new_tokens", type=int, default=48)
-    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest piece each time")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", type=str)
     options = parse(parser, arguments)
     from gato.agent import load
     from gato.chat import chat
 
-    chat(load(options.checkpoint), options.image, options.max_new_tokens, options.temperature, options.seed)
+    chat(load(options.checkpoint, options.device), options.image, options.max_new_tokens, options.temperature, options.seed)
 
 
 def demo(arguments: list[str]) -> None:
