@@ -59,6 +59,9 @@ class StreamCache(Cache):
     Call `begin` before every forward: it says where the new tokens go and what they may see.
     """
 
+    rows: slice | Tensor  # where the next tokens go
+    slots: slice | Tensor
+
     def __init__(
         self, num_layers: int, num_streams: int, capacity: int, window: int | None = None, device: str | torch.device = "cpu"
     ) -> None:
@@ -115,8 +118,6 @@ class StreamCache(Cache):
         first, longest, slot = int(streams[0]), len(offsets), int(starts[0]) % self.capacity
         are_neighbours = bool((streams == first + np.arange(len(streams))).all())
         are_aligned = bool((starts == starts[0]).all() and (counts == longest).all()) and slot + longest <= self.capacity
-        self.rows: slice | Tensor
-        self.slots: slice | Tensor
         self.row_index = torch.from_numpy(streams).to(self.place)
         self.rows = slice(first, first + len(streams)) if are_neighbours else self.row_index
         if are_neighbours and are_aligned:

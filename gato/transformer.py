@@ -163,8 +163,8 @@ class Block(GradientCheckpointingLayer):
         attended = self.dropout(self.attention(self.attention_norm(hidden), context, cache, keep))
         if keep is not None:
             rows = torch.div(keep, hidden.shape[1], rounding_mode="floor")
-            scales = tuple(None if scale is None else scale[rows, 0] for scale in scales)
-            hidden = hidden.flatten(0, 1)[keep]
+            first, second = (None if scale is None else scale[rows, 0] for scale in scales)
+            scales, hidden = (first, second), hidden.flatten(0, 1)[keep]
         hidden = hidden + (attended if scales[0] is None else attended * scales[0])
         changed = self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
         return hidden + (changed if scales[1] is None else changed * scales[1])

@@ -210,7 +210,8 @@ def _model(agent: Agent, mode: str, protocol: Protocol) -> Gato:
     if mode not in MODES:
         raise ValueError(f"there is no mode '{mode}'; known are {', '.join(MODES)}")
     device = agent.model.device
-    model = Gato(copy.deepcopy(agent.model.config)).to(device) if mode == "scratch" else copy.deepcopy(agent.model)
+    model = Gato(copy.deepcopy(agent.model.config)) if mode == "scratch" else copy.deepcopy(agent.model)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps it
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = protocol.dropout

@@ -205,7 +205,9 @@ def _accumulate(engine: Engine, mixture: Mixture, batches: list[TokenBatch], wai
     everything = torch.cat([total, torch.tensor(counts, dtype=torch.float32, device=engine.device)])
     loss, *parts = sum_over_ranks(everything).split([1, *sizes, len(counts)])
     tokens, places, transitions, wait, stops = parts.pop().tolist()
-    return Update(float(loss), *(part.tolist() for part in parts), round(tokens), round(places), round(transitions), wait, round(stops))
+    by_source, targets, by_kind, targets_by_kind = (part.tolist() for part in parts)
+    counted = round(tokens), round(places), round(transitions)
+    return Update(float(loss), by_source, targets, by_kind, targets_by_kind, *counted, wait, round(stops))
 
 
 def _counts(batch: TokenBatch, mixture: Mixture) -> tuple[int, int, int]:

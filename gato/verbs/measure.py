@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def _follow(run: Path, config: Any, as_json: bool) -> int:
 
     has_errors = False
     for name, results in follow(run, config):
-        print_rows({"checkpoint": name, "results": results}, as_json, lambda name=name, found=results: scores_line(name, found))
+        print_rows({"checkpoint": name, "results": results}, as_json, partial(scores_line, name, results))
         has_errors |= bool(results and results["errors"])
     return int(has_errors)
 
