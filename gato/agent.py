@@ -294,7 +294,8 @@ class Agent:
         if not 0 <= temperature < np.inf or max_new_tokens < 1:
             raise ValueError(f"temperature is at least 0 and max_new_tokens at least 1, found {temperature} and {max_new_tokens}")
         ids = np.array([[vocabulary.pad] * (longest - len(p.ids)) + p.ids for p in prompts], np.int64)
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": np.array([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts])}
+        mask = np.array([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts])
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if any(p.patches is not None for p in prompts):
             inputs["pixel_values"] = np.concatenate([p.patches for p in prompts])
             inputs["patch_boxes"] = np.concatenate([p.boxes for p in prompts]).astype(np.int64)
