@@ -33,9 +33,9 @@ from gato.episode import Episode
 from gato.spec import TaskSpec
 
 from .columns import episode_row, episode_schema, timestep_columns, timestep_rows, timestep_schema
-from .journal import Journal, check_journal
+from .journal import JOURNAL_NAME, Journal, check_journal
 from .lock import FolderLock
-from .manifest import DISK_FULL, FileEntry, Manifest, ShardEntry, sync_folder, task_differences
+from .manifest import DISK_FULL, MANIFEST_NAME, FileEntry, Manifest, ShardEntry, sync_folder, task_differences
 from .shard import Shard
 from .table import TEMPORARY, TableWriter, batch_rows, check_name
 
@@ -202,11 +202,20 @@ class StoreWriter:
         return manifest
 
     def _clean(self) -> None:
-        """Removes what a killed writer left: temporary files, and shards that no manifest names."""
-        leftovers = {*self.path.glob("timesteps-*.arrow"), *self.path.glob("episodes-*.arrow"), *self.path.glob(f"*{TEMPORARY}")}
-        for path in leftovers:
-            if path.name not in self._manifest.file_names:
-                path.unlink(missing_ok=True)
+        """Removes what a killed writer left: temporary files, and the shard that it was making of the journal.
+
+        **Raises:** `ValueError` for any other shard that the manifest does not name: a manifest was lost, or is older than its shards.
+        """
+        shards = {*self.path.glob("timesteps-*.arrow"), *self.path.glob("episodes-*.arrow")}
+        unnamed = sorted(p for p in shards if p.name not in self._manifest.file_names)
+        unfinished = f"-{len(self._manifest.shards):05d}.arrow"
+        if lost := [p for p in unnamed if not p.name.endswith(unfinished) or not (self.path / JOURNAL_NAME).exists()]:
+            raise ValueError(
+                f"shard {lost[0]} is there, but {self.path / MANIFEST_NAME} does not name it; restore the newest manifest, "
+                "or remove the folder to begin anew"
+            )
+        for path in (*unnamed, *self.path.glob(f"*{TEMPORARY}")):
+            path.unlink(missing_ok=True)
 
     def _save(self, shards: tuple[ShardEntry, ...]) -> None:
         manifest = replace(self._manifest, tasks=self.tasks, shards=shards, provenance=dict(self.provenance))

@@ -213,6 +213,22 @@ def test_a_writer_killed_after_its_shard_is_finished_does_not_store_it_twice(tmp
     assert firsts(tmp_path / "a") == [0]
 
 
+def test_a_lost_manifest_and_an_old_one_cost_no_shard(tmp_path):
+    manifest = write(tmp_path, count(3)) / "manifest.json"
+    before = manifest.read_bytes()
+    write(tmp_path, count(4, first=10))
+    newest, shards = manifest.read_bytes(), sorted(tmp_path.glob("*.arrow"))
+    for content, shard in ((before, "episodes-00001.arrow"), (None, "episodes-00000.arrow")):
+        manifest.unlink()
+        if content:
+            manifest.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"shard .*{shard} is there, but .*manifest.json does not name it; restore the newest"):
+            StoreWriter(tmp_path, [COUNT])
+        assert sorted(tmp_path.glob("*.arrow")) == shards and not (tmp_path / LOCK_NAME).exists()
+    manifest.write_bytes(newest)
+    assert firsts(tmp_path) == [0, 10]
+
+
 TELLING = """
 import sys
 from gato.data.store import StoreWriter
