@@ -20,7 +20,7 @@ from gato.data.store import Store
 from gato.data.text import document_task
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
-from tests.round_trip import assert_equal, stored
+from tests.round_trip import assert_equal, everything, stored
 
 
 def png(pixels: np.ndarray, kind: str = "PNG") -> dict:
@@ -294,34 +294,6 @@ def test_datasets_opens_what_we_write(tmp_path, monkeypatch, no_network):
 
 
 # -- writing, and back ---------------------------------------------------------------------------------
-
-
-def everything(length: int, draw: int, **rest) -> Episode:
-    """A camera, a sentence, nested sensors of two kinds; two motors and a switch."""
-    task = TaskSpec(
-        "toy/everything",
-        (
-            FieldSpec("camera", Modality.IMAGE, "observation", (16, 32, 3), "uint8", path=("camera",)),
-            FieldSpec("goal", Modality.TEXT, "observation", dtype="str", path=("goal",)),
-            FieldSpec("arm/angles", Modality.CONTINUOUS, "observation", (2, 3), "float64", path=("arm", "angles")),
-            FieldSpec("arm/speed", Modality.CONTINUOUS, "observation", path=("arm", "speed")),
-            FieldSpec("arm/touch", Modality.DISCRETE, "observation", (2,), "bool", (0,), (1,), path=("arm", "touch")),
-            FieldSpec("motors", Modality.CONTINUOUS, "action", (2,), low=(-1.0, 0.0), high=(1.0, 10.0), path=("motors",)),
-            FieldSpec("grip", Modality.DISCRETE, "action", dtype="int8", low=(-1,), high=(1,), path=("grip",)),
-        ),
-        random_return=0.0, expert_return=3.0, success="terminated", licence="MIT",
-    )  # fmt: skip
-    rng = np.random.default_rng(draw)
-    observations = {
-        "camera": rng.integers(0, 256, (length + 1, 16, 32, 3), dtype=np.uint8),
-        "goal": np.array([f"öffne Tür {draw}"] * (length + 1), object),
-        "arm/angles": rng.normal(size=(length + 1, 2, 3)),
-        "arm/speed": rng.normal(size=length + 1).astype(np.float32),
-        "arm/touch": rng.integers(0, 2, (length + 1, 2)).astype(bool),
-    }
-    actions = {"motors": rng.uniform([-1, 0], [1, 10], (length, 2)).astype(np.float32), "grip": rng.integers(-1, 2, length).astype(np.int8)}
-    labels = {"final_observation": {k: v[-1] for k, v in observations.items()}} | rest
-    return Episode(task, {k: v[:-1] for k, v in observations.items()}, actions, rng.normal(size=length).astype(np.float32), **labels)
 
 
 def test_everything_survives_the_way_there_and_back(tmp_path):

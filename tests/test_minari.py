@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from gato.data.minari import MinariReader  # noqa: E402
 from gato.data.minari_writer import MinariWriter  # noqa: E402
 from gato.data.store import Store  # noqa: E402
 from gato.episode import Episode  # noqa: E402
-from gato.spec import FieldSpec, Modality, TaskSpec  # noqa: E402
+from gato.spec import TaskSpec  # noqa: E402
+from tests import round_trip  # noqa: E402
 from tests.round_trip import assert_equal, stored  # noqa: E402
 
 FORMATS = ("hdf5", "parquet", "arrow")
@@ -50,6 +52,9 @@ def buffer(length: int = 3, **rest) -> EpisodeBuffer:
     return EpisodeBuffer(**(values | rest))
 
 
+everything = partial(round_trip.everything, actions=(0, 1))  # a tuple of two
+
+
 def dataset(*buffers: EpisodeBuffer, name: str = "toy/push-v0", observation=POINT, action=PUSH, **rest) -> str:
     """Written by minari itself."""
     minari.create_dataset_from_buffers(name, list(buffers), observation_space=observation, action_space=action, **rest)
@@ -58,34 +63,6 @@ def dataset(*buffers: EpisodeBuffer, name: str = "toy/push-v0", observation=POIN
 
 def imported(name: str | Path, out: Path, **options) -> Store:
     return Store(import_dataset(MinariReader(**options).open(Path(name)), out)["train"])
-
-
-def everything(length: int, draw: int, **rest) -> Episode:
-    """A camera, a sentence and two nested sensors; two motors and a switch."""
-    task = TaskSpec(
-        "toy/everything",
-        (
-            FieldSpec("camera", Modality.IMAGE, "observation", (16, 32, 3), "uint8", path=("camera",)),
-            FieldSpec("goal", Modality.TEXT, "observation", dtype="str", path=("goal",)),
-            FieldSpec("arm/angles", Modality.CONTINUOUS, "observation", (2, 3), "float64", path=("arm", "angles")),
-            FieldSpec("arm/touch", Modality.DISCRETE, "observation", (2,), "bool", (0,), (1,), path=("arm", "touch")),
-            FieldSpec("0", Modality.CONTINUOUS, "action", (2,), low=(-1.0, 0.0), high=(1.0, 10.0), path=(0,)),
-            FieldSpec("1", Modality.DISCRETE, "action", dtype="int8", low=(-1,), high=(1,), path=(1,)),
-        ),
-        random_return=0.0, expert_return=3.0, success="terminated", licence="MIT",
-    )  # fmt: skip
-    rng = np.random.default_rng(draw)
-    observations = {
-        "camera": rng.integers(0, 256, (length + 1, 16, 32, 3), dtype=np.uint8),
-        "goal": np.array([f"öffne Tür {draw}"] * (length + 1), object),
-        "arm/angles": rng.normal(size=(length + 1, 2, 3)),
-        "arm/touch": rng.integers(0, 2, (length + 1, 2)).astype(bool),
-    }
-    actions = {"0": rng.uniform([-1, 0], [1, 10], (length, 2)).astype(np.float32), "1": rng.integers(-1, 2, length).astype(np.int8)}
-    return Episode(
-        task, {k: v[:-1] for k, v in observations.items()}, actions, rng.normal(size=length).astype(np.float32),
-        final_observation={k: v[-1] for k, v in observations.items()}, **rest,
-    )  # fmt: skip
 
 
 # -- reading what minari wrote -----------------------------------------------------------------------
