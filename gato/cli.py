@@ -29,7 +29,7 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato chat CKPT                               talk with a model, perhaps about an --image
   gato generate CKPT TEXT                      continue text
   gato demo CKPT                               a web page of a model, on this computer
-  gato show SIZE|CKPT                          parameters by part, tasks of a checkpoint; --attention IMAGE
+  gato show SIZE|CKPT                          parameters by part, tasks of a checkpoint; --attention IMAGE|STORE
   gato plot RUN...                             report of a run as one HTML page, losses of several; --embeddings CKPT
   gato ls | gato cp RECIPE FILE                shipped recipes
   gato doctor                                  what is installed, missing, and why

@@ -81,15 +81,21 @@ def serve(checkpoint: Path, config: DemoConfig) -> None:
 
 
 def launch(demo: Demo, name: str, config: DemoConfig, scores: str = "") -> tuple[Any, str]:
-    """Starts the page. **Returns:** gradio's page, which `close()` ends, and its address."""
+    """Starts the page. **Returns:** gradio's page, which `close()` ends, and its address.
+
+    **Raises:** `ValueError` if the port is taken.
+    """
     gr = _gradio()
     page = build(demo, name, example_pictures(config.examples), scores)
     page.queue(max_size=MAX_WAITING)
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # named ones would be fetched
-    _, url, _ = page.launch(
-        server_name=config.host, server_port=config.port or None, share=False, prevent_thread_lock=True, quiet=True, theme=theme,
-        css=STYLE, max_file_size=MAX_UPLOAD, ssr_mode=False, enable_monitoring=False, footer_links=["api"], run_history=False,
-    )  # fmt: skip
+    try:
+        _, url, _ = page.launch(
+            server_name=config.host, server_port=config.port or None, share=False, prevent_thread_lock=True, quiet=True, theme=theme,
+            css=STYLE, max_file_size=MAX_UPLOAD, ssr_mode=False, enable_monitoring=False, footer_links=["api"], run_history=False,
+        )  # fmt: skip
+    except OSError as error:
+        raise ValueError(f"the page cannot be served at {config.host}:{config.port}, which may be taken; name another --port") from error
     return page, url
 
 

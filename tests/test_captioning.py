@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from gato.data.vqa import question_task
 from gato.episode import Episode
 from gato.eval.attention import caption_attention, draw_maps, recorded
 from gato.eval.captioning import candidate_titles, caption_results, most_alike, picture_files, retrieval_lines, wording_lines
+from gato.eval.episode_attention import draw_timesteps, episode_attention
 from gato.eval.text import document_bits, ratio_interval, text_results, windows
 from gato.eval.wording import bleu, cider_d, exact_match, nearest_texts, rouge_l, wording_results
 
@@ -274,3 +276,32 @@ def test_attention_is_written_as_a_page_or_a_picture(checkpoint, photos, tmp_pat
         assert (tmp_path / name).stat().st_size > 500
     assert main(["show", checkpoint, "--attention", str(photos / "a.png"), "--out", str(tmp_path / "a.gif")]) == 2
     assert "neither .png nor .html" in capsys.readouterr().err
+
+
+def test_attention_of_actions_adds_up_over_timesteps_and_never_falls_on_later_ones(make_gato, tokenizer, robot, drive):
+    agent = Agent(make_gato(), tokenizer, {robot.name: robot})
+    found = episode_attention(agent, drive(3, "go"))
+    assert found.timesteps.shape == (2, 2, 3, 3)
+    np.testing.assert_allclose(found.timesteps.sum(axis=-1), 1, atol=1e-6)
+    assert (found.timesteps[..., np.triu_indices(3, 1)[0], np.triu_indices(3, 1)[1]] == 0).all()
+    assert found.patches.maps.shape == (2, 2, 1, 2) and (found.patches.shares < found.timesteps[..., 2, 2]).all()
+    assert draw_timesteps(found).size == (2 * 132 - 4, 2 * 132 - 4)
+
+
+def test_attention_of_actions_is_that_of_the_tokens_before_them(make_gato, tokenizer, walk, as_batch):
+    agent, episode = Agent(make_gato(), tokenizer, {}), walk([0, 1], [1, 1])  # cell, separator, action; twice
+    with torch.no_grad(), recorded(agent.model) as weights:
+        agent.model(input_ids=as_batch(episode).ids, local_positions=as_batch(episode).local_position, use_cache=False)
+    expected = weights[1][0, :, 4].numpy()  # from the second separator
+    np.testing.assert_allclose(episode_attention(agent, episode).timesteps[1, :, 1, 0], expected[:, :3].sum(axis=1), atol=1e-6)
+
+
+def test_the_attention_of_an_episode_is_drawn_by_the_command(make_gato, tokenizer, robot, drive, tmp_path, capsys):
+    Agent(make_gato(), tokenizer, {robot.name: robot}).save(tmp_path / "final")
+    with StoreWriter(tmp_path / "drives", [robot]) as writer:
+        writer.append(replace(drive(3, "go"), terminated=True))
+    show = ["show", str(tmp_path / "final"), "--attention", str(tmp_path / "drives"), "--out"]
+    assert main([*show, str(tmp_path / "a.html")]) == 0 and (tmp_path / "a.html").read_text().count("<img") == 2
+    assert main([*show, str(tmp_path / "a.png")]) == 0 and (tmp_path / "a.png").stat().st_size > 500
+    assert main([*show, str(tmp_path / "a.png"), "--episode", "1"]) == 2
+    assert "there is no episode 1" in capsys.readouterr().err

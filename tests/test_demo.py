@@ -4,6 +4,7 @@ import io
 import re
 import shutil
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 from gato import envs
 from gato.agent import Agent, Candidate
 from gato.chat import Conversation
+from gato.cli import main
 from gato.data.captions import caption_task
 from gato.data.text import document_task
 from gato.data.vqa import question_task
@@ -180,6 +182,21 @@ def test_the_page_shows_the_line_of_a_refusal(client, photos):
     for nothing in ("", None):  # a hidden box sends null
         with pytest.raises(Exception, match="the text is empty"):
             client.predict(nothing, 0.0, api_name="/write")
+
+
+def test_a_port_that_is_taken_is_named(address, demo):
+    port = int(address.rstrip("/").rsplit(":", 1)[1])
+    with pytest.raises(ValueError, match=f"cannot be served at 127.0.0.1:{port}, which may be taken; name another --port"):
+        launch(demo, "tiny", DemoConfig(port=port))
+
+
+def test_without_gradio_the_command_says_how_to_install_it(agent, tmp_path, monkeypatch, capsys):
+    agent.save(tmp_path)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["demo", str(tmp_path)]) == 2
+    assert "pip install 'opengato[page]'" in capsys.readouterr().err
+    assert main(["demo", str(tmp_path), "--port", "70000"]) == 2
+    assert "a port is a number from 0 to 65535, found 70000" in capsys.readouterr().err
 
 
 def test_an_upload_that_is_too_large_is_refused(address):

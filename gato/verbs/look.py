@@ -11,16 +11,15 @@ from .command import open_store, parse, parser_of, print_rows, table
 def show(arguments: list[str]) -> None:
     parser = parser_of("show", "Parameters by part of a size (gato-79m ...) or a checkpoint, and a checkpoint's tasks.")
     parser.add_argument("name", type=str)
-    parser.add_argument("--attention", type=Path, help="a picture: draw where the checkpoint looks while it captions it")
+    parser.add_argument(
+        "--attention", type=str, help="a picture, or a store of episodes: draw where the checkpoint looks while it captions or acts"
+    )
+    parser.add_argument("--episode", type=int, default=0, help="of the store that --attention names")
     parser.add_argument("--out", type=Path, default=Path("attention.html"), help="of --attention: .html or .png")
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     if options.attention:
-        from gato.agent import load
-        from gato.eval.attention import caption_attention, write_attention
-
-        seen = caption_attention(load(options.name), options.attention)
-        print(f"{seen.caption}: {write_attention(seen, options.out)}")
+        _attention(options)
         return
     import torch
 
@@ -39,6 +38,24 @@ def show(arguments: list[str]) -> None:
         content["tasks"] = list(load_tokenizer(Path(options.name))[1])
     lines = [f"{part:28}{count:>16,}" for part, count in counts.items()] + content.get("tasks", [])
     print_rows(content, options.json, lambda: "\n".join(lines))
+
+
+def _attention(options: Any) -> None:
+    from gato.agent import load
+    from gato.data.captions import SUFFIXES
+    from gato.eval.attention import caption_attention, write_attention
+
+    if Path(options.attention).is_file() or Path(options.attention).suffix.lower() in SUFFIXES:
+        seen = caption_attention(load(options.name), options.attention)
+        print(f"{seen.caption}: {write_attention(seen, options.out)}")
+        return
+    from gato.eval.episode_attention import episode_attention, write_episode_attention
+
+    store = open_store(options.attention)
+    if not 0 <= options.episode < store.num_episodes:
+        raise ValueError(f"store {options.attention} has episodes 0 to {store.num_episodes - 1}, there is no episode {options.episode}")
+    found = episode_attention(load(options.name), store.episode(options.episode))
+    print(write_episode_attention(found, f"episode {options.episode} of {options.attention}", options.out))
 
 
 def tokenize(arguments: list[str]) -> None:
