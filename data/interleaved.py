@@ -63,8 +63,8 @@ class InterleavedReader:
         for place, row, table in self._rows(files):
             document = _document(row, place)
             counts[_split(row, table, path, place) if document else ""] += 1
-            if document and not table.is_binary:
-                named |= {self._picture(cell, table, place) for cell, _ in document[1]}  # type: ignore[misc]
+            for cell, _ in document[1] if document and not table.is_binary else ():
+                named.add(self._named(cell, table, place))
         without = counts.pop("", 0)
         if not counts:
             raise ValueError(f"{path} holds no document with a picture")
@@ -109,9 +109,13 @@ class InterleavedReader:
         """Encoded bytes, or a file inside the folder of pictures; `datasets` writes {bytes, path}."""
         if isinstance(cell, Mapping):
             cell = cell.get("bytes") or cell.get("path")
-        if isinstance(cell, bytes):
-            return cell
-        return inside(self.images or table.path.parent, cell, place)
+        return cell if isinstance(cell, bytes) else self._named(cell, table, place)
+
+    def _named(self, cell: object, table: Table, place: str) -> Path:
+        picture = inside(self.images or table.path.parent, cell, place)
+        if not picture.is_file():
+            raise ValueError(f"{place}: picture {picture} is missing; restore it or take the row out")
+        return picture
 
 
 def _split(row: Mapping[str, Any], table: Table, path: Path, place: str) -> str:

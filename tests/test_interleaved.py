@@ -88,6 +88,7 @@ def test_documents_are_not_taken_for_questions(make_gato, tokenizer):
         ({"images": ["red.png"], "texts": ["both"]}, "line 1: entry 0 is not either a picture or a text"),
         ({"images": ["red.png"], "texts": []}, "line 1: images and texts are not two lists of one length"),
         ({"images": ["../red.png"], "texts": [None]}, r"line 1 .*\.\./red.png"),
+        ({"images": ["green.png"], "texts": [None]}, "line 1: picture .*green.png is missing"),
         ({"images": [None], "texts": ["no picture"]}, "holds no document with a picture"),
     ],
 )

@@ -440,6 +440,17 @@ def test_a_picture_that_stands_in_two_splits_is_dropped_from_training(fetched: P
     assert "cat-9.png" not in names and built.left_out["look like a picture of another split: train"] == 1
 
 
+def test_a_picture_that_repeats_another_with_its_caption_is_dropped(fetched: Path) -> None:
+    folder = fetched / "reference/packages/tiny-pictures/files"
+    before = build(ReferenceConfig(["pictures"], out=fetched), PICTURES, TEXTS)
+    names = [e.parameters["original"] for e in episodes(fetched / "reference/pictures/train")]
+    shutil.copy(folder / names[0], folder / f"{names[0].split('-')[0]}-copy.png")
+    shutil.rmtree(fetched / "reference/pictures")
+    after = build(ReferenceConfig(["pictures"], out=fetched), PICTURES, TEXTS)
+    assert after.left_out["the same picture and caption again: train"] == 1
+    assert [row["episodes"] for row in after.stores] == [row["episodes"] for row in before.stores]
+
+
 def test_the_mixture_file_names_what_is_there(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = build(ReferenceConfig(["pictures"], out=fetched), PICTURES, TEXTS)
     data = yaml.safe_load(Path(built.mixture).read_text())

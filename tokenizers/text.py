@@ -134,7 +134,7 @@ class TextTokenizer:
         """How texts fare: `texts`, `characters`, `words` (between spaces), `pieces` (without the ends), and of these
 
         - `pieces_per_word`, `characters_per_piece`;
-        - `coverage`: share of the characters that have pieces, where the others are spelt as bytes;
+        - `coverage`: share of the characters that are a piece or a part of one, where the others are spelt as several bytes;
         - `unknown`: pieces that stand for something lost (none, with byte fallback).
         """
         count = dict.fromkeys(("texts", "characters", "words", "pieces", "spelt", "unknown"), 0)
@@ -144,7 +144,7 @@ class TextTokenizer:
             count["characters"] += len(text)
             count["words"] += len(text.split())
             count["pieces"] += len(ids)
-            count["spelt"] += sum(i in self._first_bytes for i in ids)
+            count["spelt"] += sum(i in self._leading_bytes for i in ids)
             count["unknown"] += ids.count(UNKNOWN)
         coverage = 1 - count.pop("spelt") / max(1, count["characters"])
         ratios = {
@@ -154,9 +154,9 @@ class TextTokenizer:
         return {**count, **ratios, "coverage": coverage}
 
     @cached_property
-    def _first_bytes(self) -> frozenset[int]:
-        """Ids of the bytes that begin a character in UTF-8."""
-        return frozenset(self._pieces.PieceToId(f"<0x{byte:02X}>") for byte in range(256) if not 0x80 <= byte < 0xC0)
+    def _leading_bytes(self) -> frozenset[int]:
+        """Ids of the bytes that begin a character of several bytes in UTF-8."""
+        return frozenset(self._pieces.PieceToId(f"<0x{byte:02X}>") for byte in range(0xC0, 0x100))
 
     def id(self, piece: str) -> int:
         """The inverse of `piece`; unk for what is no piece."""
