@@ -29,7 +29,7 @@ collect babyai-view 2000 0 go-to-local
 
 collect gymnasium 100 0.25 acrobot cartpole frozen-lake mountain-car mountain-car-continuous pendulum
 collect gymnasium 200 0.25 lunar-lander taxi
-collect mujoco 50 0.25 inverted-pendulum
+collect mujoco 50 0.25 inverted-pendulum reacher
 collect dm-control 50 0.25 cartpole-balance cartpole-balance-sparse pendulum-swingup point-mass-easy reacher-easy reacher-hard
 # Planned on copies of the simulator, seconds to minutes an episode; pictures take 30 to 50 MB an episode.
 collect dm-control 20 0.25 ball-in-cup-catch

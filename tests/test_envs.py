@@ -27,7 +27,7 @@ SIMULATORS = {
 PLAYED = [
     "toy/corridor", "gymnasium/acrobot", "gymnasium/frozen-lake", "gymnasium/mountain-car", "gymnasium/pendulum", "gymnasium/taxi",
     "babyai/go-to-local", "babyai-view/go-to-local", "babyai-symbolic/put-next-local",
-    "metaworld/reach", "metaworld/drawer-close", "mujoco/inverted-pendulum",
+    "metaworld/reach", "metaworld/drawer-close", "mujoco/inverted-pendulum", "mujoco/inverted-double-pendulum", "mujoco/reacher",
     "robotics/fetch-pick-and-place", "robotics/fetch-push", "robotics/point-maze-u-maze", "dm-control/cartpole-swingup",
     "dm-control/reacher-easy", "minatar/breakout",
 ]  # fmt: skip
@@ -152,7 +152,14 @@ def test_sampled_plans_leave_the_simulation_as_it_was_and_repeat():
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("toy/corridor", 1.0), ("gymnasium/cartpole", 500), ("gymnasium/lunar-lander", 200), ("gymnasium/mountain-car-continuous", 90)],
+    [
+        ("toy/corridor", 1.0),
+        ("gymnasium/cartpole", 500),
+        ("gymnasium/lunar-lander", 200),
+        ("gymnasium/mountain-car-continuous", 90),
+        ("mujoco/inverted-double-pendulum", 9300),
+        ("mujoco/reacher", -12),
+    ],
 )
 def test_the_expert_reaches_its_return_on_seeds_it_was_not_measured_on(name, least):
     skip_without_simulator(name)
