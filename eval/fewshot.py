@@ -30,10 +30,10 @@ from ..data.store import Store, StoreWriter, stores_folder
 from ..train.finetune import MODES, PROTOCOLS, Protocol, finetune, merged, speed
 from .baseline import ClonePolicy, NearestPolicy
 from .chart import score_curves
-from .control import summarise
 from .fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
 from .rollout import RandomPolicy, rollout
 from .score import score_scale
+from .summary import summarise
 
 BASELINES = ("prompt", "retrieve", "clone")  # no learning; the nearest state's action; a small network from nothing
 RANDOM_EPISODES = 20  # that measure the random return of a task the registry does not know

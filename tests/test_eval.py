@@ -20,13 +20,11 @@ from gato.eval.control import (
     _ablations,
     evaluate_checkpoint,
     film_strip,
-    paired_comparison,
-    summarise,
-    summarise_families,
 )
 from gato.eval.follow import follow
 from gato.eval.rollout import EpisodeResult, expert_rollout
 from gato.eval.score import interquartile_mean, nested_interval, success_interval
+from gato.eval.summary import paired_comparison, summarise, summarise_families
 from gato.eval.table import score_table
 
 

@@ -11,8 +11,6 @@ import pytest
 import torch
 from conftest import SCHEMES
 
-from conftest import SCHEMES
-
 from gato.batch import ACTION_LOCAL, collate, join
 from gato.episode import Episode
 from gato.learners.gato import GatoLearner
