@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gato.agent import Agent, load
+from gato.plain import finite
 from gato.spec import Modality, TaskSpec
 
 from ..data.store import Store, StoreWriter
@@ -145,7 +146,7 @@ def _plain(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _write(out: Path, results: dict[str, Any]) -> None:
     temporary = out.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=1))
+    temporary.write_text(json.dumps(finite(results), indent=1))
     temporary.replace(out)
 
 
