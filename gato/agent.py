@@ -103,13 +103,21 @@ class Agent:
         return self.tasks[name]
 
     def policy(
-        self, task: str | TaskSpec, temperature: float = 1.0, overflow: str = "rebuild", seed: int = 0, prompt: Episode | None = None
+        self,
+        task: str | TaskSpec,
+        temperature: float = 1.0,
+        overflow: str = "rebuild",
+        seed: int = 0,
+        prompt: Episode | None = None,
+        static: bool = False,
     ) -> GatoPolicy:
         """A policy for one of the checkpoint's tasks; see `GatoPolicy`. `prompt`: a demonstration before every episode."""
         from .policy import GatoPolicy
 
         spec = self.task(task) if isinstance(task, str) else task
-        return GatoPolicy(self.model, self.tokenizer, spec, temperature=temperature, overflow=overflow, seed=seed, prompt=prompt)
+        return GatoPolicy(
+            self.model, self.tokenizer, spec, temperature=temperature, overflow=overflow, seed=seed, prompt=prompt, static=static
+        )
 
     # -- pictures and text -------------------------------------------------------------------------
 
@@ -294,7 +302,10 @@ class Agent:
         if not 0 <= temperature < np.inf or max_new_tokens < 1:
             raise ValueError(f"temperature is at least 0 and max_new_tokens at least 1, found {temperature} and {max_new_tokens}")
         ids = np.array([[vocabulary.pad] * (longest - len(p.ids)) + p.ids for p in prompts], np.int64)
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": np.array([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts])}
+        inputs: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": np.array([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts]),
+        }
         if any(p.patches is not None for p in prompts):
             inputs["pixel_values"] = np.concatenate([p.patches for p in prompts])
             inputs["patch_boxes"] = np.concatenate([p.boxes for p in prompts]).astype(np.int64)
