@@ -198,7 +198,10 @@ def latency(model: Gato, size: str, task: TaskSpec, overflow: str, steps: int, c
 
 def throughput(model: Gato, task: TaskSpec, streams: int, steps: int, clock: Clock) -> float:
     """Environments x steps per second, from the full context on."""
-    policy, rng = GatoPolicy(model, EpisodeTokenizer(None, Vocabulary()), task, overflow="rolling", static=model.device.type == "cuda"), np.random.default_rng(0)
+    policy, rng = (
+        GatoPolicy(model, EpisodeTokenizer(None, Vocabulary()), task, overflow="rolling", static=model.device.type == "cuda"),
+        np.random.default_rng(0),
+    )
     policy.reset(streams)
     for _ in range(model.config.context_length // policy.tokenizer.tokens_per_timestep(task) + 1):
         policy.act(observations(task, streams, rng))
@@ -236,7 +239,9 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 16, 256], help="at the first size, in mode rolling")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--clock", choices=["cpu", "wall"], help="default: cpu on the CPU, wall on a GPU")
-    parser.add_argument("--checks", nargs=2, metavar=("SMALL", "LARGE"), help="sizes of the two checks; on a GPU gato-364m-rope gato-1b-rope")
+    parser.add_argument(
+        "--checks", nargs=2, metavar=("SMALL", "LARGE"), help="sizes of the two checks; on a GPU gato-364m-rope gato-1b-rope"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)

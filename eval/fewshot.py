@@ -23,6 +23,7 @@ import numpy as np
 from gato import envs
 from gato.agent import Agent, load
 from gato.episode import Episode
+from gato.plain import finite
 from gato.policy import Policy
 from gato.spec import TaskSpec
 
@@ -30,10 +31,10 @@ from ..data.store import Store, StoreWriter, stores_folder
 from ..train.finetune import MODES, PROTOCOLS, Protocol, finetune, merged, speed
 from .baseline import ClonePolicy, NearestPolicy
 from .chart import score_curves
-from .control import summarise
 from .fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
 from .rollout import RandomPolicy, rollout
 from .score import score_scale
+from .summary import summarise
 
 BASELINES = ("prompt", "retrieve", "clone")  # no learning; the nearest state's action; a small network from nothing
 RANDOM_EPISODES = 20  # that measure the random return of a task the registry does not know
@@ -198,7 +199,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         "left_out": demonstrations.left_out, "series": config.series, "rollouts": config.rollouts, "protocol": config.protocol,
         "training": asdict(config.training), "rows": rows, "cells": cells,
     }  # fmt: skip
-    _write(out / "fewshot.json", json.dumps(results, indent=1))
+    _write(out / "fewshot.json", json.dumps(finite(results), indent=1))
     _write(out / "fewshot.md", few_shot_table(results) + "\n")
     curves = {label: [(r["episodes"], r["mean"], r["low"], r["high"]) for r in rows if r["label"] == label] for label in labels(rows)}
     marks = {"random": 0.0, "expert": 100.0} if results["unscored"] is None else {}
@@ -264,7 +265,7 @@ def _cell(
         timesteps = training.batch_size * agent.model.config.context_length // agent.tokenizer.tokens_per_timestep(task)
         policy = ClonePolicy(task, episodes, training.steps, max(1, timesteps), series)
         cell["figures"] = {"last step": _measured(policy, task, config)}
-    _write(folder / "result.json", json.dumps(cell, indent=1))
+    _write(folder / "result.json", json.dumps(finite(cell), indent=1))
     return cell
 
 

@@ -45,7 +45,9 @@ def task_notes(row: dict[str, Any]) -> list[str]:
     """What must be known beside a task's numbers: failures, values out of range, missed deadlines, other scales."""
     notes = []
     if row["failed"]:
-        notes.append(f"{row['failed']} of {row['episodes']} episodes failed and count as the random return; the first: {row['first_failure']}")
+        notes.append(
+            f"{row['failed']} of {row['episodes']} episodes failed and count as the random return; the first: {row['first_failure']}"
+        )
     if row["out_of_bounds"]:
         notes.append(f"{row['out_of_bounds']:,} observed values lay outside their declared range; they were kept")
     if found := row.get("deadlines"):
@@ -77,10 +79,9 @@ def _family_lines(families: Sequence[dict[str, Any]]) -> list[str]:
             success, share = f"{row['success']:.0%}", f"[{row['success_low']:.0%}, {row['success_high']:.0%}]"
         counts = "".join(f"{count:>6}" for count in row["above"].values())
         tasks = f"{row['tasks']} of {row['registered']}"
-        published += [
-            f"  {row['family']}, {found['tasks']} tasks by the returns that {_SOURCES.get(source, source)} published: {_spanned(found['iqm'], found)}"
-            for source, found in row.get("published", {}).items()
-        ]
+        for source, found in row.get("published", {}).items():
+            what = f"{row['family']}, {found['tasks']} tasks by the returns that {_SOURCES.get(source, source)} published"
+            published.append(f"  {what}: {_spanned(found['iqm'], found)}")
         lines.append(f"{row['family']:20}{tasks:>10}{row['scored']:>8}{iqm:>8}  {span:>16}{success:>9}  {share:>14}{counts}")
     return lines + published
 

@@ -103,13 +103,21 @@ class Agent:
         return self.tasks[name]
 
     def policy(
-        self, task: str | TaskSpec, temperature: float = 1.0, overflow: str = "rebuild", seed: int = 0, prompt: Episode | None = None
+        self,
+        task: str | TaskSpec,
+        temperature: float = 1.0,
+        overflow: str = "rebuild",
+        seed: int = 0,
+        prompt: Episode | None = None,
+        static: bool = False,
     ) -> GatoPolicy:
         """A policy for one of the checkpoint's tasks; see `GatoPolicy`. `prompt`: a demonstration before every episode."""
         from .policy import GatoPolicy
 
         spec = self.task(task) if isinstance(task, str) else task
-        return GatoPolicy(self.model, self.tokenizer, spec, temperature=temperature, overflow=overflow, seed=seed, prompt=prompt)
+        return GatoPolicy(
+            self.model, self.tokenizer, spec, temperature=temperature, overflow=overflow, seed=seed, prompt=prompt, static=static
+        )
 
     # -- pictures and text -------------------------------------------------------------------------
 

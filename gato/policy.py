@@ -98,6 +98,7 @@ class GatoPolicy:
         self._legal = [slice(ids.start, ids.stop) for ids in tokenizer.legal_ids(task)]
         self.seed, self.static = seed, static
         self._default = () if prompt is None else (prompt,)
+        self._use(self._new_cache(1))
         if tokenizer.tokens_per_timestep(task) > self.context_length:
             raise ValueError(
                 f"a timestep of '{task.name}' has {tokenizer.tokens_per_timestep(task)} tokens but the context holds {self.context_length}"
@@ -109,15 +110,21 @@ class GatoPolicy:
 
         Without demonstrations the policy's own `prompt` is taken, if it has one.
         """
-        rolling = self.overflow == "rolling"
-        self._cache = StreamCache(
-            self.model.config.num_layers, num_streams, self.context_length + (MAX_CHUNK - 1 if rolling else 0),
-            window=self.context_length if rolling else None, device=self.device,
-        )  # fmt: skip
-        self._step = ActionStep(self.model, self._cache) if self.static else None
+        if self._cache.num_streams != num_streams:
+            self._use(self._new_cache(num_streams))
+        for stream in range(num_streams):  # the same memory again, and the graph that was recorded over it
+            self._cache.forget(stream)
         self._streams = [_Stream() for _ in range(num_streams)]
         self._num_begun = 0
         self._prompts = [self._prompt(d) for d in demonstrations or self._default]
+
+    def _new_cache(self, num_streams: int) -> StreamCache:
+        rolling, context = self.overflow == "rolling", self.context_length
+        capacity, window = (context + MAX_CHUNK - 1, context) if rolling else (context, None)
+        return StreamCache(self.model.config.num_layers, num_streams, capacity, window, self.device)
+
+    def _use(self, cache: StreamCache) -> None:
+        self._cache, self._step = cache, ActionStep(self.model, cache) if self.static else None
 
     def state(self) -> dict[str, Any]:
         """A copy of all that the streams hold: tokens, keys and values, prompts and the generators of the sampling.
@@ -136,9 +143,8 @@ class GatoPolicy:
         if state["overflow"] != self.overflow:
             raise ValueError(f"the state is of overflow '{state['overflow']}', the policy of '{self.overflow}'; make both the same")
         state = copy.deepcopy(dict(state))
-        self._cache, self._streams, self._prompts = state["cache"], state["streams"], state["prompts"]
-        self._num_begun = state["num_begun"]
-        self._step = ActionStep(self.model, self._cache) if self.static else None
+        self._use(state["cache"])
+        self._streams, self._prompts, self._num_begun = state["streams"], state["prompts"], state["num_begun"]
 
     def _prompt(self, demonstration: Episode) -> list[TokenSequence]:
         """The first timesteps of a demonstration that leave half of the context free, at most `MAX_PROMPT` tokens."""

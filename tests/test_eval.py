@@ -20,13 +20,11 @@ from gato.eval.control import (
     _ablations,
     evaluate_checkpoint,
     film_strip,
-    paired_comparison,
-    summarise,
-    summarise_families,
 )
 from gato.eval.follow import follow
 from gato.eval.rollout import EpisodeResult, expert_rollout
 from gato.eval.score import interquartile_mean, nested_interval, success_interval
+from gato.eval.summary import paired_comparison, summarise, summarise_families
 from gato.eval.table import score_table
 
 
@@ -173,6 +171,13 @@ def test_an_environment_whose_episodes_all_fail_counts_as_random_and_says_why(tw
     results = evaluate_checkpoint(two_tasks, EvalConfig(tasks=["toy/a"], episodes=3, device="cpu"))
     assert results["tasks"][0]["score"] == 0 and results["tasks"][0]["failed"] == 3
     assert "; the first: RuntimeError: the floor gave way" in score_table(results)
+
+
+def test_the_file_of_a_single_episode_is_json_that_every_program_reads(walker):
+    """The interval of one episode has no ends."""
+    evaluate_checkpoint(walker, EvalConfig(episodes=1, device="cpu", out=walker / "one.json"))
+    row = json.loads((walker / "one.json").read_text(), parse_constant=pytest.fail)["tasks"][0]
+    assert row["low"] is None and row["score_high"] is None and row["mean"] is not None
 
 
 def test_an_unknown_task_is_refused_before_anything_is_played(two_tasks):

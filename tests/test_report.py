@@ -137,7 +137,16 @@ def test_failed_episodes_are_named(tmp_path: Path) -> None:
 def test_notes_errors_and_the_paired_comparison_are_on_the_page(tmp_path: Path) -> None:
     deadlines = {"rate": 20.0, "steps": 400, "missed": 3, "worst_lateness": 0.012, "p50": 0.01, "p99": 0.04}
     row = score_row(first_failure=None, out_of_bounds=7, deadlines=deadlines, published={}, unscored=None)
-    pair = {"task": "toy/corridor", "pairs": 50, "difference": 0.25, "low": 0.125, "high": 0.375, "score": 50, "score_low": 25, "score_high": 75}
+    pair = {
+        "task": "toy/corridor",
+        "pairs": 50,
+        "difference": 0.25,
+        "low": 0.125,
+        "high": 0.375,
+        "score": 50,
+        "score_low": 25,
+        "score_high": 75,
+    }
     results = evaluation(
         tasks=[row], errors=[{"task": NASTY, "error": NASTY}], against={"checkpoint": "runs/other", "tasks": [pair]},
     )  # fmt: skip

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from ..plain import finite
 
 
 def parser_of(verb: str, description: str) -> Any:
@@ -41,16 +42,7 @@ def one_line(error: Exception) -> str:
 
 
 def print_rows(rows: Any, as_json: bool, text: Callable[[], str]) -> None:
-    print(json.dumps(_finite(rows), indent=1, default=str) if as_json else text())
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity are no JSON, so they become null."""
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(finite(rows), indent=1, default=str) if as_json else text())
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
