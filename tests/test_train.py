@@ -21,6 +21,7 @@ from gato.data.text import document_task
 from gato.episode import Episode
 from gato.tokenizers.text import TextTokenizer
 from gato.train import checkpoint
+from gato.train import pretrain as training
 from gato.train.loop import SpikeWatch, TrainConfig
 from gato.train.metrics import read_metrics
 from gato.train.optim import OptimConfig
@@ -299,6 +300,14 @@ def test_a_tracker_sees_the_updates_too(small, here):
     assert [e.value for e in seen.Scalars("train/loss/documents")][-1] == pytest.approx(
         written[-1]["loss_by_source"]["documents"], rel=1e-6
     )
+
+
+def test_a_tracker_that_is_unknown_or_missing_is_refused(small, monkeypatch):
+    with pytest.raises(ValueError, match="train.report_to is 'tensorbord'; known are all, aim, tensorboard"):
+        pretrain(replace(small, train=replace(small.train, report_to="tensorbord")))
+    monkeypatch.setattr(training, "get_available_trackers", lambda: [])
+    with pytest.raises(ImportError, match="'wandb', which is not installed; pip install wandb"):
+        pretrain(replace(small, train=replace(small.train, report_to="wandb")))
 
 
 def test_a_finished_run_is_left_alone(small, capsys):
