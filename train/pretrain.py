@@ -132,7 +132,7 @@ def _run(
     say(engine.describe())
     track = None
     if settings.report_to:
-        accelerator.init_trackers(settings.name)
+        accelerator.init_trackers(settings.name, init_kwargs={"wandb": {"dir": str(folder)}})
         track = accelerator.log
     log = MetricsLog(folder / "metrics.jsonl", progress.step, settings.steps, track)
     try:
