@@ -205,9 +205,10 @@ def _accumulate(engine: Engine, mixture: Mixture, batches: list[TokenBatch], wai
     # float32 counts exactly up to 2 ** 24, more than the tokens of any global batch planned for
     everything = torch.cat([total, torch.tensor(counts, dtype=torch.float32, device=engine.device)])
     values = iter(sum_over_ranks(everything).tolist())  # the one place where the device is waited for
-    loss, parts = next(values), [list(islice(values, size)) for size in sizes]
+    loss = next(values)
+    by_source, of_source, by_kind, of_kind = (list(islice(values, size)) for size in sizes)
     tokens, places, transitions, wait, stops = values
-    return Update(loss, *parts, round(tokens), round(places), round(transitions), wait, round(stops))
+    return Update(loss, by_source, of_source, by_kind, of_kind, round(tokens), round(places), round(transitions), wait, round(stops))
 
 
 def _counts(batch: TokenBatch, mixture: Mixture) -> tuple[int, int, int]:
