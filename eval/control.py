@@ -253,7 +253,9 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     return results
 
 
-def _add_task(results: dict[str, Any], agent: Agent, task: TaskSpec, config: EvalConfig, settings: dict[str, Any], out: Path) -> None:
+def _add_task(
+    results: dict[str, Any], agent: Agent, task: TaskSpec, config: EvalConfig, settings: dict[str, Any], out: Path
+) -> None:
     """Plays a task, and once more for everything that it can be deprived of."""
     row, films, videos = _task_row(agent, task, config, settings, out.with_name(f"{out.stem}-videos"))
     results["tasks"].append(row)

@@ -111,9 +111,7 @@ def _scores(results: dict[str, Any]) -> str:
     if any(row.get("ablation") for row in rows):
         about += " Indented rows repeat a task with part of its observation taken away."
     table = f'<table class="scores"><thead><tr><th scope="col">task</th>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
-    return section(
-        "Control", f"<p>{escape(about)}</p>", table, _notes(results), _families(results.get("families") or []), _against(results)
-    )
+    return section("Control", f"<p>{escape(about)}</p>", table, _notes(results), _families(results.get("families") or []), _against(results))
 
 
 def _score_row(row: dict[str, Any], axis: tuple[float, float], has_success: bool) -> str:

@@ -45,9 +45,7 @@ def task_notes(row: dict[str, Any]) -> list[str]:
     """What must be known beside a task's numbers: failures, values out of range, missed deadlines, other scales."""
     notes = []
     if row["failed"]:
-        notes.append(
-            f"{row['failed']} of {row['episodes']} episodes failed and count as the random return; the first: {row['first_failure']}"
-        )
+        notes.append(f"{row['failed']} of {row['episodes']} episodes failed and count as the random return; the first: {row['first_failure']}")
     if row["out_of_bounds"]:
         notes.append(f"{row['out_of_bounds']:,} observed values lay outside their declared range; they were kept")
     if found := row.get("deadlines"):
