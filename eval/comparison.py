@@ -46,15 +46,15 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
 
 def _chart(name: str, metrics: dict[str, list[dict[str, Any]]], colours: dict[str, str], last_step: int) -> str:
     """One source's losses in all runs that have it."""
-    drawn = {}
+    drawn: dict[str, tuple[list[float], list[float]]] = {}
     for run, lines in metrics.items():
         points = [(line["step"], line["loss"] if name == "all sources" else line.get("loss_by_source", {}).get(name)) for line in lines]
         if finite := [(step, value) for step, value in points if value is not None and math.isfinite(value)]:
-            drawn[colours[run]] = tuple(zip(*finite, strict=True))
+            drawn[colours[run]] = ([step for step, _ in finite], [value for _, value in finite])
     if not drawn:
         return ""
     steps = f'<div class="steps"><span>0</span><span>{last_step:,}</span></div>'
-    chart = curves(drawn, last_step, f"loss of {name}")  # type: ignore[arg-type]
+    chart = curves(drawn, last_step, f"loss of {name}")
     return f'<figure class="curve"><figcaption><span>{escape(name)}</span></figcaption>{chart}{steps}</figure>'
 
 

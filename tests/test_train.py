@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +23,8 @@ from gato.data.text import document_task
 from gato.episode import Episode
 from gato.tokenizers.text import TextTokenizer
 from gato.train import checkpoint
-from gato.train.loop import SpikeWatch, TrainConfig
+from gato.train import pretrain as training
+from gato.train.loop import SpikeWatch, StopRequest, TrainConfig
 from gato.train.metrics import read_metrics
 from gato.train.optim import OptimConfig
 from gato.train.pretrain import ModelConfig, PretrainConfig, pretrain
@@ -40,8 +43,6 @@ train: {name: small, steps: 14, batch_size: 8, micro_batch_size: 4, save_every: 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A stores folder with corridor episodes, two documents and a tokenizer of 320 pieces."""
-    import numpy as np
-
     folder = tmp_path_factory.mktemp("home")
     os.environ["GATO_HOME"] = str(folder)
     collect(CollectConfig(tasks=["toy/corridor"], episodes=30))
@@ -191,6 +192,13 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_training_goes_on(small, here
     assert len(losses(here)) == 6 and sorted(p.name for p in (here / "runs/small").iterdir()) == ["metrics.jsonl", "run.json", "step-2"]
 
 
+def test_a_second_signal_ends_at_once():
+    with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+        signal.raise_signal(signal.SIGINT)
+
+
 def poison(monkeypatch, steps: range) -> None:
     """In these updates the weight of row 5 is not a number."""
     original = Mixture.batch
@@ -287,6 +295,24 @@ def test_a_store_that_changed_is_refused_unless_its_source_may_change(small, her
         pretrain(small)
 
 
+def write_documents(folder, *texts):
+    task = document_task("text/mine")
+    with StoreWriter(folder, [task], {}) as writer:
+        for text in texts:
+            writer.append(Episode(task, {}, {"text": np.array([text], object)}, np.zeros(1, np.float32)))
+
+
+def test_a_store_written_anew_under_the_same_name_is_refused(small, here):
+    write_documents(here / "mine", "left and right", "right and left")
+    mine = replace(small, data=DataConfig(sources={"mine": SourceConfig(store=str(here / "mine"))}))
+    pretrain(mine).rename(here / "aside")
+    shutil.rmtree(here / "mine")
+    write_documents(here / "mine", "left and right", "left and left")
+    with pytest.raises(ValueError, match="the stores of mine changed since 'runs/small/step-3' was written"):
+        pretrain(mine)
+    assert pretrain(replace(mine, train=replace(small.train, allow_changes=["data.sources.mine"]))).name == "final"
+
+
 def test_a_tracker_sees_the_updates_too(small, here):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -299,6 +325,14 @@ def test_a_tracker_sees_the_updates_too(small, here):
     assert [e.value for e in seen.Scalars("train/loss/documents")][-1] == pytest.approx(
         written[-1]["loss_by_source"]["documents"], rel=1e-6
     )
+
+
+def test_a_tracker_that_is_unknown_or_missing_is_refused(small, monkeypatch):
+    with pytest.raises(ValueError, match="train.report_to is 'tensorbord'; known are all, aim, tensorboard"):
+        pretrain(replace(small, train=replace(small.train, report_to="tensorbord")))
+    monkeypatch.setattr(training, "get_available_trackers", lambda: [])
+    with pytest.raises(ImportError, match="'wandb', which is not installed; pip install wandb"):
+        pretrain(replace(small, train=replace(small.train, report_to="wandb")))
 
 
 def test_a_finished_run_is_left_alone(small, capsys):

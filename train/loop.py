@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -203,11 +204,11 @@ def _accumulate(engine: Engine, mixture: Mixture, batches: list[TokenBatch], wai
     counts = [sum(values) for values in zip(*(_counts(b, mixture) for b in batches), strict=True)] + [waited / world_size(), stop]
     # float32 counts exactly up to 2 ** 24, more than the tokens of any global batch planned for
     everything = torch.cat([total, torch.tensor(counts, dtype=torch.float32, device=engine.device)])
-    loss, *parts = sum_over_ranks(everything).split([1, *sizes, len(counts)])
-    tokens, places, transitions, wait, stops = parts.pop().tolist()
-    by_source, targets, by_kind, targets_by_kind = (part.tolist() for part in parts)
-    counted = round(tokens), round(places), round(transitions)
-    return Update(float(loss), by_source, targets, by_kind, targets_by_kind, *counted, wait, round(stops))
+    values = iter(sum_over_ranks(everything).tolist())  # the one place where the device is waited for
+    loss = next(values)
+    by_source, of_source, by_kind, of_kind = (list(islice(values, size)) for size in sizes)
+    tokens, places, transitions, wait, stops = values
+    return Update(loss, by_source, of_source, by_kind, of_kind, round(tokens), round(places), round(transitions), wait, round(stops))
 
 
 def _counts(batch: TokenBatch, mixture: Mixture) -> tuple[int, int, int]:

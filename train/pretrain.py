@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs, LoggerType
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -131,7 +132,7 @@ def _run(
     say(engine.describe())
     track = None
     if settings.report_to:
-        accelerator.init_trackers(settings.name)
+        accelerator.init_trackers(settings.name, init_kwargs={"wandb": {"dir": str(folder)}})
         track = accelerator.log
     log = MetricsLog(folder / "metrics.jsonl", progress.step, settings.steps, track)
     try:
@@ -217,9 +218,11 @@ def _set_up_torch(config: TrainConfig) -> None:
 def make_accelerator(config: PretrainConfig) -> Accelerator:
     """The devices and the exchange between ranks; with DeepSpeed where the recipe asks for it.
 
-    **Raises:** `ValueError` if accelerate understood the processes differently from what was asked for.
+    **Raises:** `ValueError` if accelerate understood the processes differently from what was asked for, or knows no such
+    tracker; `ImportError` for one that is not installed.
     """
     settings = config.train
+    _check_tracker(settings.report_to)
     device = default_device() if settings.device == "auto" else settings.device
     precision = settings.precision
     if precision == "auto":
@@ -247,6 +250,15 @@ def make_accelerator(config: PretrainConfig) -> Accelerator:
     if settings.deepspeed is None and accelerator.distributed_type == "DEEPSPEED":
         raise ValueError("accelerate was told to use DeepSpeed, but the recipe was not; name train.deepspeed instead, for example zero1")
     return accelerator
+
+
+def _check_tracker(name: str | None) -> None:
+    """accelerate would go without one that is not installed."""
+    known = [str(tracker) for tracker in LoggerType]
+    if name is not None and name not in known:
+        raise ValueError(f"train.report_to is '{name}'; known are {', '.join(known)}")
+    if name not in (None, "all", *map(str, get_available_trackers())):
+        raise ImportError(f"train.report_to is '{name}', which is not installed; pip install {name}")
 
 
 def _planned_steps(folder: Path, config: PretrainConfig, learner: GatoLearner, accelerator: Accelerator, mixture: Mixture) -> int:
