@@ -99,7 +99,9 @@ def tokenise_in_a_loop(episode: Episode) -> TokenSequence:
                 for r in range(rows):
                     for c in range(columns):
                         patches.append(picture[16 * r : 16 * r + 16, 16 * c : 16 * c + 16])
-                        boxes.append([round(128 * r / rows), round(128 * (r + 1) / rows), round(128 * c / columns), round(128 * (c + 1) / columns)])
+                        boxes.append(
+                            [round(128 * r / rows), round(128 * (r + 1) / rows), round(128 * c / columns), round(128 * (c + 1) / columns)]
+                        )
                         append(VOCABULARY.image, Kind.PATCH, place, t, False)
                         place += 1
             else:
@@ -165,7 +167,13 @@ def patches_everywhere(batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
 def make_config(size: str, context: int) -> GatoConfig:
     layers, width, heads = map(int, size.split("x"))
     return GatoConfig(
-        num_layers=layers, num_heads=heads, width=width, head_width=width // heads, feed_forward=4 * width, context_length=context, drop_path=0.0
+        num_layers=layers,
+        num_heads=heads,
+        width=width,
+        head_width=width // heads,
+        feed_forward=4 * width,
+        context_length=context,
+        drop_path=0.0,
     )
 
 
@@ -174,6 +182,7 @@ def gpt2(config: GatoConfig) -> GPT2LMHeadModel:
         GPT2Config(
             vocab_size=config.vocab_size, n_positions=config.context_length, n_embd=config.width, n_layer=config.num_layers,
             n_head=config.num_heads, n_inner=config.feed_forward * 3 // 4, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+            bos_token_id=None, eos_token_id=None,
         )
     ).train()  # fmt: skip
 
@@ -242,8 +251,14 @@ def table(kind: str, options: argparse.Namespace) -> None:
     seconds = {text: statistics.median(t[1:]) for text, t in times.items()}
     base = seconds[SAVINGS["array"]]
     total = sum(p.numel() for p in model.parameters())
-    print(f"\n{kind}: {total:,} parameters, {options.rows} rows of {options.context}, {transitions:.0f} transitions; {options.rounds} rounds")
-    print("| switched on, one after the other | transitions/s | tokens/s | of the vectorised base | lowest - highest seconds |\n" + "|---" * 5 + "|")
+    print(
+        f"\n{kind}: {total:,} parameters, {options.rows} rows of {options.context}, {transitions:.0f} transitions; {options.rounds} rounds"
+    )
+    print(
+        "| switched on, one after the other | transitions/s | tokens/s | of the vectorised base | lowest - highest seconds |\n"
+        + "|---" * 5
+        + "|"
+    )
     for text, t in seconds.items():
         cells = [f"{transitions / t:,.1f}", f"{options.rows * options.context / t:,.0f}", f"{base / t:.2f}"]
         print(f"| {text} | {' | '.join(cells)} | {min(times[text][1:]):.2f} - {max(times[text][1:]):.2f} |", flush=True)
@@ -291,7 +306,9 @@ def peak() -> int:
 def chart(panels: list) -> str:
     """An SVG of two rows of panels, seconds above and MiB below, both axes logarithmic."""
     width, height, colours = 250, 170, {"base": "#999", "ours": "#06c"}
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(panels)}" height="{2 * height + 20}" font-family="sans-serif" font-size="11">']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(panels)}" height="{2 * height + 20}" font-family="sans-serif" font-size="11">'
+    ]
     for column, (axis, found) in enumerate(panels):
         for row, (unit, scale) in enumerate((("s", 1.0), ("MiB", 2**20))):
             curves = {name: [(x, values[row] / scale) for x, *values in line] for name, line in found.items()}
@@ -312,7 +329,9 @@ def chart(panels: list) -> str:
                     if name == "ours":
                         parts.append(f'<text x="{x:.1f}" y="{height - 22}" text-anchor="middle">{tick:g}</text>')
                     if (tick, value) == line[-1]:
-                        parts.append(f'<text x="{x:.1f}" y="{y - 6:.1f}" text-anchor="end" fill="{colours[name]}">{name} {value:,.3g}</text>')
+                        parts.append(
+                            f'<text x="{x:.1f}" y="{y - 6:.1f}" text-anchor="end" fill="{colours[name]}">{name} {value:,.3g}</text>'
+                        )
             parts.append("</g>")
     return "\n".join([*parts, "</svg>\n"])
 
