@@ -201,26 +201,31 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+def variants_of(kind: str) -> dict[str, frozenset[str]]:
+    names = [name for name in SAVINGS if kind == "images" or name != "patches"]
+    switched_on = {SAVINGS[name]: frozenset(names[: i + 1]) for i, name in enumerate(names)}
+    return {"one value at a time, everything everywhere": frozenset()} | switched_on
+
+
+def windows_of(kind: str, context: int, rows: int) -> list[Episode]:
+    rng, task = np.random.default_rng(0), tasks()[kind]
+    per_step = EpisodeTokenizer(None, VOCABULARY).tokens_per_timestep(task)
+    return [window(task, -(-context // per_step), rng) for _ in range(rows)]
+
+
 def steps_of(kind: str, config: GatoConfig, rows: int) -> tuple[dict[str, Callable[[], None]], float, Gato]:
     """A training step per variant, and how many transitions each learns from."""
     torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    task, context = tasks()[kind], config.context_length
-    per_step = EpisodeTokenizer(None, VOCABULARY).tokens_per_timestep(task)
-    windows = [window(task, -(-context // per_step), rng) for _ in range(rows)]
+    context = config.context_length
+    windows = windows_of(kind, context, rows)
     model = Gato(config).train()
     optimizer = make_optimizer(OptimConfig(), GatoLearner(model).parameter_groups(0.1))
-    names = [name for name in SAVINGS if kind == "images" or name != "patches"]
-    variants = {"one value at a time, everything everywhere": frozenset()}
-    for i, name in enumerate(names):
-        variants[SAVINGS[name]] = frozenset(names[: i + 1])
     batch = batch_of(windows, context, frozenset(["array"]))
-    check_losses(model, batch, list(variants.values()))
 
     def step(savings: frozenset[str]) -> None:
         update(model, optimizer, loss_of(model, batch_of(windows, context, savings), savings))
 
-    steps = {text: lambda s=savings: step(s) for text, savings in variants.items()}
+    steps = {text: lambda s=savings: step(s) for text, savings in variants_of(kind).items()}
     peer = gpt2(config)
     peer_optimizer = make_optimizer(OptimConfig(), [{"params": list(peer.parameters()), "weight_decay": 0.1}])
     base = frozenset(["array"])
@@ -230,19 +235,22 @@ def steps_of(kind: str, config: GatoConfig, rows: int) -> tuple[dict[str, Callab
         update(peer, peer_optimizer, peer(input_ids=again.ids, labels=again.labels).loss)
 
     steps["transformers' GPT-2, tokens array by array"] = peer_step
-    actions = sum(spec.size for spec in task.actions)
+    actions = sum(spec.size for spec in tasks()[kind].actions)
     return steps, batch.denominator / actions, model
 
 
-def check_losses(model: Gato, batch: TokenBatch, variants: list[frozenset[str]]) -> None:
+def check_losses(kind: str, config: GatoConfig) -> None:
+    """Asserts that every variant has the loss that training has."""
+    model, batch = Gato(config).train(), batch_of(windows_of(kind, config.context_length, 1), config.context_length, frozenset(["array"]))
     with torch.no_grad():
         expected = GatoLearner(model)(batch)[0].item()
-        for savings in variants:
+        for savings in variants_of(kind).values():
             assert math.isclose(loss_of(model, batch, savings).item(), expected, rel_tol=1e-5), savings
 
 
 def table(kind: str, options: argparse.Namespace) -> None:
     config = make_config(options.size, options.context)
+    check_losses(kind, config)
     steps, transitions, model = steps_of(kind, config, options.rows)
     times: dict[str, list[float]] = {text: [] for text in steps}
     for _ in range(options.rounds + 1):
@@ -271,9 +279,9 @@ def growth(path: Path, options: argparse.Namespace) -> None:
     """Seconds and peak memory of one step on vectors, base and ours, as context, rows and width grow."""
     layers, width, heads = map(int, options.size.split("x"))
     points = {
-        "context": [(f"{layers}x{width}x{heads}", n, 1) for n in (256, 512, 1024, 2048, 4096)],
-        "rows of 512": [(f"{layers}x{width}x{heads}", 512, n) for n in (1, 2, 4, 8)],
-        "width": [(f"{layers}x{n}x{n // 32}", 512, 1) for n in (128, 256, 512, 1024)],
+        "context": [(f"{layers}x{width}x{heads}", n, 1) for n in (256, 512, 1024, 2048)],
+        "rows of 512": [(f"{layers}x{width}x{heads}", 512, n) for n in (1, 2, 4)],
+        "width": [(f"{layers}x{n}x{n // 32}", 512, 1) for n in (128, 256, 512)],
     }
     panels = []
     for axis, cases in points.items():
@@ -306,9 +314,8 @@ def peak() -> int:
 def chart(panels: list) -> str:
     """An SVG of two rows of panels, seconds above and MiB below, both axes logarithmic."""
     width, height, colours = 250, 170, {"base": "#999", "ours": "#06c"}
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(panels)}" height="{2 * height + 20}" font-family="sans-serif" font-size="11">'
-    ]
+    frame = f'width="{width * len(panels)}" height="{2 * height + 20}" font-family="sans-serif" font-size="11"'
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {frame}><rect width="100%" height="100%" fill="#fff"/>']
     for column, (axis, found) in enumerate(panels):
         for row, (unit, scale) in enumerate((("s", 1.0), ("MiB", 2**20))):
             curves = {name: [(x, values[row] / scale) for x, *values in line] for name, line in found.items()}
@@ -339,6 +346,7 @@ def chart(panels: list) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="4x256x8", help="LAYERSxWIDTHxHEADS")
+    parser.add_argument("--kind", nargs="+", default=list(tasks()), choices=list(tasks()))
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
@@ -348,7 +356,7 @@ def main() -> None:
     if options.growth:
         growth(options.growth, options)
         return
-    for kind in tasks():
+    for kind in options.kind:
         table(kind, options)
 
 

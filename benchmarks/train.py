@@ -40,7 +40,7 @@ ROWS = {"gato-79m": 64, "gato-364m": 32, "gato-1b": 16}  # of the first try on a
 LARGEST = [f"{layers}x3072x24" for layers in (24, 32, 48, 64, 80)]
 # What an operation's name holds -> the part of the step it is counted to, the first that fits.
 PARTS = {
-    "adam": "optimizer", "lion": "optimizer", "attention": "attention", "flex": "attention", "mm": "matrix products", "linear": "matrix products",
+    "adam": "optimizer", "attention": "attention", "flex": "attention", "mm": "matrix products", "linear": "matrix products",
     "conv": "patches", "group_norm": "patches", "memcpy": "copies", "copy_": "copies", "nccl": "exchange",
 }  # fmt: skip
 

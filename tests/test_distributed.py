@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -286,6 +287,13 @@ def test_muon_and_zero_together_are_refused():
     train = TrainConfig(batch_size=8, deepspeed="zero1")
     with pytest.raises(ValueError, match=r"optim\.muon is 2\.0, but ZeRO cuts"):
         zero.settings(OptimConfig(muon=2.0), train, "no")
+
+
+def test_compiled_layers_and_stage_three_together_are_refused():
+    for name, is_refused in (("zero1", False), ("zero2", False), ("zero3", True), ("zero3-offload", True)):
+        train = TrainConfig(batch_size=8, deepspeed=name, compile=True)
+        with pytest.raises(ValueError, match="train.compile is true, but ZeRO stage 3") if is_refused else nullcontext():
+            zero.settings(OptimConfig(), train, "no")
 
 
 def test_a_file_that_contradicts_the_recipe_is_refused_with_the_difference(tmp_path):

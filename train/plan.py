@@ -102,6 +102,7 @@ def plan(config: GatoConfig, batch_size: int, micro_batch_size: int, ranks: int,
         "weights": width * -(-parameters // share[2]),
         "gradients": width * -(-parameters // share[1]),
         "masters": 4 * -(-parameters // share[0]) if stage else 0,
+        "bf16 copies": 2 * parameters if bf16 and not half else 0,  # that autocast makes of float32 weights
         "moments": ADAM_BYTES * -(-parameters // share[0]),
         "activations (estimate)": _activations(config, micro, 2 if bf16 else 4),
         "logits (estimate)": _logits(config, micro, 2 if bf16 else 4),
@@ -130,7 +131,7 @@ def _activations(config: GatoConfig, rows: int, width: int) -> int:
     if config.positions == "transformer_xl":
         before += config.num_heads * config.context_length * 2  # scores by distance and their mask
     values = tokens * (config.num_layers * (before + behind) - behind) + targets * (behind + 2 * config.width)
-    return values * width + 4 * config.table_rows * config.width
+    return (values + config.table_rows * config.width) * width
 
 
 def _logits(config: GatoConfig, rows: int, width: int) -> int:
