@@ -23,7 +23,7 @@ from gato.batch import Kind, TokenBatch, TokenSequence, collate
 from gato.learners.gato import GatoLearner
 from gato.model import Gato, GatoConfig, preset
 from gato.train.optim import OptimConfig, make_optimizer
-from gato.train.plan import PATCH_BYTES, PLACE_BYTES, TARGET_SHARE, Cluster, flops_per_update, plan, seconds_per_update
+from gato.train.plan import PATCH_BYTES, PLACE_BYTES, TARGET_SHARE, Cluster, flops_per_update, plan, planned_seconds
 
 MODES = {"DDP": (0, False), "ZeRO-1": (1, False), "ZeRO-2": (2, False), "ZeRO-3": (3, False), "ZeRO-3, offload": (3, True)}
 
@@ -38,7 +38,7 @@ def computed(size: str, rows: int, at_once: int) -> None:
     for ranks in (8, 64, 512):
         for mode, (stage, offload) in MODES.items():
             content = plan(config, rows, at_once, ranks, stage, offload, bf16=True)
-            t = seconds_per_update(content, cluster)
+            t = planned_seconds(content, cluster)
             patches = config.context_length * content["rows_per_rank"] * (1 - TARGET_SHARE)  # at most: all that is no target
             loaded = (content["loaded_bytes"] + patches * PATCH_BYTES) / t["shortest"]
             cells = [

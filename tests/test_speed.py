@@ -9,7 +9,7 @@ import torch
 from benchmarks import ablation, scaling
 from benchmarks import train as benchmark
 from gato.model import preset
-from gato.train.plan import Cluster, plan, seconds_per_update
+from gato.train.plan import Cluster, plan, planned_seconds
 
 TINY = ablation.make_config("2x32x2", 64)
 
@@ -34,8 +34,8 @@ def test_an_exchange_between_nodes_runs_at_the_rate_of_their_cards():
     """1,000 operations a second each, all 8 ranks on one node or on two; 90 bytes a second inside, 45 between."""
     cluster = Cluster(peak=2000, mfu=0.5, inside=90, between=45, node=8)
     content = {"ranks": 8, "flops_per_update": 16_000.0, "sent_bytes": {"total": 90}}
-    assert seconds_per_update(content, cluster) == {"compute": 2, "exchange": 1, "shortest": 2, "longest": 3}
-    assert seconds_per_update(content, replace(cluster, node=4))["exchange"] == 2
+    assert planned_seconds(content, cluster) == {"compute": 2, "exchange": 1, "shortest": 2, "longest": 3}
+    assert planned_seconds(content, replace(cluster, node=4))["exchange"] == 2
 
 
 def test_stage_three_sends_half_as_much_again_as_stage_one():

@@ -43,7 +43,7 @@ class Cluster:
     node: int = 8
 
 
-def seconds_per_update(content: dict[str, Any], cluster: Cluster) -> dict[str, float]:
+def planned_seconds(content: dict[str, Any], cluster: Cluster) -> dict[str, float]:
     """How long an update of `plan` takes: computing and exchanging, beside each other (`shortest`) or one after the other (`longest`).
 
     A ring through several nodes uses all cards of a node at once, each for its part of the data, so that a rank sends at the
