@@ -276,19 +276,21 @@ def table(kind: str, options: argparse.Namespace) -> None:
 
 
 def growth(path: Path, options: argparse.Namespace) -> None:
-    """Seconds and peak memory of one step on vectors, base and ours, as context, rows and width grow."""
+    """Seconds and peak memory of one step on vectors, base and ours, as context, rows and width grow up to those asked for."""
     layers, width, heads = map(int, options.size.split("x"))
+    longest, short = options.context, options.context // 4
+    rows_axis = f"rows of {short}"
     points = {
-        "context": [(f"{layers}x{width}x{heads}", n, 1) for n in (256, 512, 1024, 2048)],
-        "rows of 512": [(f"{layers}x{width}x{heads}", 512, n) for n in (1, 2, 4)],
-        "width": [(f"{layers}x{n}x{n // 32}", 512, 1) for n in (128, 256, 512)],
+        "context": [(options.size, n, 1) for n in (longest // 8, short, longest // 2, longest)],
+        rows_axis: [(options.size, short, n) for n in (1, 2, 4)],
+        "width": [(f"{layers}x{n}x{heads}", short, 1) for n in (width // 4, width // 2, width)],
     }
     panels = []
     for axis, cases in points.items():
         found: dict[str, list[tuple[float, float, float]]] = {"base": [], "ours": []}
         for size, context, rows in cases:
             steps, _, _ = steps_of("vectors", make_config(size, context), rows)
-            x = {"context": context, "rows of 512": rows, "width": int(size.split("x")[1])}[axis]
+            x = {"context": context, rows_axis: rows, "width": int(size.split("x")[1])}[axis]
             for name, text in (("base", SAVINGS["array"]), ("ours", SAVINGS["last"])):
                 steps[text]()
                 before = reset_peak()
@@ -350,7 +352,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--growth", type=Path, help="only measure how time and memory grow, and draw it here")
+    parser.add_argument("--growth", type=Path, help="only measure how time and memory grow up to --context and --size, and draw it here")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.growth:
