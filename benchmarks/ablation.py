@@ -99,7 +99,9 @@ def tokenise_in_a_loop(episode: Episode) -> TokenSequence:
                 for r in range(rows):
                     for c in range(columns):
                         patches.append(picture[16 * r : 16 * r + 16, 16 * c : 16 * c + 16])
-                        boxes.append([round(128 * r / rows), round(128 * (r + 1) / rows), round(128 * c / columns), round(128 * (c + 1) / columns)])
+                        boxes.append(
+                            [round(128 * r / rows), round(128 * (r + 1) / rows), round(128 * c / columns), round(128 * (c + 1) / columns)]
+                        )
                         append(VOCABULARY.image, Kind.PATCH, place, t, False)
                         place += 1
             else:
@@ -165,7 +167,13 @@ def patches_everywhere(batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
 def make_config(size: str, context: int) -> GatoConfig:
     layers, width, heads = map(int, size.split("x"))
     return GatoConfig(
-        num_layers=layers, num_heads=heads, width=width, head_width=width // heads, feed_forward=4 * width, context_length=context, drop_path=0.0
+        num_layers=layers,
+        num_heads=heads,
+        width=width,
+        head_width=width // heads,
+        feed_forward=4 * width,
+        context_length=context,
+        drop_path=0.0,
     )
 
 
@@ -174,6 +182,7 @@ def gpt2(config: GatoConfig) -> GPT2LMHeadModel:
         GPT2Config(
             vocab_size=config.vocab_size, n_positions=config.context_length, n_embd=config.width, n_layer=config.num_layers,
             n_head=config.num_heads, n_inner=config.feed_forward * 3 // 4, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+            bos_token_id=None, eos_token_id=None,
         )
     ).train()  # fmt: skip
 
@@ -192,26 +201,31 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+def variants_of(kind: str) -> dict[str, frozenset[str]]:
+    names = [name for name in SAVINGS if kind == "images" or name != "patches"]
+    switched_on = {SAVINGS[name]: frozenset(names[: i + 1]) for i, name in enumerate(names)}
+    return {"one value at a time, everything everywhere": frozenset()} | switched_on
+
+
+def windows_of(kind: str, context: int, rows: int) -> list[Episode]:
+    rng, task = np.random.default_rng(0), tasks()[kind]
+    per_step = EpisodeTokenizer(None, VOCABULARY).tokens_per_timestep(task)
+    return [window(task, -(-context // per_step), rng) for _ in range(rows)]
+
+
 def steps_of(kind: str, config: GatoConfig, rows: int) -> tuple[dict[str, Callable[[], None]], float, Gato]:
     """A training step per variant, and how many transitions each learns from."""
     torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    task, context = tasks()[kind], config.context_length
-    per_step = EpisodeTokenizer(None, VOCABULARY).tokens_per_timestep(task)
-    windows = [window(task, -(-context // per_step), rng) for _ in range(rows)]
+    context = config.context_length
+    windows = windows_of(kind, context, rows)
     model = Gato(config).train()
     optimizer = make_optimizer(OptimConfig(), GatoLearner(model).parameter_groups(0.1))
-    names = [name for name in SAVINGS if kind == "images" or name != "patches"]
-    variants = {"one value at a time, everything everywhere": frozenset()}
-    for i, name in enumerate(names):
-        variants[SAVINGS[name]] = frozenset(names[: i + 1])
     batch = batch_of(windows, context, frozenset(["array"]))
-    check_losses(model, batch, list(variants.values()))
 
     def step(savings: frozenset[str]) -> None:
         update(model, optimizer, loss_of(model, batch_of(windows, context, savings), savings))
 
-    steps = {text: lambda s=savings: step(s) for text, savings in variants.items()}
+    steps = {text: lambda s=savings: step(s) for text, savings in variants_of(kind).items()}
     peer = gpt2(config)
     peer_optimizer = make_optimizer(OptimConfig(), [{"params": list(peer.parameters()), "weight_decay": 0.1}])
     base = frozenset(["array"])
@@ -221,19 +235,22 @@ def steps_of(kind: str, config: GatoConfig, rows: int) -> tuple[dict[str, Callab
         update(peer, peer_optimizer, peer(input_ids=again.ids, labels=again.labels).loss)
 
     steps["transformers' GPT-2, tokens array by array"] = peer_step
-    actions = sum(spec.size for spec in task.actions)
+    actions = sum(spec.size for spec in tasks()[kind].actions)
     return steps, batch.denominator / actions, model
 
 
-def check_losses(model: Gato, batch: TokenBatch, variants: list[frozenset[str]]) -> None:
+def check_losses(kind: str, config: GatoConfig) -> None:
+    """Asserts that every variant has the loss that training has."""
+    model, batch = Gato(config).train(), batch_of(windows_of(kind, config.context_length, 1), config.context_length, frozenset(["array"]))
     with torch.no_grad():
         expected = GatoLearner(model)(batch)[0].item()
-        for savings in variants:
+        for savings in variants_of(kind).values():
             assert math.isclose(loss_of(model, batch, savings).item(), expected, rel_tol=1e-5), savings
 
 
 def table(kind: str, options: argparse.Namespace) -> None:
     config = make_config(options.size, options.context)
+    check_losses(kind, config)
     steps, transitions, model = steps_of(kind, config, options.rows)
     times: dict[str, list[float]] = {text: [] for text in steps}
     for _ in range(options.rounds + 1):
@@ -242,8 +259,14 @@ def table(kind: str, options: argparse.Namespace) -> None:
     seconds = {text: statistics.median(t[1:]) for text, t in times.items()}
     base = seconds[SAVINGS["array"]]
     total = sum(p.numel() for p in model.parameters())
-    print(f"\n{kind}: {total:,} parameters, {options.rows} rows of {options.context}, {transitions:.0f} transitions; {options.rounds} rounds")
-    print("| switched on, one after the other | transitions/s | tokens/s | of the vectorised base | lowest - highest seconds |\n" + "|---" * 5 + "|")
+    print(
+        f"\n{kind}: {total:,} parameters, {options.rows} rows of {options.context}, {transitions:.0f} transitions; {options.rounds} rounds"
+    )
+    print(
+        "| switched on, one after the other | transitions/s | tokens/s | of the vectorised base | lowest - highest seconds |\n"
+        + "|---" * 5
+        + "|"
+    )
     for text, t in seconds.items():
         cells = [f"{transitions / t:,.1f}", f"{options.rows * options.context / t:,.0f}", f"{base / t:.2f}"]
         print(f"| {text} | {' | '.join(cells)} | {min(times[text][1:]):.2f} - {max(times[text][1:]):.2f} |", flush=True)
@@ -253,19 +276,21 @@ def table(kind: str, options: argparse.Namespace) -> None:
 
 
 def growth(path: Path, options: argparse.Namespace) -> None:
-    """Seconds and peak memory of one step on vectors, base and ours, as context, rows and width grow."""
+    """Seconds and peak memory of one step on vectors, base and ours, as context, rows and width grow up to those asked for."""
     layers, width, heads = map(int, options.size.split("x"))
+    longest, short = options.context, options.context // 4
+    rows_axis = f"rows of {short}"
     points = {
-        "context": [(f"{layers}x{width}x{heads}", n, 1) for n in (256, 512, 1024, 2048, 4096)],
-        "rows of 512": [(f"{layers}x{width}x{heads}", 512, n) for n in (1, 2, 4, 8)],
-        "width": [(f"{layers}x{n}x{n // 32}", 512, 1) for n in (128, 256, 512, 1024)],
+        "context": [(options.size, n, 1) for n in (longest // 8, short, longest // 2, longest)],
+        rows_axis: [(options.size, short, n) for n in (1, 2, 4)],
+        "width": [(f"{layers}x{n}x{heads}", short, 1) for n in (width // 4, width // 2, width)],
     }
     panels = []
     for axis, cases in points.items():
         found: dict[str, list[tuple[float, float, float]]] = {"base": [], "ours": []}
         for size, context, rows in cases:
             steps, _, _ = steps_of("vectors", make_config(size, context), rows)
-            x = {"context": context, "rows of 512": rows, "width": int(size.split("x")[1])}[axis]
+            x = {"context": context, rows_axis: rows, "width": int(size.split("x")[1])}[axis]
             for name, text in (("base", SAVINGS["array"]), ("ours", SAVINGS["last"])):
                 steps[text]()
                 before = reset_peak()
@@ -291,7 +316,8 @@ def peak() -> int:
 def chart(panels: list) -> str:
     """An SVG of two rows of panels, seconds above and MiB below, both axes logarithmic."""
     width, height, colours = 250, 170, {"base": "#999", "ours": "#06c"}
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(panels)}" height="{2 * height + 20}" font-family="sans-serif" font-size="11">']
+    frame = f'width="{width * len(panels)}" height="{2 * height + 20}" font-family="sans-serif" font-size="11"'
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {frame}><rect width="100%" height="100%" fill="#fff"/>']
     for column, (axis, found) in enumerate(panels):
         for row, (unit, scale) in enumerate((("s", 1.0), ("MiB", 2**20))):
             curves = {name: [(x, values[row] / scale) for x, *values in line] for name, line in found.items()}
@@ -312,7 +338,9 @@ def chart(panels: list) -> str:
                     if name == "ours":
                         parts.append(f'<text x="{x:.1f}" y="{height - 22}" text-anchor="middle">{tick:g}</text>')
                     if (tick, value) == line[-1]:
-                        parts.append(f'<text x="{x:.1f}" y="{y - 6:.1f}" text-anchor="end" fill="{colours[name]}">{name} {value:,.3g}</text>')
+                        parts.append(
+                            f'<text x="{x:.1f}" y="{y - 6:.1f}" text-anchor="end" fill="{colours[name]}">{name} {value:,.3g}</text>'
+                        )
             parts.append("</g>")
     return "\n".join([*parts, "</svg>\n"])
 
@@ -320,16 +348,17 @@ def chart(panels: list) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="4x256x8", help="LAYERSxWIDTHxHEADS")
+    parser.add_argument("--kind", nargs="+", default=list(tasks()), choices=list(tasks()))
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--growth", type=Path, help="only measure how time and memory grow, and draw it here")
+    parser.add_argument("--growth", type=Path, help="only measure how time and memory grow up to --context and --size, and draw it here")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.growth:
         growth(options.growth, options)
         return
-    for kind in tasks():
+    for kind in options.kind:
         table(kind, options)
 
 

@@ -40,7 +40,7 @@ ROWS = {"gato-79m": 64, "gato-364m": 32, "gato-1b": 16}  # of the first try on a
 LARGEST = [f"{layers}x3072x24" for layers in (24, 32, 48, 64, 80)]
 # What an operation's name holds -> the part of the step it is counted to, the first that fits.
 PARTS = {
-    "adam": "optimizer", "lion": "optimizer", "attention": "attention", "flex": "attention", "mm": "matrix products", "linear": "matrix products",
+    "adam": "optimizer", "attention": "attention", "flex": "attention", "mm": "matrix products", "linear": "matrix products",
     "conv": "patches", "group_norm": "patches", "memcpy": "copies", "copy_": "copies", "nccl": "exchange",
 }  # fmt: skip
 
@@ -71,8 +71,12 @@ def main() -> None:
 
 def table(options: argparse.Namespace) -> None:
     ceiling = ceilings(options)
-    print(f"{device_name(options)}: {ceiling['matmul'] / 1e12:,.2f} TFLOP/s in matrix products, {ceiling['copy'] / 1e9:,.0f} GB/s in copies\n")
-    print("| size | mode | parameters | rows | tokens/s | MFU | of the matmul ceiling | memory, GB | of GPT-2 | of Llama | the step's time |")
+    print(
+        f"{device_name(options)}: {ceiling['matmul'] / 1e12:,.2f} TFLOP/s in matrix products, {ceiling['copy'] / 1e9:,.0f} GB/s in copies\n"
+    )
+    print(
+        "| size | mode | parameters | rows | tokens/s | MFU | of the matmul ceiling | memory, GB | of GPT-2 | of Llama | the step's time |"
+    )
     print("|---" * 11 + "|")
     lines = []
     for size in options.size:
@@ -105,7 +109,9 @@ def largest(options: argparse.Namespace) -> None:
     """Tries ever deeper models of width 3,072, one row at a time, until one fails."""
     for size in LARGEST:
         line = in_a_process(size, "zero3-offload", argparse.Namespace(**{**vars(options), "rows": options.rows or 1, "steps": 3}))
-        print(f"{size}: " + (line.get("error") or f"{line['parameters']:,} parameters, {line['tokens_per_second']:,.0f} tokens/s"), flush=True)
+        print(
+            f"{size}: " + (line.get("error") or f"{line['parameters']:,} parameters, {line['tokens_per_second']:,.0f} tokens/s"), flush=True
+        )
         if "error" in line:
             break
 
@@ -236,12 +242,14 @@ def peer(config: Any, mode: str, batch: Any, options: argparse.Namespace) -> tup
             GPT2Config(
                 vocab_size=config.vocab_size, n_positions=options.context, n_embd=config.width, n_layer=config.num_layers,
                 n_head=config.num_heads, n_inner=config.feed_forward * 3 // 4, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+                bos_token_id=None, eos_token_id=None,
             )
         )  # fmt: skip
     else:
         model = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=config.vocab_size, hidden_size=config.width, num_hidden_layers=config.num_layers, num_attention_heads=config.num_heads,
+                vocab_size=config.vocab_size, hidden_size=config.width, num_hidden_layers=config.num_layers,
+                num_attention_heads=config.num_heads,
                 intermediate_size=config.feed_forward // 2, max_position_embeddings=options.context, tie_word_embeddings=True,
                 head_dim=config.head_width,
             )
@@ -266,11 +274,13 @@ def peer(config: Any, mode: str, batch: Any, options: argparse.Namespace) -> tup
 
 
 def timed(work: Callable[[], Any], device: str) -> float:
-    start = time.perf_counter()
+    """Seconds on the wall on a GPU; on the CPU those of this process, which a busy machine changes less."""
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    start = clock()
     work()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def parts(step: Callable[[], Any], device: str) -> dict[str, float]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -292,6 +293,13 @@ def test_muon_and_zero_together_are_refused():
         zero.settings(OptimConfig(muon=2.0), train, "no")
 
 
+def test_compiled_layers_and_stage_three_together_are_refused():
+    for name, is_refused in (("zero1", False), ("zero2", False), ("zero3", True), ("zero3-offload", True)):
+        train = TrainConfig(batch_size=8, deepspeed=name, compile=True)
+        with pytest.raises(ValueError, match="train.compile is true, but ZeRO stage 3") if is_refused else nullcontext():
+            zero.settings(OptimConfig(), train, "no")
+
+
 def test_a_file_that_contradicts_the_recipe_is_refused_with_the_difference(tmp_path):
     stage = {"zero_optimization": {"stage": 2}}
     for content, said in (
@@ -337,12 +345,17 @@ def test_a_plan_splits_the_batch_and_counts_what_is_sent():
 
 
 def test_operations_of_a_layer_counted_by_hand():
-    """Width 4, one head of 2, GEGLU of 8, context 3, ten ids: 6 * (4*4*2 + 4*8*1.5 + 3*2) a token, 6 * 4 * 10 a target."""
+    """Width 4, one head of 2, GEGLU of 8, context 3, ten ids: q, k, v 3*4*2, attention 3*2, output 4*2, GEGLU 4*8*1.5, head 4*10.
+
+    Of the last layer tokens meet what stands before the end of attention, targets the rest and the head.
+    """
     from gato.model import GatoConfig
 
-    config = GatoConfig(num_layers=1, num_heads=1, width=4, head_width=2, feed_forward=8, context_length=3, vocab_size=10)
-    assert flops_per_update(config, tokens=1, targets=0) == 6 * (32 + 48 + 6)
-    assert flops_per_update(config, tokens=0, targets=1) == 6 * 40
+    sizes = dict(num_heads=1, width=4, head_width=2, feed_forward=8, context_length=3, vocab_size=10)
+    one, two = (GatoConfig(num_layers=n, **sizes) for n in (1, 2))
+    assert flops_per_update(one, tokens=1, targets=0) == 6 * (24 + 6)
+    assert flops_per_update(two, tokens=1, targets=0) == 6 * (2 * (24 + 6) + 8 + 48)
+    assert flops_per_update(one, tokens=0, targets=1) == flops_per_update(two, tokens=0, targets=1) == 6 * (8 + 48 + 40)
 
 
 @pytest.mark.parametrize("size", ["gato-79m", "gato-364m", "gato-1b"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import gato
 from gato.data.collect import CollectConfig, collect
@@ -141,6 +142,15 @@ def flip_a_bit(damaged: Path) -> None:
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
+
+
+def test_layers_computed_again_learn_the_same(small, here):
+    """Stochastic depth comes with the batch, so the second computation drops the same rows."""
+    finals = []
+    for name in ("kept", "again"):
+        train = replace(small.train, name=name, steps=3, recompute=name == "again")
+        finals.append(load_file(pretrain(replace(small, train=train)) / "model.safetensors"))
+    assert all(torch.equal(a, b) for a, b in zip(finals[0].values(), finals[1].values(), strict=True))
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_named(small, here):

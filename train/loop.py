@@ -50,6 +50,8 @@ class TrainConfig:
     - `report_to`: trackers beside `metrics.jsonl`: `tensorboard`, `wandb`, `trackio` or others that accelerate knows.
     - `peak_flops`: of a device in the precision used, for the MFU; null takes that of a known GPU.
     - `allow_changes`: settings that may differ when a run goes on, by name: `[optim.learning_rate]`, or `[optim]` for all of them.
+    - `compile`: layers become kernels of their own at the start, which takes a minute and needs a C++ compiler on the CPU.
+    - `recompute`: layers keep only their input and are computed again in the backward pass: less memory, a third more work.
     """
 
     name: str = "run"
@@ -71,6 +73,8 @@ class TrainConfig:
     report_to: str | None = None
     peak_flops: float | None = None
     allow_changes: list[str] = field(default_factory=list)
+    compile: bool = False
+    recompute: bool = False
 
     def micro_batch(self, ranks: int) -> int:
         """Rows that a rank computes at a time."""

@@ -38,7 +38,15 @@ from .ranks import check_rows, from_first_rank, rank, say, sum_over_ranks, wait_
 FAILED_SAVES = 3  # so many in a row end the run
 # What may differ when a run goes on: it changes how fast and where, not what is learned.
 FREE = {"train.micro_batch_size", "train.save_every", "train.keep", "train.device", "train.threads", "train.deepspeed", "train.timeout"}
-FREE |= {"train.max_skipped", "train.report_to", "train.peak_flops", "train.allow_changes", "data.workers"}
+FREE |= {
+    "train.max_skipped",
+    "train.report_to",
+    "train.peak_flops",
+    "train.compile",
+    "train.recompute",
+    "train.allow_changes",
+    "data.workers",
+}
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,10 @@ def pretrain(config: PretrainConfig) -> Path:
         mixture = Mixture(config.data, tokenizer, model_config.context_length, config.train.seed, 2 * model_config.num_layers)
         torch.manual_seed(config.train.seed)
         learner = GatoLearner(Gato(model_config), len(mixture.sources)).to(accelerator.device)
+        if config.train.recompute:
+            learner.model.activation_checkpointing_enable()
+        if config.train.compile:
+            learner.model.transformer.compile_layers()
         config = replace(config, train=replace(config.train, steps=_planned_steps(folder, config, learner, accelerator, mixture)))
         if rank() == 0:
             _claim(folder, json.loads(json.dumps(asdict(config))), config)

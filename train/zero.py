@@ -57,6 +57,10 @@ def settings(optim: OptimConfig, train: TrainConfig, precision: str) -> dict[str
     if precision not in ("no", "bf16"):
         raise ValueError(f"train.precision is {precision}, but ZeRO runs in bf16 or fp32 here; choose one of these")
     given = read_settings(train.deepspeed)
+    if train.compile and given["zero_optimization"]["stage"] == 3:
+        raise ValueError(
+            "train.compile is true, but ZeRO stage 3 brings every weight back in Python; set it to false or take zero1 or zero2"
+        )
     micro = train.micro_batch(world_size())
     ours = {
         "train_batch_size": micro * -(-train.batch_size // world_size() // micro) * world_size(),

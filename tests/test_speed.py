@@ -1,0 +1,72 @@
+"""What the benchmarks rest on: formulas that agree with counters, baselines with our loss, tables that can be made anywhere."""
+
+from argparse import Namespace
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import ablation, scaling
+from benchmarks import train as benchmark
+from gato.model import preset
+from gato.train.plan import Cluster, plan, planned_seconds
+
+TINY = ablation.make_config("2x32x2", 64)
+
+
+@pytest.fixture(scope="module")
+def of_one_update():
+    return scaling.measured(TINY, rows=2)
+
+
+@pytest.mark.parametrize("what", ["operations", "kept for backward, bytes", "weights, bytes", "gradients, bytes", "moments, bytes"])
+def test_the_formulas_of_a_plan_agree_with_what_is_counted(of_one_update, what):
+    formula, measured = of_one_update[what]
+    assert formula == pytest.approx(measured, rel=0.02)  # left out: rotary angles, means and deviations of norms, spare rows of the table
+
+
+def test_a_batch_weighs_what_the_plan_says():
+    formula, measured = scaling.loaded(TINY)
+    assert formula == pytest.approx(measured, rel=0.05)  # left out: places of targets, a weight per row
+
+
+def test_an_exchange_between_nodes_runs_at_the_rate_of_their_cards():
+    """1,000 operations a second each, all 8 ranks on one node or on two; 90 bytes a second inside, 45 between."""
+    cluster = Cluster(peak=2000, mfu=0.5, inside=90, between=45, node=8)
+    content = {"ranks": 8, "flops_per_update": 16_000.0, "sent_bytes": {"total": 90}}
+    assert planned_seconds(content, cluster) == {"compute": 2, "exchange": 1, "shortest": 2, "longest": 3}
+    assert planned_seconds(content, replace(cluster, node=4))["exchange"] == 2
+
+
+def test_stage_three_sends_half_as_much_again_as_stage_one():
+    """Weights are gathered twice instead of once, gradients are reduced once in both."""
+    one, three = (plan(preset("gato-1b"), 64, 1, 64, stage, False, bf16=True)["sent_bytes"]["total"] for stage in (1, 3))
+    assert three == pytest.approx(1.5 * one, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["vectors", "images"])
+def test_every_variant_of_the_ablation_has_our_loss(kind):
+    ablation.check_losses(kind, TINY)
+
+
+@pytest.mark.parametrize("kind", ["vectors", "images"])
+def test_a_step_of_the_ablation_counts_whole_transitions(kind):
+    steps, transitions, _ = ablation.steps_of(kind, TINY, rows=1)
+    assert transitions == {"vectors": 2, "images": 1}[kind]  # of 24 and of 38 of the 64 places; the next one is cut within its observation
+    steps["the head makes its gradients while it scores"]()
+
+
+def test_tokens_made_one_value_at_a_time_are_ours():
+    for task in ablation.tasks().values():
+        window = ablation.window(task, 2, ablation.np.random.default_rng(0))
+        slow, fast = (ablation.batch_of([window], 80, frozenset(names)) for names in ([], ["array"]))
+        for name in ("ids", "kind", "local_position", "labels", "patches", "patch_boxes", "patch_index"):
+            assert torch.equal(getattr(slow, name), getattr(fast, name)), name
+
+
+@pytest.mark.parametrize("mode", ["eager", "checkpointed", "gpt2", "llama"])
+def test_a_line_of_the_training_table_is_made_on_the_cpu(mode, monkeypatch):
+    monkeypatch.setattr("gato.transformer.Transformer.compile_layers", lambda self: None)  # making kernels takes half a minute
+    options = Namespace(device="cpu", rows=2, context=32, vocabulary=2000, steps=1, targets=0.25, patches=0.25, fp32=False)
+    line = benchmark.measure("1x32x2", mode, options)
+    assert line["tokens_per_second"] > 0 and line["flops"] > 0 and sum(line["parts"].values()) == pytest.approx(1, abs=0.05)
