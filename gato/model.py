@@ -267,7 +267,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         vocab_size = self.config.vocab_size
         return LogitsProcessorList(Suppress(p, vocab_size) if isinstance(p, SuppressTokensLogitsProcessor) else p for p in made)
 
-    def _prepare_generated_length(self, *args: Any, input_ids_length: int, **kwargs: Any) -> Any:
+    def _prepare_generated_length(self, *args: Any, input_ids_length: int, **kwargs: Any) -> Any:  # type: ignore[override]
         """Text ends where the context does, which transformers itself would only warn of."""
         context = self.config.context_length
         if input_ids_length >= context:
