@@ -50,7 +50,9 @@ def embedding_results(agent: Agent, sources: Mapping[str, SourceConfig], snippet
     related = _share_an_episode(rows)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        models = {"trained": agent.model, "untrained": Gato(agent.model.config).to(agent.model.device).eval()}  # type: ignore[arg-type]  # transformers wraps `to`
+        untrained = Gato(agent.model.config).eval()
+    untrained.to(agent.model.device)  # type: ignore[arg-type]  # transformers' annotation of it
+    models = {"trained": agent.model, "untrained": untrained}
     found = {
         name: [_layer(points, domain, related, list(sources)) for points in embed(model, mixture, rows)] for name, model in models.items()
     }

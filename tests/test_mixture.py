@@ -216,10 +216,10 @@ def test_step_a_million_costs_what_step_zero_costs(mix):
 
 
 def children() -> list:
-    """Our worker processes; the tracker of shared memory that Python starts beside them stays by design."""
+    """Our worker processes; the trackers and servers that Python starts beside processes stay by design."""
     import psutil
 
-    return [p for p in psutil.Process().children() if "resource_tracker" not in " ".join(p.cmdline())]
+    return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
 
 
 @pytest.fixture
