@@ -50,6 +50,7 @@ SAVINGS = {
     "last": "nothing behind the last attention but for targets",
 }
 VOCABULARY = Vocabulary()
+RESOLUTION = 16 * 2**20  # bytes: a smaller step lives in memory that the process holds already, and no peak shows it
 
 
 def tasks() -> dict[str, TaskSpec]:
@@ -320,7 +321,10 @@ def chart(panels: list) -> str:
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {frame}><rect width="100%" height="100%" fill="#fff"/>']
     for column, (axis, found) in enumerate(panels):
         for row, (unit, scale) in enumerate((("s", 1.0), ("MiB", 2**20))):
-            curves = {name: [(x, values[row] / scale) for x, *values in line] for name, line in found.items()}
+            curves = {
+                name: [(x, values[row] / scale) for x, *values in line if row == 0 or values[1] >= RESOLUTION]
+                for name, line in found.items()
+            }
             xs, ys = ([math.log(max(p[i], 1e-3)) for line in curves.values() for p in line] for i in (0, 1))
 
             def place(x: float, y: float, xs: list[float] = xs, ys: list[float] = ys) -> tuple[float, float]:
