@@ -37,6 +37,7 @@ PURPOSES = {
     "metrics": "the wording of captions (CIDEr-D, BLEU, ROUGE-L)",
     "page": "the web page of gato demo",
     "embeddings": "gato plot --embeddings",
+    "tensorboard": "figures of a run in TensorBoard (--train.report_to tensorboard)",
 }
 
 Row = dict[str, str]
