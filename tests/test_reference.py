@@ -16,14 +16,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from gato import envs
 from gato.data import packages, picture_sources, reference, text_sources
 from gato.data.concepts import concept_of, synonyms
 from gato.data.entries import gcide_prose, hacker_prose, prose
 from gato.data.packages import Missing, Package, fetch, unpack
 from gato.data.picture_sources import Picture, PictureSource
 from gato.data.picture_splits import Families, HeldOut, split_pictures
-from gato.data.reference import FULL_CONTROL, ReferenceConfig, build
+from gato.data.reference import ReferenceConfig, build
 from gato.data.store import Store
 from gato.data.text_sources import TextSource, read_dialogues, read_dictionary
 from gato.data.titles import Titled, stamp_caption
@@ -470,7 +469,7 @@ def test_the_control_part_collects_and_goes_on_without_a_simulator(tmp_path: Pat
 
 def test_every_source_of_the_recipe_is_built_at_full_scale() -> None:
     sources = yaml.safe_load(recipe_path("reference").read_text())["data"]["sources"]
-    made = {task for task in envs.tasks() if task.split("/")[0] in FULL_CONTROL and envs.expert_name(task)}
+    made = set(reference.control_episodes("full"))
     made |= {"reference/pictures/train", "reference/questions/train"} | {f"reference/text/{name}/train" for name in text_sources.SOURCES}
     assert set(sources) <= made
 
