@@ -173,7 +173,7 @@ def _families(rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         return ""
     shares = list(rows[0]["above"])
-    labels = ["tasks", "scored", "interquartile mean", "success", *(f"above {x} %" for x in shares)]
+    labels = ["tasks", "scored", "IQM", "success", *(f"&gt; {x} %" for x in shares)]
     head = "".join(f'<th scope="col" class="number">{label}</th>' for label in labels)
     lines = []
     for row in rows:

@@ -187,6 +187,26 @@ def test_two_runs_in_one_folder_are_refused(small, here):
     assert pretrain(small).name == "final" and not (here / "runs/small/.lock").exists()
 
 
+def test_training_goes_on_while_a_checkpoint_is_written(small, here, monkeypatch):
+    """The writing of step 3 waits until update 5 is in the metrics; what is written is what stood after update 3: resuming proves it."""
+    save, seen = checkpoint.save, {}
+
+    def patient(folder: Path, snapshot: checkpoint.Snapshot) -> None:
+        while folder.name == "step-3" and len(losses(here)) < 5 and time.monotonic() < end:
+            time.sleep(0.01)
+        seen[folder.name] = len(losses(here))
+        save(folder, snapshot)
+
+    end = time.monotonic() + 60
+    monkeypatch.setattr(checkpoint, "save", patient)
+    final = pretrain(small)
+    assert seen["step-3"] >= 5 and seen["final"] == 6
+    end_of_run = load_file(final / "model.safetensors")
+    shutil.rmtree(final)
+    resumed = load_file(pretrain(small) / "model.safetensors")
+    assert all(torch.equal(resumed[name], end_of_run[name]) for name in end_of_run)
+
+
 def test_a_full_disk_keeps_the_older_checkpoint_and_training_goes_on(small, here, monkeypatch, capsys):
     """Behind the first checkpoint no file may grow beyond 100 kB: step 4 is lost with a warning, the end is an error."""
     resource = pytest.importorskip("resource")

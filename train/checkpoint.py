@@ -39,14 +39,24 @@ class Progress:
     skipped: int = 0
 
 
-def save(
-    folder: Path, agent: Agent, moments: dict[str, torch.Tensor], progress: Progress, run: dict[str, Any], fingerprint: dict[str, str]
-) -> None:
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds, none of it touched by training any more: weights and moments on the host, the generator's state."""
+
+    agent: Agent
+    moments: dict[str, torch.Tensor]
+    generator: torch.Tensor
+    progress: Progress
+    run: dict[str, Any]
+    fingerprint: dict[str, str]
+
+
+def save(folder: Path, snapshot: Snapshot) -> None:
     """Writes one checkpoint; a crash or an error at any moment leaves either no folder of this name or a complete one."""
     temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        _write(temporary, agent, moments, progress, run, fingerprint)
+        _write(temporary, snapshot)
     except Exception:
         shutil.rmtree(temporary, ignore_errors=True)  # a full disk wants its space back
         raise
@@ -56,14 +66,12 @@ def save(
     _sync(folder.parent)
 
 
-def _write(
-    folder: Path, agent: Agent, moments: dict[str, torch.Tensor], progress: Progress, run: dict[str, Any], fingerprint: dict[str, str]
-) -> None:
-    agent.save(folder)
-    save_file(moments, folder / "optimizer.safetensors")
-    save_file({"torch": torch.get_rng_state()}, folder / "rng.safetensors")
-    _write_json(folder / "training.json", {"progress": vars(progress), "data": fingerprint})
-    _write_json(folder / "run.json", run)
+def _write(folder: Path, snapshot: Snapshot) -> None:
+    snapshot.agent.save(folder)
+    save_file(snapshot.moments, folder / "optimizer.safetensors")
+    save_file({"torch": snapshot.generator}, folder / "rng.safetensors")
+    _write_json(folder / "training.json", {"progress": vars(snapshot.progress), "data": snapshot.fingerprint})
+    _write_json(folder / "run.json", snapshot.run)
     entries = {}
     for path in sorted(folder.iterdir()):
         _sync(path)

@@ -8,6 +8,7 @@ of the one loss over the global batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from gato.batch import TokenBatch
 from gato.learners.gato import GatoLearner
-from gato.model import Gato
+from gato.model import Gato, GatoConfig
+
+from .ranks import rank
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's and Muon's
 
@@ -35,6 +38,16 @@ class Engine(Protocol):
     def whole_model(self) -> Gato: ...
     def moments(self) -> dict[str, Tensor]: ...
     def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None: ...
+    def close(self) -> None: ...
+
+
+def host_model(config: GatoConfig, weights: Mapping[str, Tensor]) -> Gato:
+    """A model that takes over these weights, copies on the host; one without any where there are none."""
+    with torch.device("meta"):
+        model = Gato(config)
+    if weights:
+        model.load_state_dict(weights, strict=True, assign=True)
+    return model
 
 
 class PlainEngine:
@@ -76,13 +89,16 @@ class PlainEngine:
     # -- checkpoints: every rank calls, the first one gets the whole ---------------------------------
 
     def whole_model(self) -> Gato:
-        """The model with all its weights."""
-        return self.learner.model
+        """A copy of the model on the host, which training does not touch; without weights on all ranks but the first."""
+        weights = self.learner.model.state_dict() if rank() == 0 else {}
+        return host_model(self.learner.model.config, {name: w.detach().to("cpu", copy=True) for name, w in weights.items()})
 
     def moments(self) -> dict[str, Tensor]:
-        """The optimizer's state, `PARAMETER.MOMENT` each, on the host."""
+        """A copy of the optimizer's state on the host, `PARAMETER.MOMENT` each; empty on all ranks but the first."""
+        if rank() > 0:
+            return {}
         return {
-            f"{name}.{key}": value.detach().cpu().contiguous()
+            f"{name}.{key}": value.detach().to("cpu", copy=True).contiguous()
             for name, parameter in self.learner.model.named_parameters()
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
@@ -94,3 +110,9 @@ class PlainEngine:
             found = {key: moments[f"{name}.{key}"].to(parameter.device) for key in MOMENTS if f"{name}.{key}" in moments}
             if found:
                 self.optimizer.state[parameter] = found
+
+    def close(self) -> None:
+        """Lets go of DistributedDataParallel, which must not outlive the ranks' process group: as its last owner it would end the
+        group while it holds Python's lock, and wait for a thread of gloo that waits for that lock."""
+        self.model = None
+        self.accelerator.free_memory()

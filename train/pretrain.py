@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
@@ -27,7 +28,7 @@ from ..data.mixture import DataConfig, Mixture, open_tokenizer
 from ..tokenizers.episode import EpisodeTokenizer
 from ..tokenizers.vocabulary import Vocabulary
 from . import checkpoint
-from .checkpoint import Progress
+from .checkpoint import Progress, Snapshot
 from .engine import Engine, PlainEngine
 from .launch import STOPPED
 from .loop import StopRequest, TrainConfig, seconds_per_step, train
@@ -128,6 +129,7 @@ def pretrain(config: PretrainConfig) -> Path:
             say(f"{final} is finished; name another run to train again")
             return final
         engine, progress = _resume(folder, config, learner, accelerator, mixture)
+        stack.callback(engine.close)  # before the training ends, whatever ends it
         progress = _run(folder, config, engine, accelerator, mixture, tokenizer, progress)
     say(f"{progress.tokens:,} tokens, {progress.targets:,} targets in {progress.seconds:.0f} s: {final}")
     return final
@@ -150,16 +152,18 @@ def _run(
     try:
         with StopRequest() as stop:
             progress = train(engine, mixture, settings, config.optim, log, progress, save, stop)
+        if progress.step < settings.steps:
+            if save.last != progress.step:
+                save(progress)
+            save.settle()
+            wait_for_first_rank(accelerator.device)
+            say(f"stopped as asked after step {progress.step} of {settings.steps}, which is saved; the same command goes on")
+            raise SystemExit(STOPPED)
+        save(progress, "final")
+        wait_for_first_rank(accelerator.device)
     finally:
         log.close()
-    if progress.step < settings.steps:
-        if save.last != progress.step:
-            save(progress)
-        wait_for_first_rank(accelerator.device)
-        say(f"stopped as asked after step {progress.step} of {settings.steps}, which is saved; the same command goes on")
-        raise SystemExit(STOPPED)
-    save(progress, "final")
-    wait_for_first_rank(accelerator.device)
+        save.close()
     return progress
 
 
@@ -188,35 +192,55 @@ def dry_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
 
 
 class Saver:
-    """Writes checkpoints of a run; every rank calls, the first one writes.
+    """Writes checkpoints of a run while training goes on; every rank calls, the first one writes.
 
-    A checkpoint that cannot be written (a full disk) leaves the older ones as they are and training goes
-    on, with a warning; `FAILED_SAVES` in a row, or the final one, end the run.
+    Training waits for a copy of the state on the host, and for the checkpoint before this one. One that cannot be written (a full disk)
+    leaves the older ones as they are, with a warning; `FAILED_SAVES` in a row, or the final one, end the run.
     """
 
     def __init__(self, folder: Path, engine: Engine, config: PretrainConfig, mixture: Mixture, tokenizer: EpisodeTokenizer) -> None:
         self.folder, self.engine, self.config, self.mixture, self.tokenizer = folder, engine, config, mixture, tokenizer
         self.last, self.failed = -1, 0
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: tuple[Path, Future[None]] | None = None
 
     def __call__(self, at: Progress, name: str | None = None) -> None:
+        self.settle()
         model, moments = self.engine.whole_model(), self.engine.moments()  # the ranks' shares, brought together
         self.last = at.step
         if rank() > 0:
             return
-        path = self.folder / (name or f"step-{at.step}")
         agent = Agent(model, self.tokenizer, self.mixture.tasks)
+        snapshot = Snapshot(agent, moments, torch.get_rng_state(), at, asdict(self.config), self.mixture.fingerprint)
+        path = self.folder / (name or f"step-{at.step}")
+        self._writing = path, self._thread.submit(self._write, path, snapshot)
+        if name is not None:
+            self.settle()
+
+    def _write(self, path: Path, snapshot: Snapshot) -> None:
+        checkpoint.save(path, snapshot)
+        checkpoint.keep_newest(self.folder, self.config.train.keep)
+
+    def settle(self) -> None:
+        """Waits until the last checkpoint is written. **Raises:** `OSError` if it was not and training cannot go on."""
+        if self._writing is None:
+            return
+        (path, writing), self._writing = self._writing, None
         try:
-            checkpoint.save(path, agent, moments, at, asdict(self.config), self.mixture.fingerprint)
+            writing.result()
         except (OSError, SafetensorError) as error:
             self.failed += 1
             kept = [p.name for p in checkpoint.steps(self.folder)]
             text = f"{path} could not be written ({error}); kept are {', '.join(kept) or 'none'}"
-            if name is not None or self.failed == FAILED_SAVES:
+            if path.name == "final" or self.failed == FAILED_SAVES:
                 raise OSError(f"{text}; make room and start the run again") from error
             say(f"warning: {text}; training goes on")
-            return
-        self.failed = 0
-        checkpoint.keep_newest(self.folder, self.config.train.keep)
+        else:
+            self.failed = 0
+
+    def close(self) -> None:
+        """What is being written is finished first."""
+        self._thread.shutdown()
 
 
 def _set_up_torch(config: TrainConfig) -> None:

@@ -24,6 +24,7 @@ from gato.batch import TokenBatch
 from gato.learners.gato import GatoLearner
 from gato.model import Gato
 
+from .engine import host_model
 from .loop import TrainConfig
 from .optim import OptimConfig
 from .ranks import rank, world_size
@@ -150,12 +151,8 @@ class ZeroEngine:
         for name, parameter in self.learner.model.named_parameters():
             whole = safe_get_full_fp32_param(parameter)  # an exchange between all ranks
             if rank() == 0:
-                weights[name] = whole.detach().cpu().clone()
-        with torch.device("meta"):
-            model = Gato(self.learner.model.config)
-        if rank() == 0:
-            model.load_state_dict(weights, strict=True, assign=True)
-        return model
+                weights[name] = whole.detach().to("cpu", copy=True)
+        return host_model(self.learner.model.config, weights)
 
     def moments(self) -> dict[str, Tensor]:
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -191,6 +188,9 @@ class ZeroEngine:
         step = next(value for name, value in moments.items() if name.endswith(".step"))
         for state in self._adam_states():
             state["step"].copy_(step)
+
+    def close(self) -> None:
+        """Nothing to do: DeepSpeed's engine owns no process group."""
 
     def _link_states(self) -> None:
         """Connects parameters with their moments: stages 1 and 2 do so too early, behind the step of the first group."""
