@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from gato.agent import Agent
 from gato.batch import collate
+from gato.data.captions import caption_task
+from gato.data.text import document_task
+from gato.data.vqa import question_task
 from gato.episode import Episode
 from gato.model import Gato, GatoConfig
 from gato.spec import FieldSpec, Modality, TaskSpec
@@ -110,6 +114,13 @@ def make_gato(tokenizer: EpisodeTokenizer):
 def tiny(request, make_gato) -> Gato:
     """One tiny Gato per position scheme. Shared: a test that changes weights makes its own."""
     return make_gato(request.param)
+
+
+@pytest.fixture(scope="module")
+def agent(make_gato, tokenizer: EpisodeTokenizer) -> Agent:
+    """An untrained one that captions, answers and continues text; some files have another."""
+    words = (caption_task("captions", (16, 32)), question_task("vqa", (16, 32)), document_task("text"))
+    return Agent(make_gato(context_length=96).float(), tokenizer, {task.name: task for task in words})
 
 
 @pytest.fixture(scope="session")

@@ -17,18 +17,9 @@ from transformers import AutoProcessor, AutoTokenizer, pipeline
 import gato
 from gato.agent import Agent
 from gato.cli import main
-from gato.data.captions import caption_task
-from gato.data.text import document_task
-from gato.data.vqa import question_task
 from gato.tokenizers.text import TextTokenizer
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
-TASKS = {"captions": caption_task("captions", (16, 32)), "vqa": question_task("vqa", (16, 32)), "text": document_task("text")}
-
-
-@pytest.fixture(scope="module")
-def agent(make_gato, tokenizer) -> Agent:
-    return Agent(make_gato(context_length=96).float(), tokenizer, TASKS)
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +145,9 @@ def test_a_prompt_longer_than_the_context_is_refused_by_every_door(agent, folder
 
 
 @pytest.mark.parametrize("positions", ["rope", "learned", "transformer_xl"])
-def test_text_ends_where_the_context_does(make_gato, tokenizer, positions):
-    agent = Agent(make_gato(positions, context_length=32).float(), tokenizer, TASKS)
-    out = agent.model.generate(**agent.processor()(text="picture of"), max_new_tokens=200, min_new_tokens=200)
+def test_text_ends_where_the_context_does(make_gato, agent, positions):
+    short = Agent(make_gato(positions, context_length=32).float(), agent.tokenizer, agent.tasks)
+    out = short.model.generate(**short.processor()(text="picture of"), max_new_tokens=200, min_new_tokens=200)
     assert out.shape[1] == 32
 
 

@@ -15,18 +15,9 @@ import gato
 from gato.agent import Agent
 from gato.card import model_card
 from gato.cli import main
-from gato.data.captions import caption_task
-from gato.data.text import document_task
-from gato.data.vqa import question_task
 from gato.processor import GatoTokenizer
 
 ROOT = Path(__file__).parent.parent
-TASKS = {"captions": caption_task("captions", (16, 32)), "vqa": question_task("vqa", (16, 32)), "text": document_task("text")}
-
-
-@pytest.fixture(scope="module")
-def agent(make_gato, tokenizer) -> Agent:
-    return Agent(make_gato(context_length=96).float(), tokenizer, TASKS)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +188,7 @@ def test_an_adapter_captions_and_its_merged_weights_say_the_same_in_every_form(a
     adapted.save_pretrained(tmp_path / "adapter")
     again = peft.PeftModel.from_pretrained(make_gato(context_length=96).float(), tmp_path / "adapter").eval()
     assert torch.equal(again.generate(**prompt, num_beams=2), expected)
-    Agent(adapted.merge_and_unload(), agent.tokenizer, TASKS).save(tmp_path / "merged")
+    Agent(adapted.merge_and_unload(), agent.tokenizer, agent.tasks).save(tmp_path / "merged")
     assert torch.equal(gato.load(tmp_path / "merged", "cpu").model.generate(**prompt, num_beams=2), expected)
     assert not torch.equal(agent.model.generate(**prompt, num_beams=2), expected)
 

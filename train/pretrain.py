@@ -38,15 +38,10 @@ from .ranks import check_rows, from_first_rank, rank, say, sum_over_ranks, wait_
 
 FAILED_SAVES = 3  # so many in a row end the run
 # What may differ when a run goes on: it changes how fast and where, not what is learned.
-FREE = {"train.micro_batch_size", "train.save_every", "train.keep", "train.device", "train.threads", "train.deepspeed", "train.timeout"}
-FREE |= {
-    "train.max_skipped",
-    "train.report_to",
-    "train.peak_flops",
-    "train.compile",
-    "train.recompute",
-    "train.allow_changes",
+FREE = {
     "data.workers",
+    *(f"train.{name}" for name in ("micro_batch_size", "save_every", "keep", "device", "threads", "deepspeed", "timeout", "max_skipped")),
+    *(f"train.{name}" for name in ("report_to", "peak_flops", "compile", "recompute", "allow_changes")),
 }
 
 

@@ -166,8 +166,8 @@ class ZeroEngine:
             for key in ("exp_avg", "exp_avg_sq"):
                 whole = safe_get_full_optimizer_state(parameter, key)
                 if rank() == 0:
-                    found[f"{name}.{key}"] = whole.detach().cpu().clone()
-            found[f"{name}.step"] = step.detach().cpu().clone()
+                    found[f"{name}.{key}"] = whole.detach().to("cpu", copy=True)
+            found[f"{name}.step"] = step.detach().to("cpu", copy=True)
         return found
 
     def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
