@@ -37,6 +37,7 @@ from .score import score_scale
 from .summary import summarise
 
 BASELINES = ("prompt", "retrieve", "clone")  # no learning; the nearest state's action; a small network from nothing
+WITHOUT_CHECKPOINT = ("scratch", "retrieve", "clone")  # whose cells another checkpoint of the same architecture may share
 RANDOM_EPISODES = 20  # that measure the random return of a task the registry does not know
 
 
@@ -328,8 +329,9 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
     for path in sorted(Path(checkpoint).glob("model*.safetensors")):
         with path.open("rb") as file:
             weights.append(file_digest(file, "sha256").hexdigest())
+    model = json.loads((Path(checkpoint) / "config.json").read_text())
     settings = {
-        "weights_sha256": weights, "data": demonstrations.store.fingerprint, "task": demonstrations.task.to_dict(),
+        "weights_sha256": weights, "model": model, "data": demonstrations.store.fingerprint, "task": demonstrations.task.to_dict(),
         "held_out": len(demonstrations.held_out), "training": asdict(config.training), "rollouts": config.rollouts,
         "seed": config.seed, "temperature": config.temperature,
     }  # fmt: skip
@@ -337,7 +339,9 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
     path = out / "settings.json"
     if path.is_file():
         before = json.loads(path.read_text())
-        if changed := [name for name in settings if before.get(name) != settings[name]]:
+        finished = {p.parent.name.split("-")[0] for p in out.glob("cells/*/result.json")}
+        shared = {"weights_sha256"} if finished <= set(WITHOUT_CHECKPOINT) else set()
+        if changed := [name for name in settings if before.get(name) != settings[name] and name not in shared]:
             raise ValueError(f"{out} holds cells that were made with another {', '.join(changed)}; choose another --out or undo the change")
     out.mkdir(parents=True, exist_ok=True)
     _write(path, json.dumps(settings, indent=1))

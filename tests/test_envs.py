@@ -188,7 +188,25 @@ def test_the_symbols_of_a_level_are_the_same_world_as_its_pixels():
     pixels, symbols = (r.episode("expert") for r in recordings)
     np.testing.assert_array_equal(pixels.actions["action"], symbols.actions["action"])
     assert pixels.total_reward == symbols.total_reward and pixels.observations["mission"][0] == symbols.observations["mission"][0]
-    assert symbols.observations["symbols"].shape[1:] == (7, 7, 3) and symbols.observations["symbols"].max() <= 10
+    assert symbols.observations["cells"].shape[1:] == (7, 7)
+
+
+def test_a_cell_is_one_number_that_keeps_kind_colour_and_state():
+    cells_of = pytest.importorskip("gato.envs.babyai", reason="levels need minigrid").cells_of
+    grid = np.stack(np.meshgrid(range(11), range(6), range(4), indexing="ij"), axis=-1).reshape(-1, 3).astype(np.uint8)
+    np.testing.assert_array_equal(cells_of(grid), np.arange(264))
+    assert cells_of(np.array([4, 0, 2], np.uint8)) == 98  # a door, red, locked: (4 * 6 + 0) * 4 + 2
+
+
+def test_the_cells_of_a_view_are_described_doors_and_all():
+    skip_without_simulator("babyai-view/go-to-symbolic")
+    env = envs.make("babyai-view/go-to-symbolic")
+    texts = []
+    for seed in range(20):
+        observation, _ = env.reset(seed=seed)
+        assert list(observation) == ["cells"] and observation["cells"].max() < 264
+        texts.append(env.get_wrapper_attr("description"))
+    assert any("door" in text and "ahead" in text for text in texts)
 
 
 def test_a_babyai_reset_prints_nothing(capsys):

@@ -197,6 +197,20 @@ def test_cells_of_other_settings_are_not_mixed(config, checkpoint):
         few_shot(checkpoint, replace(config, rollouts=5))
 
 
+def test_checkpoints_of_one_architecture_share_the_cells_that_need_neither(config, checkpoint, tmp_path):
+    trained_on, other = gato.load(checkpoint, "cpu"), tmp_path / "other"
+    with torch.no_grad():
+        next(trained_on.model.parameters()).add_(0.1)
+    trained_on.save(other)
+    few_shot(other, config)
+    path = config.out / "cells/retrieve-1-0/result.json"
+    before = path.stat().st_mtime_ns
+    few_shot(checkpoint, replace(config, episodes=(1,), modes=("retrieve", "prompt")))
+    assert path.stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="made with another weights_sha256"):
+        few_shot(other, config)
+
+
 def test_the_command_shows_layout_and_cost_before_anything_is_trained(config, checkpoint, capsys):
     arguments = ["finetune", str(checkpoint), "--data", config.data, "--episodes", "1,4", "--modes", "full", "--steps", "4"]
     assert main([*arguments, "--batch_size", "2", "--device", "cpu", "--out", str(config.out), "--dry-run", "true"]) == 0

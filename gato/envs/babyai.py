@@ -1,7 +1,7 @@
 """BabyAI levels: what lies ahead, a compass and an instruction; solved by the bundled bot, which sees the grid.
 
 What lies ahead is a small picture of 7x7 cells of 8 pixels, 56x56x3 uint8, or in the family
-`babyai-symbolic` MiniGrid's own 7x7x3 numbers: each cell's kind, colour and state.
+`babyai-symbolic` a number for each cell, of MiniGrid's three: its kind, colour and state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from minigrid.wrappers import RGBImgPartialObsWrapper
 
 # A replan that searches more often than this is caught in a loop; others need about 10 searches.
 MAX_SEARCHES = 200
-NUM_SYMBOLS = 11  # kinds of cell; colours and states are fewer
+NUM_KINDS, NUM_COLOURS, NUM_STATES = 11, 6, 4  # of a cell; 264 numbers in all
 _LETTERS = "abcdefghijklmnopqrstuvwxyz ,.'-"
 
 
@@ -48,19 +48,25 @@ class Level(gymnasium.Wrapper):
         return observation, float(reward), terminated, truncated, {**info, "success": float(reward) > 0}
 
 
-class Symbols(gymnasium.ObservationWrapper):
-    """MiniGrid's numbers as `symbols` (7, 7, 3) int8: as uint8 of three channels they would pass for a picture."""
+class Cells(gymnasium.ObservationWrapper):
+    """MiniGrid's three numbers a cell as one: `cells` (7, 7) int16, a third of the tokens and nothing lost."""
 
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
         given: Any = env.observation_space
         seen = dict(given.spaces)
-        symbols = spaces.Box(0, NUM_SYMBOLS - 1, seen.pop("image").shape, np.int8)
-        self.observation_space = spaces.Dict({**seen, "symbols": symbols})
+        cells = spaces.Box(0, NUM_KINDS * NUM_COLOURS * NUM_STATES - 1, seen.pop("image").shape[:2], np.int16)
+        self.observation_space = spaces.Dict({"cells": cells, **seen})
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
         rest = dict(observation)
-        return {"symbols": rest.pop("image").astype(np.int8), **rest}
+        return {"cells": cells_of(rest.pop("image")), **rest}
+
+
+def cells_of(symbols: np.ndarray) -> np.ndarray:
+    """MiniGrid's kind, colour and state of each cell, (..., 3), as one number: (...,) int16 from 0 to 263."""
+    kind, colour, state = np.moveaxis(symbols.astype(np.int16), -1, 0)
+    return (kind * NUM_COLOURS + colour) * NUM_STATES + state
 
 
 class LoopGuardedBot(BabyAIBot):
@@ -93,7 +99,7 @@ class BotExpert:
 def make(env_id: str, render_mode: str | None = None, tile_size: int = 8, symbolic: bool = False, **kwargs: Any) -> gymnasium.Env:
     """A level as pixels, `tile_size` of them on each side of a cell, or `symbolic`."""
     env = gymnasium.make(env_id, render_mode=render_mode, disable_env_checker=True, **kwargs)
-    return Level(Symbols(env) if symbolic else RGBImgPartialObsWrapper(env, tile_size=tile_size))
+    return Level(Cells(env) if symbolic else RGBImgPartialObsWrapper(env, tile_size=tile_size))
 
 
 EXPERTS = {"bot": lambda env_id, **kwargs: BotExpert()}

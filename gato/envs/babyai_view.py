@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -18,6 +19,7 @@ from gymnasium import spaces
 from minigrid.core.constants import IDX_TO_COLOR, IDX_TO_OBJECT
 from minigrid.wrappers import RGBImgPartialObsWrapper
 
+from .babyai import Cells
 from .demonstrator import RuleExpert
 
 KINDS = ("ball", "box", "key")
@@ -28,16 +30,18 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz ,"
 
 
 class View(gymnasium.Wrapper):
-    """The picture after a short random walk, and the sentence that describes it.
+    """What lies ahead after a short random walk, and the sentence that describes it.
 
     The reward is 1 for `description`, word for word, and 0 for anything else. The order of the sentence's
     parts is random, so no policy can be sure of it: the returns say nothing about how well a model sees.
     """
 
-    def __init__(self, env: gymnasium.Env) -> None:
+    def __init__(self, env: gymnasium.Env, kinds: Sequence[str] = KINDS) -> None:
         super().__init__(env)
         seen: Any = env.observation_space
-        self.observation_space = spaces.Dict({"image": seen["image"]})
+        self.kinds = kinds
+        self.name = "cells" if "cells" in seen.spaces else "image"
+        self.observation_space = spaces.Dict({self.name: seen[self.name]})
         self.action_space = spaces.Text(max_length=512, charset=_LETTERS)
         self.description = ""
         self.seen: dict[str, Any] = {}
@@ -48,8 +52,8 @@ class View(gymnasium.Wrapper):
         world: Any = self.unwrapped
         for _ in range(world.np_random.integers(MAX_WALK + 1)):
             observation, *_ = self.env.step(int(world.np_random.integers(3)))  # left, right, forward
-        self.description = describe(world.gen_obs()["image"], world.np_random)
-        self.seen = {"image": observation["image"]}
+        self.description = describe(world.gen_obs()["image"], world.np_random, self.kinds)
+        self.seen = {self.name: observation[self.name]}
         return self.seen, info
 
     def step(self, action: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
@@ -57,17 +61,18 @@ class View(gymnasium.Wrapper):
         return self.seen, float(is_right), True, False, {"success": is_right}
 
 
-def describe(symbols: np.ndarray, random: np.random.Generator) -> str:
+def describe(symbols: np.ndarray, random: np.random.Generator, kinds: Sequence[str] = KINDS) -> str:
     """MiniGrid's symbols (7, 7, 3) of a view in words: "red ball two ahead one left, grey key nowhere".
 
-    The agent stands in the middle of the last row and looks up. Objects of one name share a part, nearest first.
+    Objects of other kinds than `kinds` are left out. The agent stands in the middle of the last row and looks up. Objects of one
+    name share a part, nearest first.
     """
     seen: dict[str, list[tuple[int, int]]] = {}
-    for column, row in np.argwhere(np.isin(symbols[:, :, 0], [i for i, kind in IDX_TO_OBJECT.items() if kind in KINDS])):
+    for column, row in np.argwhere(np.isin(symbols[:, :, 0], [i for i, kind in IDX_TO_OBJECT.items() if kind in kinds])):
         kind, colour, _ = symbols[column, row]
         seen.setdefault(f"{IDX_TO_COLOR[colour]} {IDX_TO_OBJECT[kind]}", []).append((6 - int(row), int(column) - 3))
     parts = [f"{name} {' and '.join(map(_place, sorted(places, key=_distance)))}" for name, places in seen.items()]
-    drawn = {f"{random.choice(list(IDX_TO_COLOR.values()))} {random.choice(KINDS)}" for _ in range(NUM_ABSENT)}
+    drawn = {f"{random.choice(list(IDX_TO_COLOR.values()))} {random.choice(kinds)}" for _ in range(NUM_ABSENT)}
     parts += [f"{name} nowhere" for name in sorted(drawn - seen.keys())]
     return ", ".join(random.permutation(parts))
 
@@ -82,10 +87,12 @@ def _place(place: tuple[int, int]) -> str:
     return " ".join(part for part in (f"{_NUMBERS[ahead]} ahead" if ahead else "", sideways) if part) or "here"
 
 
-def make(env_id: str, render_mode: str | None = None, tile_size: int = 8, **kwargs: Any) -> gymnasium.Env:
-    """Views of a level, in pictures of 7x7 cells with `tile_size` pixels on each side."""
+def make(
+    env_id: str, render_mode: str | None = None, tile_size: int = 8, symbolic: bool = False, kinds: Sequence[str] = KINDS, **kwargs: Any
+) -> gymnasium.Env:
+    """Views of a level, in pictures of 7x7 cells with `tile_size` pixels on each side, or `symbolic`."""
     env = gymnasium.make(env_id, render_mode=render_mode, disable_env_checker=True, **kwargs)
-    return View(RGBImgPartialObsWrapper(env, tile_size=tile_size))
+    return View(Cells(env) if symbolic else RGBImgPartialObsWrapper(env, tile_size=tile_size), kinds)
 
 
 EXPERTS = {"describer": lambda env_id, **kwargs: RuleExpert(lambda env, observation: env.get_wrapper_attr("description"))}
