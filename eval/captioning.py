@@ -21,12 +21,10 @@ from .wording import nearest_texts, picture_of, question_of, text_of, wording_re
 NUM_CANDIDATES = 10
 RANKINGS = {  # what ranks the titles
     "retrieval": "the model",
-    "relative": "beside what other pictures give them",
     "shuffled": "with another picture",
     "blank": "with a blank picture",
     "nearest": "words of the nearest training one",
 }
-NUM_OTHERS = 4  # pictures that a title's likelihood is compared with
 PICTURES_AT_ONCE = 32
 MAX_FILES = 100_000
 
@@ -99,15 +97,14 @@ def caption_results(agent: Agent, store: str, num_examples: int = 24, seed: int 
     """Measures a store of held-out pictures, with captions or with questions and answers.
 
     For each picture nine titles of other pictures are drawn, of the same source and as long within a word (see
-    `candidate_titles`), and the ten are ranked by the log-likelihood that the model gives them; `relative` ranks them by how
-    much likelier the picture makes them than four other pictures do on average, so that no title wins by being common. The controls do
-    without the picture: that of another episode is shown, or a blank one, or the title is taken that shares most words
-    with the caption of the nearest training picture. What they get right, the titles alone give away.
+    `candidate_titles`), and the ten are ranked by the log-likelihood that the model gives them. The controls do without the
+    picture: that of another episode is shown, or a blank one, or the title is taken that shares most words with the
+    caption of the nearest training picture. What they get right, the titles alone give away.
 
     **Arguments:** `nearest`: the store of the training pictures, for the control that copies the nearest one's caption.
 
-    **Returns:** `split`, `pictures`, `retrieval`, `relative` and the controls `shuffled`, `blank` and `nearest` (accuracy with a 95 %
-    Wilson interval; `None` for questions, and `nearest` without a store), `chance`, `wording` (see `wording_results`; a sentence
+    **Returns:** `split`, `pictures`, `retrieval` and its controls `shuffled`, `blank` and `nearest` (accuracy with a 95 % Wilson
+    interval; `None` for questions, and `nearest` without a store), `chance`, `wording` (see `wording_results`; a sentence
     where its libraries are missing), and unselected `examples` with generated captions.
     """
     path = store_path(store)
@@ -193,14 +190,11 @@ def _rankings(agent: Agent, episodes: list[Episode], training: Store | None, rng
     task, image = agent.caption_task()
     candidates = candidate_titles(episodes, rng)
     cycle = rng.permutation(len(episodes))
-    others = np.empty((NUM_OTHERS, len(episodes)), np.int64)
-    for k in range(NUM_OTHERS):  # the k-th neighbour in a single cycle of at least ten, so that no picture keeps its own
-        others[k, cycle] = np.roll(cycle, k + 1)
+    others = np.empty(len(episodes), np.int64)
+    others[cycle] = np.roll(cycle, 1)  # a single cycle, so that no picture keeps its own
     blank = [replace(e, observations={image.name: np.full_like(e.observations[image.name], 255)}) for e in episodes]
-    scores = {key: _log_likelihoods(agent, task, them, candidates) for key, them in (("retrieval", episodes), ("blank", blank))}
-    elsewhere = [_log_likelihoods(agent, task, [episodes[j] for j in row], candidates) for row in others]
-    scores |= {"shuffled": elsewhere[0], "relative": scores["retrieval"] - np.mean(elsewhere, axis=0)}
-    found: dict[str, Any] = {key: _accuracy((scores[key].argmax(axis=1) == 0).tolist()) for key in RANKINGS if key in scores}
+    shown = {"retrieval": episodes, "shuffled": [episodes[j] for j in others], "blank": blank}
+    found: dict[str, Any] = {key: _accuracy(_ranked_first(agent, task, them, candidates)) for key, them in shown.items()}
     found["nearest"] = None
     if training is not None:
         copied = nearest_texts([picture_of(e) for e in episodes], training)
@@ -218,17 +212,18 @@ def most_alike(text: str, titles: Sequence[str], rng: np.random.Generator) -> in
     return int(rng.choice(np.flatnonzero(np.array(alike) == max(alike))))
 
 
-def _log_likelihoods(agent: Agent, task: TaskSpec, episodes: list[Episode], candidates: list[list[str]]) -> np.ndarray:
-    """Of every picture's candidate titles: (pictures, `NUM_CANDIDATES`)."""
-    field, found = task.actions[0].name, []
+def _ranked_first(agent: Agent, task: TaskSpec, episodes: list[Episode], candidates: list[list[str]]) -> list[bool]:
+    """Whether, for each picture, the first of its candidate titles is the likeliest."""
+    field, outcomes = task.actions[0].name, []
     for start in range(0, len(episodes), PICTURES_AT_ONCE):
+        pairs = list(zip(episodes, candidates, strict=True))[start : start + PICTURES_AT_ONCE]
         options = [
             Episode(task=task, observations=e.observations, actions={field: np.array([t], dtype=object)}, rewards=e.rewards)
-            for e, titles in list(zip(episodes, candidates, strict=True))[start : start + PICTURES_AT_ONCE]
+            for e, titles in pairs
             for t in titles
         ]
-        found.append(agent.log_likelihood(options).reshape(-1, NUM_CANDIDATES))
-    return np.concatenate(found)
+        outcomes += (agent.log_likelihood(options).reshape(len(pairs), NUM_CANDIDATES).argmax(axis=1) == 0).tolist()
+    return outcomes
 
 
 def _accuracy(outcomes: list[bool]) -> dict[str, float]:

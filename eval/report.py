@@ -253,7 +253,6 @@ def _retrieval(part: dict[str, Any]) -> str:
         _retrieval_row(label, part[key], chance, kind)
         for key, label, kind in (
             ("retrieval", "its own picture", "main"),
-            ("relative", "its own picture, beside what other pictures give the titles", "main"),
             ("shuffled", "another picture (control)", "control"),
             ("blank", "a blank picture (control)", "control"),
             ("nearest", "words of the nearest training picture's caption (control)", "control"),

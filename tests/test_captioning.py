@@ -165,24 +165,8 @@ def test_titles_are_ranked_by_the_model_and_by_three_controls(agent, tmp_path):
     stored(tmp_path / "test", CAPTIONS, pictures(12), titles)
     part = caption_results(agent, str(tmp_path / "test"), num_examples=12, nearest=str(tmp_path / "test"))
     assert part["nearest"]["accuracy"] == 1  # the nearest picture is the same one
-    assert len(part["examples"]) == 12 and {"retrieval", "relative", "shuffled", "blank"} <= set(part)
-    assert len(retrieval_lines(part)) == 6
-
-
-def test_a_title_that_is_likely_anyway_does_not_win_the_relative_ranking(agent, tmp_path, monkeypatch):
-    titles = [f"thing number {i}" for i in range(10)]
-    stored(tmp_path / "test", CAPTIONS, pictures(10), titles)
-
-    shown = {picture.tobytes(): i for i, picture in enumerate(pictures(10))}
-
-    def likely(episodes):  # a picture adds 1 to its own title; title 0 is likelier by 5 whatever is shown
-        said = [int(e.actions["caption"][0].split()[-1]) for e in episodes]
-        seen = [shown.get(e.observations["image"].tobytes()) for e in episodes]
-        return np.array([5.0 * (title == 0) + 1.0 * (title == picture) for title, picture in zip(said, seen, strict=True)])
-
-    monkeypatch.setattr(agent, "log_likelihood", likely)
-    part = caption_results(agent, str(tmp_path / "test"), num_examples=1)
-    assert part["retrieval"]["accuracy"] == 0.1 and part["relative"]["accuracy"] == 1.0
+    assert len(part["examples"]) == 12 and {"retrieval", "shuffled", "blank"} <= set(part)
+    assert len(retrieval_lines(part)) == 5
 
 
 # -- wording ---------------------------------------------------------------------------------------------

@@ -123,8 +123,7 @@ def pretrain(config: PretrainConfig) -> Path:
         if from_first_rank((final / "manifest.json").is_file(), accelerator.device):
             say(f"{final} is finished; name another run to train again")
             return final
-        engine, progress = _resume(folder, config, learner, accelerator, mixture)
-        stack.callback(engine.close)  # before the training ends, whatever ends it
+        engine, progress = _resume(folder, config, learner, accelerator, mixture, stack)
         progress = _run(folder, config, engine, accelerator, mixture, tokenizer, progress)
     say(f"{progress.tokens:,} tokens, {progress.targets:,} targets in {progress.seconds:.0f} s: {final}")
     return final
@@ -346,9 +345,9 @@ def _changes(old: Any, new: Any, name: str = "") -> dict[str, str]:
 
 
 def _resume(
-    folder: Path, config: PretrainConfig, learner: GatoLearner, accelerator: Accelerator, mixture: Mixture
+    folder: Path, config: PretrainConfig, learner: GatoLearner, accelerator: Accelerator, mixture: Mixture, stack: ExitStack
 ) -> tuple[Engine, Progress]:
-    """An engine at the newest intact checkpoint, or at the start. The first rank chooses the checkpoint for all."""
+    """An engine at the newest intact checkpoint, or at the start; `stack` closes it. The first rank chooses the checkpoint for all."""
     chosen = -1
     if rank() == 0:
         if leftovers := checkpoint.clean(folder):
@@ -362,6 +361,7 @@ def _resume(
         # before the engine is made: DeepSpeed copies the weights that it finds
         learner.model.load_state_dict(load_file(path / "model.safetensors"), strict=True)
     engine = _engine(config, learner, accelerator, mixture)
+    stack.callback(engine.close)  # before the training ends, whatever ends it
     if chosen < 0:
         return engine, Progress()
     progress = checkpoint.restore(path, engine)
