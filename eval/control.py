@@ -39,6 +39,7 @@ class EvalConfig:
     - `against`: another checkpoint, which plays the same episodes of the tasks that both know; see `paired_comparison`.
     - `episodes` per task; `num_envs` of them side by side; `seed` of their starts.
     - `temperature` of the actions (1 as in the paper; 0: the most likely one); `overflow`: see `GatoPolicy`.
+    - `demonstrations`: so many expert episodes of the store that is called as the task, as prompts in turn; 0: no prompt.
     - `ablations`: also act with the picture blanked and with the instructions of other episodes.
     - `captions`: stores of held-out pictures; `caption_examples`: how many are shown; `nearest`: the store of the
       training pictures, for the control that copies the caption of the nearest one.
@@ -59,6 +60,7 @@ class EvalConfig:
     seed: int = 0
     temperature: float = 1.0
     overflow: str = "rebuild"
+    demonstrations: int = 0
     ablations: bool = False
     captions: list[str] = field(default_factory=list)
     caption_examples: int = 24
@@ -107,7 +109,8 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     other = _other_agent(agent, [task.name for task in tasks], config)
     out = config.out or Path(checkpoint) / "eval.json"
     results: dict[str, Any] = {
-        "checkpoint": str(checkpoint), "seed": config.seed, "episodes": config.episodes, "tasks": [], "errors": [], "films": {},
+        "checkpoint": str(checkpoint), "seed": config.seed, "episodes": config.episodes, "demonstrations": config.demonstrations,
+        "tasks": [], "errors": [], "films": {},
     }  # fmt: skip
     if config.videos:
         results["videos"] = {}
@@ -211,7 +214,8 @@ def _played(
     pace = None if config.rate is None else Pace(config.rate)
     results = rollout(
         policy, task, config.episodes, config.seed, config.num_envs, transform,
-        record_frames=frames, sink=sink, step_seconds=config.step_seconds, pace=pace,
+        record_frames=frames, demonstrations=_demonstrations(task, config.demonstrations), sink=sink,
+        step_seconds=config.step_seconds, pace=pace,
     )  # fmt: skip
     return summarise(task, results, ablation, time.monotonic() - started) | _deadlines(pace), results
 
@@ -247,7 +251,7 @@ class _Recorder:
 def _record_settings(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     """What must agree between the parts of a recording. **Raises:** `ValueError` if the folder holds anything else."""
     assert config.record is not None
-    names = ("episodes", "num_envs", "seed", "temperature", "overflow")
+    names = ("episodes", "num_envs", "seed", "temperature", "overflow", "demonstrations")
     settings: dict[str, Any] = {name: getattr(config, name) for name in names}
     settings["weights_sha256"] = []
     for path in sorted(checkpoint.glob("model*.safetensors")):
@@ -261,6 +265,17 @@ def _record_settings(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
         if found != settings:
             raise ValueError(f"{manifest.parent} was recorded with {found}, not with {settings}; choose another folder")
     return settings
+
+
+def _demonstrations(task: TaskSpec, count: int) -> list[Episode]:
+    """The first expert episodes of the task's store. **Raises:** `ValueError` where there are fewer."""
+    if not count:
+        return []
+    store = Store(store_path(task.name))
+    found = [int(i) for i in np.flatnonzero(store.behaviours == "expert") if store.tasks[store.task_indices[i]].name == task.name]
+    if len(found) < count:
+        raise ValueError(f"{count} demonstrations are wanted as prompts, but {store.path} has {len(found)} expert episodes of it")
+    return [store.episode(i) for i in found[:count]]
 
 
 def _ablations(task: TaskSpec) -> Sequence[tuple[str, Transform]]:

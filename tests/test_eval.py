@@ -13,6 +13,7 @@ import pytest
 from gato import envs
 from gato.agent import Agent, load
 from gato.cli import main
+from gato.data.collect import CollectConfig, collect
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.toy import Corridor
 from gato.eval.control import (
@@ -26,6 +27,7 @@ from gato.eval.rollout import EpisodeResult, expert_rollout
 from gato.eval.score import interquartile_mean, nested_interval, success_interval
 from gato.eval.summary import paired_comparison, summarise, summarise_families
 from gato.eval.table import score_table
+from gato.policy import GatoPolicy
 
 
 def test_the_expert_scores_100_and_random_0_within_their_intervals():
@@ -171,6 +173,22 @@ def test_an_environment_whose_episodes_all_fail_counts_as_random_and_says_why(tw
     results = evaluate_checkpoint(two_tasks, EvalConfig(tasks=["toy/a"], episodes=3, device="cpu"))
     assert results["tasks"][0]["score"] == 0 and results["tasks"][0]["failed"] == 3
     assert "; the first: RuntimeError: the floor gave way" in score_table(results)
+
+
+def test_episodes_begin_with_demonstrations_of_the_tasks_store_as_prompts(walker, tmp_path, monkeypatch):
+    monkeypatch.setenv("GATO_HOME", str(tmp_path))
+    collect(CollectConfig(tasks=["toy/corridor"], episodes=4, noisy_share=0.5, workers=0, out=tmp_path / "stores"))
+    prompts, reset = [], GatoPolicy.reset
+
+    def watched(self, *args, **kwargs):
+        reset(self, *args, **kwargs)
+        prompts.append(len(self._prompts))
+
+    monkeypatch.setattr(GatoPolicy, "reset", watched)
+    assert evaluate_checkpoint(walker, EvalConfig(episodes=2, demonstrations=2))["errors"] == []
+    assert prompts[-1] == 2
+    (error,) = evaluate_checkpoint(walker, EvalConfig(episodes=2, demonstrations=3))["errors"]
+    assert "3 demonstrations are wanted as prompts" in error["error"] and "2 expert episodes" in error["error"]
 
 
 def test_the_file_of_a_single_episode_is_json_that_every_program_reads(walker):
