@@ -1,7 +1,7 @@
 """Draws every held-out picture of one split, as an evaluation lists them, on one sheet: the model's caption, the title below it.
 
-    gato eval CKPT --tasks none --captions STORE --caption_examples 1000
-    python benchmarks/sheet.py CKPT/eval.json unseen_photo sheet.png
+gato eval CKPT --tasks none --captions STORE --caption_examples 1000
+python benchmarks/sheet.py CKPT/eval.json unseen_photo sheet.png
 """
 
 import json

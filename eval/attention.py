@@ -23,6 +23,8 @@ from gato.agent import Agent, as_picture
 from gato.page import section, write_page
 from gato.transformer import Attention, AttentionContext, rotate
 
+from .film import png_base64
+
 CELL = 128  # pixels of one map's longer side
 
 
@@ -105,8 +107,6 @@ def write_attention(found: CaptionAttention, out: Path) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         grid.save(out)
         return out
-    from .control import png_base64
-
     shares = "".join(
         f"<tr><th scope='row'>layer {i}</th>" + "".join(f"<td class='number'>{share:.0%}</td>" for share in row) + "</tr>"
         for i, row in enumerate(found.shares)

@@ -16,6 +16,7 @@ from gato.spec import Modality, TaskSpec
 
 from ..data.captions import SUFFIXES, read_image
 from ..data.store import Store, stores_folder
+from .film import png_base64
 from .wording import nearest_texts, picture_of, question_of, text_of, wording_results, words
 
 NUM_CANDIDATES = 10
@@ -235,8 +236,6 @@ def _accuracy(outcomes: list[bool]) -> dict[str, float]:
 
 def _examples(agent: Agent, episodes: list[Episode]) -> list[dict[str, str]]:
     from PIL import Image
-
-    from .control import png_base64
 
     pictures = [picture_of(e) for e in episodes]
     questions = [question_of(e) for e in episodes]

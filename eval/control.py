@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from hashlib import file_digest
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gato.agent import Agent, load
 from gato.plain import finite
-from gato.spec import Modality, TaskSpec
+from gato.spec import TaskSpec
 
-from ..data.store import Store, StoreWriter
+from ..data.store import Store
+from .ablation import ablations
 from .captioning import caption_results, store_path
+from .film import film_strip
 from .realtime import Pace
+from .recorder import Recorder, recording_settings
 from .replay import ActionKeeper, write_films
 from .rollout import STEP_SECONDS, EpisodeResult, Transform, rollout
 from .summary import paired_comparison, summarise, summarise_families
@@ -103,7 +103,7 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     started = time.monotonic()
     if config.rate is not None and config.num_envs > 1:
         config = replace(config, num_envs=1)
-    settings = _record_settings(Path(checkpoint), config) if config.record else {}
+    settings = recording_settings(Path(checkpoint), config) if config.record else {}
     agent = load(checkpoint, config.device)
     tasks = [agent.task(name) for name in _task_names(agent, config)]
     other = _other_agent(agent, [task.name for task in tasks], config)
@@ -122,7 +122,8 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
         _write(out, results)  # what was measured so far outlives whatever comes
     results["families"] = summarise_families(results["tasks"])
     if other is not None:
-        theirs = [_played(other, other.task(row["task"]), config)[0] for row in _plain(results) if row["task"] in other.tasks]
+        common = [other.task(row["task"]) for row in _plain(results) if row["task"] in other.tasks]
+        theirs = [_played(other, task, config, _demonstrations(task, config.demonstrations))[0] for task in common]
         results["against"] = {"checkpoint": str(config.against), "tasks": paired_comparison(results["tasks"], theirs)}
     results["captions"] = [caption_results(agent, store, config.caption_examples, nearest=config.nearest) for store in config.captions]
     results["bits_per_byte"] = [text_results(agent, Store(store_path(store)), config.documents) for store in config.text]
@@ -134,13 +135,14 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
 
 def _add_task(results: dict[str, Any], agent: Agent, task: TaskSpec, config: EvalConfig, settings: dict[str, Any], out: Path) -> None:
     """Plays a task, and once more for everything that it can be deprived of."""
-    row, films, videos = _task_row(agent, task, config, settings, out.with_name(f"{out.stem}-videos"))
+    prompts = _demonstrations(task, config.demonstrations)
+    row, films, videos = _task_row(agent, task, config, settings, out.with_name(f"{out.stem}-videos"), prompts)
     results["tasks"].append(row)
     results["films"] |= films
     if config.videos:
         results["videos"][task.name] = videos
-    for label, transform in _ablations(task) if config.ablations else ():
-        results["tasks"].append(_played(agent, task, config, label, transform)[0])
+    for label, transform in ablations(task) if config.ablations else ():
+        results["tasks"].append(_played(agent, task, config, prompts, label, transform)[0])
 
 
 def _plain(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -180,11 +182,11 @@ def _other_agent(agent: Agent, names: Sequence[str], config: EvalConfig) -> Agen
 
 
 def _task_row(
-    agent: Agent, task: TaskSpec, config: EvalConfig, settings: dict[str, Any], folder: Path
+    agent: Agent, task: TaskSpec, config: EvalConfig, settings: dict[str, Any], folder: Path, prompts: Sequence[Episode]
 ) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
     """A task's row, its film strip and its videos, the latter two as far as they are wanted."""
     with ExitStack() as stack:
-        recorder = stack.enter_context(_Recorder(config.record, task, settings)) if config.record else None
+        recorder = stack.enter_context(Recorder(config.record, task, settings)) if config.record else None
         keeper = ActionKeeper() if config.videos else None
         sinks = [sink for sink in (recorder, keeper) if sink is not None]
 
@@ -192,7 +194,7 @@ def _task_row(
             for each in sinks:
                 each(episode)
 
-        row, results = _played(agent, task, config, sink=sink if sinks else None, frames=int(config.films))
+        row, results = _played(agent, task, config, prompts, sink=sink if sinks else None, frames=int(config.films))
         if recorder is not None:
             recorder.num_failed = sum(r.failed is not None for r in results)
     films = {} if results[0].frames is None else {task.name: film_strip(results[0].frames)}
@@ -203,6 +205,7 @@ def _played(
     agent: Agent,
     task: TaskSpec,
     config: EvalConfig,
+    prompts: Sequence[Episode],
     ablation: str | None = None,
     transform: Transform | None = None,
     sink: Callable[[Episode], None] | None = None,
@@ -214,7 +217,7 @@ def _played(
     pace = None if config.rate is None else Pace(config.rate)
     results = rollout(
         policy, task, config.episodes, config.seed, config.num_envs, transform,
-        record_frames=frames, demonstrations=_demonstrations(task, config.demonstrations), sink=sink,
+        record_frames=frames, demonstrations=prompts, sink=sink,
         step_seconds=config.step_seconds, pace=pace,
     )  # fmt: skip
     return summarise(task, results, ablation, time.monotonic() - started) | _deadlines(pace), results
@@ -223,48 +226,6 @@ def _played(
 def _deadlines(pace: Pace | None) -> dict[str, Any]:
     """How a task kept its rate; nothing where there was none, or where no episode began."""
     return {"deadlines": pace.report().to_dict()} if pace is not None and pace.taken else {}
-
-
-class _Recorder:
-    """Keeps the episodes of a task in a store; those that an interrupted evaluation has left there already are not kept twice."""
-
-    def __init__(self, folder: Path, task: TaskSpec, settings: dict[str, Any]) -> None:
-        if PurePath(task.name).is_absolute() or ".." in PurePath(task.name).parts:
-            raise ValueError(f"task '{task.name}' cannot be recorded: its name leads out of {folder}")
-        self.writer = StoreWriter(folder / task.name, [task], {"source": "gato.eval", "settings": settings, "licence": task.licence})
-        store = Store(folder / task.name)
-        self.seeds = {store.episode(i, 0, 1).seed for i in range(store.num_episodes)}
-        self.num_failed = 0
-
-    def __enter__(self) -> _Recorder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.writer.provenance["failed_episodes"] = self.num_failed
-        self.writer.close()
-
-    def __call__(self, episode: Episode) -> None:
-        if episode.seed not in self.seeds:
-            self.writer.append(episode)
-
-
-def _record_settings(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
-    """What must agree between the parts of a recording. **Raises:** `ValueError` if the folder holds anything else."""
-    assert config.record is not None
-    names = ("episodes", "num_envs", "seed", "temperature", "overflow", "demonstrations")
-    settings: dict[str, Any] = {name: getattr(config, name) for name in names}
-    settings["weights_sha256"] = []
-    for path in sorted(checkpoint.glob("model*.safetensors")):
-        with open(path, "rb") as weights:
-            settings["weights_sha256"].append(file_digest(weights, "sha256").hexdigest())
-    manifests = sorted(config.record.rglob("manifest.json"))
-    if not manifests and config.record.exists() and (not config.record.is_dir() or any(config.record.iterdir())):
-        raise ValueError(f"{config.record} exists and holds no recording; choose another folder")
-    for manifest in manifests:
-        found = Store(manifest.parent).manifest.provenance.get("settings")
-        if found != settings:
-            raise ValueError(f"{manifest.parent} was recorded with {found}, not with {settings}; choose another folder")
-    return settings
 
 
 def _demonstrations(task: TaskSpec, count: int) -> list[Episode]:
@@ -276,62 +237,3 @@ def _demonstrations(task: TaskSpec, count: int) -> list[Episode]:
     if len(found) < count:
         raise ValueError(f"{count} demonstrations are wanted as prompts, but {store.path} has {len(found)} expert episodes of it")
     return [store.episode(i) for i in found[:count]]
-
-
-def _ablations(task: TaskSpec) -> Sequence[tuple[str, Transform]]:
-    """What this task can be deprived of: its pictures, its instructions."""
-    pictures = [f.name for f in task.observations if f.modality is Modality.IMAGE]
-    texts = [f.name for f in task.observations if f.modality is Modality.TEXT]
-
-    def blank(observation: dict[str, np.ndarray], streams: np.ndarray, first: np.ndarray) -> dict[str, np.ndarray]:
-        return observation | {name: np.zeros_like(observation[name]) for name in pictures}
-
-    return ([("blank picture", blank)] if pictures else []) + ([("swapped instructions", _Swap(texts))] if texts else [])
-
-
-class _Swap:
-    """Gives every episode the instructions of another one, for the whole episode.
-
-    The instruction comes from the nearest later stream whose own instruction differs.
-    """
-
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
-        self.given: dict[tuple[str, int], str] = {}
-        self.seen: list[str] = []
-
-    def __call__(self, observation: dict[str, np.ndarray], streams: np.ndarray, first: np.ndarray) -> dict[str, np.ndarray]:
-        changed = dict(observation)
-        for name in self.names:
-            own = list(observation[name])
-            self.seen = list(dict.fromkeys([*self.seen, *own]))
-            swapped = np.empty(len(own), dtype=object)
-            for i, (text, stream, starts) in enumerate(zip(own, streams, first, strict=True)):
-                key = (name, int(stream))
-                if starts or key not in self.given:
-                    others = [t for t in own[i + 1 :] + own[:i] + self.seen if t != text]
-                    self.given[key] = others[0] if others else text
-                swapped[i] = self.given[key]
-            changed[name] = swapped
-        return changed
-
-
-def film_strip(frames: np.ndarray, count: int = 8, height: int = 120) -> str:
-    """`count` evenly spaced frames side by side, as a base64 PNG."""
-    from PIL import Image
-
-    chosen = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int)]
-    pictures = [Image.fromarray(f) for f in chosen]
-    scaled = [p.resize((max(1, round(p.width * height / p.height)), height), Image.Resampling.LANCZOS) for p in pictures]
-    strip = Image.new("RGB", (sum(p.width for p in scaled) + 4 * (len(scaled) - 1), height), "white")
-    x = 0
-    for picture in scaled:
-        strip.paste(picture, (x, 0))
-        x += picture.width + 4
-    return png_base64(strip)
-
-
-def png_base64(picture: Any) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()

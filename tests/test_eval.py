@@ -16,12 +16,9 @@ from gato.cli import main
 from gato.data.collect import CollectConfig, collect
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.toy import Corridor
-from gato.eval.control import (
-    EvalConfig,
-    _ablations,
-    evaluate_checkpoint,
-    film_strip,
-)
+from gato.eval.ablation import ablations
+from gato.eval.control import EvalConfig, evaluate_checkpoint
+from gato.eval.film import film_strip
 from gato.eval.follow import follow
 from gato.eval.rollout import EpisodeResult, expert_rollout
 from gato.eval.score import interquartile_mean, nested_interval, success_interval
@@ -264,7 +261,7 @@ def test_a_folder_without_a_run_is_not_followed(tmp_path):
 
 def test_swapped_instructions_differ_from_ones_own_and_stay_for_the_whole_episode():
     pytest.importorskip("minigrid", reason="BabyAI is missing: pip install 'opengato[babyai]'")
-    transforms = dict(_ablations(envs.task("babyai/go-to-local")))
+    transforms = dict(ablations(envs.task("babyai/go-to-local")))
     own = np.array(["go to the red ball", "go to a key", "go to the red ball"], object)
     start, later = np.ones(3, bool), np.zeros(3, bool)
     given = transforms["swapped instructions"]({"mission": own}, np.arange(3), start)["mission"]
@@ -275,7 +272,7 @@ def test_swapped_instructions_differ_from_ones_own_and_stay_for_the_whole_episod
 
 def test_a_blanked_picture_is_black_and_nothing_else_changes():
     pytest.importorskip("minigrid", reason="BabyAI is missing: pip install 'opengato[babyai]'")
-    blank = dict(_ablations(envs.task("babyai/go-to-local")))["blank picture"]
+    blank = dict(ablations(envs.task("babyai/go-to-local")))["blank picture"]
     shown = blank({"image": np.full((2, 56, 56, 3), 7, np.uint8), "direction": np.array([1, 2])}, np.arange(2), np.ones(2, bool))
     assert shown["image"].max() == 0 and list(shown["direction"]) == [1, 2]
 

@@ -1,13 +1,17 @@
 """What the benchmarks rest on: formulas that agree with counters, baselines with our loss, tables that can be made anywhere."""
 
+import json
 from argparse import Namespace
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import ablation, scaling
+from benchmarks import ablation, generalist, scaling, sheet
 from benchmarks import train as benchmark
+from gato.eval.film import png_base64
 from gato.model import preset
 from gato.train.plan import Cluster, plan, planned_seconds
 
@@ -70,3 +74,34 @@ def test_a_line_of_the_training_table_is_made_on_the_cpu(mode, monkeypatch):
     options = Namespace(device="cpu", rows=2, context=32, vocabulary=2000, steps=1, targets=0.25, patches=0.25, fp32=False)
     line = benchmark.measure("1x32x2", mode, options)
     assert line["tokens_per_second"] > 0 and line["flops"] > 0 and sum(line["parts"].values()) == pytest.approx(1, abs=0.05)
+
+
+def evaluated(path, checkpoint, **scores):
+    """An evaluation's file: two episodes of every task, of which one reached its score and one had 0."""
+    tasks = [
+        {"task": f"toy/{name}", "ablation": None, "episodes": 2, "random": 0.0, "expert": 1.0, "score": score / 2, "score_low": 0.0,
+         "score_high": score, "success": 0.5, "published": {}, "returns": [score / 100, 0.0]}
+        for name, score in scores.items()
+    ]  # fmt: skip
+    path.write_text(json.dumps({"checkpoint": checkpoint, "tasks": tasks}))
+    return path
+
+
+def test_the_tables_of_a_generalist_join_evaluations_and_follow_checkpoints(tmp_path, capsys, monkeypatch):
+    early = evaluated(tmp_path / "early.json", "runs/x/step-10", one=20.0, two=40.0)
+    final = [evaluated(tmp_path / "a.json", "runs/x/final", one=100.0), evaluated(tmp_path / "b.json", "runs/x/final", two=160.0)]
+    monkeypatch.setattr("sys.argv", ["generalist.py", *map(str, final), "--curve", str(early)])
+    generalist.main()
+    printed = capsys.readouterr().out
+    assert "| updates | one | two |\n| --- | --- | --- |\n| 10 | 10 | 20 |\n| final | 50 | 80 |" in printed
+    assert "| toy/two | 80.0 [0.0, 160.0] | 50 |" in printed
+    (family,) = [line.split(" | ") for line in printed.splitlines() if line.startswith("| toy |")]
+    assert family[1].startswith("2 (") and family[3].startswith("50 [") and family[4:] == ["1", "1", "0 |"]  # above 50, 75 and 90 %
+
+
+def test_a_sheet_shows_every_picture_with_both_texts():
+    picture = Image.new("RGB", (16, 16), "red")
+    drawn = sheet.sheet([{"image": png_base64(picture), "caption": "a red square", "title": "a square"}] * 11)
+    assert drawn.width == 10 * (96 + 16) and drawn.height == 2 * (96 + 16 + 6 * 12)  # ten in the first row, one in the second
+    red = np.asarray(drawn)[:, :, 1] < 50
+    assert red[: drawn.height // 2].sum() >= 10 * 16 * 16 and red[drawn.height // 2 :].sum() >= 16 * 16

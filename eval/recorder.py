@@ -1,0 +1,58 @@
+"""Episodes of an evaluation as stores, one per task: what an agent did becomes data like any other."""
+
+from __future__ import annotations
+
+from hashlib import file_digest
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from gato.spec import TaskSpec
+
+from ..data.store import Store, StoreWriter
+
+if TYPE_CHECKING:
+    from gato.episode import Episode
+
+    from .control import EvalConfig
+
+
+class Recorder:
+    """Keeps the episodes of a task in a store; those that an interrupted evaluation has left there already are not kept twice."""
+
+    def __init__(self, folder: Path, task: TaskSpec, settings: dict[str, Any]) -> None:
+        if PurePath(task.name).is_absolute() or ".." in PurePath(task.name).parts:
+            raise ValueError(f"task '{task.name}' cannot be recorded: its name leads out of {folder}")
+        self.writer = StoreWriter(folder / task.name, [task], {"source": "gato.eval", "settings": settings, "licence": task.licence})
+        store = Store(folder / task.name)
+        self.seeds = {store.episode(i, 0, 1).seed for i in range(store.num_episodes)}
+        self.num_failed = 0
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.provenance["failed_episodes"] = self.num_failed
+        self.writer.close()
+
+    def __call__(self, episode: Episode) -> None:
+        if episode.seed not in self.seeds:
+            self.writer.append(episode)
+
+
+def recording_settings(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
+    """What must agree between the parts of a recording. **Raises:** `ValueError` if the folder holds anything else."""
+    assert config.record is not None
+    names = ("episodes", "num_envs", "seed", "temperature", "overflow", "demonstrations")
+    settings: dict[str, Any] = {name: getattr(config, name) for name in names}
+    settings["weights_sha256"] = []
+    for path in sorted(checkpoint.glob("model*.safetensors")):
+        with open(path, "rb") as weights:
+            settings["weights_sha256"].append(file_digest(weights, "sha256").hexdigest())
+    manifests = sorted(config.record.rglob("manifest.json"))
+    if not manifests and config.record.exists() and (not config.record.is_dir() or any(config.record.iterdir())):
+        raise ValueError(f"{config.record} exists and holds no recording; choose another folder")
+    for manifest in manifests:
+        found = Store(manifest.parent).manifest.provenance.get("settings")
+        if found != settings:
+            raise ValueError(f"{manifest.parent} was recorded with {found}, not with {settings}; choose another folder")
+    return settings
