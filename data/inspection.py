@@ -20,6 +20,7 @@ from gato.spec import FieldSpec, Modality, TaskSpec
 
 from ..tokenizers.continuous import M as LARGEST_OBSERVATION
 from ..tokenizers.text import END
+from .coarseness import Coarseness
 from .duplicates import compare_sources, duplicate_words
 from .inspection_figures import NUM_BINS, SAMPLED_ROWS, Histogram, Inspection, SourceFigures, TaskFigures
 from .mixture import Mixture
@@ -81,6 +82,7 @@ class _Tally:
         self.successes = self.known_successes = 0
         self.behaviours: Counter[str] = Counter()
         self.bounds = {f"{f.role}.{f.name}": _bounds(f) for f in task.fields if f.modality in (Modality.CONTINUOUS, Modality.DISCRETE)}
+        self.coarseness = {f.name: Coarseness(f) for f in task.observations if f.modality is Modality.CONTINUOUS}
         for spec in task.actions:
             if spec.modality is not Modality.TEXT:
                 low, high = spec.bounds
@@ -123,7 +125,8 @@ class _Tally:
         self.figures.observation_values += values.size
         self.figures.out_of_bounds += int(((values < low) | (values > high)).sum())
         if spec.modality is Modality.CONTINUOUS:
-            self.figures.clipped += int((np.abs(values) > LARGEST_OBSERVATION).sum())
+            self.figures.clipped += int((np.abs(values - spec.zero) > LARGEST_OBSERVATION).sum())
+            self.coarseness[spec.name].add(values)
 
 
 def _clipped_actions(shard: Shard, chosen: np.ndarray) -> int:
@@ -192,6 +195,7 @@ def _scan_timesteps(source: Source, tallies: list[_Tally], max_timesteps: int) -
                         tallies[i].add_timesteps(name, spec, values[chosen])
     for i, tally in enumerate(tallies):
         tally.figures.scanned_timesteps = None if every == 1 else seen[i]
+        tally.figures.coarse = [str(c) for c in tally.coarseness.values() if c.coarse.any()]
 
 
 def _owners(shard: Shard, tasks: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -293,4 +297,5 @@ def _findings(s: SourceFigures) -> list[str]:
             lines.append(f"{where}: {t.out_of_bounds:,} observation values of {scanned:,} timesteps lie outside their declared range")
         if t.clipped:
             lines.append(f"{where}: {t.clipped:,} observation values of {scanned:,} timesteps are clipped by the tokenizer (beyond ±256)")
+        lines += [f"{where}: {line}" for line in t.coarse]
     return lines

@@ -43,6 +43,7 @@ class TaskFigures:
       `action_values` of `scanned_timesteps`. `clipped_actions`: action values that were clipped when they were recorded
       or imported, as the episodes say; of all timesteps.
     - `actions`: a histogram per numeric action field, all its elements together.
+    - `coarse`: a sentence for each observation whose bins hide much of what it says; see `Coarseness`.
     """
 
     task: str
@@ -67,6 +68,7 @@ class TaskFigures:
     clipped_actions: int = 0
     scanned_timesteps: int | None = None
     actions: dict[str, Histogram] = field(default_factory=dict)
+    coarse: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -29,6 +29,7 @@ class Entry:
     - `next`: of the array that holds what was observed after each action.
     - `modality`, `dtype`: those of the array unless given; `shape`: of one timestep.
     - `low`, `high`: a number, or one per element; `infer`: measured in one pass over all episodes.
+    - `origin`: likewise; see `FieldSpec`.
     """
 
     key: str | list | None = None
@@ -39,6 +40,7 @@ class Entry:
     dtype: str | None = None
     low: float | list | None = None
     high: float | list | None = None
+    origin: float | list | None = None
     infer: bool = False
 
     @property

@@ -54,12 +54,15 @@ SMALL_CONTROL = {"gymnasium/cartpole": 20, "gymnasium/mountain-car-continuous": 
 # Episodes at full scale, of a family's tasks or of one task. BabyAI is symbolic but for two levels (pictures of all 90 would take 25 GB);
 # Atari, MinAtar and the ball in the cup are planned on copies of the simulator, up to minutes an episode.
 FULL_CONTROL = {
-    "atari": 4, "babyai-symbolic": 400, "babyai-view": 2000, "dm-control": 50, "gymnasium": 100, "metaworld": 40, "minatar": 4,
-    "mujoco": 50, "robotics": 50,
+    "atari": 4, "babyai-symbolic": 400, "babyai-view": 3000, "dm-control": 100, "gymnasium": 200, "metaworld": 100, "minatar": 4,
+    "mujoco": 100, "robotics": 120,
     "babyai/go-to-local": 1000, "babyai/pickup-loc": 1000, "dm-control/ball-in-cup-catch": 20,
-    "gymnasium/lunar-lander": 200, "gymnasium/taxi": 200,
+    "gymnasium/lunar-lander": 600, "gymnasium/pendulum": 600,
 }  # fmt: skip
-NOISY_SHARE = 0.25  # but for babyai-view, whose actions are descriptions
+# Share of noisy episodes, and how long a random action is held: where forces move a body, one timestep of noise leads nowhere
+# new. None in babyai-view, whose actions are descriptions.
+NOISE = {"babyai-view": (0.0, 1), "gymnasium": (0.5, 1), "dm-control": (0.5, 5), "metaworld": (0.5, 5), "mujoco": (0.5, 5)}
+OTHER_NOISE = (0.25, 1)
 
 _NOTE = "part.json"
 _ROWS = 1000  # written at once
@@ -149,8 +152,9 @@ def _collect(root: Path, config: ReferenceConfig, built: Built) -> None:
         if family in without:
             continue
         try:
-            noisy = 0.0 if family == "babyai-view" else NOISY_SHARE
-            rows = collect(CollectConfig(tasks=[name], episodes=episodes, noisy_share=noisy, workers=config.workers, out=root))
+            share, steps = NOISE.get(family, OTHER_NOISE)
+            settings = CollectConfig([name], episodes, noisy_share=share, noise_steps=steps, workers=config.workers, out=root)
+            rows = collect(settings)
         except ImportError as error:
             without.add(family)
             built.missing.append(f"family '{family}': {' '.join(str(error).split())}")

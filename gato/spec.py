@@ -8,7 +8,7 @@ observations before actions) and how a picture is resized. Nothing here imports 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
@@ -46,6 +46,9 @@ class FieldSpec:
     - `low`, `high`: one number per element, row-major, or a single one for all; `None` where unbounded.
       A discrete value v has the token value `v - low`; a continuous action is rescaled from
       [low, high] to [-1, 1].
+    - `origin`: of a continuous observation, one number per element or a single one: values are companded by their distance from
+      it. The bins are fine near zero and coarse far from it (at 1.3 they are 0.026 wide), so positions are best measured from
+      where things happen. By default zero, as in the paper. Raw values stay as they are everywhere but in the tokens.
     - `path`: keys and indices that lead to the value inside a nested observation or action.
     - `resize`: how a picture reaches multiples of 16: `"exact"` (it already is), `"pad"` (zeros at the
       bottom and the right) or `"stretch"` to `image_size` (rows, columns).
@@ -63,6 +66,7 @@ class FieldSpec:
     path: tuple[str | int, ...] = ()
     resize: Resize = "exact"
     image_size: tuple[int, int] | None = None
+    origin: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         label = f"{self.role} field '{self.name}'"
@@ -76,6 +80,8 @@ class FieldSpec:
                     f"{label}: a bound has {len(bound)} numbers but the shape {self.shape} has {self.size}; "
                     "give one number or one per element"
                 )
+        if self.origin is not None:
+            self._check_origin(label, self.origin)
         if self.modality is Modality.IMAGE:
             self._check_image(label)
         if self.modality is Modality.DISCRETE:
@@ -100,6 +106,12 @@ class FieldSpec:
                     f"{label} is continuous but its range is not finite with low < high; "
                     "actions are rescaled to [-1, 1], so give both bounds"
                 )
+
+    def _check_origin(self, label: str, origin: tuple[float, ...]) -> None:
+        if self.modality is not Modality.CONTINUOUS or self.role == "action":
+            raise ValueError(f"{label} has an origin, but only continuous observations are measured from one; remove it")
+        if len(origin) not in (1, self.size) or not np.isfinite(np.array(origin, np.float64)).all():
+            raise ValueError(f"{label} has the origin {origin}; expected one finite number, or {self.size} of them")
 
     def _check_image(self, label: str) -> None:
         if self.role == "action":
@@ -146,6 +158,13 @@ class FieldSpec:
             return np.broadcast_to(values, (self.size,)).reshape(self.shape)
 
         return expand(self.low, -np.inf), expand(self.high, np.inf)
+
+    @cached_property
+    def zero(self) -> np.ndarray:
+        """`origin` as a read-only float64 array of `shape`, or `()` where it is one number."""
+        values = np.array(self.origin or (0.0,), dtype=np.float64)
+        values.flags.writeable = False
+        return values.reshape(self.shape) if len(values) == self.size else values.reshape(())
 
 
 @dataclass(frozen=True)
@@ -230,15 +249,16 @@ class TaskSpec:
             elif key not in mine:
                 found.append(f"{role} '{name}' is unknown")
             else:
-                for attribute in ("modality", "shape", "low", "high"):
+                for attribute in ("modality", "shape", "low", "high", "origin"):
                     a, b = getattr(mine[key], attribute), getattr(theirs[key], attribute)
                     if a != b:
                         found.append(f"{role} '{name}' has {attribute} {b}, expected {a}")
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` is the inverse."""
-        return asdict(self) | {"env_kwargs": dict(self.env_kwargs)}
+        """Plain JSON values; `from_dict` is the inverse. A field without an origin has no such key, as before there were any."""
+        parts = [{k: v for k, v in asdict(f).items() if k != "origin" or v is not None} for f in self.fields]
+        return asdict(self) | {"fields": parts, "env_kwargs": dict(self.env_kwargs)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TaskSpec:
@@ -248,14 +268,27 @@ class TaskSpec:
         return cls(**{**values, "fields": tuple(_field_from_dict(f) for f in values["fields"])})
 
     @classmethod
-    def from_spaces(cls, name: str, observation_space: Any, action_space: Any, **rest: Any) -> TaskSpec:
+    def from_spaces(
+        cls, name: str, observation_space: Any, action_space: Any, origins: Mapping[str, Sequence[float]] | None = None, **rest: Any
+    ) -> TaskSpec:
         """Maps Gymnasium spaces to fields.
 
-        **Raises:** `ValueError` naming a space that has no token form (Sequence, Graph, OneOf and
+        **Arguments:** `origins`: of observations, by field name; see `FieldSpec`.
+
+        **Raises:** `ValueError` for an origin of no field, or naming a space that has no token form (Sequence, Graph, OneOf and
         unknown classes), or a continuous action without finite bounds.
         """
-        found = _space_fields(observation_space, "observation", ()) + _space_fields(action_space, "action", ())
-        return cls(name=name, fields=tuple(found), **rest)
+        seen = {f.name: f for f in _space_fields(observation_space, "observation", ())}
+        for field_name, origin in (origins or {}).items():
+            if field_name not in seen:
+                raise ValueError(f"task '{name}' has no observation '{field_name}' that could have an origin; it has {', '.join(seen)}")
+            seen[field_name] = replace(seen[field_name], origin=tuple(float(x) for x in origin))
+        return cls(name=name, fields=(*seen.values(), *_space_fields(action_space, "action", ())), **rest)
+
+    @property
+    def origins(self) -> dict[str, tuple[float, ...]]:
+        """Of the observations that have one, by field name."""
+        return {f.name: f.origin for f in self.observations if f.origin is not None}
 
     def with_returns(self, random_return: float | None, expert_return: float | None) -> TaskSpec:
         return replace(self, random_return=random_return, expert_return=expert_return)

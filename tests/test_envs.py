@@ -298,6 +298,17 @@ def test_a_metaworld_goal_depends_on_the_seed_alone():
     np.testing.assert_array_equal(first[0], second[0])
 
 
+def test_a_metaworld_observation_is_the_state_now_and_the_goal():
+    skip_without_simulator("metaworld/reach")
+    env = envs.make("metaworld/reach")
+    observation, _ = env.reset(seed=3)
+    whole = env.unwrapped._get_obs()
+    assert env.observation_space.contains(observation) and observation.shape == (21,)
+    np.testing.assert_array_equal(observation, np.concatenate([whole[:18], whole[36:]]))
+    later = env.step(np.array([1, 0, 0, 0], np.float32))[0]
+    assert later[0] > observation[0]
+
+
 def described():
     return pytest.importorskip("gato.envs.babyai_view", reason="views need minigrid").describe
 

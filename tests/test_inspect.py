@@ -163,6 +163,18 @@ def test_values_out_of_bounds_are_findings(mixture):
     assert "4 observation values of 6 timesteps lie outside" in findings and "2 observation values of 6 timesteps are clipped" in findings
 
 
+@pytest.mark.parametrize(("origin", "coarse"), [(None, True), ((1.34, 0.0, 7.0), False)])
+def test_positions_far_from_zero_are_named_unless_they_have_an_origin(tmp_path, tokenizer, origin, coarse):
+    """One value varies by a tenth around 1.34, where a bin is 0.027 wide; one around 0; one is 7 for ever and has nothing to lose."""
+    place = FieldSpec("place", Modality.CONTINUOUS, "observation", (3,), "float64", origin=origin)
+    task = TaskSpec("arm/reach", (place, FieldSpec("step", Modality.DISCRETE, "action", (), "int64", (0,), (1,))))
+    sway = 0.1 * np.sin(np.arange(50))
+    places = np.stack([1.34 + sway, sway, np.full(50, 7.0)], axis=1)
+    write(tmp_path / "arm", [Episode(task, {"place": places}, {"step": np.zeros(50, np.int64)}, np.zeros(50, np.float32))])
+    findings = inspect(Mixture(DataConfig({"arm": SourceConfig(store=str(tmp_path / "arm"))}), tokenizer, 24, seed=0), 10, 8).findings
+    assert any("observation 'place': 1 of 3 values lie so far from zero (about 1.34)" in line for line in findings) == coarse
+
+
 def test_every_value_of_a_histogram_is_in_a_bin():
     histogram = Histogram.empty(-1, 1, is_discrete=False)
     histogram.add(np.array([[-1.0, 1.0], [0.0, 0.99]]))

@@ -99,6 +99,13 @@ truncated: timeouts
 # -- HDF5 ------------------------------------------------------------------------------------------
 
 
+def test_a_field_may_be_measured_from_an_origin(robomimic):
+    episode = imported(robomimic, ROBOT.replace("joints: obs/joints", "joints: {key: obs/joints, origin: [2, 0.5]}"))[0]
+    (joints,) = [f for f in episode.task.observations if f.name == "joints"]
+    assert joints.origin == (2.0, 0.5)
+    assert episode.observations["joints"].tolist() == [[2, 2]] * 4  # as recorded
+
+
 def test_groups_are_episodes_in_the_order_of_their_numbers(robomimic):
     first, second = imported(robomimic, ROBOT)
     assert first.observations["joints"].tolist() == [[2, 2]] * 4 and second.observations["joints"].tolist() == [[10, 10]] * 3

@@ -180,6 +180,30 @@ def test_a_plain_action_stays_plain(corridor):
     assert corridor.unflatten_action({"step": 1}) == 1
 
 
+def test_an_origin_belongs_to_continuous_observations_alone():
+    place = FieldSpec("place", Modality.CONTINUOUS, "observation", (3,), origin=(1.0, 2.0, 3.0))
+    assert place.zero.tolist() == [1, 2, 3] and replace(place, origin=(5.0,)).zero == 5 and replace(place, origin=None).zero == 0
+    with pytest.raises(ValueError, match="expected one finite number, or 3 of them"):
+        replace(place, origin=(1.0, 2.0))
+    with pytest.raises(ValueError, match="finite"):
+        replace(place, origin=(float("nan"),))
+    with pytest.raises(ValueError, match="only continuous observations"):
+        replace(place, role="action", low=(-1,), high=(1,))
+
+
+def test_an_origin_of_no_observation_is_refused():
+    box = spaces.Box(-1, 1, (2,))
+    with pytest.raises(ValueError, match="no observation 'observatoin' that could have an origin; it has observation"):
+        TaskSpec.from_spaces("x/y", box, box, {"observatoin": (0.5,)})
+    with_origin = TaskSpec.from_spaces("x/y", box, box, {"observation": (0.5,)})
+    assert (
+        with_origin.origins == {"observation": (0.5,)} and TaskSpec.from_dict(json.loads(json.dumps(with_origin.to_dict()))) == with_origin
+    )
+    assert all(
+        "origin" not in values for values in TaskSpec.from_spaces("x/y", box, box).to_dict()["fields"]
+    )  # what was stored before keeps its hash
+
+
 def test_differences_between_two_tasks_are_sentences(corridor):
     changed = replace(corridor, fields=(corridor.fields[0], replace(corridor.fields[1], high=(2,))))
     assert corridor.differences(corridor) == []

@@ -122,6 +122,17 @@ def test_the_role_and_not_the_data_decides_about_companding():
     assert continuous.encode(as_action, value, PAPER)[0] == 32000 + int(1.1 * 512)
 
 
+def test_values_with_an_origin_are_companded_by_their_distance_from_it():
+    """A tenth beside the origin is the paper's 0.1, and comes back within half of the bin there, 1.1 mm of a metre."""
+    place = FieldSpec("place", Modality.CONTINUOUS, "observation", (3,), "float64", origin=(1.34, 0.0, -2.0))
+    values = np.array([[1.44, 0.1, -2.1]])
+    ids = continuous.encode(place, values, Vocabulary())
+    assert ids.tolist() == [[32632, 32632, 32391]]
+    np.testing.assert_allclose(continuous.decode(place, ids, Vocabulary()), values, atol=0.0011)
+    whole = replace(place, origin=(1.34,))
+    assert continuous.encode(whole, np.full((1, 3), 1.24, np.float32), Vocabulary()).tolist() == [[32391] * 3]
+
+
 def test_decoding_refuses_ids_of_other_kinds():
     for wrong in (31999, 33024):
         with pytest.raises(ValueError, match=f"id {wrong} is not a continuous token"):

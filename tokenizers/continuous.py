@@ -1,7 +1,8 @@
 """Continuous values <-> ids: mu-law, clip, 1,024 uniform bins (Gato, section 2.1 and appendix B).
 
-Observations are companded, whatever their scale; actions are not, but rescaled from their declared
-range to [-1, 1] first. Which of the two applies is decided by the field's role, never by the data.
+Observations are companded, whatever their scale, by their distance from the field's origin (0 where none is given, as in the
+paper); actions are not, but rescaled from their declared range to [-1, 1] first. Which of the two applies is decided by the
+field's role, never by the data.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ def rescale_action(spec: FieldSpec, values: np.ndarray) -> np.ndarray:
 
 def encode(spec: FieldSpec, values: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """`values` (..., *shape) -> ids of the same shape, int32."""
-    unit = mu_law(values) if spec.role == "observation" else rescale_action(spec, values)
+    if spec.role == "observation":
+        unit = mu_law(values if spec.origin is None else _floating(values) - spec.zero.astype(_floating(values).dtype))
+    else:
+        unit = rescale_action(spec, values)
     return to_bins(unit) + np.int32(vocabulary.continuous.start)
 
 
@@ -66,6 +70,6 @@ def decode(spec: FieldSpec, ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarr
         raise ValueError(f"id {wrong} is not a continuous token; they lie in [{vocabulary.continuous.start}, {vocabulary.continuous.stop})")
     unit = bin_centres(bins)
     if spec.role == "observation":
-        return inverse_mu_law(unit).astype(spec.dtype)
+        return (inverse_mu_law(unit) + spec.zero).astype(spec.dtype)
     low, high = spec.bounds
     return (low + (unit + 1) / 2 * (high - low)).astype(spec.dtype)

@@ -37,7 +37,7 @@ FAMILIES = {
 }
 _ENTRY_KEYS = {
     "env_id", "kwargs", "expert", "random_return", "expert_return",
-    "episode_limit", "success", "clip_actions", "licence", "published", "held_out",
+    "episode_limit", "success", "clip_actions", "licence", "published", "held_out", "origins",
 }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def make(task: TaskSpec | str, render_mode: str | None = None) -> gymnasium.Env:
     if spec.env_id is None:
         raise ValueError(f"task '{spec.name}' has no environment: it is data to read, not a world to act in")
     env = _build(spec.name, spec.env_id, spec.env_kwargs, render_mode)
-    found = TaskSpec.from_spaces(spec.name, env.observation_space, env.action_space)
+    found = TaskSpec.from_spaces(spec.name, env.observation_space, env.action_space, spec.origins)
     if differences := spec.differences(found):
         env.close()
         raise ValueError(

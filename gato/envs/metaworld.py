@@ -3,6 +3,10 @@
 An episode ends at its first success, with a reward of 1 there and 0 before: the return is the success
 rate, which is how the field reports Meta-World. (The shaped reward grows with every timestep that a
 policy does *not* succeed, so a normalised score of it would reward loitering.)
+
+An observation is 21 numbers: the state (hand and gripper 4, two objects 7 each) and the goal's place (3).
+Meta-World's own 39 hold the state of the timestep before once more, which a model of sequences has seen:
+two fifths of a timestep's tokens would say nothing new.
 """
 
 from __future__ import annotations
@@ -17,10 +21,11 @@ import numpy as np
 from metaworld.policies import ENV_POLICY_MAP
 
 POOL_SEED = 0  # of the pool of 50 goals: part of the task's definition
+STATE = 18  # numbers of one timestep; Meta-World's observation is this state, the one before, the goal
 
 
 class UntilSuccess(gymnasium.Wrapper):
-    """Ends at the first success, and lets the reset's seed alone decide about the goal.
+    """Ends at the first success, lets the reset's seed alone decide about the goal, and leaves the previous state out.
 
     Meta-World itself draws a goal before it reads the seed, so that an episode would depend on the one
     before it. `info["parameters"]["goal"]` of the reset is the goal's number in the pool.
@@ -34,7 +39,8 @@ class UntilSuccess(gymnasium.Wrapper):
         # Until a goal is set, the declared space says that the goal's place is hidden, [0, 0], which it is not.
         world: Any = self.unwrapped
         world.set_task(self.goals[0])
-        self.world, self.observation_space = world, world.sawyer_observation_space
+        space = world.sawyer_observation_space
+        self.world, self.observation_space = world, gymnasium.spaces.Box(_now(space.low), _now(space.high), dtype=space.dtype)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         if seed is not None:
@@ -42,13 +48,13 @@ class UntilSuccess(gymnasium.Wrapper):
         goal = int(self.generator.integers(len(self.goals)))
         self.world.set_task(self.goals[goal])
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, {**info, "parameters": {"goal": goal}}
+        return _now(observation), {**info, "parameters": {"goal": goal}}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         observation, shaped_reward, _, truncated, info = self.env.step(action)
         success = info["success"] > 0
         info = {**info, "success": success, "shaped_reward": float(shaped_reward)}
-        return observation, float(success), success, truncated and not success, info
+        return _now(observation), float(success), success, truncated and not success, info
 
     def render(self) -> np.ndarray:
         """(96, 96, 3) uint8; Meta-World's corner camera hangs upside down, so the picture is turned."""
@@ -56,8 +62,13 @@ class UntilSuccess(gymnasium.Wrapper):
         return np.ascontiguousarray(picture[::-1, ::-1])
 
 
+def _now(observation: np.ndarray) -> np.ndarray:
+    """(39,) -> (21,): without the previous state."""
+    return np.concatenate([observation[:STATE], observation[2 * STATE :]])
+
+
 class ScriptedExpert:
-    """The scripted policy of a task; its actions may leave [-1, 1], so the task clips them."""
+    """The scripted policy of a task, which never reads the previous state; its actions may leave [-1, 1], so the task clips them."""
 
     def __init__(self, env_name: str) -> None:
         if env_name not in ENV_POLICY_MAP:
@@ -70,7 +81,8 @@ class ScriptedExpert:
     def act(self, env: gymnasium.Env, observation: np.ndarray) -> np.ndarray:
         with warnings.catch_warnings():  # that its actions will be clipped: the recording counts them
             warnings.simplefilter("ignore", UserWarning)
-            return np.asarray(self.policy.get_action(observation), dtype=np.float32)
+            state, goal = observation[:STATE], observation[STATE:]
+            return np.asarray(self.policy.get_action(np.concatenate([state, state, goal])), dtype=np.float32)
 
 
 def make(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gymnasium.Env:
