@@ -6,9 +6,12 @@ them; a field's `origin` is the remedy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from gato.spec import FieldSpec
+from gato.episode import Episode
+from gato.spec import FieldSpec, Modality, TaskSpec
 
 from ..tokenizers import continuous
 from ..tokenizers.vocabulary import Vocabulary
@@ -49,3 +52,17 @@ class Coarseness:
             f"observation '{self.spec.name}': {count} of {self.spec.size} values lie so far from zero (about {places.max():.3g}) "
             f"that their bins hide more than {COARSE:.0%} of their spread; give the field an origin (docs/data.md)"
         )
+
+
+def inferred_origins(task: TaskSpec, episodes: Sequence[Episode]) -> dict[str, tuple[float, ...]]:
+    """Medians, to three digits, of the elements whose bins would hide too much, 0 for the others; of fields that have such elements."""
+    origins = {}
+    for spec in task.observations:
+        if spec.modality is Modality.CONTINUOUS:
+            values = np.concatenate([e.observations[spec.name] for e in episodes])
+            coarseness = Coarseness(spec)
+            coarseness.add(values)
+            if coarseness.coarse.any():
+                medians = np.where(coarseness.coarse, np.median(values, axis=0), 0.0)
+                origins[spec.name] = tuple(float(f"{m:.3g}") for m in medians.ravel())
+    return origins

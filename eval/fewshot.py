@@ -27,17 +27,19 @@ from gato.plain import finite
 from gato.policy import Policy
 from gato.spec import TaskSpec
 
+from ..data.coarseness import inferred_origins
 from ..data.store import Store, StoreWriter, stores_folder
 from ..train.finetune import MODES, PROTOCOLS, Protocol, finetune, merged, speed
 from .baseline import ClonePolicy, NearestPolicy
 from .chart import score_curves
-from .fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
+from .fewshot_table import SMOOTHED, few_shot_table, labels, origin_lines, summarise_cells
 from .rollout import RandomPolicy, rollout
 from .score import score_scale
 from .summary import summarise
 
 BASELINES = ("prompt", "retrieve", "clone")  # no learning; the nearest state's action; a small network from nothing
 WITHOUT_CHECKPOINT = ("scratch", "retrieve", "clone")  # whose cells another checkpoint of the same architecture may share
+MEASURED = 50  # demonstrations that origins are inferred from
 RANDOM_EPISODES = 20  # that measure the random return of a task the registry does not know
 
 
@@ -98,6 +100,7 @@ class Demonstrations:
 
     - `task`: the environment's, with both returns as far as they could be had; `references`: where these come from.
     - `pool`, `held_out`: numbers of the store's episodes; `left_out`: how many are no demonstrations, or of another task.
+    - `inferred`: origins of observations that follow from the demonstrations.
     """
 
     store: Store
@@ -106,6 +109,7 @@ class Demonstrations:
     held_out: tuple[int, ...]
     left_out: int
     references: dict[str, str] = field(default_factory=dict)
+    inferred: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def series(self, seed: int, count: int) -> list[Episode]:
         """The first `count` demonstrations in the order of a series; a larger count begins with those of a smaller one.
@@ -134,7 +138,7 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
     if config.env is None and store.tasks[0].env_id is None:
         raise ValueError(f"{store.path} does not say which environment its task '{name}' belongs to; give --env, such as CartPole-v1")
     task = envs.task(name) if config.env else store.tasks[0]
-    differences = {i: task.differences(t) for i, t in enumerate(store.tasks)}
+    differences = {i: task.differences(t, raw=True) for i, t in enumerate(store.tasks)}
     fitting = [i for i, lines in differences.items() if not lines and (len(store.tasks) == 1 or store.tasks[i].name == name)]
     if not fitting:
         lines = differences[0] or [f"it is one of {len(store.tasks)} tasks and none is called '{name}'"]
@@ -166,6 +170,20 @@ def _with_returns(task: TaskSpec, store: Store, numbers: Sequence[int], seed: in
     return task.with_returns(random, expert), references
 
 
+def _understood(demonstrations: Demonstrations, agent: Agent) -> Demonstrations:
+    """The demonstrations with their observations measured as the agent does where it knows the task.
+
+    A task that is new to it keeps the origins it has; one that has none gets those that the demonstrations ask for.
+    """
+    task = demonstrations.task
+    if task.name in agent.tasks:
+        return replace(demonstrations, task=task.with_origins(agent.tasks[task.name].origins))
+    if task.origins:
+        return demonstrations
+    inferred = inferred_origins(task, demonstrations.read(demonstrations.pool[:MEASURED]))
+    return replace(demonstrations, task=task.with_origins(inferred), inferred=inferred)
+
+
 def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     """Runs the cells that are not finished yet, and writes table and curve of all.
 
@@ -177,10 +195,11 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     made with other settings.
     """
     demonstrations = open_demonstrations(config)
-    task = demonstrations.task
     for count in config.episodes:  # before the first cell, not after hours
         demonstrations.series(0, count)
     agent = load(checkpoint, config.device)
+    demonstrations = _understood(demonstrations, agent)
+    task = demonstrations.task
     seen = task.name in agent.tasks
     if seen and (lines := agent.tasks[task.name].differences(task)):
         raise ValueError(f"the checkpoint means something else by task '{task.name}': {lines[0]}; give the environment another name")
@@ -196,6 +215,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         "sibling": sibling and {"task": sibling, "seen": sibling in agent.tasks},
         "random": task.random_return, "expert": task.expert_return,
         "references": demonstrations.references, "unscored": score_scale(task.random_return, task.expert_return),
+        "origins": {name: list(origin) for name, origin in demonstrations.inferred.items()},
         "store": str(demonstrations.store.path), "pool": len(demonstrations.pool), "held_out": len(demonstrations.held_out),
         "left_out": demonstrations.left_out, "series": config.series, "rollouts": config.rollouts, "protocol": config.protocol,
         "training": asdict(config.training), "rows": rows, "cells": cells,
@@ -212,8 +232,9 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
     """What `few_shot` would do: the tokens of two timesteps as the model sees them, the cells, and what they cost here."""
     from tempfile import TemporaryDirectory
 
-    demonstrations = open_demonstrations(config)
-    agent, task, protocol = load(checkpoint, config.device), demonstrations.task, config.training
+    agent, protocol = load(checkpoint, config.device), config.training
+    demonstrations = _understood(open_demonstrations(config), agent)
+    task = demonstrations.task
     most = demonstrations.series(0, max(config.episodes))
     per_timestep, context = agent.tokenizer.tokens_per_timestep(task), agent.model.config.context_length
     lines = [agent.tokenizer.show(agent.tokenizer.encode(most[0].window(0, 2)))]
@@ -222,6 +243,7 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
         f"{len(demonstrations.pool)} demonstrations to draw from, {len(demonstrations.held_out)} held out, "
         f"{demonstrations.left_out} left out"
     )
+    lines += origin_lines(demonstrations.inferred)
     total = 0.0
     with TemporaryDirectory() as folder:
         store = _subset(demonstrations, most, Path(folder) / "demonstrations")

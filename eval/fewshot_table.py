@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,7 @@ def few_shot_table(results: dict[str, Any]) -> str:
     if sibling := results["sibling"]:
         unseen = "" if sibling["seen"] else ", which this checkpoint was not trained on either"
         lines.append(f"the registry holds the task out of pretraining; its nearest trained sibling is {sibling['task']}{unseen}")
+    lines += origin_lines(results["origins"])
     lines += [] if scored else [f"no score: {results['unscored']}"]
     lines += [f"the {name} return: {where}" for name, where in results["references"].items() if where != "registry"]
     lines += ["", f"{'demonstrations':32}" + "".join(f"{c:>24}" for c in counts)]
@@ -77,6 +78,15 @@ def few_shot_table(results: dict[str, Any]) -> str:
     if results["series"] == 1:
         lines.append("One series: the intervals say nothing of other demonstrations and training seeds.")
     return "\n".join(lines)
+
+
+def origin_lines(origins: Mapping[str, Sequence[float]]) -> list[str]:
+    """What was inferred of the demonstrations' observations."""
+    return [
+        f"observation '{name}' lies where bins are coarse; it is measured from the demonstrations' medians: "
+        + ", ".join(f"{x:g}" for x in origin)
+        for name, origin in origins.items()
+    ]
 
 
 def labels(rows: Sequence[dict[str, Any]]) -> list[str]:

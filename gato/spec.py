@@ -237,8 +237,8 @@ class TaskSpec:
             inner[f.path[-1]] = flat[f.name]
         return _tuples_from_integer_keys(nested)
 
-    def differences(self, other: TaskSpec) -> list[str]:
-        """What a checkpoint's fields and another task's fields disagree on, one line each."""
+    def differences(self, other: TaskSpec, raw: bool = False) -> list[str]:
+        """What a checkpoint's fields and another task's fields disagree on, one line each; `raw`: but for what only tokens depend on."""
         found = []
         mine = {(f.role, f.name): f for f in self.fields}
         theirs = {(f.role, f.name): f for f in other.fields}
@@ -249,7 +249,7 @@ class TaskSpec:
             elif key not in mine:
                 found.append(f"{role} '{name}' is unknown")
             else:
-                for attribute in ("modality", "shape", "low", "high", "origin"):
+                for attribute in ("modality", "shape", "low", "high", *(() if raw else ("origin",))):
                     a, b = getattr(mine[key], attribute), getattr(theirs[key], attribute)
                     if a != b:
                         found.append(f"{role} '{name}' has {attribute} {b}, expected {a}")
@@ -278,17 +278,21 @@ class TaskSpec:
         **Raises:** `ValueError` for an origin of no field, or naming a space that has no token form (Sequence, Graph, OneOf and
         unknown classes), or a continuous action without finite bounds.
         """
-        seen = {f.name: f for f in _space_fields(observation_space, "observation", ())}
-        for field_name, origin in (origins or {}).items():
-            if field_name not in seen:
-                raise ValueError(f"task '{name}' has no observation '{field_name}' that could have an origin; it has {', '.join(seen)}")
-            seen[field_name] = replace(seen[field_name], origin=tuple(float(x) for x in origin))
-        return cls(name=name, fields=(*seen.values(), *_space_fields(action_space, "action", ())), **rest)
+        found = _space_fields(observation_space, "observation", ()) + _space_fields(action_space, "action", ())
+        return cls(name=name, fields=tuple(found), **rest).with_origins(origins or {})
 
     @property
     def origins(self) -> dict[str, tuple[float, ...]]:
         """Of the observations that have one, by field name."""
         return {f.name: f.origin for f in self.observations if f.origin is not None}
+
+    def with_origins(self, origins: Mapping[str, Sequence[float]]) -> TaskSpec:
+        """The task with these origins of observations, by field name, and no others. **Raises:** `ValueError` for an unknown field."""
+        names = [f.name for f in self.observations]
+        if unknown := sorted(set(origins) - set(names)):
+            raise ValueError(f"task '{self.name}' has no observation '{unknown[0]}' that could have an origin; it has {', '.join(names)}")
+        given = {name: tuple(float(x) for x in origin) for name, origin in origins.items()}
+        return replace(self, fields=(*(replace(f, origin=given.get(f.name)) for f in self.observations), *self.actions))
 
     def with_returns(self, random_return: float | None, expert_return: float | None) -> TaskSpec:
         return replace(self, random_return=random_return, expert_return=expert_return)

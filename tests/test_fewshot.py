@@ -21,7 +21,7 @@ from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
 from gato.eval.baseline import ClonePolicy, Features, NearestPolicy
 from gato.eval.chart import score_curves
-from gato.eval.fewshot import FewShotConfig, _paper_maximum, few_shot, open_demonstrations
+from gato.eval.fewshot import FewShotConfig, _paper_maximum, few_shot, open_demonstrations, plan
 from gato.eval.fewshot_table import summarise_cells
 from gato.eval.rollout import rollout
 from gato.policy import GatoPolicy
@@ -121,6 +121,24 @@ def test_own_recordings_of_an_unknown_environment_get_their_returns_measured(con
     found = open_demonstrations(replace(config, data=str(tmp_path / "own"), env="CartPole-v1", held_out=0))
     assert found.task.name == "CartPole-v1" and found.task.expert_return == 200 and 10 < found.task.random_return < 50
     assert found.references == {"random": "20 episodes of random play", "expert": "mean return of the 2 demonstrations"}
+
+
+def test_observations_far_from_zero_get_an_origin_that_the_policy_keeps(config, checkpoint, tmp_path):
+    """A cart that was driven around 2, a twentieth to both sides; everything else is near zero."""
+    task = envs.task("CartPole-v1")
+    seen = np.zeros((100, 4), np.float32)
+    seen[:, 0] = 2 + 0.05 * np.sin(np.arange(100))
+    with StoreWriter(tmp_path / "own" / "train", [task]) as writer:
+        writer.append(
+            Episode(task, {"observation": seen}, {"action": np.zeros(100, np.int64)}, np.ones(100, np.float32), behaviour="human")
+        )
+    own = replace(config, data=str(tmp_path / "own"), env="CartPole-v1", held_out=0, modes=("full",), episodes=(1,), rollouts=2, series=1)
+    assert "'observation' lies where bins are coarse; it is measured from the demonstrations' medians: 2, 0, 0, 0" in plan(checkpoint, own)
+    found = few_shot(checkpoint, own)
+    assert found["origins"] == {"observation": [2.0, 0.0, 0.0, 0.0]}
+    kept = gato.load(next(Path(found["out"]).glob("cells/full-1-0/**/gato.json")).parent, "cpu")
+    assert kept.task("CartPole-v1").origins == {"observation": (2.0, 0.0, 0.0, 0.0)}
+    assert len(rollout(kept.policy("CartPole-v1"), kept.task("CartPole-v1"), 1)) == 1  # the environment needs none of it
 
 
 # -- baselines -----------------------------------------------------------------------------------------

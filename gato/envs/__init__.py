@@ -97,8 +97,8 @@ def make(task: TaskSpec | str, render_mode: str | None = None) -> gymnasium.Env:
     if spec.env_id is None:
         raise ValueError(f"task '{spec.name}' has no environment: it is data to read, not a world to act in")
     env = _build(spec.name, spec.env_id, spec.env_kwargs, render_mode)
-    found = TaskSpec.from_spaces(spec.name, env.observation_space, env.action_space, spec.origins)
-    if differences := spec.differences(found):
+    found = TaskSpec.from_spaces(spec.name, env.observation_space, env.action_space)
+    if differences := spec.differences(found, raw=True):
         env.close()
         raise ValueError(
             f"the environment of task '{spec.name}' does not have the fields of its spec: {'; '.join(differences)}. "
