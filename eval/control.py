@@ -39,6 +39,7 @@ class EvalConfig:
     - `against`: another checkpoint, which plays the same episodes of the tasks that both know; see `paired_comparison`.
     - `episodes` per task; `num_envs` of them side by side; `seed` of their starts.
     - `temperature` of the actions (1 as in the paper; 0: the most likely one); `overflow`: see `GatoPolicy`.
+    - `memory`: how many timesteps a policy sees, the present one among them; 0: as many as the context holds.
     - `demonstrations`: so many expert episodes of the store that is called as the task, as prompts in turn; 0: no prompt.
     - `ablations`: also act with the picture blanked and with the instructions of other episodes.
     - `captions`: stores of held-out pictures; `caption_examples`: how many are shown; `nearest`: the store of the
@@ -60,6 +61,7 @@ class EvalConfig:
     seed: int = 0
     temperature: float = 1.0
     overflow: str = "rebuild"
+    memory: int = 0
     demonstrations: int = 0
     ablations: bool = False
     captions: list[str] = field(default_factory=list)
@@ -110,6 +112,7 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     out = config.out or Path(checkpoint) / "eval.json"
     results: dict[str, Any] = {
         "checkpoint": str(checkpoint), "seed": config.seed, "episodes": config.episodes, "demonstrations": config.demonstrations,
+        "temperature": config.temperature, "memory": config.memory,
         "tasks": [], "errors": [], "films": {},
     }  # fmt: skip
     if config.videos:
@@ -213,7 +216,7 @@ def _played(
 ) -> tuple[dict[str, Any], list[EpisodeResult]]:
     """A row of the score table, and the episodes behind it."""
     started = time.monotonic()
-    policy = agent.policy(task, config.temperature, config.overflow, config.seed)
+    policy = agent.policy(task, config.temperature, config.overflow, config.seed, memory=config.memory or None)
     pace = None if config.rate is None else Pace(config.rate)
     results = rollout(
         policy, task, config.episodes, config.seed, config.num_envs, transform,

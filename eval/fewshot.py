@@ -24,7 +24,7 @@ from gato import envs
 from gato.agent import Agent, load
 from gato.episode import Episode
 from gato.plain import finite
-from gato.policy import Policy
+from gato.policy import GatoPolicy, Policy
 from gato.spec import TaskSpec
 
 from ..data.coarseness import inferred_origins
@@ -51,7 +51,8 @@ class FewShotConfig:
     - `series`: how many orders of the demonstrations, each with a training seed of its own.
     - `protocol`: `small` fits a CPU in minutes; `paper` is appendix E's.
     - `steps`, `batch_size`, `learning_rate`, `micro_batch_size`, `evaluate_every`, `evaluation_episodes`: in place of the protocol's.
-    - `rollouts`: episodes that each figure is measured on; `seed` of their starts; `temperature` of the actions.
+    - `rollouts`: episodes that each figure is measured on; `seed` of their starts; `temperature` of the actions; `memory`:
+      how many timesteps a policy sees, the present one among them; 0: as many as the context holds.
     - `held_out`: demonstrations never trained on, which choose a step; by default a tenth, at most 20.
     - `out`: folder of the results; by default `runs/fewshot-` and the task's name.
     """
@@ -71,6 +72,7 @@ class FewShotConfig:
     rollouts: int = 50
     seed: int = 0
     temperature: float = 1.0
+    memory: int = 0
     held_out: int | None = None
     device: str | None = None
     out: Path | None = None
@@ -279,7 +281,7 @@ def _cell(
     if mode in MODES:
         cell |= _trained(agent, demonstrations, config, mode, episodes, series, folder)
     elif mode == "prompt":
-        policy = agent.policy(task, config.temperature, seed=config.seed)
+        policy = _policy(agent, task, config)
         cell["figures"] = {"no learning": _measured(policy, task, config, episodes)}
     elif mode == "retrieve":
         cell["figures"] = {"no learning": _measured(NearestPolicy(task, episodes), task, config)}
@@ -301,18 +303,16 @@ def _trained(
     held_out = demonstrations.read(demonstrations.held_out)
 
     def evaluate(tuned: Agent, step: int) -> list[float | None]:
-        policy = tuned.policy(task, config.temperature, seed=config.seed)
+        policy = _policy(tuned, task, config)
         results = rollout(policy, task, protocol.evaluation_episodes, seed=config.seed + step, num_envs=protocol.evaluation_episodes)
         return [task.random_return if r.failed else r.total_reward for r in results]
 
     found = finetune(agent, task, store, held_out, protocol, mode, series, folder, evaluate)
-    figures = {"last step": _measured(found.agent.policy(task, config.temperature, seed=config.seed), task, config)}
+    figures = {"last step": _measured(_policy(found.agent, task, config), task, config)}
     if found.chosen is not None:
         found.agent.model.load_state_dict(found.chosen)
         is_last = found.chosen_step == protocol.steps
-        chosen = (
-            figures["last step"] if is_last else _measured(found.agent.policy(task, config.temperature, seed=config.seed), task, config)
-        )
+        chosen = figures["last step"] if is_last else _measured(_policy(found.agent, task, config), task, config)
         figures["chosen on held-out"] = chosen
     if best := _paper_maximum(found.curve):
         figures["paper's maximum"] = {"returns": best}
@@ -322,6 +322,10 @@ def _trained(
         "figures": figures, "chosen_step": found.chosen_step, "curve": found.curve, "seconds": round(found.seconds, 2),
         "trained_parameters": found.trained,
     }  # fmt: skip
+
+
+def _policy(agent: Agent, task: TaskSpec, config: FewShotConfig) -> GatoPolicy:
+    return agent.policy(task, config.temperature, seed=config.seed, memory=config.memory or None)
 
 
 def _measured(policy: Policy, task: TaskSpec, config: FewShotConfig, demonstrations: Sequence[Episode] = ()) -> dict[str, Any]:
@@ -355,7 +359,7 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
     settings = {
         "weights_sha256": weights, "model": model, "data": demonstrations.store.fingerprint, "task": demonstrations.task.to_dict(),
         "held_out": len(demonstrations.held_out), "training": asdict(config.training), "rollouts": config.rollouts,
-        "seed": config.seed, "temperature": config.temperature,
+        "seed": config.seed, "temperature": config.temperature, "memory": config.memory,
     }  # fmt: skip
     settings = json.loads(json.dumps(settings))
     path = out / "settings.json"

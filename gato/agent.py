@@ -110,14 +110,16 @@ class Agent:
         seed: int = 0,
         prompt: Episode | None = None,
         static: bool = False,
+        memory: int | None = None,
     ) -> GatoPolicy:
         """A policy for one of the checkpoint's tasks; see `GatoPolicy`. `prompt`: a demonstration before every episode."""
         from .policy import GatoPolicy
 
         spec = self.task(task) if isinstance(task, str) else task
         return GatoPolicy(
-            self.model, self.tokenizer, spec, temperature=temperature, overflow=overflow, seed=seed, prompt=prompt, static=static
-        )
+            self.model, self.tokenizer, spec, temperature=temperature, overflow=overflow, seed=seed, prompt=prompt, static=static,
+            memory=memory,
+        )  # fmt: skip
 
     # -- pictures and text -------------------------------------------------------------------------
 

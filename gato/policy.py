@@ -50,6 +50,7 @@ class _Stream:
     """What one stream has seen: whole timesteps of tokens, and the tokens not yet in the cache."""
 
     timesteps: list[TokenSequence] = field(default_factory=list)
+    num_prompt: int = 0  # of these timesteps, the first ones
     pending: list[TokenSequence] = field(default_factory=list)
     cached: int = 0
     generator: np.random.Generator | None = None
@@ -71,9 +72,12 @@ class GatoPolicy:
     - `static`: action tokens go through `ActionStep`, a pass of fixed shapes, while all streams act together; for GPUs.
     - `prompt`: a demonstration that stands before every episode where `reset` is given none: its first whole timesteps,
       at most 1,024 tokens (the paper's rule) and at most half of the context.
+    - `memory`: how many timesteps are seen, the present one among them, behind the prompt; by default as many as the context
+      holds, as in the paper. Experts repeat themselves, so a policy trained on few data may do what it did last, whatever it
+      sees; 1 leaves it nothing to repeat.
 
-    **Raises:** `ValueError` if one timestep does not fit into the context, or if learned positions are
-    combined with `"rolling"`.
+    **Raises:** `ValueError` if one timestep does not fit into the context, if learned positions are combined with `"rolling"`,
+    or for a memory below 1 or together with `"rolling"`.
     """
 
     def __init__(
@@ -86,13 +90,16 @@ class GatoPolicy:
         seed: int = 0,
         prompt: Episode | None = None,
         static: bool = False,
+        memory: int | None = None,
     ) -> None:
+        if memory is not None and (memory < 1 or overflow != "rebuild"):
+            raise ValueError(f"memory is {memory} with overflow '{overflow}'; give at least 1 timestep, and overflow 'rebuild'")
         if overflow not in ("rebuild", "rolling"):
             raise ValueError(f"overflow is '{overflow}', expected 'rebuild' or 'rolling'")
         if overflow == "rolling" and model.config.positions == "learned":
             raise ValueError("learned positions end with the context, so 'rolling' cannot go on; use overflow 'rebuild'")
         self.model, self.tokenizer, self.task = model.eval(), tokenizer, task
-        self.temperature, self.overflow = temperature, overflow
+        self.temperature, self.overflow, self.memory = temperature, overflow, memory
         self.context_length = model.config.context_length
         self.device = model.device
         self._legal = [slice(ids.start, ids.stop) for ids in tokenizer.legal_ids(task)]
@@ -205,18 +212,20 @@ class GatoPolicy:
         prompt = list(self._prompts[self._num_begun % len(self._prompts)]) if self._prompts else []
         generator = np.random.default_rng([self.seed, self._num_begun])
         self._num_begun += 1
-        self._streams[s] = _Stream(timesteps=prompt, pending=list(prompt), generator=generator)
+        self._streams[s] = _Stream(prompt, len(prompt), list(prompt), generator=generator)
 
     def _make_room(self, s: int) -> None:
-        """Rebuild mode: if this timestep would not fit, keeps the newest whole timesteps of half a context."""
+        """Rebuild mode: forgets what is older than the memory; if this timestep still would not fit, keeps the newest of half a context."""
         stream = self._streams[s]
-        observation = stream.pending[-1]
-        length = len(observation) + len(self._legal)
+        length = len(stream.pending[-1]) + len(self._legal)
         if length > self.context_length:
             raise ValueError(f"a timestep of '{self.task.name}' has {length} tokens, the context {self.context_length}")
         if self.overflow == "rolling":
             stream.timesteps.clear()
             return
+        past = stream.timesteps[stream.num_prompt :]
+        if self.memory is not None and len(past) >= self.memory:
+            self._rebuild(s, stream.timesteps[: stream.num_prompt] + past[len(past) - self.memory + 1 :])
         needed = sum(map(len, stream.pending)) + len(self._legal)
         if stream.cached + needed <= self.context_length:
             return
@@ -227,8 +236,14 @@ class GatoPolicy:
             if room < 0:
                 break
             kept.insert(0, timestep)
+        stream.num_prompt = max(0, len(kept) - len(stream.timesteps) + stream.num_prompt)
+        self._rebuild(s, kept)
+
+    def _rebuild(self, s: int, kept: list[TokenSequence]) -> None:
+        """Empties a stream's cache; these timesteps and the present observation are to be read anew."""
+        stream = self._streams[s]
         self._cache.forget(s)
-        stream.timesteps, stream.pending, stream.cached = kept, [*kept, observation], 0
+        stream.timesteps, stream.pending, stream.cached = kept, [*kept, stream.pending[-1]], 0
 
     def _feed_pending(self, rows: np.ndarray) -> torch.Tensor:
         """Runs all pending tokens of these streams and gives the hidden state behind each one's last, (n, width).

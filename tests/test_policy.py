@@ -96,6 +96,31 @@ def test_the_two_modes_differ_once_the_context_is_full(make_gato, tokenizer, rob
     assert (rebuild.scores[16] - rolling.scores[16]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("memory", [1, 3])
+def test_a_short_memory_equals_a_fresh_forward_of_the_last_timesteps(tiny, tokenizer, robot, drive, memory):
+    policy = recorder(tiny, tokenizer, robot, memory=memory)
+    acted = live(policy, drive(10))
+    for t in range(10):
+        window = tokenizer.encode(acted.window(max(0, t + 1 - memory), t + 1))
+        torch.testing.assert_close(torch.cat(policy.scores[2 * t : 2 * t + 2]), scores_of(tiny, tokenizer, window)[-2:], **EXACT)
+
+
+def test_a_short_memory_keeps_its_prompt(tiny, tokenizer, robot, drive):
+    """Two timesteps of a demonstration stand before every timestep; its own past is forgotten."""
+    demonstration = drive(2)
+    policy = recorder(tiny, tokenizer, robot, memory=1, prompt=demonstration)
+    acted = live(policy, drive(8))
+    for t in range(8):
+        seen = join([tokenizer.encode(demonstration), tokenizer.encode(acted.window(t, t + 1))], same_document=True)
+        torch.testing.assert_close(torch.cat(policy.scores[2 * t : 2 * t + 2]), scores_of(tiny, tokenizer, seen)[-2:], **EXACT)
+
+
+@pytest.mark.parametrize("settings", [{"memory": 0}, {"memory": 2, "overflow": "rolling"}])
+def test_a_memory_of_nothing_or_a_sliding_one_is_refused(tiny, tokenizer, robot, settings):
+    with pytest.raises(ValueError, match="give at least 1 timestep, and overflow 'rebuild'"):
+        GatoPolicy(tiny, tokenizer, robot, **settings)
+
+
 def test_learned_positions_cannot_roll(make_gato, tokenizer, robot):
     with pytest.raises(ValueError, match="learned positions end with the context"):
         GatoPolicy(make_gato("learned"), tokenizer, robot, overflow="rolling")
