@@ -23,6 +23,7 @@ from gato.page import section, write_page
 from gato.spec import Modality
 
 from .attention import CELL, CaptionAttention, draw_maps, recorded
+from .film import png_base64
 
 MAX_TOKENS = 512  # all layers' weights over them are held at once
 
@@ -108,6 +109,4 @@ def write_episode_attention(found: EpisodeAttention, name: str, out: Path) -> Pa
 
 
 def _image(label: str, picture: Any) -> str:
-    from .control import png_base64
-
     return f'<img alt="{label}" style="max-width:100%" src="data:image/png;base64,{png_base64(picture)}">'
