@@ -287,9 +287,8 @@ class _Source:
         resize: Literal["exact", "pad"] = "exact" if modality is not Modality.IMAGE or not any(n % PATCH_SIZE for n in shape[:2]) else "pad"
         path = () if name == role and len(getattr(self.spec, f"{role}s")) == 1 else tuple(name.split("/"))
         try:
-            bounds = (None if b is None else tuple(b) for b in (low, high))
-            origin = None if entry.origin is None else tuple(float(x) for x in _bound(entry.origin) or ())
-            return FieldSpec(name, modality, role, shape, dtype, *bounds, path, resize, origin=origin)
+            lowest, highest, origin = (None if values is None else tuple(values) for values in (low, high, _bound(entry.origin)))
+            return FieldSpec(name, modality, role, shape, dtype, lowest, highest, path, resize, origin=origin)
         except ValueError as error:
             raise ValueError(f"{error}; or say 'infer: true'" if "give" in str(error) else str(error)) from None
 
