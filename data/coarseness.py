@@ -39,11 +39,12 @@ class Coarseness:
 
     @property
     def coarse(self) -> np.ndarray:
-        """Which elements lose more than `COARSE` of their standard deviation, bool of the field's shape; constants lose nothing."""
+        """Which elements lose more than `COARSE` of their standard deviation since they lie far from zero, bool of the field's shape."""
         rows = max(self.rows, 1)
-        variance = self.squares / rows - np.square(self.total / rows)
+        squared_mean = np.square(self.total / rows)
+        variance = self.squares / rows - squared_mean
         varies = variance > 1e-10 * self.squares / rows  # by more than rounding
-        return varies & (self.errors / rows > COARSE**2 * variance)
+        return varies & (squared_mean > variance) & (self.errors / rows > COARSE**2 * variance)
 
     def __str__(self) -> str:
         """What to say of the coarse elements."""

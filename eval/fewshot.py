@@ -14,7 +14,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from ..train.finetune import MODES, PROTOCOLS, Protocol, finetune, merged, speed
 from .baseline import ClonePolicy, NearestPolicy
 from .chart import score_curves
 from .fewshot_table import SMOOTHED, few_shot_table, labels, origin_lines, summarise_cells
+from .recorder import weights_sha256
 from .rollout import RandomPolicy, rollout
 from .score import score_scale
 from .summary import summarise
@@ -176,9 +176,13 @@ def _understood(demonstrations: Demonstrations, agent: Agent) -> Demonstrations:
     """The demonstrations with their observations measured as the agent does where it knows the task.
 
     A task that is new to it keeps the origins it has; one that has none gets those that the demonstrations ask for.
+
+    **Raises:** `ValueError` if the agent knows another task of this name.
     """
     task = demonstrations.task
     if task.name in agent.tasks:
+        if lines := agent.tasks[task.name].differences(task, raw=True):
+            raise ValueError(f"the checkpoint means something else by task '{task.name}': {lines[0]}; give the environment another name")
         return replace(demonstrations, task=task.with_origins(agent.tasks[task.name].origins))
     if task.origins:
         return demonstrations
@@ -203,8 +207,6 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     demonstrations = _understood(demonstrations, agent)
     task = demonstrations.task
     seen = task.name in agent.tasks
-    if seen and (lines := agent.tasks[task.name].differences(task)):
-        raise ValueError(f"the checkpoint means something else by task '{task.name}': {lines[0]}; give the environment another name")
     out = _claim(checkpoint, config, demonstrations)
     cells = []
     for series in range(config.series):
@@ -351,13 +353,10 @@ def _subset(demonstrations: Demonstrations, episodes: Sequence[Episode], path: P
 def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstrations) -> Path:
     """The folder of the results. **Raises:** `ValueError` if cells lie there that were made with other settings."""
     out = config.out or Path("runs") / f"fewshot-{demonstrations.task.name.replace('/', '-')}"
-    weights = []
-    for path in sorted(Path(checkpoint).glob("model*.safetensors")):
-        with path.open("rb") as file:
-            weights.append(file_digest(file, "sha256").hexdigest())
     model = json.loads((Path(checkpoint) / "config.json").read_text())
     settings = {
-        "weights_sha256": weights, "model": model, "data": demonstrations.store.fingerprint, "task": demonstrations.task.to_dict(),
+        "weights_sha256": weights_sha256(Path(checkpoint)), "model": model,
+        "data": demonstrations.store.fingerprint, "task": demonstrations.task.to_dict(),
         "held_out": len(demonstrations.held_out), "training": asdict(config.training), "rollouts": config.rollouts,
         "seed": config.seed, "temperature": config.temperature, "memory": config.memory,
     }  # fmt: skip

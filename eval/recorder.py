@@ -44,10 +44,7 @@ def recording_settings(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     assert config.record is not None
     names = ("episodes", "num_envs", "seed", "temperature", "overflow", "memory", "demonstrations")
     settings: dict[str, Any] = {name: getattr(config, name) for name in names}
-    settings["weights_sha256"] = []
-    for path in sorted(checkpoint.glob("model*.safetensors")):
-        with open(path, "rb") as weights:
-            settings["weights_sha256"].append(file_digest(weights, "sha256").hexdigest())
+    settings["weights_sha256"] = weights_sha256(checkpoint)
     manifests = sorted(config.record.rglob("manifest.json"))
     if not manifests and config.record.exists() and (not config.record.is_dir() or any(config.record.iterdir())):
         raise ValueError(f"{config.record} exists and holds no recording; choose another folder")
@@ -56,3 +53,12 @@ def recording_settings(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
         if found != settings:
             raise ValueError(f"{manifest.parent} was recorded with {found}, not with {settings}; choose another folder")
     return settings
+
+
+def weights_sha256(checkpoint: Path) -> list[str]:
+    """Of the checkpoint's weight files, in the order of their names."""
+    hashes = []
+    for path in sorted(checkpoint.glob("model*.safetensors")):
+        with path.open("rb") as weights:
+            hashes.append(file_digest(weights, "sha256").hexdigest())
+    return hashes
