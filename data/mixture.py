@@ -44,6 +44,9 @@ class SourceConfig:
     - `test_share`: expected share of the episodes in the part `test`.
     - `behaviours`: only episodes of these (expert, noisy, random, learner, human).
     - `max_episodes`: a cap: so many of the remaining episodes, drawn without regard to their order; a larger cap keeps a smaller one's.
+    - `memory`: timesteps of a window at most, each window a document of its own behind its own prompt; by default as many as fit into
+      the row. A policy of the task then acts with the same memory: trained on whole windows it may learn to repeat what it did
+      before instead of looking (`GatoPolicy`).
     """
 
     weight: float | None = None
@@ -54,6 +57,7 @@ class SourceConfig:
     test_share: float = 0.1
     behaviours: list[str] | None = None
     max_episodes: int | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,11 @@ class Mixture:
         return {t.name: t for source in self.sources for i, t in enumerate(source.store.tasks) if i not in source.left_out_tasks}
 
     @property
+    def memories(self) -> dict[str, int]:
+        """The memory of the tasks of all sources that have one, by task name; 0: as much as the context holds."""
+        return {t.name: s.config.memory or 0 for s in self.sources if s.is_control for t in s.store.tasks if t.name in self.tasks}
+
+    @property
     def fingerprint(self) -> dict[str, str]:
         return {source.name: source.store.fingerprint for source in self.sources}
 
@@ -165,20 +174,25 @@ class Mixture:
         return Row(replace(tokens, patch_boxes=boxes), index, tuple(pieces), wants_prompt, depth)
 
     def _fill(self, source: Source, rng: np.random.Generator, wants_prompt: bool) -> tuple[TokenSequence, list[Piece]]:
-        """A prompt and its window, or windows packed as documents until the context is full."""
-        budget = self.context_length
-        sequence, piece = source.window(rng, budget)
-        prompt = source.prompt(rng, budget // 2, piece.episode) if wants_prompt else None
-        if prompt is not None:
-            return join([prompt[0], sequence], same_document=True).cut(budget), [prompt[1], piece]
-        parts, pieces, left = [sequence], [piece], budget - len(sequence)
+        """A prompt and its window, or windows packed as documents until the context is full; with a memory prompted ones too."""
+        parts: list[TokenSequence] = []
+        pieces: list[Piece] = []
+        left = self.context_length
         while left > 0:
             sequence, piece = source.window(rng, left)
-            if not source.is_text and len(sequence) == left and sequence.timestep[-1] == 0:
+            prompt = source.prompt(rng, left // 2, piece.episode) if wants_prompt and left > 1 else None
+            if prompt is not None:
+                sequence = join([prompt[0], sequence], same_document=True).cut(left)
+                pieces.append(prompt[1])
+            elif parts and not source.is_text and len(sequence) == left and sequence.timestep[-1] == 0:
                 break  # not even its first timestep fits: leave the rest to padding
             parts.append(sequence)
             pieces.append(piece)
             left -= len(sequence)
+            if not source.config.memory:
+                if prompt is not None:
+                    break
+                wants_prompt = False
         return join(parts, same_document=False), pieces
 
     def batch(self, step: int, rows: Sequence[int]) -> TokenBatch:
@@ -302,6 +316,8 @@ def check(config: DataConfig) -> None:
             raise ValueError(f"source '{name}' has part '{source.part}'; give train or test")
         if not 0 < source.test_share < 1:
             raise ValueError(f"source '{name}' has test_share {source.test_share}; give a number between 0 and 1")
+        if source.memory is not None and source.memory < 1:
+            raise ValueError(f"source '{name}' has memory {source.memory}; give at least 1 timestep, or leave it out for whole windows")
         if source.max_episodes is not None and source.max_episodes < 1:
             raise ValueError(f"source '{name}' has max_episodes {source.max_episodes}; give at least 1, or leave the source out")
         if unknown := sorted(set(source.behaviours or ()) - set(get_args(Behaviour))):

@@ -176,7 +176,7 @@ class Source:
         """At most `budget` tokens, starting on a timestep boundary (in a document: at any token)."""
         episode = self.places.find(int(rng.integers(self.places.total)))
         length = self.places.span(episode)[1]
-        wanted = budget if self.is_text else -(-budget // self.per_timestep)
+        wanted = budget if self.is_text else min(-(-budget // self.per_timestep), self.config.memory or budget)
         start = self._draw_start(rng, length, wanted)
         piece = Piece("window", episode, start, min(start + wanted, length))
         return self._read(piece, rng).cut(budget), piece

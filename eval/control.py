@@ -39,7 +39,8 @@ class EvalConfig:
     - `against`: another checkpoint, which plays the same episodes of the tasks that both know; see `paired_comparison`.
     - `episodes` per task; `num_envs` of them side by side; `seed` of their starts.
     - `temperature` of the actions (1 as in the paper; 0: the most likely one); `overflow`: see `GatoPolicy`.
-    - `memory`: how many timesteps a policy sees, the present one among them; 0: as many as the context holds.
+    - `memory`: how many timesteps a policy sees, the present one among them; 0: as many as the context holds. By default what each
+      task was trained with.
     - `demonstrations`: so many expert episodes of the store that is called as the task, as prompts in turn; 0: no prompt.
     - `ablations`: also act with the picture blanked and with the instructions of other episodes.
     - `captions`: stores of held-out pictures; `caption_examples`: how many are shown; `nearest`: the store of the
@@ -61,7 +62,7 @@ class EvalConfig:
     seed: int = 0
     temperature: float = 1.0
     overflow: str = "rebuild"
-    memory: int = 0
+    memory: int | None = None
     demonstrations: int = 0
     ablations: bool = False
     captions: list[str] = field(default_factory=list)
@@ -214,16 +215,17 @@ def _played(
     sink: Callable[[Episode], None] | None = None,
     frames: int = 0,
 ) -> tuple[dict[str, Any], list[EpisodeResult]]:
-    """A row of the score table, and the episodes behind it."""
+    """A row of the score table with the memory it was played with, and the episodes behind it."""
     started = time.monotonic()
-    policy = agent.policy(task, config.temperature, config.overflow, config.seed, memory=config.memory or None)
+    policy = agent.policy(task, config.temperature, config.overflow, config.seed, memory=config.memory)
     pace = None if config.rate is None else Pace(config.rate)
     results = rollout(
         policy, task, config.episodes, config.seed, config.num_envs, transform,
         record_frames=frames, demonstrations=prompts, sink=sink,
         step_seconds=config.step_seconds, pace=pace,
     )  # fmt: skip
-    return summarise(task, results, ablation, time.monotonic() - started) | _deadlines(pace), results
+    played = {"memory": policy.memory or 0}
+    return summarise(task, results, ablation, time.monotonic() - started) | played | _deadlines(pace), results
 
 
 def _deadlines(pace: Pace | None) -> dict[str, Any]:

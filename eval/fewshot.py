@@ -51,8 +51,9 @@ class FewShotConfig:
     - `series`: how many orders of the demonstrations, each with a training seed of its own.
     - `protocol`: `small` fits a CPU in minutes; `paper` is appendix E's.
     - `steps`, `batch_size`, `learning_rate`, `micro_batch_size`, `evaluate_every`, `evaluation_episodes`: in place of the protocol's.
-    - `rollouts`: episodes that each figure is measured on; `seed` of their starts; `temperature` of the actions; `memory`:
-      how many timesteps a policy sees, the present one among them; 0: as many as the context holds.
+    - `rollouts`: episodes that each figure is measured on; `seed` of their starts; `temperature` of the actions.
+    - `memory`: how many timesteps a window of the training has and a policy sees, the present one among them; 0: as many as the
+      context holds. By default that of the task, or of the nearest task the registry names, in the checkpoint.
     - `held_out`: demonstrations never trained on, which choose a step; by default a tenth, at most 20.
     - `out`: folder of the results; by default `runs/fewshot-` and the task's name.
     """
@@ -72,7 +73,7 @@ class FewShotConfig:
     rollouts: int = 50
     seed: int = 0
     temperature: float = 1.0
-    memory: int = 0
+    memory: int | None = None
     held_out: int | None = None
     device: str | None = None
     out: Path | None = None
@@ -190,6 +191,14 @@ def _understood(demonstrations: Demonstrations, agent: Agent) -> Demonstrations:
     return replace(demonstrations, task=task.with_origins(inferred), inferred=inferred)
 
 
+def _give_memory(agent: Agent, task: TaskSpec, sibling: str | None, memory: int | None) -> int:
+    """Sets what the agent trains and plays this task with, and returns it; 0: as much as the context holds."""
+    if memory is None:
+        memory = agent.memories.get(task.name, agent.memories.get(sibling or "", 0))
+    agent.memories = {name: m for name, m in (agent.memories | {task.name: memory}).items() if m}
+    return memory
+
+
 def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     """Runs the cells that are not finished yet, and writes table and curve of all.
 
@@ -206,19 +215,20 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     agent = load(checkpoint, config.device)
     demonstrations = _understood(demonstrations, agent)
     task = demonstrations.task
-    seen = task.name in agent.tasks
-    out = _claim(checkpoint, config, demonstrations)
+    seen, sibling = task.name in agent.tasks, envs.held_out().get(envs.registered_name(task))
+    memory = _give_memory(agent, task, sibling, config.memory)
+    out = _claim(checkpoint, config, demonstrations, memory)
     cells = []
     for series in range(config.series):
         for count in sorted(set(config.episodes)):
             cells += [_cell(agent, demonstrations, config, mode, count, series, out) for mode in config.modes]
     rows = summarise_cells(task, cells)
-    sibling = envs.held_out().get(envs.registered_name(task))
     results = {
         "checkpoint": str(checkpoint), "task": task.name, "seen": seen,
         "sibling": sibling and {"task": sibling, "seen": sibling in agent.tasks},
         "random": task.random_return, "expert": task.expert_return,
         "references": demonstrations.references, "unscored": score_scale(task.random_return, task.expert_return),
+        "memory": memory,
         "origins": {name: list(origin) for name, origin in demonstrations.inferred.items()},
         "store": str(demonstrations.store.path), "pool": len(demonstrations.pool), "held_out": len(demonstrations.held_out),
         "left_out": demonstrations.left_out, "series": config.series, "rollouts": config.rollouts, "protocol": config.protocol,
@@ -239,6 +249,7 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
     agent, protocol = load(checkpoint, config.device), config.training
     demonstrations = _understood(open_demonstrations(config), agent)
     task = demonstrations.task
+    _give_memory(agent, task, envs.held_out().get(envs.registered_name(task)), config.memory)
     most = demonstrations.series(0, max(config.episodes))
     per_timestep, context = agent.tokenizer.tokens_per_timestep(task), agent.model.config.context_length
     lines = [agent.tokenizer.show(agent.tokenizer.encode(most[0].window(0, 2)))]
@@ -327,7 +338,7 @@ def _trained(
 
 
 def _policy(agent: Agent, task: TaskSpec, config: FewShotConfig) -> GatoPolicy:
-    return agent.policy(task, config.temperature, seed=config.seed, memory=config.memory or None)
+    return agent.policy(task, config.temperature, seed=config.seed)
 
 
 def _measured(policy: Policy, task: TaskSpec, config: FewShotConfig, demonstrations: Sequence[Episode] = ()) -> dict[str, Any]:
@@ -350,7 +361,7 @@ def _subset(demonstrations: Demonstrations, episodes: Sequence[Episode], path: P
     return path
 
 
-def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstrations) -> Path:
+def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstrations, memory: int) -> Path:
     """The folder of the results. **Raises:** `ValueError` if cells lie there that were made with other settings."""
     out = config.out or Path("runs") / f"fewshot-{demonstrations.task.name.replace('/', '-')}"
     model = json.loads((Path(checkpoint) / "config.json").read_text())
@@ -358,7 +369,7 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
         "weights_sha256": weights_sha256(Path(checkpoint)), "model": model,
         "data": demonstrations.store.fingerprint, "task": demonstrations.task.to_dict(),
         "held_out": len(demonstrations.held_out), "training": asdict(config.training), "rollouts": config.rollouts,
-        "seed": config.seed, "temperature": config.temperature, "memory": config.memory,
+        "seed": config.seed, "temperature": config.temperature, "memory": memory,
     }  # fmt: skip
     settings = json.loads(json.dumps(settings))
     path = out / "settings.json"

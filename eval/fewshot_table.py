@@ -62,6 +62,8 @@ def few_shot_table(results: dict[str, Any]) -> str:
     if sibling := results["sibling"]:
         unseen = "" if sibling["seen"] else ", which this checkpoint was not trained on either"
         lines.append(f"the registry holds the task out of pretraining; its nearest trained sibling is {sibling['task']}{unseen}")
+    if memory := results["memory"]:
+        lines.append(f"trained and played in windows of {memory} timestep{'s' * (memory > 1)}")
     lines += origin_lines(results["origins"])
     lines += [] if scored else [f"no score: {results['unscored']}"]
     lines += [f"the {name} return: {where}" for name, where in results["references"].items() if where != "registry"]

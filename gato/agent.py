@@ -39,11 +39,15 @@ MAX_CANDIDATES = 256  # of one picture, which are all computed at once
 class Agent:
     """A model, the tokenizer it was trained with, and the tasks it has seen.
 
-    **Arguments:** `model`; `tokenizer`: an `EpisodeTokenizer`; `tasks`: task specs by name.
+    **Arguments:** `model`; `tokenizer`: an `EpisodeTokenizer`; `tasks`: task specs by name; `memories`: of tasks that were trained
+    in shorter windows than the context, how many timesteps these had (`SourceConfig`), by name.
     """
 
-    def __init__(self, model: Gato, tokenizer: EpisodeTokenizer, tasks: Mapping[str, TaskSpec]) -> None:
+    def __init__(
+        self, model: Gato, tokenizer: EpisodeTokenizer, tasks: Mapping[str, TaskSpec], memories: Mapping[str, int] | None = None
+    ) -> None:
         self.model, self.tokenizer, self.tasks = model, tokenizer, dict(tasks)
+        self.memories = {name: memory for name, memory in (memories or {}).items() if memory}
         model.write_text_only()  # checkpoints from before this was saved with them
 
     # -- disk ------------------------------------------------------------------------------------
@@ -63,6 +67,7 @@ class Agent:
             "loss_on_text_observations": self.tokenizer.loss_on_text_observations,
             "tokenizer_sha256": text.hash if text else None,
             "tasks": [task.to_dict() for task in self.tasks.values()],
+            "memories": self.memories,
         }
         (folder / "gato.json").write_text(json.dumps(content, indent=1))
         processor = self.processor() or self.text_tokenizer()
@@ -78,6 +83,7 @@ class Agent:
         """
         folder = Path(folder)
         tokenizer, tasks = load_tokenizer(folder)
+        memories = json.loads((folder / "gato.json").read_text()).get("memories")
         from .model import Gato
 
         with _quiet():
@@ -88,7 +94,7 @@ class Agent:
                 f"'{folder}': the weights know {model.config.vocab_size} ids but the vocabulary {tokenizer.vocabulary.size}; "
                 "gato.json and model.safetensors belong to different checkpoints"
             )
-        return cls(model.to(device or default_device()), tokenizer, tasks)
+        return cls(model.to(device or default_device()), tokenizer, tasks, memories)
 
     # -- acting ------------------------------------------------------------------------------------
 
@@ -112,13 +118,19 @@ class Agent:
         static: bool = False,
         memory: int | None = None,
     ) -> GatoPolicy:
-        """A policy for one of the checkpoint's tasks; see `GatoPolicy`. `prompt`: a demonstration before every episode."""
+        """A policy for one of the checkpoint's tasks; see `GatoPolicy`.
+
+        **Arguments:** `prompt`: a demonstration before every episode; `memory`: by default what the task was trained with, 0: all
+        that the context holds.
+        """
         from .policy import GatoPolicy
 
         spec = self.task(task) if isinstance(task, str) else task
+        if memory is None and overflow == "rebuild":
+            memory = self.memories.get(spec.name)
         return GatoPolicy(
             self.model, self.tokenizer, spec, temperature=temperature, overflow=overflow, seed=seed, prompt=prompt, static=static,
-            memory=memory,
+            memory=memory or None,
         )  # fmt: skip
 
     # -- pictures and text -------------------------------------------------------------------------

@@ -295,18 +295,18 @@ def test_a_metaworld_goal_depends_on_the_seed_alone():
     other.reset(seed=5)
     first, second = one.reset(seed=3), other.reset(seed=3)
     assert first[1]["parameters"] == second[1]["parameters"]
-    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[0]["observation"], second[0]["observation"])
 
 
-def test_a_metaworld_observation_is_the_state_now_and_the_goal():
+def test_a_metaworld_observation_is_the_task_in_words_the_state_now_and_the_goal():
     skip_without_simulator("metaworld/reach")
-    env = envs.make("metaworld/reach")
+    env = envs.make("metaworld/push-wall")
     observation, _ = env.reset(seed=3)
     whole = env.unwrapped._get_obs()
-    assert env.observation_space.contains(observation) and observation.shape == (21,)
-    np.testing.assert_array_equal(observation, np.concatenate([whole[:18], whole[36:]]))
+    assert env.observation_space.contains(observation) and observation["instruction"] == "push wall"
+    np.testing.assert_array_equal(observation["observation"], np.concatenate([whole[:18], whole[36:]]))
     later = env.step(np.array([1, 0, 0, 0], np.float32))[0]
-    assert later[0] > observation[0]
+    assert later["observation"][0] > observation["observation"][0]
 
 
 def described():

@@ -187,6 +187,16 @@ def test_a_held_out_task_is_learned_and_its_nearest_trained_sibling_is_named(con
     assert "nearest trained sibling is gymnasium/lunar-lander, which this checkpoint" in (config.out / "fewshot.md").read_text()
 
 
+@pytest.mark.parametrize(("given", "taken"), [(None, 3), (1, 1), (0, 0)])
+def test_a_new_task_is_trained_and_played_with_the_memory_of_its_sibling(config, agent, robot, tmp_path, monkeypatch, given, taken):
+    monkeypatch.setattr(envs, "held_out", lambda: {"toy/corridor": robot.name})
+    Agent(agent.model, agent.tokenizer, agent.tasks, {robot.name: 3}).save(tmp_path / "short")
+    results = few_shot(tmp_path / "short", replace(config, episodes=(4,), modes=("full",), memory=given))
+    assert results["memory"] == json.loads((config.out / "settings.json").read_text())["memory"] == taken
+    tuned = gato.load(config.out / "cells/full-4-0/policy", "cpu")
+    assert tuned.memories == {robot.name: 3} | ({"toy/corridor": taken} if taken else {})
+
+
 def test_demonstrations_worse_than_random_play_give_returns_and_say_why(config, checkpoint, home, tmp_path):
     """Somebody who walks left: 0 where random play, which is measured, earns something."""
     task = replace(envs.task("toy/corridor"), name="toy/own", random_return=None, expert_return=None)

@@ -443,6 +443,24 @@ def test_short_episodes_are_packed_as_documents_of_their_own(mix):
         assert (row.tokens.kind[row.tokens.document == d][:3] == [Kind.PATCH, Kind.PATCH, Kind.SEPARATOR]).all()
 
 
+@pytest.mark.parametrize("prompt_share", [0.0, 1.0])
+def test_a_source_with_a_memory_fills_its_rows_with_windows_of_so_many_timesteps(stores, tokenizer, prompt_share):
+    source = SourceConfig(1.0, stores["walks"], memory=2)  # a timestep has 3 tokens
+    mixture = Mixture(DataConfig({"walks": source}, prompt_share), tokenizer, 64, seed=0)
+    rows = [mixture.row(0, r) for r in range(20)]
+    for row in rows:
+        windows = [p for p in row.pieces if p.role == "window"]
+        assert all(p.stop - p.start <= 2 for p in windows) and len(windows) == row.tokens.document[-1] + 1 > 1
+        assert len(row.tokens) > 58
+    assert any(p.role != "window" for row in rows for p in row.pieces) == bool(prompt_share)
+    assert mixture.memories == {"toy/corridor": 2}
+
+
+def test_a_memory_of_no_timestep_is_refused(stores, tokenizer):
+    with pytest.raises(ValueError, match="source 'walks' has memory 0; give at least 1 timestep"):
+        Mixture(DataConfig({"walks": SourceConfig(1.0, stores["walks"], memory=0)}), tokenizer, 64, seed=0)
+
+
 def test_a_packed_row_of_captions_wastes_little(mix):
     batch = mix(captions=1, context_length=256).batch(0, range(20))
     assert batch.is_packed

@@ -372,6 +372,26 @@ def test_a_finished_run_is_left_alone(small, capsys):
     assert (final / "model.safetensors").stat().st_mtime_ns == written
 
 
+def test_a_finished_run_goes_on_to_more_updates_where_that_is_allowed(small, here, capsys):
+    pretrain(small)
+    longer = replace(small, train=replace(small.train, steps=8))
+    with pytest.raises(ValueError, match=r"train\.steps was 6, now 8"):
+        pretrain(longer)
+    final = pretrain(replace(longer, train=replace(longer.train, allow_changes=["train.steps"])))
+    assert "runs/small/final was finished after 6 updates; going on to 8" in capsys.readouterr().out
+    assert json.loads((final / "training.json").read_text())["progress"]["step"] == 8
+    assert [line["step"] for line in read_metrics(here / "runs/small/metrics.jsonl")] == list(range(1, 9))
+
+
+def test_an_agent_acts_with_the_memory_that_its_tasks_were_trained_with(small):
+    sources = small.data.sources
+    short = replace(small, data=replace(small.data, sources={**sources, "toy/corridor": replace(sources["toy/corridor"], memory=1)}))
+    agent = gato.load(pretrain(short), "cpu")
+    assert agent.memories == {"toy/corridor": 1}
+    assert [agent.policy("toy/corridor", memory=m).memory for m in (None, 3, 0)] == [1, 3, None]
+    assert agent.policy("toy/corridor", overflow="rolling").memory is None
+
+
 def test_only_the_newest_checkpoints_stay(small, here):
     pretrain(replace(small, train=replace(small.train, steps=13, keep=2)))
     assert [p.name for p in checkpoint.steps(here / "runs/small")] == ["step-9", "step-12"]

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from gato.agent import Agent
-from gato.batch import TokenSequence, collate
+from gato.batch import TokenSequence, collate, join
 from gato.episode import Episode
 from gato.learners.gato import GatoLearner
 from gato.model import Gato
@@ -92,7 +92,7 @@ def finetune(
     folder: Path,
     evaluate: Callable[[Agent, int], list[float | None]],
 ) -> Finetuned:
-    """Trains a copy of the agent on all episodes of a store.
+    """Trains a copy of the agent on all episodes of a store, in windows of the memory that the agent has for the task.
 
     **Arguments:**
 
@@ -107,7 +107,7 @@ def finetune(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model, learner, accelerator, mixture, optimizer, optim, settings = _set_up(agent, task, store, protocol, mode, seed)
-        tuned = Agent(model, agent.tokenizer, {**agent.tasks, task.name: task})
+        tuned = Agent(model, agent.tokenizer, {**agent.tasks, task.name: task}, agent.memories)
         found = Finetuned(tuned, None, None, [], 0.0, sum(p.numel() for p in model.parameters() if p.requires_grad))
         lowest, looking = float("inf"), 0.0
 
@@ -147,7 +147,7 @@ def merged(agent: Agent) -> Agent:
                 setattr(module, name, child.get_base_layer())
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    return Agent(model, agent.tokenizer, agent.tasks)
+    return Agent(model, agent.tokenizer, agent.tasks, agent.memories)
 
 
 def held_out_loss(agent: Agent, episodes: Sequence[Episode]) -> float | None:
@@ -156,9 +156,12 @@ def held_out_loss(agent: Agent, episodes: Sequence[Episode]) -> float | None:
     rows: list[TokenSequence] = []
     for episode in episodes:
         steps = max(1, length // agent.tokenizer.tokens_per_timestep(episode.task))
+        memory = min(steps, agent.memories.get(episode.task.name, steps))
         for start in range(0, episode.num_timesteps, steps):
             if len(rows) < HELD_OUT_ROWS:
-                rows.append(agent.tokenizer.encode(episode.window(start, start + steps)).cut(length))
+                starts = range(start, min(start + steps, episode.num_timesteps), memory)
+                windows = [agent.tokenizer.encode(episode.window(s, min(s + memory, start + steps))) for s in starts]
+                rows.append(join(windows, same_document=False).cut(length))
     if not rows:
         return None
     agent.model.eval()
@@ -183,8 +186,9 @@ def _set_up(
     agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode: str, seed: int
 ) -> tuple[Gato, GatoLearner, Accelerator, Mixture, torch.optim.Optimizer, OptimConfig, TrainConfig]:
     """Everything that the loop takes."""
+    source = SourceConfig(store=str(store), memory=agent.memories.get(task.name))
     data = DataConfig(
-        sources={task.name: SourceConfig(store=str(store))}, loss_on_text_observations=agent.tokenizer.loss_on_text_observations,
+        sources={task.name: source}, loss_on_text_observations=agent.tokenizer.loss_on_text_observations,
         include_held_out=["*"],  # they are held out for this
     )  # fmt: skip
     mixture = Mixture(data, agent.tokenizer, agent.model.config.context_length, seed)  # without stochastic depth

@@ -120,8 +120,9 @@ def pretrain(config: PretrainConfig) -> Path:
         config = replace(config, train=replace(config.train, steps=_planned_steps(folder, config, learner, accelerator, mixture)))
         if rank() == 0:
             _claim(folder, json.loads(json.dumps(asdict(config))), config)
-        if from_first_rank((final / "manifest.json").is_file(), accelerator.device):
-            say(f"{final} is finished; name another run to train again")
+        assert config.train.steps is not None
+        if from_first_rank(rank() == 0 and _is_finished(final, config.train.steps), accelerator.device):
+            say(f"{final} is finished; name another run to train again, or allow more updates by --train.allow_changes [train.steps]")
             return final
         engine, progress = _resume(folder, config, learner, accelerator, mixture, stack)
         progress = _run(folder, config, engine, accelerator, mixture, tokenizer, progress)
@@ -204,7 +205,7 @@ class Saver:
         self.last = at.step
         if rank() > 0:
             return
-        agent = Agent(model, self.tokenizer, self.mixture.tasks)
+        agent = Agent(model, self.tokenizer, self.mixture.tasks, self.mixture.memories)
         snapshot = Snapshot(agent, moments, torch.get_rng_state(), at, asdict(self.config), self.mixture.fingerprint)
         path = self.folder / (name or f"step-{at.step}")
         self._writing = path, self._thread.submit(self._write, path, snapshot)
@@ -330,6 +331,18 @@ def _claim(folder: Path, resolved: dict[str, Any], config: PretrainConfig) -> No
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(resolved, indent=1))
     temporary.replace(path)
+
+
+def _is_finished(final: Path, steps: int) -> bool:
+    """Whether a run has made its updates. A final checkpoint that is to go on becomes one like those before it."""
+    if not (final / "manifest.json").is_file():
+        return False
+    done = json.loads((final / "training.json").read_text())["progress"]["step"]
+    if done >= steps:
+        return True
+    final.rename(final.with_name(f"step-{done}"))
+    say(f"{final} was finished after {done} updates; going on to {steps}")
+    return False
 
 
 def _is_allowed(name: str, train: TrainConfig) -> bool:
