@@ -149,14 +149,20 @@ class Mixture:
 
     def _check_tasks(self) -> None:
         """Whether every task means the same in all sources; that a run goes on with the same ones, its fingerprint says."""
-        seen: dict[str, tuple[TaskSpec, str]] = {}
+        seen: dict[str, tuple[TaskSpec, Source]] = {}
         for source in self.sources:
             for task in source.store.tasks:
-                other, where = seen.setdefault(task.name, (task, source.name))
+                other, first = seen.setdefault(task.name, (task, source))
                 if lines := other.differences(task):
                     raise ValueError(
-                        f"source '{source.name}': task '{task.name}' is not the one of source '{where}': {lines[0]}; "
+                        f"source '{source.name}': task '{task.name}' is not the one of source '{first.name}': {lines[0]}; "
                         "rename or import it again"
+                    )
+                memories = first.config.memory, source.config.memory
+                if memories[0] != memories[1]:
+                    raise ValueError(
+                        f"task '{task.name}' has memory {memories[0]} in source '{first.name}' and {memories[1]} in '{source.name}', "
+                        "but is played with one; give both the same"
                     )
 
     def _generator(self, step: int, row: int, lane: int) -> np.random.Generator:

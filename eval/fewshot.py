@@ -83,6 +83,8 @@ class FewShotConfig:
             raise ValueError(f"there is no protocol '{self.protocol}'; known are {', '.join(PROTOCOLS)}")
         if unknown := [m for m in self.modes if m not in MODES + BASELINES]:
             raise ValueError(f"there is no mode '{unknown[0]}'; known are {', '.join(MODES + BASELINES)}")
+        if self.memory is not None and self.memory < 0:
+            raise ValueError(f"memory is {self.memory}; give a number of timesteps, or 0 for as many as the context holds")
         if not self.episodes or min(self.episodes) < 1:
             raise ValueError(f"episodes is {list(self.episodes)}; give numbers of demonstrations, each at least 1")
         for name in ("series", "rollouts", "steps", "batch_size", "evaluate_every", "evaluation_episodes"):

@@ -197,6 +197,11 @@ def test_a_new_task_is_trained_and_played_with_the_memory_of_its_sibling(config,
     assert tuned.memories == {robot.name: 3} | ({"toy/corridor": taken} if taken else {})
 
 
+def test_a_negative_memory_is_refused(config):
+    with pytest.raises(ValueError, match="memory is -1; give a number of timesteps, or 0"):
+        replace(config, memory=-1)
+
+
 def test_demonstrations_worse_than_random_play_give_returns_and_say_why(config, checkpoint, home, tmp_path):
     """Somebody who walks left: 0 where random play, which is measured, earns something."""
     task = replace(envs.task("toy/corridor"), name="toy/own", random_return=None, expert_return=None)

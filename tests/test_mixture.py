@@ -461,6 +461,12 @@ def test_a_memory_of_no_timestep_is_refused(stores, tokenizer):
         Mixture(DataConfig({"walks": SourceConfig(1.0, stores["walks"], memory=0)}), tokenizer, 64, seed=0)
 
 
+def test_two_memories_of_one_task_are_refused(stores, tokenizer):
+    sources = {"a": SourceConfig(1.0, stores["walks"], memory=1), "b": SourceConfig(1.0, stores["walks"])}
+    with pytest.raises(ValueError, match="task 'toy/corridor' has memory 1 in source 'a' and None in 'b'"):
+        Mixture(DataConfig(sources), tokenizer, 64, seed=0)
+
+
 def test_a_packed_row_of_captions_wastes_little(mix):
     batch = mix(captions=1, context_length=256).batch(0, range(20))
     assert batch.is_packed
