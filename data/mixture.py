@@ -140,8 +140,9 @@ class Mixture:
 
     @property
     def memories(self) -> dict[str, int]:
-        """The memory of the tasks of all sources that have one, by task name; 0: as much as the context holds."""
-        return {t.name: s.config.memory or 0 for s in self.sources if s.is_control for t in s.store.tasks if t.name in self.tasks}
+        """Of the tasks that are trained in short windows, how many timesteps these have at most, by task name."""
+        tasks = self.tasks
+        return {t.name: s.config.memory for s in self.sources if s.config.memory for t in s.store.tasks if t.name in tasks}
 
     @property
     def fingerprint(self) -> dict[str, str]:
@@ -195,10 +196,9 @@ class Mixture:
             parts.append(sequence)
             pieces.append(piece)
             left -= len(sequence)
-            if not source.config.memory:
-                if prompt is not None:
-                    break
-                wants_prompt = False
+            if prompt is not None and not source.config.memory:
+                break
+            wants_prompt = wants_prompt and bool(source.config.memory)
         return join(parts, same_document=False), pieces
 
     def batch(self, step: int, rows: Sequence[int]) -> TokenBatch:

@@ -106,6 +106,8 @@ class Source:
         self.task: TaskSpec = store.tasks[0]
         self.is_control = self.task.is_control
         self.is_text = not self.task.observations and all(a.modality is Modality.TEXT for a in self.task.actions)
+        if config.memory and not self.is_control:
+            raise ValueError(f"source '{name}' has memory {config.memory} but no timesteps that follow one another; leave it out")
         self._check(context_length)
         self._documents: TokenisedText | None = None
         if self.is_text:

@@ -47,7 +47,7 @@ class Agent:
         self, model: Gato, tokenizer: EpisodeTokenizer, tasks: Mapping[str, TaskSpec], memories: Mapping[str, int] | None = None
     ) -> None:
         self.model, self.tokenizer, self.tasks = model, tokenizer, dict(tasks)
-        self.memories = {name: memory for name, memory in (memories or {}).items() if memory}
+        self.memories = dict(memories or {})
         model.write_text_only()  # checkpoints from before this was saved with them
 
     # -- disk ------------------------------------------------------------------------------------

@@ -461,6 +461,11 @@ def test_a_memory_of_no_timestep_is_refused(stores, tokenizer):
         Mixture(DataConfig({"walks": SourceConfig(1.0, stores["walks"], memory=0)}), tokenizer, 64, seed=0)
 
 
+def test_a_memory_of_a_source_without_timesteps_is_refused(stores, tokenizer):
+    with pytest.raises(ValueError, match="source 'documents' has memory 1 but no timesteps that follow one another"):
+        Mixture(DataConfig({"documents": SourceConfig(1.0, stores["documents"], memory=1)}), tokenizer, 64, seed=0)
+
+
 def test_two_memories_of_one_task_are_refused(stores, tokenizer):
     sources = {"a": SourceConfig(1.0, stores["walks"], memory=1), "b": SourceConfig(1.0, stores["walks"])}
     with pytest.raises(ValueError, match="task 'toy/corridor' has memory 1 in source 'a' and None in 'b'"):

@@ -120,8 +120,8 @@ def pretrain(config: PretrainConfig) -> Path:
         config = replace(config, train=replace(config.train, steps=_planned_steps(folder, config, learner, accelerator, mixture)))
         if rank() == 0:
             _claim(folder, json.loads(json.dumps(asdict(config))), config)
-        assert config.train.steps is not None
-        if from_first_rank(rank() == 0 and _is_finished(final, config.train.steps), accelerator.device):
+            _reopen(final, config.train.steps or 0)
+        if from_first_rank((final / "manifest.json").is_file(), accelerator.device):
             say(f"{final} is finished; name another run to train again, or allow more updates by --train.allow_changes [train.steps]")
             return final
         engine, progress = _resume(folder, config, learner, accelerator, mixture, stack)
@@ -333,16 +333,14 @@ def _claim(folder: Path, resolved: dict[str, Any], config: PretrainConfig) -> No
     temporary.replace(path)
 
 
-def _is_finished(final: Path, steps: int) -> bool:
-    """Whether a run has made its updates. A final checkpoint that is to go on becomes one like those before it."""
+def _reopen(final: Path, steps: int) -> None:
+    """Makes the final checkpoint of a run that is to go on to more updates one like those before it."""
     if not (final / "manifest.json").is_file():
-        return False
+        return
     done = json.loads((final / "training.json").read_text())["progress"]["step"]
-    if done >= steps:
-        return True
-    final.rename(final.with_name(f"step-{done}"))
-    say(f"{final} was finished after {done} updates; going on to {steps}")
-    return False
+    if done < steps:
+        final.rename(final.with_name(f"step-{done}"))
+        say(f"{final} was finished after {done} updates; going on to {steps}")
 
 
 def _is_allowed(name: str, train: TrainConfig) -> bool:
