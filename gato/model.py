@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput
 from .batch import NO_LOCAL
 from .embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
 from .head import weighted_loss
+from .libraries import cache_name
 from .transformer import Attention, Block, PositionScheme, Transformer, document_blocks
 
 MAX_NEW_TOKENS = 32  # of a generation that names no number
@@ -39,7 +40,7 @@ class GatoConfig(PreTrainedConfig):
     """
 
     model_type = "gato"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]
     attribute_map = {
         "hidden_size": "width",
         "num_hidden_layers": "num_layers",
@@ -110,12 +111,21 @@ def preset(name: str) -> GatoConfig:
 class GatoOutput(ModelOutput):
     """- `loss`: weighted sum of the target losses over the denominator, if labels were given.
     - `logits` (B, L or kept, vocab_size): only without labels.
+    - `cache`: the keys and values so far; transformers before 5.24 calls it `past_key_values`.
     - `token_losses` (K,), `token_index` (K,): each target's loss and its flat position in `labels`.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    past_key_values: Cache | None = None
+    if cache_name() == "cache":
+        cache: Cache | None = None
+    else:
+        past_key_values: Cache | None = None
+
+        @property
+        def cache(self) -> Cache | None:
+            return self.past_key_values
+
     token_losses: Tensor | None = None
     token_index: Tensor | None = None
 
@@ -176,6 +186,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         patch_boxes: Tensor | None = None,
         local_positions: Tensor | None = None,
         document_ids: Tensor | None = None,
+        cache: Cache | None = None,
         past_key_values: Cache | None = None,
         labels: Tensor | None = None,
         label_weights: Tensor | None = None,
@@ -196,6 +207,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         - `pixel_values` uint8 (N, 16, 16, 3), `patch_boxes` (N, 4): patches packed over the batch, in order of their slots.
         - `local_positions` (B, L): see `TokenSequence`; by default none.
         - `document_ids` (B, L): attention stays within a document; -1 is padding. Not together with a cache.
+        - `cache`: keys and values of what came before; `past_key_values` is its older name, and only one of them is given.
         - `labels` (B, L): the id of each target token, else -100; the token at l is predicted from l - 1.
         - `label_weights` (B,): loss weight of each row.
         - `num_items_in_batch`: what the weighted sum is divided by; by default this batch's weighted targets.
@@ -204,12 +216,15 @@ class Gato(PreTrainedModel, GenerationMixin):
           `TokenBatch` has them. By default they are looked for, which makes a GPU wait.
         - `logits_to_keep`: only the last so many positions (0: all), or a tensor of positions.
         """
+        if cache is not None and past_key_values is not None:
+            raise ValueError("'cache' and 'past_key_values' are two names of one thing; give one of them")
+        cache = past_key_values if cache is None else cache
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None and not self.training
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         embedded = self.embedding(input_ids, local_positions, pixel_values, patch_boxes, patch_index)
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        past = cache.get_seq_length() if cache is not None else 0
         mask, positions = attention_layout(input_ids, past, attention_mask, document_ids)
         indices = torch.arange(past + input_ids.shape[1], device=input_ids.device)[None]
         if labels is not None and target_index is None:
@@ -219,14 +234,14 @@ class Gato(PreTrainedModel, GenerationMixin):
             mask, blocks = None, document_blocks(document_ids)
         hidden = self.transformer(
             embedded, mask, query_positions=indices[:, past:] if past else indices, key_positions=indices,
-            learned_positions=positions, cache=past_key_values, depth_noise=depth_noise,
+            learned_positions=positions, cache=cache, depth_noise=depth_noise,
             keep=None if target_index is None else (target_index - 1).clamp(min=0), blocks=blocks,
         )  # fmt: skip
         if labels is not None:
             assert target_index is not None
             return self._loss(hidden, labels, target_index, label_weights, num_items_in_batch)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        return GatoOutput(logits=self.score(hidden[:, keep]), past_key_values=past_key_values)
+        return GatoOutput(logits=self.score(hidden[:, keep]), **{cache_name(): cache})
 
     def score(self, hidden: Tensor, ids: Tensor | slice | None = None) -> Tensor:
         """Logits (..., V) of hidden states (..., width), over the vocabulary or over `ids` only; a slice of ids is not copied."""
@@ -254,7 +269,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         """Pictures and local positions belong to the prompt: with a cache they are passed on the first step only."""
         # transformers annotates `self` of its mixin with a protocol of its own internals, which no model satisfies for mypy
         inputs: dict = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)  # type: ignore[misc]
-        if not is_first_iteration and kwargs.get("past_key_values") is not None:
+        if not is_first_iteration and kwargs.get(cache_name()) is not None:
             for name in ("pixel_values", "patch_boxes", "local_positions"):
                 inputs.pop(name, None)
         elif (local := inputs.get("local_positions")) is not None:

@@ -91,10 +91,10 @@ def test_cached_decoding_equals_the_full_forward(tiny, as_batch, drive, logits_o
         chosen = [i for i, slot in enumerate(slots) if start <= slot < stop]
         with torch.no_grad():
             out = tiny(
-                input_ids=batch.ids[:, start:stop], local_positions=batch.local_position[:, start:stop], past_key_values=cache,
+                input_ids=batch.ids[:, start:stop], local_positions=batch.local_position[:, start:stop], cache=cache,
                 pixel_values=batch.patches[chosen] if chosen else None, patch_boxes=batch.patch_boxes[chosen] if chosen else None,
             )  # fmt: skip
-        cache = out.past_key_values
+        cache = out.cache
         parts.append(out.logits)
     torch.testing.assert_close(torch.cat(parts, dim=1), full, **EXACT)
 
