@@ -1,4 +1,4 @@
-"""`gato eval RUN --follow true`: evaluation beside training, checkpoint by checkpoint, as they appear.
+"""`gato eval RUN --follow`: evaluation beside training, checkpoint by checkpoint, as they appear.
 
 RUN/evals/step-500.json    what `gato eval` writes; a checkpoint with such a file is not played again
 RUN/evals/final.json       the last one: with it the run is evaluated whole

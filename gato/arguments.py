@@ -11,7 +11,7 @@ import re
 import sys
 from argparse import SUPPRESS, ArgumentError
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from inspect import cleandoc
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -43,7 +43,7 @@ class Parser(ArgumentParser):
     def parse(self, arguments: Sequence[str]) -> Namespace:
         """**Raises:** `ValueError` in one line."""
         try:
-            options = self.parse_args(self._tuples_joined(arguments))
+            options = self.parse_args(flags_completed(self._tuples_joined(arguments), self._flags()))
         except ArgumentError as error:
             raise ValueError(self._explain(" ".join(str(error).split()), arguments)) from None
         self._check(options, arguments)
@@ -64,6 +64,10 @@ class Parser(ArgumentParser):
                 if len(numbers) > 1:
                     joined.append(f"[{','.join(words.popleft() for _ in numbers)}]")
         return joined
+
+    def _flags(self) -> set[str]:
+        booleans = (bool, bool | None)
+        return {o for action in self._actions if getattr(action, "_typehint", None) in booleans for o in action.option_strings}
 
     def _check(self, options: Namespace, arguments: Sequence[str]) -> None:
         """What jsonargparse 4.53 lets pass in a file: `train: 3`, and null where a value is needed."""
@@ -109,6 +113,18 @@ def _wrong_type(message: str, arguments: Sequence[str]) -> str | None:
     kinds = dict.fromkeys(_TYPES.get(kind, kind) or pair or f"a mapping of {name}'s options" for kind, pair, name in expected)
     found, key = value[1].partition(" Subclass types expect")[0], ".".join(keys)
     return f"'{key}' is {found}{_held_by(key, arguments)}, expected {' or '.join(kinds)}"
+
+
+def flags_completed(words: Sequence[str], flags: Container[str]) -> list[str]:
+    """`--films` as `--films true`: a flag stands alone, or before true or false."""
+    completed: list[str] = []
+    for i, word in enumerate(words):
+        if word == "--":
+            return [*completed, *words[i:]]
+        completed.append(word)
+        if word in flags and not (i + 1 < len(words) and words[i + 1].lower() in ("true", "false")):
+            completed.append("true")
+    return completed
 
 
 def _is_number(word: str) -> bool:

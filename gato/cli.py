@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import Any
 
+from .output import only_documents, wants_json
 from .verbs import data, look, measure, recipes, speak, train
 from .verbs.command import one_line
 
@@ -66,8 +68,10 @@ VERBS: dict[str, Any] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0, 1 for a failed check, 2 for bad input, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv)) or 0
+        with only_documents() if wants_json(arguments) else nullcontext():
+            code = _run(arguments) or 0
         sys.stdout.flush()
         return code
     except SystemExit as leaving:  # --help and --print_config leave by it

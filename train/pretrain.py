@@ -130,6 +130,12 @@ def pretrain(config: PretrainConfig) -> Path:
     return final
 
 
+def outcome(config: PretrainConfig) -> dict[str, Any]:
+    """What a finished run came to: its folder, its final checkpoint, and what `Progress` counts."""
+    folder = Path("runs") / config.train.name
+    return {"run": folder, "checkpoint": folder / "final", **json.loads((folder / "final" / "training.json").read_text())["progress"]}
+
+
 def _run(
     folder: Path, config: PretrainConfig, engine: Engine, accelerator: Accelerator, mixture: Mixture, tokenizer: EpisodeTokenizer,
     progress: Progress,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ..plain import finite
+from ..output import write_document
 
 
 def parser_of(verb: str, description: str) -> Any:
@@ -42,7 +41,10 @@ def one_line(error: Exception) -> str:
 
 
 def print_rows(rows: Any, as_json: bool, text: Callable[[], str]) -> None:
-    print(json.dumps(finite(rows), indent=1, default=str) if as_json else text())
+    if as_json:
+        write_document(rows)
+    else:
+        print(text())
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..output import write_document
 from .command import build_config, one_line, open_store, parse, parser_of, print_rows, store_folder, table
 from .recipes import recipe_path
 
@@ -100,7 +100,7 @@ def validate(arguments: list[str]) -> int:
     folders = {name: store_folder(name) for name in options.stores}
     rows = [_validated(name, folder, quiet=options.json) for name, folder in folders.items()]
     if options.json:
-        print(json.dumps(rows, indent=1))
+        write_document(rows)
     return int(any(row["damage"] for row in rows))
 
 

@@ -47,7 +47,8 @@ def _attention(options: Any) -> None:
 
     if Path(options.attention).is_file() or Path(options.attention).suffix.lower() in SUFFIXES:
         seen = caption_attention(load(options.name), options.attention)
-        print(f"{seen.caption}: {write_attention(seen, options.out)}")
+        page = write_attention(seen, options.out)
+        print_rows({"caption": seen.caption, "page": page}, options.json, lambda: f"{seen.caption}: {page}")
         return
     from gato.eval.episode_attention import episode_attention, write_episode_attention
 
@@ -55,7 +56,8 @@ def _attention(options: Any) -> None:
     if not 0 <= options.episode < store.num_episodes:
         raise ValueError(f"store {options.attention} has episodes 0 to {store.num_episodes - 1}, there is no episode {options.episode}")
     found = episode_attention(load(options.name), store.episode(options.episode))
-    print(write_episode_attention(found, f"episode {options.episode} of {options.attention}", options.out))
+    page = write_episode_attention(found, f"episode {options.episode} of {options.attention}", options.out)
+    print_rows({"store": options.attention, "episode": options.episode, "page": page}, options.json, lambda: str(page))
 
 
 def tokenize(arguments: list[str]) -> None:
@@ -83,7 +85,7 @@ def tokenize(arguments: list[str]) -> None:
 def doctor(arguments: list[str]) -> None:
     from argparse import ArgumentParser  # our own parser's library may be what is missing
 
-    parser = ArgumentParser(prog="gato doctor", description="What is installed, what is missing, and what that means.")
+    parser = ArgumentParser(prog="gato doctor", allow_abbrev=False, description="What is installed, what is missing, and what that means.")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     from gato.doctor import findings

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..output import write_document
 from .command import parse, parser_of, print_rows, table
 
 EVAL_LISTS = {
@@ -45,7 +45,10 @@ def _follow(run: Path, config: Any, as_json: bool) -> int:
 
     has_errors = False
     for name, results in follow(run, config):
-        print_rows({"checkpoint": name, "results": results}, as_json, partial(scores_line, name, results))
+        if as_json:
+            write_document({"checkpoint": name, "results": results}, indent=None)
+        else:
+            print(scores_line(name, results), flush=True)
         has_errors |= bool(results and results["errors"])
     return int(has_errors)
 
@@ -65,7 +68,7 @@ def plot(arguments: list[str]) -> None:
     parser.add_argument("--snippets", type=int, default=100, help="of --embeddings: rows of 128 tokens a source")
     parser.add_argument("--layer", type=int, help="of --embeddings: drawn, counted from 0 (default: the middle one)")
     parser.add_argument("--seed", type=int, default=0, help="of --embeddings: which rows, and the untrained weights")
-    parser.add_argument("--json", action="store_true", help="of --embeddings: print the figures")
+    parser.add_argument("--json", action="store_true", help="with --embeddings the figures, else the page's path")
     options = parse(parser, arguments)
     if options.embeddings:
         _embeddings(options)
@@ -73,12 +76,13 @@ def plot(arguments: list[str]) -> None:
     if len(options.runs) > 1:
         from gato.eval.comparison import write_comparison
 
-        print(write_comparison(options.runs, options.out or Path("comparison.html")))
-        return
-    from gato.eval.report import write_report
+        page = write_comparison(options.runs, options.out or Path("comparison.html"))
+    else:
+        from gato.eval.report import write_report
 
-    (run,) = options.runs
-    print(write_report(run, options.out or run / "report.html"))
+        (run,) = options.runs
+        page = write_report(run, options.out or run / "report.html")
+    print_rows({"page": page, "runs": options.runs}, options.json, lambda: str(page))
 
 
 def _embeddings(options: Any) -> None:

@@ -43,6 +43,7 @@ def cp(arguments: list[str]) -> None:
     parser = parser_of("cp", "Copy a shipped recipe to a file of your own.")
     parser.add_argument("recipe", type=str)
     parser.add_argument("file", type=Path, help="a new YAML file, or the folder to put it in")
+    parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     recipe = recipe_path(options.recipe)
     file = options.file / recipe.name if options.file.is_dir() else options.file
@@ -51,4 +52,4 @@ def cp(arguments: list[str]) -> None:
     if file.suffix not in (".yaml", ".yml"):
         raise ValueError(f"'{file}' is not named *.yaml, so 'gato pretrain' would not take it for a recipe; name it {file.name}.yaml")
     file.write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8")
-    print(file)
+    print_rows({"file": file}, options.json, lambda: str(file))

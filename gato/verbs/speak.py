@@ -50,10 +50,14 @@ def generate(arguments: list[str]) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest piece each time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", type=str)
+    parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     from gato.agent import load
 
-    print(load(options.checkpoint, options.device).generate(options.text, options.max_new_tokens, options.temperature, options.seed))
+    agent = load(options.checkpoint, options.device)
+    text = agent.generate(options.text, options.max_new_tokens, options.temperature, options.seed)
+    content = {"prompt": options.text, "continuation": text[len(options.text) :], "text": text}
+    print_rows(content, options.json, lambda: text)
 
 
 def chat(arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..output import write_document
 from .command import build_config, parse, parser_of, print_rows
 from .recipes import recipe_path, recipes
 
@@ -15,13 +16,14 @@ def pretrain(arguments: list[str]) -> int | None:
     about = """Train RECIPE (a shipped name or a YAML file), or go on where it stopped.
 
     --nproc N: so many processes on this machine, a device each; torchrun and accelerate launch start them on several.
-    --dry-run [--world-size N] [--json]: print memory, batch split and bytes sent of each of N ranks, and start nothing."""
+    --dry-run [--world-size N]: print memory, batch split and bytes sent of each of N ranks, and start nothing.
+    --json: what it came to, or the plan, for programs."""
     ways, rest = _ways_to_start(arguments)
-    if not ways.dry_run and (ways.json or ways.world_size is not None):
-        raise ValueError("--world-size and --json belong to --dry-run; --nproc starts processes")
+    if not ways.dry_run and ways.world_size is not None:
+        raise ValueError("--world-size belongs to --dry-run; --nproc starts processes")
     parser = parser_of("pretrain", about)
     parser.usage = "gato pretrain RECIPE [--nproc N | --dry-run --world-size N] [--config FILE] [--SECTION.OPTION VALUE ...]"
-    from gato.train.pretrain import PretrainConfig, dry_run, pretrain
+    from gato.train.pretrain import PretrainConfig, dry_run, outcome, pretrain
 
     parser.add_argument("--config", action="config", help="a further YAML file; later files and options win")
     parser.add_config(PretrainConfig)
@@ -42,9 +44,13 @@ def pretrain(arguments: list[str]) -> int | None:
         if ways.nproc != 1 and "RANK" not in os.environ:
             from gato.train.launch import launch
 
-            return launch(["pretrain", *arguments], ways.nproc)
-        pretrain(config)
-        return None
+            code = launch(["pretrain", *(word for word in arguments if word != "--json")], ways.nproc)
+        else:
+            pretrain(config)
+            code = 0
+        if ways.json and code == 0 and int(os.environ.get("RANK", "0")) == 0:
+            write_document(outcome(config))
+        return code
     finally:
         gc.freeze()  # else Python, as it ends, looks several times through all that torch brings: on a busy machine for 20 s
 
@@ -53,15 +59,21 @@ def _ways_to_start(arguments: list[str]) -> tuple[Any, list[str]]:
     """The options that are no part of a run's configuration, and the other words."""
     import argparse
 
+    from gato.arguments import flags_completed
+
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--nproc", type=int, default=1)
-    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--dry-run", type=_truth, default=False)
     parser.add_argument("--world-size", type=int)
     parser.add_argument("--json", action="store_true")
     try:
-        return parser.parse_known_args(arguments)
+        return parser.parse_known_args(flags_completed(arguments, {"--dry-run"}))
     except argparse.ArgumentError as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def _truth(word: str) -> bool:
+    return word.lower() == "true"
 
 
 def finetune(arguments: list[str]) -> None:
