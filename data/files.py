@@ -73,10 +73,36 @@ def inside(folder: Path, name: object, label: str) -> Path:
 
 
 def files_below(folder: Path, suffixes: Iterable[str] | None = None) -> list[Path]:
-    """Files with these suffixes (`None`: any) in a folder and its subfolders, sorted; hidden ones are left out."""
+    """Files with these suffixes (`None`: any) in a folder and its subfolders, sorted; hidden ones are left out.
+
+    Links to folders are followed; one that leads back to a folder that it lies in ends there, where all is read already.
+
+    **Raises:** `ValueError` for a link that leads nowhere and has one of the suffixes, `OSError` for a folder that cannot be read.
+    """
     wanted = None if suffixes is None else {s.lower() for s in suffixes}
-    found = (p for p in folder.rglob("*") if (wanted is None or p.suffix.lower() in wanted) and p.is_file())
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    found = []
+    for path in _below(folder, ()):
+        if wanted is not None and path.suffix.lower() not in wanted:
+            continue
+        if path.is_file():
+            found.append(path)
+        elif wanted is not None and path.is_symlink() and not path.exists():
+            raise ValueError(f"{path} is a link to {os.readlink(path)}, which does not exist; fetch that file or remove the link")
+    return sorted(found)
+
+
+def _below(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    """All that is no folder; `above`: device and number of the folders that lead here."""
+    status = folder.stat()
+    if (here := (status.st_dev, status.st_ino)) in above:
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _below(path, (*above, here))
+        else:
+            yield path
 
 
 def file_digest(path: Path) -> str:
