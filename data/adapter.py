@@ -23,6 +23,7 @@ from gato.spec import FieldSpec, Modality, TaskSpec
 from .arrays import nearest_or_all
 from .files import files_digest
 from .formats import Dataset
+from .left_out import LeftOut
 
 _KEYS = [f.name for f in fields(Episode) if f.name != "task"]
 
@@ -36,7 +37,7 @@ class Adapter:
 
     data: Path | None = None
 
-    def open(self, path: Path) -> Dataset:
+    def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """Runs the file, and its `episodes` once to check and count them before anything is written.
 
         **Raises:** `ValueError` naming the file and the line, or the episode and the field.
@@ -57,6 +58,7 @@ class Adapter:
             splits={"train": total},
             episodes=lambda split, start: islice(self._episodes(path, task, episodes), start, None),
             provenance={"format": "adapter", "adapter": path.read_text(encoding="utf-8"), "data": str(self.data), "licence": task.licence},
+            left_out=left_out or LeftOut(),
         )
 
     def _episodes(self, path: Path, task: TaskSpec, episodes: Callable[[Path | None], Any]) -> Iterator[Episode]:

@@ -2,11 +2,12 @@
 
 A format is one file of this room with two dataclasses whose fields are its options: a reader, whose
 `open(path)` gives a `Dataset`, and, where we write the format too, a writer, whose `write(stores, out)` gives
-counts. Everything after a `Dataset` is the same for all: one store per split, resumable, counted.
+counts. Everything after a `Dataset` is the same for all: one store per split, resumable, counted (`left_out`).
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 from gato.episode import Episode
 from gato.spec import TaskSpec
 
+from .left_out import BadRow, LeftOut
 from .progress import Progress
 from .store import Store, StoreWriter
 
@@ -45,7 +47,9 @@ class Episodes(Protocol):
     def __call__(self, split: str, start: int) -> Iterator[Episode]:
         """The episodes from place `start` on, in an order that never changes; skipping costs no decoding.
 
-        **Raises:** `ValueError` naming file, row or episode, and field, for what cannot be an episode.
+        What cannot be an episode goes to the dataset's `left_out`, which refuses or skips it; it keeps its place.
+
+        **Raises:** `ValueError` naming file, row or episode, and field.
         """
 
 
@@ -56,7 +60,8 @@ class Dataset:
     - `source`: its name, for the manifest; `digest`: SHA-256 that changes whenever an episode does.
     - `tasks`: of its episodes; `splits`: number of episodes by split.
     - `episodes`: reads them.
-    - `provenance`: JSON values for the manifest: format, version, licence, what was left out and how many.
+    - `provenance`: JSON values for the manifest: format, version, licence.
+    - `left_out`: what was left out when it was opened, and takes what is while it is read.
     """
 
     source: str
@@ -65,14 +70,18 @@ class Dataset:
     splits: Mapping[str, int]
     episodes: Episodes
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 class Reader(Protocol):
     """A dataclass whose fields are the options of `gato data import FORMAT`."""
 
-    def open(self, path: Path) -> Dataset:
-        """**Raises:** `ValueError` in one line: what was found at `path`, what was expected, what to do;
-        `ImportError` with the pip line for a missing extra."""
+    def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
+        """`left_out`: counts what is left out and says which bad rows may be; the dataset keeps it. By default none may.
+
+        **Raises:** `ValueError` in one line: what was found at `path`, what was expected, what to do;
+        `ImportError` with the pip line for a missing extra.
+        """
 
 
 class Writer(Protocol):
@@ -99,21 +108,76 @@ def import_dataset(dataset: Dataset, out: str | Path, splits: Sequence[str] | No
     **Arguments:** `splits`: which; all of them where `None`.
 
     **Raises:** `ValueError` for a split that the dataset lacks, and naming the place of a bad episode; the
-    episodes before it are kept.
+    episodes before it are kept, and where there are none no folder is left.
     """
     wanted = list(dataset.splits) if splits is None else list(splits)
     if unknown := [s for s in wanted if s not in dataset.splits]:
         raise ValueError(f"{dataset.source} has no split {unknown}; it has {dict(sorted(dataset.splits.items()))}")
     folders = {split: Path(out) / split for split in wanted}
     for split, folder in folders.items():
-        with StoreWriter(folder, dataset.tasks, {**dataset.provenance, "split": split}) as writer:
-            writer.bind(dataset.source, dataset.digest)
-            done = writer.num_episodes
-            with Progress(f"{dataset.source} {split}", dataset.splits[split], done=done) as progress:
-                for episode in dataset.episodes(split, done):
-                    writer.append(episode)
-                    progress.advance()
+        new = [f for f in (folder, Path(out)) if not f.exists()]
+        num_kept: int | None = None
+        try:
+            with StoreWriter(folder, dataset.tasks, {**dataset.left_out.notes(), **dataset.provenance, "split": split}) as writer:
+                try:
+                    _fill(writer, dataset, split)
+                finally:
+                    num_kept = writer.num_episodes
+        except ValueError as error:
+            if num_kept:
+                how = ", and the same command goes on there with a --skip that allows it" if isinstance(error, BadRow) else ""
+                raise ValueError(f"{error}; the {num_kept} episodes before it are kept in {folder}{how}") from None
+            if num_kept == 0:
+                _remove(new)
+            raise
     return folders
+
+
+def _fill(writer: StoreWriter, dataset: Dataset, split: str) -> None:
+    """Adds the episodes of a split behind those that are there, and names in the provenance which were skipped.
+
+    A skipped one is saved with the number of the store's episode that follows it, before that episode is: whatever is
+    lost when a writer is killed, the episodes that are there and the skipped ones before them say where the next goes on.
+    """
+    before = writer.provenance.get("skipped", []) if writer.provenance.get("sha256") == dataset.digest else []
+    writer.bind(dataset.source, dataset.digest)
+    left_out, total = dataset.left_out, dataset.splits[split]
+    skipped = [x for x in before if x["before"] is not None and x["before"] <= writer.num_episodes]
+    left_out.episodes += [x["row"] for x in skipped]  # they count towards the limit
+    known = len(left_out.episodes)
+    unread = [{"row": row, "before": None} for row in left_out.rows]
+    if unread or skipped or "skipped" in writer.provenance:
+        writer.note(skipped=unread + skipped)
+
+    def note_skipped() -> None:
+        nonlocal known
+        new, known = left_out.episodes[known:], len(left_out.episodes)
+        skipped.extend({"row": row, "before": writer.num_episodes} for row in new)
+        if new:
+            writer.note(skipped=unread + skipped)
+        for _ in new:
+            progress.advance()
+
+    start = writer.num_episodes + len(skipped)
+    with Progress(f"{dataset.source} {split}", total, done=start) as progress:
+        for episode in dataset.episodes(split, start):
+            note_skipped()
+            writer.append(episode)
+            progress.advance()
+        note_skipped()
+    if (found := writer.num_episodes + len(skipped)) != total:
+        raise ValueError(f"{dataset.source} {split} had {total} episodes when it was opened and {found} when it was read: it changed")
+    if not writer.num_episodes:
+        raise ValueError(f"{dataset.source} {split} holds no episode but {total} bad ones; the last one: {skipped[-1]['row']}")
+
+
+def _remove(folders: Sequence[Path]) -> None:
+    """Folders that were made for nothing: the first one is a store without an episode."""
+    for number, folder in enumerate(folders):
+        if number == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _class(table: Mapping[str, tuple[str, str]], name: str) -> Any:

@@ -24,6 +24,7 @@ from gato.spec import FieldSpec, Modality, TaskSpec
 from .captions import MAX_TEXT, fit_image, read_image
 from .files import DEFAULT_SPLIT, TABLES, Table, files_below, files_digest, inside, named_split, options_digest, split_of, status_digest
 from .formats import Dataset
+from .left_out import LeftOut
 from .pictures import LICENCE
 
 MAX_PICTURES = 256  # of a document
@@ -53,8 +54,9 @@ class InterleavedReader:
     image_size: tuple[int, int] = (64, 64)
     images: Path | None = None
 
-    def open(self, path: Path) -> Dataset:
+    def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """**Raises:** `ValueError` naming file and row for lists that do not fit each other, and if no document has a picture."""
+        left_out = left_out or LeftOut()
         files = files_below(path, TABLES) if path.is_dir() else [path]
         if not files:
             raise ValueError(f"{path} holds no table; expected .parquet, .arrow or .jsonl files with the columns images and texts")
@@ -62,10 +64,12 @@ class InterleavedReader:
         named: set[Path] = set()
         for place, row, table in self._rows(files):
             document = _document(row, place)
-            counts[_split(row, table, path, place) if document else ""] += 1
-            for cell, _ in document[1] if document and not table.is_binary else ():
+            if document is None:
+                left_out.count("documents without a picture", place)
+                continue
+            counts[_split(row, table, path, place)] += 1
+            for cell, _ in document[1] if not table.is_binary else ():
                 named.add(self._named(cell, table, place))
-        without = counts.pop("", 0)
         if not counts:
             raise ValueError(f"{path} holds no document with a picture")
         digest = files_digest(path if path.is_dir() else path.parent, files)
@@ -76,7 +80,8 @@ class InterleavedReader:
             tasks=(task,),
             splits=dict(counts),
             episodes=partial(self._episodes, task, path, files),
-            provenance={"format": "interleaved", "left_out": {"documents without a picture": without} if without else {}},
+            provenance={"format": "interleaved"},
+            left_out=left_out,
         )
 
     def _rows(self, files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any], Table]]:

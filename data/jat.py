@@ -29,6 +29,7 @@ from .files import files_digest
 from .foreign import foreign_episode
 from .formats import Dataset
 from .jat_columns import CONTROL, FINAL, NUMBERS, columns_of, decode, numbers, picture_bytes, read_frame, required, take_apart
+from .left_out import LeftOut
 from .manifest import task_differences
 from .rows import RowFile, layout
 from .text import document_task
@@ -74,7 +75,7 @@ class JatReader:
     licence: str | None = None
     clip_actions: bool = False
 
-    def open(self, path: Path) -> Dataset:
+    def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         label, found = (path.as_posix(), _from_hub(path.as_posix(), self.subset)) if self.hub else _local(path, self.subset)
         splits = {split: [RowFile.open(file) for file in files] for split, files in found.items()}
         files = [file for parts in splits.values() for file in parts]
@@ -88,6 +89,7 @@ class JatReader:
             splits={split: sum(file.num_rows for file in parts) for split, parts in splits.items()},
             episodes=_Episodes(splits, {t.name: t for t in tasks}, self),
             provenance={"format": "jat", "licence": self.licence, **inferred, **_unknown(names)},
+            left_out=left_out or LeftOut(),
         )
 
     def _tasks(self, name: str, files: Sequence[RowFile], names: Sequence[str]) -> tuple[tuple[TaskSpec, ...], dict[str, Any]]:

@@ -25,6 +25,7 @@ from .captions import fit_image
 from .columns import FINAL
 from .files import load_json
 from .formats import Dataset
+from .left_out import LeftOut
 from .lerobot_layout import Layout, open_parquet
 from .lerobot_rows import Rows, check_rows, column_of, numbers_of, pictures_of
 from .video import frames_at
@@ -57,7 +58,7 @@ class LeRobotReader:
     leave_out: list[str] = field(default_factory=list)
     behaviour: Behaviour = "human"
 
-    def open(self, path: Path) -> Dataset:
+    def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """**Raises:** `ValueError` naming the file and what is wrong in it."""
         layout = Layout.open(Path(path))
         if unknown := sorted(set(self.leave_out) - set(layout.features)):
@@ -74,7 +75,7 @@ class LeRobotReader:
             "left_out": sorted(set(layout.features) - set(source.fields) - set(BOOKKEEPING) - set(source.outcomes)),
             "rewards": "next.reward" if "next.reward" in source.outcomes else "absent, so zeros",
         }
-        return Dataset(layout.folder.resolve().name, layout.digest(), source.tasks, episodes, source, facts)
+        return Dataset(layout.folder.resolve().name, layout.digest(), source.tasks, episodes, source, facts, left_out or LeftOut())
 
 
 def features_of(task: TaskSpec) -> tuple[dict[str, FieldSpec], FieldSpec | None]:

@@ -25,6 +25,7 @@ from gato.spec import MAX_ELEMENTS, Modality, Role, TaskSpec
 from .files import files_digest
 from .foreign import exact_cast, foreign_episode
 from .formats import Dataset
+from .left_out import LeftOut
 
 if TYPE_CHECKING:
     import gymnasium
@@ -68,7 +69,7 @@ class MinariReader:
     licence: str | None = None
     clip_actions: bool = False
 
-    def open(self, path: Path) -> Dataset:
+    def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         folder = _find(path, self.root)
         metadata = _metadata(folder)
         storage = _storage(folder)
@@ -84,6 +85,7 @@ class MinariReader:
             splits={"train": num_episodes},
             episodes=episodes,
             provenance={**_provenance(metadata, storage), "licence": tasks[0].licence, "infos_left_out": episodes.info_keys()},
+            left_out=left_out or LeftOut(),
         )
 
     def _tasks(self, folder: Path, metadata: Mapping[str, Any], storage: MinariStorage) -> tuple[TaskSpec, ...]:

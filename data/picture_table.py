@@ -13,6 +13,7 @@ from typing import Any
 
 from .captions import SUFFIXES, PictureRow
 from .files import DEFAULT_SPLIT, TABLES, Table, file_digest, files_below, files_digest, inside, named_split, options_digest, split_of
+from .left_out import LeftOut
 
 PARAMETERS = ("concept", "source", "licence", "license", "author", "original")
 
@@ -27,21 +28,22 @@ class PictureTable:
 
     - `path`: a table or a folder of tables; with `metadata.*` tables in it, only those count.
     - `columns`: the columns that `texts` wants, all or some of them (`texts` decides).
+    - `left_out`: counts what has no text or is named by no row.
     - `images`: folder that file names start from; each table's own one if `None`.
 
-    **Attributes:** `splits`: episodes by split; `digest`; `left_out`: what was left out, and how many; `layout`.
+    **Attributes:** `splits`: episodes by split; `digest`; `layout`.
 
     **Raises:** `ValueError` naming file and row or column for what cannot be read, and for a file that is missing.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], texts: Texts, images: Path | None = None) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], texts: Texts, left_out: LeftOut, images: Path | None = None) -> None:
         files = table_files(path)
         self._folder = path if path.is_dir() else path.parent
         self._images, self._texts = images, texts
         self._columns = columns
         self._tables = [_open(file, columns) for file in files]
         self._named: set[Path] = set()
-        self._without_text = 0
+        self._left_out = left_out
         status = hashlib.sha256()
         self._counts = [self._count(table, status) for table in self._tables]
         self.splits = dict(sum(self._counts, Counter()))
@@ -49,9 +51,8 @@ class PictureTable:
         self.digest = options_digest(digest, pictures=status.hexdigest() if self._named else None)
         is_image_folder = files[0].stem == "metadata"
         self.layout = "image folder" if is_image_folder else "table"
-        unnamed = sum(p not in self._named for p in files_below(path, SUFFIXES)) if is_image_folder and path.is_dir() else 0
-        counts = {"rows without text": self._without_text, "pictures that no row names": unnamed}
-        self.left_out = {what: count for what, count in counts.items() if count}
+        for picture in files_below(path, SUFFIXES) if is_image_folder and path.is_dir() else ():
+            left_out.count("pictures that no row names", picture, picture not in self._named)
 
     def rows(self, split: str, start: int) -> Iterator[PictureRow]:
         """Rows of a split from place `start` on; pictures before it are not read."""
@@ -78,7 +79,7 @@ class PictureTable:
         count: Counter[str] = Counter()
         for place, values in table.rows(self._light(table)):
             found = len(self._row_texts(place, values))
-            self._without_text += found == 0
+            self._left_out.count("rows without text", place, found == 0)
             if found:
                 count[self._split(table, place, values)] += found
             name = values.get("file_name", values.get("image"))

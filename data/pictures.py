@@ -17,19 +17,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from gato.episode import Episode
 from gato.spec import TaskSpec
 
 from .captions import MAX_TEXT, SUFFIXES, PictureRow, caption_task, picture_episode
 from .files import DEFAULT_SPLIT, files_below, files_digest, inside, lines, load_json, objects, options_digest, split_of, status_digest
 from .formats import Dataset
+from .left_out import LeftOut
 from .picture_table import PictureTable, table_files
 
 LICENCE = "per picture, see the episodes' parameters"
 
 
 class Pictures(Protocol):
-    """Pictures with texts in one of the layouts; `left_out` counts what has no text or no picture."""
+    """Pictures with texts in one of the layouts; opening them counts what has no text or no picture."""
 
     layout: str
     digest: str
@@ -37,32 +37,27 @@ class Pictures(Protocol):
     @property
     def splits(self) -> Mapping[str, int]: ...
 
-    @property
-    def left_out(self) -> Mapping[str, int]: ...
-
     def rows(self, split: str, start: int) -> Iterator[PictureRow]:
         """The rows of a split from place `start` on; the pictures before it are not read."""
 
 
-def picture_dataset(path: Path, task: TaskSpec, pictures: Pictures, **options: str | None) -> Dataset:
+def picture_dataset(path: Path, task: TaskSpec, pictures: Pictures, left_out: LeftOut, **options: str | None) -> Dataset:
     """The dataset of these pictures; `options`: those that change its episodes, `None` where they are not given.
 
     **Raises:** `ValueError` if there are no pictures.
     """
     if not pictures.splits:
-        raise ValueError(f"{path} holds no picture with text ({pictures.layout}); left out: {dict(pictures.left_out) or 'nothing'}")
+        what = "; ".join(left_out.lines()) or "nothing was left out"
+        raise ValueError(f"{path} holds no picture with text ({pictures.layout}); {what}")
     return Dataset(
         source=path.name,
         digest=options_digest(pictures.digest, **options),
         tasks=(task,),
         splits=pictures.splits,
-        episodes=partial(_episodes, task, pictures),
-        provenance={"format": pictures.layout, **options, "left_out": dict(pictures.left_out)},
+        episodes=lambda split, start: left_out.made(pictures.rows(split, start), partial(picture_episode, task)),
+        provenance={"format": pictures.layout, **options},
+        left_out=left_out,
     )
-
-
-def _episodes(task: TaskSpec, pictures: Pictures, split: str, start: int) -> Iterator[Episode]:
-    return (picture_episode(task, row) for row in pictures.rows(split, start))
 
 
 @dataclass(frozen=True)
@@ -80,22 +75,24 @@ class PicturesReader:
     captions: Literal["each", "first"] = "each"
     images: Path | None = None
 
-    def open(self, path: Path) -> Dataset:
+    def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """**Raises:** `ValueError` if `path` is none of the layouts, or holds no captioned picture."""
+        left_out = left_out or LeftOut()
         task = caption_task(f"captions/{path.stem}", self.image_size, LICENCE)
         only_first = "first" if self.captions == "first" else None
-        return picture_dataset(path, task, self._pictures(path), caption_column=self.caption_column, captions=only_first)
+        pictures = self._pictures(path, left_out)
+        return picture_dataset(path, task, pictures, left_out, caption_column=self.caption_column, captions=only_first)
 
-    def _pictures(self, path: Path) -> Pictures:
+    def _pictures(self, path: Path, left_out: LeftOut) -> Pictures:
         if not path.exists():
             raise ValueError(f"{path} does not exist")
         coco = coco_files(path) if path.is_dir() else [path] * (path.suffix == ".json")
         if coco:
-            return CocoCaptions(coco, self.images, self.captions == "first")
+            return CocoCaptions(coco, self.images, self.captions == "first", left_out)
         if table_files(path):
             columns = (self.caption_column,) if self.caption_column else ("caption", "text")
-            return PictureTable(path, columns, partial(self._texts, columns), self.images)
-        return PlainFolder(path)
+            return PictureTable(path, columns, partial(self._texts, columns), left_out, self.images)
+        return PlainFolder(path, left_out)
 
     def _texts(self, columns: Sequence[str], values: Mapping[str, Any]) -> list[tuple[dict[str, object], dict[str, Any]]]:
         found = [values[column] for column in columns if column in values]
@@ -115,16 +112,14 @@ class CocoCaptions:
 
     layout = "COCO captions"
 
-    def __init__(self, files: Sequence[Path], images: Path | None, only_first: bool) -> None:
+    def __init__(self, files: Sequence[Path], images: Path | None, only_first: bool, left_out: LeftOut) -> None:
         self._rows: dict[str, list[tuple[str, Path, object, Mapping[str, Any]]]] = {}
-        self._without = self._further = 0
+        self._left_out = left_out
         for file in files:
             rows = self._rows.setdefault(split_of(Path(file.name)) or DEFAULT_SPLIT, [])
             rows += self._read(file, _coco_folder(file, images), only_first)
         self.splits = {split: len(rows) for split, rows in self._rows.items() if rows}
         self.digest = files_digest(files[0].parent, files)
-        counts = {"pictures without a caption": self._without, "further captions": self._further}
-        self.left_out = {what: count for what, count in counts.items() if count}
 
     def rows(self, split: str, start: int) -> Iterator[PictureRow]:
         for place, picture, caption, parameters in self._rows[split][start:]:
@@ -144,11 +139,13 @@ class CocoCaptions:
             if key not in pictures:
                 raise ValueError(f"{place} is of picture {key!r}, which is not among the {len(pictures)} images; repair the file")
             if only_first and key in captioned:
-                self._further += 1
+                self._left_out.count("further captions", place)
                 continue
             captioned.add(key)
             yield place, pictures[key][0], annotation.get("caption"), pictures[key][1]
-        self._without += len(pictures) - len(captioned)
+        for key, (picture, _) in pictures.items():
+            if key not in captioned:
+                self._left_out.count("pictures without a caption", picture)
 
 
 class PlainFolder:
@@ -159,7 +156,7 @@ class PlainFolder:
 
     layout = "plain folder"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, left_out: LeftOut) -> None:
         found = files_below(folder, SUFFIXES)
         self._folder = folder
         self._pictures = [p for p in found if p.with_suffix(".txt").is_file()]
@@ -171,8 +168,8 @@ class PlainFolder:
         captions = sorted({p.with_suffix(".txt") for p in self._pictures})
         self.digest = status_digest(folder, [*self._pictures, *captions])
         self.splits = dict(Counter(self._split(p) for p in self._pictures))
-        without = len(found) - len(self._pictures)
-        self.left_out = {"pictures without a caption": without} if without else {}
+        for picture in sorted(set(found) - set(self._pictures)):
+            left_out.count("pictures without a caption", picture)
 
     def rows(self, split: str, start: int) -> Iterator[PictureRow]:
         for picture in [p for p in self._pictures if self._split(p) == split][start:]:

@@ -23,6 +23,7 @@ from gato.spec import PATCH_SIZE, FieldSpec, Modality, Role, TaskSpec
 from .arrays import SUFFIXES, Arrays, Hdf5Arrays, column, natural_key, open_arrays
 from .files import files_digest, options_digest
 from .formats import Dataset
+from .left_out import LeftOut
 from .recordings_spec import Entry, Spec, listing, read_spec, suggestion
 
 _FOLDER = re.compile(r"\w[\w.-]*")
@@ -37,7 +38,7 @@ class Recordings:
 
     spec: Path | None = None
 
-    def open(self, path: Path) -> Dataset:
+    def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """`path`: a file, a folder of files, or a pattern such as `runs/*.npz`.
 
         **Raises:** `ValueError` naming file and key; without a spec, after printing one to start from.
@@ -71,6 +72,7 @@ class Recordings:
             splits={name: len(places) for name, places in splits.items()},
             episodes=lambda split, start: (source.episode(task, place) for place in islice(splits[split], start, None)),
             provenance=provenance,
+            left_out=left_out or LeftOut(),
         )
 
 

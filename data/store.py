@@ -125,8 +125,12 @@ class StoreWriter:
                 f"store {self.path} already holds {self.num_episodes} episodes of another source "
                 f"('{self._manifest.provenance.get('source')}'); remove the folder or import into another one"
             )
-        self.provenance.update(source=source, sha256=sha256)
-        self._save(self._manifest.shards)  # before the first episode, so that those of the journal have a source too
+        self.note(source=source, sha256=sha256)  # before the first episode, so that those of the journal have a source too
+
+    def note(self, **provenance: Any) -> None:
+        """Adds to the provenance, durably."""
+        self.provenance.update(provenance)
+        self._save(self._manifest.shards)
 
     def append(self, episode: Episode) -> None:
         """Adds one episode; nothing of it is kept if this raises.

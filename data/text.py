@@ -24,6 +24,7 @@ from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .files import DEFAULT_SPLIT, TABLES, Table, files_below, files_digest, lines, named_split, options_digest, split_of
 from .formats import Dataset
+from .left_out import LeftOut
 from .progress import Progress
 from .store import Store
 from .table import DIGEST_LETTERS, TEMPORARY
@@ -51,16 +52,16 @@ class TextReader:
 
     column: str = "text"
 
-    def open(self, path: Path) -> Dataset:
+    def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """**Raises:** `ValueError` naming file and row for what is no text, and if no document is found."""
+        left_out = left_out or LeftOut()
         files = _files(path)
         counts: Counter[str] = Counter()
-        num_blank = 0
-        for split, row in self._rows(path, files):
+        for place, split, row in self._rows(path, files, left_out):
             if row["text"].strip():
                 counts[split] += 1
             else:
-                num_blank += 1
+                left_out.count("blank documents", place)
         if not counts:
             raise ValueError(f"{path} holds no documents")
         task = document_task(f"text/{path.stem}")
@@ -70,34 +71,42 @@ class TextReader:
             digest=options_digest(digest, column=None if self.column == "text" else self.column),
             tasks=(task,),
             splits=dict(counts),
-            episodes=partial(self._episodes, task, path, files),
-            provenance={"format": "text", "column": self.column, "left_out": {"blank documents": num_blank} if num_blank else {}},
+            episodes=partial(self._episodes, task, path, files, left_out),
+            provenance={"format": "text", "column": self.column},
+            left_out=left_out,
         )
 
-    def _episodes(self, task: TaskSpec, path: Path, files: Sequence[Path], split: str, start: int) -> Iterator[Episode]:
-        rows = (row for found, row in self._rows(path, files) if found == split and row["text"].strip())
-        return (_episode(task, row) for row in islice(rows, start, None))
+    def _episodes(self, task: TaskSpec, path: Path, files: Sequence[Path], left_out: LeftOut, split: str, start: int) -> Iterator[Episode]:
+        rows = (row for _, found, row in self._rows(path, files, left_out) if found == split and row["text"].strip())
+        return left_out.made(islice(rows, start, None), partial(_episode, task))
 
-    def _rows(self, path: Path, files: Sequence[Path]) -> Iterator[tuple[str, dict[str, str]]]:
-        """`(split, {text, title, ...})` of every document, blank ones too."""
+    def _rows(self, path: Path, files: Sequence[Path], left_out: LeftOut) -> Iterator[tuple[str, str, dict[str, str]]]:
+        """`(place, split, {text, title, ...})` of every document, blank ones too."""
         for file in files:
             by_name = split_of(file.relative_to(path) if path.is_dir() else Path(file.name)) or DEFAULT_SPLIT
             if file.suffix != ".txt":
-                yield from self._table_rows(file, by_name)
-            elif path.is_dir():
-                yield by_name, {"text": _whole(file), "title": file.stem}
+                yield from self._table_rows(file, by_name, left_out)
+            elif not path.is_dir():
+                yield from ((place, by_name, {"text": text}) for place, text in _paragraphs(file))
             else:
-                yield from ((by_name, {"text": text}) for text in _paragraphs(file))
+                try:
+                    text = _whole(file)
+                except ValueError as error:
+                    left_out.row(error)
+                else:
+                    yield str(file), by_name, {"text": text, "title": file.stem}
 
-    def _table_rows(self, file: Path, by_name: str) -> Iterator[tuple[str, dict[str, str]]]:
+    def _table_rows(self, file: Path, by_name: str, left_out: LeftOut) -> Iterator[tuple[str, str, dict[str, str]]]:
         table = Table.open(file)
         table.need(self.column)
         for place, row in table.rows((self.column, "split", *_PARAMETERS)):
-            if not isinstance(text := row.get(self.column), str):
-                found = f"of type {type(text).__name__}" if self.column in row else "missing"
-                raise ValueError(f"{place}: '{self.column}' is {found}, expected text; repair the row or take it out")
-            split = named_split(row.get("split"), place) or by_name
-            yield split, {**{k: row[k] for k in _PARAMETERS if k in row}, "text": _checked(text, place)}
+            try:
+                text = _checked(row.get(self.column, ""), f"{place}: '{self.column}'")
+                split = named_split(row.get("split"), place) or by_name
+            except ValueError as error:
+                left_out.row(error)
+            else:
+                yield place, split, {**{k: row[k] for k in _PARAMETERS if k in row}, "text": text}
 
 
 def texts_of(store: Store) -> Iterator[str]:
@@ -239,21 +248,23 @@ def _files(path: Path) -> list[Path]:
     return tables or texts
 
 
-def _paragraphs(path: Path) -> Iterator[str]:
+def _paragraphs(path: Path) -> Iterator[tuple[str, str]]:
+    """`(place, text)` of every paragraph."""
     parts: list[str] = []
-    size = 0
+    size, first = 0, ""
     for place, line in lines(path):
         size += len(line)
         if line.strip():
+            first = first if parts else place
             parts.append(line)
             if size > MAX_DOCUMENT:
                 raise ValueError(f"{place}: the document has more than {MAX_DOCUMENT} characters; break it up with blank lines")
             continue
         if parts:
-            yield "".join(parts).rstrip("\n")
+            yield first, "".join(parts).rstrip("\n")
         parts, size = [], 0
     if parts:
-        yield "".join(parts).rstrip("\n")
+        yield first, "".join(parts).rstrip("\n")
 
 
 def _whole(path: Path) -> str:
@@ -262,7 +273,12 @@ def _whole(path: Path) -> str:
     return _checked("".join(text for _, text in lines(path)).strip("\n"), str(path))
 
 
-def _checked(text: str, place: str) -> str:
+def _checked(text: object, place: str) -> str:
+    """A document's text, blank where it is null. **Raises:** `ValueError` naming the place of what is no text, or too long."""
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise ValueError(f"{place} is of type {type(text).__name__}, expected text; repair the row")
     if len(text) > MAX_DOCUMENT:
         raise ValueError(f"{place}: the document has {len(text)} characters, more than {MAX_DOCUMENT}; break it up")
     return text

@@ -19,6 +19,7 @@ from gato.spec import FieldSpec, Modality, TaskSpec
 from .captions import SUFFIXES, PictureRow
 from .files import DEFAULT_SPLIT, files_below, files_digest, load_json, objects, options_digest, split_of, status_digest
 from .formats import Dataset
+from .left_out import LeftOut
 from .picture_table import PictureTable, table_files
 from .pictures import LICENCE, picture_dataset
 
@@ -46,8 +47,9 @@ class VqaReader:
     annotations: Path | None = None
     images: Path | None = None
 
-    def open(self, path: Path) -> Dataset:
+    def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """**Raises:** `ValueError` if there are no questions with answers, or files do not fit each other."""
+        left_out = left_out or LeftOut()
         if not path.exists():
             raise ValueError(f"{path} does not exist")
         task = question_task(f"vqa/{path.stem}", self.image_size, LICENCE)
@@ -56,10 +58,10 @@ class VqaReader:
                 raise ValueError(
                     f"{path} holds questions alone; give their answers with --annotations FILE and the pictures with --images FOLDER"
                 )
-            return picture_dataset(path, task, VqaFiles(path, self.annotations, self.images))
+            return picture_dataset(path, task, VqaFiles(path, self.annotations, self.images, left_out), left_out)
         if not table_files(path):
             raise ValueError(f"{path} holds no metadata.*, .parquet or .arrow file; for VQA v2 name the file of questions")
-        return picture_dataset(path, task, PictureTable(path, _COLUMNS, _texts, self.images))
+        return picture_dataset(path, task, PictureTable(path, _COLUMNS, _texts, left_out, self.images), left_out)
 
 
 class VqaFiles:
@@ -70,7 +72,7 @@ class VqaFiles:
 
     layout = "VQA v2"
 
-    def __init__(self, questions: Path, annotations: Path, images: Path) -> None:
+    def __init__(self, questions: Path, annotations: Path, images: Path, left_out: LeftOut) -> None:
         content = load_json(questions)
         answers = _answers(annotations)
         pictures = files_below(images, SUFFIXES)
@@ -79,12 +81,11 @@ class VqaFiles:
             if (digits := re.search(r"(\d{1,15})$", picture.stem)) and numbered.setdefault(int(digits[1]), picture) != picture:
                 raise ValueError(f"pictures {numbered[int(digits[1])]} and {picture} have the same number; give a folder of one split")
         self._rows: list[tuple[str, Path, object, str, dict[str, Any]]] = []
-        without = 0
         for number, x in enumerate(objects(content, "questions", questions)):
             place, key = f"{questions}, question {number}", x.get("image_id")
             found = answers.get(x.get("question_id"))
             if found is None:
-                without += 1
+                left_out.count("questions without an answer", place)
                 continue
             if key not in numbered:
                 raise ValueError(f"{place} is about picture {key!r}, which is not among the {len(pictures)} pictures in {images}")
@@ -93,7 +94,6 @@ class VqaFiles:
         self._split = split_of(Path(f"{content.get('data_subtype')}.json")) or split_of(Path(questions.name)) or DEFAULT_SPLIT
         self.splits = {self._split: len(self._rows)} if self._rows else {}
         self.digest = options_digest(files_digest(questions.parent, [questions, annotations]), pictures=status_digest(images, pictures))
-        self.left_out = {"questions without an answer": without} if without else {}
 
     def rows(self, split: str, start: int) -> Iterator[PictureRow]:
         assert split == self._split

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 from .captions import MAX_BYTES, SUFFIXES, PictureRow, caption_task
 from .files import DEFAULT_SPLIT, files_below, json_object, lines, options_digest, split_of, status_digest
 from .formats import Dataset
+from .left_out import LeftOut
 from .picture_table import known_parameters
 from .pictures import LICENCE, picture_dataset
 
@@ -46,14 +47,15 @@ class WebdatasetReader:
     caption_key: str = "caption"
     classes: Path | None = None
 
-    def open(self, path: Path) -> Dataset:
+    def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """**Raises:** `ValueError` naming shard and member of what is cut, unsafe or too large, and if there is no sample."""
         classes = [text.strip() for _, text in lines(self.classes)] if self.classes else None
-        shards = Shards(path, self.caption_key, classes)
+        left_out = left_out or LeftOut()
+        shards = Shards(path, self.caption_key, classes, left_out)
         name = re.sub(r"[^\w.]*\{.*", "", path.stem) or path.parent.name
         caption_key = None if self.caption_key == "caption" else self.caption_key
         return picture_dataset(
-            path, caption_task(f"captions/{name}", self.image_size, LICENCE), shards,
+            path, caption_task(f"captions/{name}", self.image_size, LICENCE), shards, left_out,
             caption_key=caption_key, classes=None if classes is None else str(classes),
         )  # fmt: skip
 
@@ -80,19 +82,17 @@ class Shards:
 
     layout = "webdataset"
 
-    def __init__(self, path: Path, caption_key: str, classes: Sequence[str] | None) -> None:
+    def __init__(self, path: Path, caption_key: str, classes: Sequence[str] | None, left_out: LeftOut) -> None:
         self._caption_key, self._classes = caption_key, classes
         self._shards = shard_files(path)
         folder = path if path.is_dir() else path.parent
         self._splits = [split_of(s.relative_to(folder) if path.is_dir() else Path(s.name)) or DEFAULT_SPLIT for s in self._shards]
         names = hashlib.sha256()
-        left_out: Counter[str] = Counter()
         self._counts = [self._count(shard, names, left_out) for shard in self._shards]
         totals: Counter[str] = Counter()
         for split, count in zip(self._splits, self._counts, strict=True):
             totals[split] += count
         self.splits = dict(+totals)
-        self.left_out = dict(left_out)
         self.digest = options_digest(status_digest(folder, self._shards), members=names.hexdigest())
 
     def rows(self, split: str, start: int) -> Iterator[PictureRow]:
@@ -108,7 +108,7 @@ class Shards:
                         yield self._row(file, sample)
                     start -= start > 0
 
-    def _count(self, shard: Path, names: Any, left_out: Counter[str]) -> int:
+    def _count(self, shard: Path, names: Any, left_out: LeftOut) -> int:
         count = 0
         with open(shard, "rb") as file:
             for sample in samples(shard, file):
@@ -116,7 +116,7 @@ class Shards:
                 if sample.picture and sample.caption:
                     count += 1
                 else:
-                    left_out["samples without a caption" if sample.picture else "samples without a picture"] += 1
+                    left_out.count("samples without a caption" if sample.picture else "samples without a picture", sample.place)
         return count
 
     def _row(self, file: BinaryIO, sample: Sample) -> PictureRow:

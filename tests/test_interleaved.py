@@ -46,7 +46,7 @@ def test_every_picture_is_a_timestep_with_the_text_behind_it(album):
     assert list(episode.observations["before"]) == ["go to", ""]
     assert [tuple(p[8, 8]) for p in episode.observations["image"]] == [RED, BLUE]
     assert list(episode.actions["text"]) == ["the red\n\nball", ""] and episode.parameters == {"title": "album"}
-    assert InterleavedReader().open(album).provenance["left_out"] == {"documents without a picture": 1}
+    assert InterleavedReader().open(album).left_out.counts == {"documents without a picture": 1}
 
 
 def test_encoded_pictures_come_from_binary_tables(album, tmp_path):

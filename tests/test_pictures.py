@@ -89,7 +89,7 @@ def test_several_captions_of_a_row_are_an_episode_each(tmp_path):
     assert found(path, captions="first") == {"train": [("one", RED), ("three", BLUE)]}
     dataset = PicturesReader().open(path)
     assert [e.actions["caption"][0] for e in dataset.episodes("train", 1)] == ["two", "three"]
-    assert dataset.provenance["left_out"] == {"rows without text": 1}
+    assert dataset.left_out.counts == {"rows without text": 1}
 
 
 def test_a_column_of_another_name_holds_the_captions(tmp_path):
@@ -160,7 +160,7 @@ def test_an_image_folder_with_metadata_per_split_is_read(tmp_path):
     assert found(tmp_path) == {"train": [("red", RED), ("blue", BLUE)], "test": [("green, bright", GREEN)]}
     dataset = PicturesReader().open(tmp_path)
     assert next(dataset.episodes("train", 0)).parameters == {"licence": "CC0", "original": "a.png"}
-    assert dataset.provenance["left_out"] == {"pictures that no row names": 1}
+    assert dataset.left_out.counts == {"pictures that no row names": 1}
 
 
 def test_one_metadata_file_may_name_pictures_of_several_splits(tmp_path):
@@ -218,7 +218,7 @@ def test_every_caption_of_coco_is_an_episode(tmp_path):
     assert next(dataset.episodes("train", 2)).parameters == {
         "original": "9.png", "licence": "Attribution License", "source": "http://pictures/9",
     }  # fmt: skip
-    assert dataset.provenance["left_out"] == {"pictures without a caption": 1}
+    assert dataset.left_out.counts == {"pictures without a caption": 1}
 
 
 def test_coco_with_the_first_caption_alone_says_what_it_left_out(tmp_path):
@@ -226,7 +226,7 @@ def test_coco_with_the_first_caption_alone_says_what_it_left_out(tmp_path):
     path = tmp_path / "annotations" / "captions_val2017.json"
     assert found(path, images=tmp_path / "pictures", captions="first") == {"validation": [("red", RED), ("blue", BLUE)]}
     dataset = PicturesReader(images=tmp_path / "pictures", captions="first").open(path)
-    assert dataset.provenance["left_out"] == {"pictures without a caption": 1, "further captions": 1}
+    assert dataset.left_out.counts == {"pictures without a caption": 1, "further captions": 1}
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_plain_folder_has_captions_beside_its_pictures(tmp_path):
     assert found(tmp_path) == {"train": [("red", RED)], "test": [("blue", BLUE)]}
     dataset = PicturesReader().open(tmp_path)
     assert next(dataset.episodes("test", 0)).parameters == {"original": "test/b.png"}
-    assert dataset.provenance["left_out"] == {"pictures without a caption": 1}
+    assert dataset.left_out.counts == {"pictures without a caption": 1}
 
 
 def test_a_folder_without_captions_says_what_is_expected(tmp_path):

@@ -61,7 +61,7 @@ def test_vqa2_is_read_with_all_answers_kept(tmp_path):
     path, options = vqa2(tmp_path)
     assert found(path, **options) == {"validation": [("What colour is it?", "red", RED), ("Is it red?", "no", BLUE)]}
     dataset = VqaReader(**options).open(path)
-    assert dataset.provenance["left_out"] == {"questions without an answer": 1}
+    assert dataset.left_out.counts == {"questions without an answer": 1}
     assert next(dataset.episodes("validation", 1)).parameters == {
         "question_id": 10001, "answers": ["no", "yes", "no"], "original": "COCO_val2014_000000000010.png",
     }  # fmt: skip

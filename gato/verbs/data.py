@@ -11,6 +11,8 @@ from ..output import write_document
 from .command import build_config, one_line, open_store, parse, parser_of, print_rows, store_folder, table
 from .recipes import recipe_path
 
+MAX_NAMED = 20  # bad rows that an import prints
+
 
 def collect(arguments: list[str]) -> None:
     parser = parser_of("data collect", "Let experts act and store their episodes, one store per task.")
@@ -47,6 +49,7 @@ def reference(arguments: list[str]) -> None:
 
 def import_(arguments: list[str]) -> None:
     from gato.data.formats import READERS, import_dataset, reader
+    from gato.data.left_out import LeftOut
     from gato.data.store import Store, stores_folder
 
     if not _names_a_format(arguments, "import", "PATH", READERS):
@@ -56,13 +59,30 @@ def import_(arguments: list[str]) -> None:
     parser.add_argument("path", type=Path, help="the dataset's file or folder")
     parser.add_argument("--out", type=Path, help=f"folder of the stores (default: '{kind}' in the stores folder)")
     parser.add_argument("--splits", type=str, nargs="+", default=None, help="which splits, one store each (default: all)")
+    parser.add_argument("--skip", type=int, default=0, help="how many bad rows may be left out; each is named (default: 0)")
     parser.add_argument("--json", action="store_true")
     parser.add_config(reader(kind))
     options = vars(parse(parser, arguments))
-    path, out, splits, as_json = (options.pop(key) for key in ("path", "out", "splits", "json"))
-    folders = import_dataset(reader(kind)(**options).open(path), out or stores_folder() / kind, splits)
-    rows = [{"split": split, "episodes": Store(folder).num_episodes, "folder": folder} for split, folder in folders.items()]
-    print_rows(rows, as_json, lambda: "\n".join(f"{row['split']}: {row['episodes']} episodes: {row['folder']}" for row in rows))
+    path, out, splits, skip, as_json = (options.pop(key) for key in ("path", "out", "splits", "skip", "json"))
+    left_out = LeftOut(skip)
+    folders = import_dataset(reader(kind)(**options).open(path, left_out), out or stores_folder() / kind, splits)
+    rows = []
+    for split, folder in folders.items():
+        store = Store(folder)
+        skipped = [x["row"] for x in store.manifest.provenance.get("skipped", [])]
+        rows.append({"split": split, "episodes": store.num_episodes, "folder": folder, **left_out.notes(), "skipped": skipped})
+    print_rows(rows, as_json, lambda: "\n".join([*map(_imported, rows), *left_out.lines(), *_skipped(rows)]))
+
+
+def _imported(row: dict[str, Any]) -> str:
+    return f"{row['split']}: {row['episodes']} episodes: {row['folder']}"
+
+
+def _skipped(rows: list[dict[str, Any]]) -> list[str]:
+    """The bad rows of all splits, each once."""
+    bad = list(dict.fromkeys(row for of_split in rows for row in of_split["skipped"]))
+    lines = [f"skipped: {row}" for row in bad[:MAX_NAMED]]
+    return lines + [f"skipped: {len(bad) - MAX_NAMED} more, named in the manifests"] * (len(bad) > MAX_NAMED)
 
 
 def export(arguments: list[str]) -> None:
