@@ -201,9 +201,9 @@ def ours(config: Any, mode: str, batch: Any, options: argparse.Namespace) -> tup
     from gato.learners.gato import GatoLearner
     from gato.model import Gato
     from gato.train.engine import PlainEngine
-    from gato.train.loop import TrainConfig
-    from gato.train.optim import OptimConfig, make_optimizer
-    from gato.train.pretrain import PretrainConfig, make_accelerator
+    from gato.train.optim import make_optimizer
+    from gato.train.pretrain import make_accelerator
+    from gato.train.recipe import OptimConfig, PretrainConfig, TrainConfig
 
     zero = mode if mode.startswith("zero") else None
     precision = "bf16" if options.device == "cuda" and not options.fp32 else "fp32"

@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -22,11 +21,9 @@ from gato.spec import Modality, TaskSpec
 
 from ..tokenizers.episode import EpisodeTokenizer
 from .augment import augmented
+from .mixture_config import SourceConfig, is_held_out, refuse_held_out
 from .store import Store
 from .text import TokenisedText
-
-if TYPE_CHECKING:
-    from .mixture import SourceConfig
 
 
 @dataclass(frozen=True)
@@ -208,22 +205,6 @@ class Source:
             return _document_sequence(self._documents.ids(piece.episode, piece.start, piece.stop))
         episode = self.store.episode(piece.episode, piece.start, piece.stop)
         return self.tokenizer.encode(augmented(episode, rng) if self.config.augment else episode)
-
-
-def is_held_out(task: str, patterns: Sequence[str]) -> bool:
-    """Whether a name is one of `family/name`, or matches one of `family/*`."""
-    return any(fnmatchcase(task, pattern) for pattern in patterns)
-
-
-def refuse_held_out(source: str, tasks: Sequence[str], patterns: Sequence[str]) -> None:
-    """**Raises:** `ValueError` if one of the names is held out."""
-    found = [pattern for pattern in patterns if any(is_held_out(task, [pattern]) for task in tasks)]
-    if not found:
-        return
-    hint = "remove it from the sources or from held_out"
-    if by_registry := [pattern for pattern in found if pattern in envs.held_out()]:
-        hint += f"; the registry keeps {by_registry[0]} for few-shot learning: to train on it all the same, name it in include_held_out"
-    raise ValueError(f"source '{source}' is held out by {found}; {hint}")
 
 
 def selected_episodes(store: Store, config: SourceConfig, left_out_tasks: set[int]) -> np.ndarray | None:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,61 +23,14 @@ from .film import film_strip
 from .realtime import Pace
 from .recorder import Recorder, recording_settings
 from .replay import ActionKeeper, write_films
-from .rollout import STEP_SECONDS, EpisodeResult, Transform, rollout
+from .rollout import EpisodeResult, Transform, rollout
+from .settings import EvalConfig
 from .summary import paired_comparison, summarise, summarise_families
 from .text import text_results
 
 if TYPE_CHECKING:
     from gato.episode import Episode
     from gato.policy import GatoPolicy
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """- `tasks`: names; by default all control tasks of the checkpoint. `["none"]` for none.
-    - `suite`: families such as `babyai`: those of the checkpoint's control tasks.
-    - `against`: another checkpoint, which plays the same episodes of the tasks that both know; see `paired_comparison`.
-    - `episodes` per task; `num_envs` of them side by side; `seed` of their starts.
-    - `temperature` of the actions (1 as in the paper; 0: the most likely one); `overflow`: see `GatoPolicy`.
-    - `memory`: how many timesteps a policy sees, the present one among them; 0: as many as the context holds. By default what each
-      task was trained with.
-    - `demonstrations`: so many expert episodes of the store that is called as the task, as prompts in turn; 0: no prompt.
-    - `ablations`: also act with the picture blanked and with the instructions of other episodes.
-    - `captions`: stores of held-out pictures; `caption_examples`: how many are shown; `nearest`: the store of the
-      training pictures, for the control that copies the caption of the nearest one.
-    - `text`: stores of documents, for bits per byte; at most `documents` of each.
-    - `prompts`: texts to continue. `films`: a film strip per task.
-    - `videos`: a folder beside `out` gets an MP4 of the best, the median and the worst episode of every task.
-    - `rate`: in Hz; every task is then played in real time, in one environment, and missed deadlines are counted.
-    - `step_seconds`: how long an environment may take for one answer before its episode has failed; 0: for ever.
-    - `record`: folder in which the episodes are kept as stores, one per task; those of ablations are not.
-    - `out`: where the results are written as JSON; by default `eval.json` in the checkpoint.
-    """
-
-    tasks: list[str] = field(default_factory=list)
-    suite: list[str] = field(default_factory=list)
-    against: Path | None = None
-    episodes: int = 50
-    num_envs: int = 50
-    seed: int = 0
-    temperature: float = 1.0
-    overflow: str = "rebuild"
-    memory: int | None = None
-    demonstrations: int = 0
-    ablations: bool = False
-    captions: list[str] = field(default_factory=list)
-    caption_examples: int = 24
-    nearest: str | None = None
-    text: list[str] = field(default_factory=list)
-    documents: int = 200
-    prompts: list[str] = field(default_factory=list)
-    films: bool = False
-    videos: bool = False
-    rate: float | None = None
-    step_seconds: float = STEP_SECONDS
-    record: Path | None = None
-    device: str | None = None
-    out: Path | None = None
 
 
 def evaluate(

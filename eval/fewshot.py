@@ -28,75 +28,20 @@ from gato.spec import TaskSpec
 
 from ..data.coarseness import inferred_origins
 from ..data.store import Store, StoreWriter, stores_folder
-from ..train.finetune import MODES, PROTOCOLS, Protocol, finetune, merged, speed
+from ..train.finetune import finetune, merged, speed
+from ..train.protocol import MODES
 from .baseline import ClonePolicy, NearestPolicy
 from .chart import score_curves
 from .fewshot_table import SMOOTHED, few_shot_table, labels, origin_lines, summarise_cells
 from .recorder import weights_sha256
 from .rollout import RandomPolicy, rollout
 from .score import score_scale
+from .settings import FewShotConfig
 from .summary import summarise
 
-BASELINES = ("prompt", "retrieve", "clone")  # no learning; the nearest state's action; a small network from nothing
 WITHOUT_CHECKPOINT = ("scratch", "retrieve", "clone")  # whose cells another checkpoint of the same architecture may share
 MEASURED = 50  # demonstrations that origins are inferred from
 RANDOM_EPISODES = 20  # that measure the random return of a task the registry does not know
-
-
-@dataclass(frozen=True)
-class FewShotConfig:
-    """- `data`: a store of demonstrations: a name, a folder, or the folder that `gato data import` made.
-    - `env`: the environment: a task of the registry or any Gymnasium id; by default that of the store.
-    - `episodes`: numbers of demonstrations. `modes`: of `full`, `lora`, `frozen`, `scratch`, `prompt`, `retrieve`, `clone`.
-    - `series`: how many orders of the demonstrations, each with a training seed of its own.
-    - `protocol`: `small` fits a CPU in minutes; `paper` is appendix E's.
-    - `steps`, `batch_size`, `learning_rate`, `micro_batch_size`, `evaluate_every`, `evaluation_episodes`: in place of the protocol's.
-    - `rollouts`: episodes that each figure is measured on; `seed` of their starts; `temperature` of the actions.
-    - `memory`: how many timesteps a window of the training has and a policy sees, the present one among them; 0: as many as the
-      context holds. By default that of the task, or of the nearest task the registry names, in the checkpoint.
-    - `held_out`: demonstrations never trained on, which choose a step; by default a tenth, at most 20.
-    - `out`: folder of the results; by default `runs/fewshot-` and the task's name.
-    """
-
-    data: str
-    env: str | None = None
-    episodes: tuple[int, ...] = (1, 10, 100)
-    modes: tuple[str, ...] = ("full", "scratch", *BASELINES)
-    series: int = 1
-    protocol: str = "small"
-    steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    micro_batch_size: int | None = None
-    evaluate_every: int | None = None
-    evaluation_episodes: int | None = None
-    rollouts: int = 50
-    seed: int = 0
-    temperature: float = 1.0
-    memory: int | None = None
-    held_out: int | None = None
-    device: str | None = None
-    out: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"there is no protocol '{self.protocol}'; known are {', '.join(PROTOCOLS)}")
-        if unknown := [m for m in self.modes if m not in MODES + BASELINES]:
-            raise ValueError(f"there is no mode '{unknown[0]}'; known are {', '.join(MODES + BASELINES)}")
-        if self.memory is not None and self.memory < 0:
-            raise ValueError(f"memory is {self.memory}; give a number of timesteps, or 0 for as many as the context holds")
-        if not self.episodes or min(self.episodes) < 1:
-            raise ValueError(f"episodes is {list(self.episodes)}; give numbers of demonstrations, each at least 1")
-        for name in ("series", "rollouts", "steps", "batch_size", "evaluate_every", "evaluation_episodes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; give at least 1")
-
-    @property
-    def training(self) -> Protocol:
-        """The protocol with what was given in place of its numbers."""
-        names = ("steps", "batch_size", "learning_rate", "micro_batch_size", "evaluate_every", "evaluation_episodes")
-        return replace(PROTOCOLS[self.protocol], **{n: getattr(self, n) for n in names if getattr(self, n) is not None})
 
 
 @dataclass(frozen=True)

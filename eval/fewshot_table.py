@@ -9,7 +9,7 @@ import numpy as np
 
 from gato.spec import TaskSpec
 
-from ..train.finetune import MODES
+from ..train.protocol import MODES
 from .score import nested_interval, normalised_score, score_scale
 
 SMOOTHED = 5  # evaluations in the paper's moving average

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..train.checkpoint import steps
-from .control import EvalConfig, evaluate_checkpoint
+from .control import evaluate_checkpoint
+from .settings import EvalConfig
 
 POLL_SECONDS = 10.0  # between two looks for a new checkpoint
 

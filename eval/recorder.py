@@ -13,7 +13,7 @@ from ..data.store import Store, StoreWriter
 if TYPE_CHECKING:
     from gato.episode import Episode
 
-    from .control import EvalConfig
+    from .settings import EvalConfig
 
 
 class Recorder:

@@ -22,12 +22,12 @@ from gato.spec import FieldSpec, Modality, TaskSpec
 from ..data.progress import Progress
 from ..data.recording import Recording, episode_seed, expert_episode, stack_values
 from .realtime import Pace
+from .settings import STEP_SECONDS
 from .watch import Watched
 
 if TYPE_CHECKING:
     from gato.policy import Policy
 
-STEP_SECONDS = 60.0  # that an environment may take for one answer
 Transform = Callable[[dict[str, np.ndarray], np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 

@@ -151,6 +151,24 @@ def test_broken_yaml_and_missing_files_are_named(refusal, recipe, tmp_path: Path
         assert "missing" in refusal(*verb, str(tmp_path), *rest) or str(tmp_path) in refusal(*verb, str(tmp_path), *rest)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pretrain", "no-such"], ["pretrain", "demo", "--train.stepz", "3"], ["pretrain", "bad.yaml"], ["data", "inspect", "bad.yaml"],
+        ["data", "inspect", "no-such"], ["data", "collect", "--no-such"], ["eval", "--no-such"], ["finetune", "--no-such"],
+        ["finetune", "checkpoint", "--data", "store", "--modes", "no-such"],
+    ],
+)  # fmt: skip
+def test_a_wrong_recipe_key_or_option_is_refused_before_torch_is_imported(words: list[str], tmp_path: Path) -> None:
+    """Which takes five seconds, and a quarter of a minute on a busy machine."""
+    (tmp_path / "bad.yaml").write_text("model: {widht: 3}")
+    script = "import sys; from gato.cli import main; code = main(); print(code, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-c", script, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert found.stdout == "2 False False\n", found.stdout + found.stderr
+    assert found.stderr.startswith("gato: ") and found.stderr.count("\n") == 1
+
+
 def test_a_missing_store_is_named(refusal, tmp_path: Path) -> None:
     assert str(tmp_path / "home" / "stores" / "toy") in refusal("data", "validate", "toy")
 

@@ -23,10 +23,9 @@ from gato.cli import main
 from gato.data.mixture import DataConfig, Mixture, SourceConfig, open_tokenizer
 from gato.model import Gato, preset
 from gato.train import launch, ranks, zero
-from gato.train.loop import TrainConfig
 from gato.train.metrics import read_metrics
-from gato.train.optim import OptimConfig
 from gato.train.plan import flops_per_update, plan
+from gato.train.recipe import OptimConfig, TrainConfig
 from gato.verbs.recipes import recipe_path
 
 ROOT = Path(gato.__file__).parent.parent

@@ -17,11 +17,12 @@ from gato.data.collect import CollectConfig, collect
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.toy import Corridor
 from gato.eval.ablation import ablations
-from gato.eval.control import EvalConfig, evaluate_checkpoint
+from gato.eval.control import evaluate_checkpoint
 from gato.eval.film import film_strip
 from gato.eval.follow import follow
 from gato.eval.rollout import EpisodeResult, expert_rollout
 from gato.eval.score import interquartile_mean, nested_interval, success_interval
+from gato.eval.settings import EvalConfig
 from gato.eval.summary import paired_comparison, summarise, summarise_families
 from gato.eval.table import score_table
 from gato.policy import GatoPolicy

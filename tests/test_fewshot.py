@@ -21,11 +21,13 @@ from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
 from gato.eval.baseline import ClonePolicy, Features, NearestPolicy
 from gato.eval.chart import score_curves
-from gato.eval.fewshot import FewShotConfig, _paper_maximum, few_shot, open_demonstrations, plan
+from gato.eval.fewshot import _paper_maximum, few_shot, open_demonstrations, plan
 from gato.eval.fewshot_table import summarise_cells
 from gato.eval.rollout import rollout
+from gato.eval.settings import FewShotConfig
 from gato.policy import GatoPolicy
-from gato.train.finetune import PROTOCOLS, _model, held_out_loss, merged
+from gato.train.finetune import _model, held_out_loss, merged
+from gato.train.protocol import PROTOCOLS
 
 
 @pytest.fixture(scope="module")

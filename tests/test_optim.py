@@ -5,7 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from gato import transformer
 from gato.learners.gato import GatoLearner
+from gato.train import recipe
 from gato.train.optim import OptimConfig, learning_rate, make_optimizer, seconds_per_update
 
 PAPER = OptimConfig(learning_rate=1e-4)
@@ -97,3 +99,8 @@ def test_timing_an_update_leaves_the_weights_alone(tiny):
     before = {n: p.detach().clone() for n, p in tiny.named_parameters()}
     assert seconds_per_update(OptimConfig(muon=3.0), GatoLearner(tiny)) > 0
     assert all(torch.equal(p, before[n]) for n, p in tiny.named_parameters())
+
+
+def test_a_recipe_knows_the_position_schemes_that_there_are() -> None:
+    """It names them itself, since it imports no torch."""
+    assert recipe.PositionScheme == transformer.PositionScheme

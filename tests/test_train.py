@@ -25,10 +25,10 @@ from gato.episode import Episode
 from gato.tokenizers.text import TextTokenizer
 from gato.train import checkpoint
 from gato.train import pretrain as training
-from gato.train.loop import SpikeWatch, StopRequest, TrainConfig
+from gato.train.loop import SpikeWatch, StopRequest
 from gato.train.metrics import read_metrics
-from gato.train.optim import OptimConfig
-from gato.train.pretrain import ModelConfig, PretrainConfig, pretrain
+from gato.train.pretrain import pretrain
+from gato.train.recipe import ModelConfig, OptimConfig, PretrainConfig, TrainConfig
 
 RECIPE = """
 model: {num_layers: 2, num_heads: 2, width: 32, head_width: 16, feed_forward: 64, context_length: 64, drop_path: 0.1}

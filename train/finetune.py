@@ -26,41 +26,13 @@ from gato.spec import TaskSpec
 from ..data.mixture import DataConfig, Mixture, SourceConfig
 from .checkpoint import Progress
 from .engine import PlainEngine
-from .loop import StopRequest, TrainConfig, seconds_per_step, train
+from .loop import StopRequest, seconds_per_step, train
 from .metrics import MetricsLog
-from .optim import OptimConfig, make_optimizer
+from .optim import make_optimizer
+from .protocol import MODES, Protocol
+from .recipe import OptimConfig, TrainConfig
 
-MODES = ("full", "lora", "frozen", "scratch")  # what is trained: everything, adapters, the embeddings, everything from new weights
 HELD_OUT_ROWS = 32  # windows of held-out demonstrations whose loss chooses a step
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How long and how a cell is trained, and how often it is looked at.
-
-    - `steps` updates of `batch_size` rows; `micro_batch_size` rows at a time (0: all).
-    - `learning_rate`: after `warmup_steps` the maximum, then a cosine to `final_ratio` of it.
-    - `evaluate_every` updates the policy plays `evaluation_episodes`, for the paper's maximum over evaluations.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int
-    final_ratio: float
-    weight_decay: float
-    dropout: float
-    evaluate_every: int
-    evaluation_episodes: int
-    micro_batch_size: int = 0
-
-
-PROTOCOLS = {
-    # chosen by the loss on held-out demonstrations (docs/results/fewshot.md); Muon, which pretraining gains from, loses here
-    "small": Protocol(120, 8, 1e-3, 10, 0.1, 0.1, 0.0, 20, 5),
-    # appendix E; the paper's number of updates is not certain. Adam: no weight decay, a constant rate
-    "paper": Protocol(10_000, 64, 1e-5, 0, 1.0, 0.0, 0.1, 100, 10),
-}
 
 
 @dataclass

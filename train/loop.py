@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -25,60 +25,15 @@ from ..data.mixture import Mixture, rank_rows
 from .checkpoint import Progress
 from .engine import Engine
 from .metrics import MetricsLog, memory_bytes
-from .optim import OptimConfig, learning_rate
+from .optim import learning_rate
 from .plan import flops_per_update, peak_flops
 from .ranks import Presence, rank, say, sum_over_ranks, world_size
+from .recipe import OptimConfig, TrainConfig
 
 # What a target's kind is called in `loss_by_modality`.
 MODALITIES = {"text": Kind.TEXT, "discrete": Kind.DISCRETE, "continuous": Kind.CONTINUOUS}
 SPIKE_WINDOW, SPIKE_LEAST, SPIKE_SIGMA = 128, 32, 6.0  # OLMo's window and limit
 SHOWN_ROWS = 8
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """- `steps`: updates; or `seconds`: a training time, from which a short speed test picks the steps.
-    - `batch_size`: rows of the global batch; `micro_batch_size`: rows that a rank computes at a time (accumulation), 0 for all of its rows.
-    - `save_every`: updates between checkpoints (the last is always saved as `final`); `keep`: how many stay.
-    - `precision`: `auto` is bf16 on a GPU that has it and fp32 elsewhere.
-    - `name`: the run's folder is `runs/NAME`; `seed`: of the weights and the data order.
-    - `reduced_below`: fewer steps than this from the speed test are called a reduced budget.
-    - `device`: `auto` takes cuda, else mps, else cpu; `threads`: of the CPU; `deterministic`: refuse operations that are not.
-    - `deepspeed`: `zero1`, `zero2`, `zero3`, `zero3-offload` or a JSON file of ZeRO settings; null is DistributedDataParallel.
-    - `timeout`: seconds that a rank waits for the others before the run ends.
-    - `max_skipped`: so many updates in a row without a finite gradient end the run.
-    - `report_to`: trackers beside `metrics.jsonl`: `tensorboard`, `wandb`, `trackio` or others that accelerate knows.
-    - `peak_flops`: of a device in the precision used, for the MFU; null takes that of a known GPU.
-    - `allow_changes`: settings that may differ when a run goes on, by name: `[optim.learning_rate]`, or `[optim]` for all of them.
-    - `compile`: layers become kernels of their own at the start, which takes a minute and needs a C++ compiler on the CPU.
-    - `recompute`: layers keep only their input and are computed again in the backward pass: less memory, a third more work.
-    """
-
-    name: str = "run"
-    steps: int | None = None
-    seconds: float | None = None
-    reduced_below: int | None = None
-    batch_size: int = 512
-    micro_batch_size: int = 0
-    seed: int = 0
-    save_every: int = 1000
-    keep: int = 2
-    precision: str = "auto"
-    device: str = "auto"
-    threads: int | None = None
-    deterministic: bool = False
-    deepspeed: str | None = None
-    timeout: float = 600.0
-    max_skipped: int = 10
-    report_to: str | None = None
-    peak_flops: float | None = None
-    allow_changes: list[str] = field(default_factory=list)
-    compile: bool = False
-    recompute: bool = False
-
-    def micro_batch(self, ranks: int) -> int:
-        """Rows that a rank computes at a time."""
-        return self.micro_batch_size or self.batch_size // ranks
 
 
 @dataclass(frozen=True)

@@ -9,34 +9,11 @@ from __future__ import annotations
 import math
 import time
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-
-@dataclass(frozen=True)
-class OptimConfig:
-    """- `learning_rate`: the maximum, reached after `warmup_steps` from `initial_learning_rate`.
-    - `final_ratio`: the cosine ends at this share of the maximum, at the last update.
-    - `clip`: largest norm of the whole gradient; the paper states none, 1.0 is our choice.
-    - `muon`: the matrices of the transformer's layers are updated by Muon, at this multiple of the learning rate;
-      with null AdamW updates everything, as in the paper.
-    """
-
-    learning_rate: float = 1e-4
-    initial_learning_rate: float = 1e-7
-    warmup_steps: int = 15_000
-    final_ratio: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    muon: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.muon is not None and not self.muon > 0:
-            raise ValueError(f"optim.muon is {self.muon}, expected a multiple of the learning rate above zero, or null for AdamW alone")
+from .recipe import OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:

@@ -6,7 +6,7 @@ import json
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,21 @@ from safetensors.torch import load_file
 
 from gato.agent import Agent, default_device
 from gato.learners.gato import GatoLearner
-from gato.model import Gato, GatoConfig, preset
-from gato.transformer import PositionScheme
+from gato.model import Gato
 
 from ..data.lock import FolderLock
-from ..data.mixture import DataConfig, Mixture, open_tokenizer
+from ..data.mixture import Mixture, open_tokenizer
 from ..tokenizers.episode import EpisodeTokenizer
 from ..tokenizers.vocabulary import Vocabulary
 from . import checkpoint
 from .checkpoint import Progress, Snapshot
 from .engine import Engine, PlainEngine
 from .launch import STOPPED
-from .loop import StopRequest, TrainConfig, seconds_per_step, train
+from .loop import StopRequest, seconds_per_step, train
 from .metrics import MetricsLog
-from .optim import OptimConfig, make_optimizer, seconds_per_update
+from .optim import make_optimizer, seconds_per_update
 from .ranks import check_rows, from_first_rank, rank, say, sum_over_ranks, wait_for_first_rank, world_size
+from .recipe import PretrainConfig, TrainConfig
 
 FAILED_SAVES = 3  # so many in a row end the run
 # What may differ when a run goes on: it changes how fast and where, not what is learned.
@@ -43,51 +43,6 @@ FREE = {
     *(f"train.{name}" for name in ("micro_batch_size", "save_every", "keep", "device", "threads", "deepspeed", "timeout", "max_skipped")),
     *(f"train.{name}" for name in ("report_to", "peak_flops", "compile", "recompute", "allow_changes")),
 }
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The architecture: a `size` of the paper (`gato-79m`, `gato-364m`, `gato-1b`, each with a `-rope` twin), or the numbers.
-
-    The vocabulary follows from the tokenizer. See `GatoConfig` for the fields.
-    """
-
-    size: str | None = None
-    num_layers: int = 4
-    num_heads: int = 4
-    width: int = 128
-    head_width: int = 32
-    feed_forward: int = 512
-    positions: PositionScheme = "rope"
-    context_length: int = 1024
-    max_local_positions: int = 512
-    patch_channels: int = 32
-    drop_path: float = 0.1
-    smooth_bins: bool = True
-    smooth_bandwidth: float = 4.0
-    initializer_range: float = 0.02
-
-    def build(self, vocabulary: Vocabulary) -> GatoConfig:
-        ids: dict[str, Any] = {
-            "vocab_size": vocabulary.size, "continuous_start": vocabulary.continuous.start,
-            "image_token_id": vocabulary.image, "pad_token_id": vocabulary.pad,
-        }  # fmt: skip
-        common = asdict(self)
-        size = common.pop("size")
-        if size is not None:
-            for name in ("num_layers", "num_heads", "width", "head_width", "feed_forward", "positions"):
-                common[name] = getattr(preset(size), name)
-        return GatoConfig(**common, **ids)
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """Everything a run is made of; a recipe is a YAML file of these."""
-
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
 
 
 def pretrain(config: PretrainConfig) -> Path:

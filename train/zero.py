@@ -25,9 +25,8 @@ from gato.learners.gato import GatoLearner
 from gato.model import Gato
 
 from .engine import host_model
-from .loop import TrainConfig
-from .optim import OptimConfig
 from .ranks import rank, world_size
+from .recipe import OptimConfig, TrainConfig
 
 SHIPPED = ("zero1", "zero2", "zero3", "zero3-offload")
 

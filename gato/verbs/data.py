@@ -143,7 +143,7 @@ def _mixture_of(name: str, options: Any) -> tuple[Any, int, int]:
     """The mixture of a recipe's name, a recipe, a run's folder or a mixture file; and its steps (0 if unknown) and batch size."""
     import yaml
 
-    from gato.data.mixture import DataConfig, Mixture, open_tokenizer
+    from gato.data.mixture_config import DataConfig
 
     recorded = Path(name) / "run.json"
     path = recorded if recorded.is_file() else recipe_path(name)
@@ -154,7 +154,7 @@ def _mixture_of(name: str, options: Any) -> tuple[Any, int, int]:
         data, local_positions = build_config(parser, ["--data", str(path)], path).data, 512
         settings: dict[str, Any] = {"context_length": 1024, "seed": 0, "steps": None, "batch_size": 512}
     else:
-        from gato.train.pretrain import PretrainConfig
+        from gato.train.recipe import PretrainConfig
 
         parser.add_argument("--config", action="config")
         parser.add_config(PretrainConfig)
@@ -167,6 +167,8 @@ def _mixture_of(name: str, options: Any) -> tuple[Any, int, int]:
     settings |= {key: value for key, value in vars(options).items() if key in settings and value is not None}
     if min(settings["context_length"], settings["batch_size"]) < 1 or (settings["steps"] or 1) < 1:
         raise ValueError(f"context_length, batch_size and steps are at least 1, found {settings}")
+    from gato.data.mixture import Mixture, open_tokenizer
+
     mixture = Mixture(data, open_tokenizer(data, local_positions), settings["context_length"], settings["seed"])
     return mixture, settings["steps"] or 0, settings["batch_size"]
 
@@ -188,9 +190,9 @@ def inspect(arguments: list[str]) -> None:
     options = parse(parser, arguments)
     from dataclasses import asdict
 
+    mixture, steps, batch_size = _mixture_of(options.mixture, options)
     from gato.data.inspection import inspect
 
-    mixture, steps, batch_size = _mixture_of(options.mixture, options)
     found = inspect(mixture, steps or 1000, batch_size)
     if options.html:
         from gato.data.inspection_page import write_inspection
@@ -208,11 +210,11 @@ def show(arguments: list[str]) -> None:
     parser.add_argument("--step", type=int, default=0, help="the update, counted from 0")
     parser.add_argument("--row", type=int, default=0, help="of the update's global batch")
     options = parse(parser, arguments)
-    from gato.data.inspection_page import row_text, write_row
-
     if min(options.step, options.row) < 0:
         raise ValueError(f"update {options.step}, row {options.row}: both are counted from 0")
     mixture, _, _ = _mixture_of(options.mixture, options)
+    from gato.data.inspection_page import row_text, write_row
+
     row = mixture.row(options.step, options.row)
     if options.html:
         write_row(mixture, options.step, options.row, row, options.html)

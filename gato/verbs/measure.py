@@ -20,8 +20,7 @@ EVAL_LISTS = {
 def evaluate(arguments: list[str]) -> int:
     about = "Act in environments, caption held-out pictures, continue text; scores with 95 % intervals."
     parser = parser_of("eval", f"{about} Exit code 1 if a task could not be played.")
-    from gato.eval.control import EvalConfig, evaluate_checkpoint
-    from gato.eval.table import score_table
+    from gato.eval.settings import EvalConfig
 
     parser.add_argument("checkpoint", type=Path)
     for name, text in EVAL_LISTS.items():
@@ -35,6 +34,9 @@ def evaluate(arguments: list[str]) -> int:
     as_json, checkpoint, whole_run = (vars(options).pop(name) for name in ("json", "checkpoint", "follow"))
     if whole_run:
         return _follow(checkpoint, EvalConfig(**vars(options)), as_json)
+    from gato.eval.control import evaluate_checkpoint
+    from gato.eval.table import score_table
+
     results = evaluate_checkpoint(checkpoint, EvalConfig(**vars(options)))
     print_rows(results, as_json, lambda: score_table(results))
     return int(bool(results["errors"]))

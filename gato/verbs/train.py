@@ -23,7 +23,7 @@ def pretrain(arguments: list[str]) -> int | None:
         raise ValueError("--world-size belongs to --dry-run; --nproc starts processes")
     parser = parser_of("pretrain", about)
     parser.usage = "gato pretrain RECIPE [--nproc N | --dry-run --world-size N] [--config FILE] [--SECTION.OPTION VALUE ...]"
-    from gato.train.pretrain import PretrainConfig, dry_run, outcome, pretrain
+    from gato.train.recipe import PretrainConfig
 
     parser.add_argument("--config", action="config", help="a further YAML file; later files and options win")
     parser.add_config(PretrainConfig)
@@ -34,6 +34,8 @@ def pretrain(arguments: list[str]) -> int | None:
         rest[:1] = ["--config", str(recipe_path(rest[0]))]
     built = build_config(parser, rest)
     config = PretrainConfig(model=built.model, data=built.data, optim=built.optim, train=built.train)
+    from gato.train.pretrain import dry_run, outcome, pretrain
+
     if ways.dry_run:
         from gato.train.plan import describe
 
@@ -78,8 +80,7 @@ def _truth(word: str) -> bool:
 
 def finetune(arguments: list[str]) -> None:
     parser = parser_of("finetune", "Learn a new task from few demonstrations; a curve over their number, beside what needs no pretraining.")
-    from gato.eval.fewshot import FewShotConfig, few_shot, plan
-    from gato.eval.fewshot_table import few_shot_table
+    from gato.eval.settings import FewShotConfig
 
     lists = {"episodes": "numbers of demonstrations, such as 1,10,100", "modes": "such as full,scratch,retrieve"}
     parser.add_argument("checkpoint", type=Path)
@@ -96,6 +97,9 @@ def finetune(arguments: list[str]) -> None:
     if words["modes"]:
         options["modes"] = tuple(words["modes"].split(","))
     config = FewShotConfig(**options)
+    from gato.eval.fewshot import few_shot, plan
+    from gato.eval.fewshot_table import few_shot_table
+
     if dry:
         text = plan(checkpoint, config)
         print_rows({"plan": text}, as_json, lambda: text)

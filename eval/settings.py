@@ -1,0 +1,118 @@
+"""The settings of `gato eval` and `gato finetune`.
+
+Nothing here imports torch, so that a wrong option is refused before the seconds that takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..train.protocol import MODES, PROTOCOLS, Protocol
+
+BASELINES = ("prompt", "retrieve", "clone")  # no learning; the nearest state's action; a small network from nothing
+STEP_SECONDS = 60.0  # that an environment may take for one answer
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """- `tasks`: names; by default all control tasks of the checkpoint. `["none"]` for none.
+    - `suite`: families such as `babyai`: those of the checkpoint's control tasks.
+    - `against`: another checkpoint, which plays the same episodes of the tasks that both know; see `paired_comparison`.
+    - `episodes` per task; `num_envs` of them side by side; `seed` of their starts.
+    - `temperature` of the actions (1 as in the paper; 0: the most likely one); `overflow`: see `GatoPolicy`.
+    - `memory`: how many timesteps a policy sees, the present one among them; 0: as many as the context holds. By default what each
+      task was trained with.
+    - `demonstrations`: so many expert episodes of the store that is called as the task, as prompts in turn; 0: no prompt.
+    - `ablations`: also act with the picture blanked and with the instructions of other episodes.
+    - `captions`: stores of held-out pictures; `caption_examples`: how many are shown; `nearest`: the store of the
+      training pictures, for the control that copies the caption of the nearest one.
+    - `text`: stores of documents, for bits per byte; at most `documents` of each.
+    - `prompts`: texts to continue. `films`: a film strip per task.
+    - `videos`: a folder beside `out` gets an MP4 of the best, the median and the worst episode of every task.
+    - `rate`: in Hz; every task is then played in real time, in one environment, and missed deadlines are counted.
+    - `step_seconds`: how long an environment may take for one answer before its episode has failed; 0: for ever.
+    - `record`: folder in which the episodes are kept as stores, one per task; those of ablations are not.
+    - `out`: where the results are written as JSON; by default `eval.json` in the checkpoint.
+    """
+
+    tasks: list[str] = field(default_factory=list)
+    suite: list[str] = field(default_factory=list)
+    against: Path | None = None
+    episodes: int = 50
+    num_envs: int = 50
+    seed: int = 0
+    temperature: float = 1.0
+    overflow: str = "rebuild"
+    memory: int | None = None
+    demonstrations: int = 0
+    ablations: bool = False
+    captions: list[str] = field(default_factory=list)
+    caption_examples: int = 24
+    nearest: str | None = None
+    text: list[str] = field(default_factory=list)
+    documents: int = 200
+    prompts: list[str] = field(default_factory=list)
+    films: bool = False
+    videos: bool = False
+    rate: float | None = None
+    step_seconds: float = STEP_SECONDS
+    record: Path | None = None
+    device: str | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class FewShotConfig:
+    """- `data`: a store of demonstrations: a name, a folder, or the folder that `gato data import` made.
+    - `env`: the environment: a task of the registry or any Gymnasium id; by default that of the store.
+    - `episodes`: numbers of demonstrations. `modes`: of `full`, `lora`, `frozen`, `scratch`, `prompt`, `retrieve`, `clone`.
+    - `series`: how many orders of the demonstrations, each with a training seed of its own.
+    - `protocol`: `small` fits a CPU in minutes; `paper` is appendix E's.
+    - `steps`, `batch_size`, `learning_rate`, `micro_batch_size`, `evaluate_every`, `evaluation_episodes`: in place of the protocol's.
+    - `rollouts`: episodes that each figure is measured on; `seed` of their starts; `temperature` of the actions.
+    - `memory`: how many timesteps a window of the training has and a policy sees, the present one among them; 0: as many as the
+      context holds. By default that of the task, or of the nearest task the registry names, in the checkpoint.
+    - `held_out`: demonstrations never trained on, which choose a step; by default a tenth, at most 20.
+    - `out`: folder of the results; by default `runs/fewshot-` and the task's name.
+    """
+
+    data: str
+    env: str | None = None
+    episodes: tuple[int, ...] = (1, 10, 100)
+    modes: tuple[str, ...] = ("full", "scratch", *BASELINES)
+    series: int = 1
+    protocol: str = "small"
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    micro_batch_size: int | None = None
+    evaluate_every: int | None = None
+    evaluation_episodes: int | None = None
+    rollouts: int = 50
+    seed: int = 0
+    temperature: float = 1.0
+    memory: int | None = None
+    held_out: int | None = None
+    device: str | None = None
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"there is no protocol '{self.protocol}'; known are {', '.join(PROTOCOLS)}")
+        if unknown := [m for m in self.modes if m not in MODES + BASELINES]:
+            raise ValueError(f"there is no mode '{unknown[0]}'; known are {', '.join(MODES + BASELINES)}")
+        if self.memory is not None and self.memory < 0:
+            raise ValueError(f"memory is {self.memory}; give a number of timesteps, or 0 for as many as the context holds")
+        if not self.episodes or min(self.episodes) < 1:
+            raise ValueError(f"episodes is {list(self.episodes)}; give numbers of demonstrations, each at least 1")
+        for name in ("series", "rollouts", "steps", "batch_size", "evaluate_every", "evaluation_episodes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; give at least 1")
+
+    @property
+    def training(self) -> Protocol:
+        """The protocol with what was given in place of its numbers."""
+        names = ("steps", "batch_size", "learning_rate", "micro_batch_size", "evaluate_every", "evaluation_episodes")
+        return replace(PROTOCOLS[self.protocol], **{n: getattr(self, n) for n in names if getattr(self, n) is not None})
