@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -204,15 +207,26 @@ def _named(batches: Iterator[list[TokenBatch]], steps: range, workers: int) -> I
     for i, step in enumerate(steps):
         try:
             yield next(batches)
-        except RuntimeError as error:
-            # the loader hands updates to its workers in turn; of one that died it names the process
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the latter two where one died while it handed a batch over
+            dead = _dead(batches._workers) if "timed out" not in str(error) else []  # type: ignore[attr-defined]
             for process in batches._workers:  # type: ignore[attr-defined]
                 process.kill()  # a stalled one would not heed the loader's polite end
                 process.join()
+            # the loader hands updates to its workers in turn
             who = f"data worker {i % workers} of {workers} gave no answer" if "timed out" in str(error) else "a data worker died"
+            who += f" (process {dead[0]})" if dead else ""
             raise RuntimeError(f"{who} while update {step} was awaited: {error}; start the run again, it goes on") from error
         except ValueError as error:
             raise ValueError(f"data worker {i % workers} of {workers}, update {step}: {str(error).strip().splitlines()[-1]}") from None
+
+
+def _dead(processes: Sequence[BaseProcess]) -> list[int | None]:
+    """The numbers of those that have ended, or are about to: a process closes its pipes a moment before its end can be asked for."""
+    ended: list[object] = []
+    for seconds in (1, 0):
+        with suppress(RuntimeError):  # torch raises it from its handler of SIGCHLD, wherever we are
+            ended = wait([process.sentinel for process in processes], seconds)  # type: ignore[assignment]
+    return [process.pid for process in processes if process.sentinel in ended]
 
 
 def rank_rows(batch_size: int, rank: int, ranks: int) -> range:
