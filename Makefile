@@ -1,10 +1,11 @@
 # Two commands do all the set-up: `make demo` and `make test`. Both create .venv when it is not there.
-#   TORCH=...       another PyTorch requirement, for example TORCH="torch==2.11.0"
+#   TORCH=...       another PyTorch than the lock's, for example TORCH="torch==2.11.0"
 #   TORCH_INDEX=... an index to take PyTorch from, for example the one of PyTorch's own CPU or CUDA builds
 #   PYTHON=...      another interpreter (3.11 or newer)
 
-# The tested PyTorch: the one place that names it.
-TORCH ?= torch==2.13.0
+# The versions that are tested, of everything.
+LOCK := configs/requirements.lock
+TORCH ?= $(shell grep '^torch==' $(LOCK))
 TORCH_INDEX ?=
 PYTHON ?= python3
 
@@ -12,10 +13,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 GATO := $(BIN)/gato
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := sh configs/install.sh $(BIN)/python
 # Everything the demo makes stays in this folder; `make clean` removes it.
 export GATO_HOME ?= $(CURDIR)/demo
 
-.PHONY: demo test test-all check types wheel clean
+.PHONY: demo test test-all test-oldest test-newest check types lock wheel clean
 
 demo: $(VENV)/ready
 	@BIN=$(BIN) sh samples/demo.sh
@@ -26,32 +28,47 @@ test: $(VENV)/tested
 test-all: $(VENV)/tested
 	$(BIN)/python -m pytest -q
 
-$(VENV)/ready: pyproject.toml Makefile
-	@echo "installing into $(VENV) (a few minutes the first time)"
+$(VENV)/ready: pyproject.toml Makefile $(LOCK)
+	@echo "installing into $(VENV), in the versions of $(LOCK) (a few minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	$(PIP) install -q -e ".[test]" "torch==$$($(BIN)/python -c 'from importlib.metadata import version; print(version("torch").split("+")[0])')"
-	@$(PIP) install -q setuptools wheel ninja py-cpuinfo && DS_BUILD_OPS=0 $(PIP) install -q --no-build-isolation "deepspeed>=0.18" \
+	$(INSTALL) -e ".[test]"
+	@$(INSTALL) setuptools wheel ninja py-cpuinfo && DS_BUILD_OPS=0 $(INSTALL) --no-build-isolation deepspeed \
 		|| echo "DeepSpeed does not build here; training works without it ('gato doctor' says more)"
 	@touch $@
 
 # What only tests need, kept out of the demo's way.
 $(VENV)/tested: $(VENV)/ready
-	$(PIP) install -q -e ".[test,page,embeddings]" || echo "the web page's packages do not install here; its tests are skipped"
+	$(INSTALL) -e ".[test,page,embeddings]" || echo "the web page's packages do not install here; its tests are skipped"
 	@touch $@
 
+# The lock is made anew from the ranges of pyproject.toml, newest first, and what changed is printed. What PyTorch asks for
+# on a GPU (nvidia-*, triton) is left to the build that is chosen. `make lock TORCH=torch==...` moves PyTorch.
+lock: $(VENV)/ready
+	@printf '%s\n' uv setuptools wheel ninja py-cpuinfo > $(VENV)/build.in
+	@echo "$(TORCH)" > $(VENV)/torch.in
+	@cp $(LOCK) $(VENV)/old.lock
+	@$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header -c $(VENV)/torch.in \
+		--extra dev --extra page --extra embeddings --extra deepspeed --extra suites pyproject.toml $(VENV)/build.in -o $(VENV)/new.lock
+	@grep -Ev '^(nvidia-|cuda-|triton)' $(VENV)/new.lock > $(LOCK)
+	@diff $(VENV)/old.lock $(LOCK) | grep '^[<>]' || echo "nothing changed"
+
+# The suite at both ends of the ranges, each in an environment of its own; docs/libraries.md holds the results.
+test-oldest test-newest: $(VENV)/ready
+	$(BIN)/python benchmarks/ranges.py $(@:test-%=%)
+
 check: $(VENV)/ready
-	$(PIP) install -q ruff
+	$(INSTALL) ruff
 	$(BIN)/ruff format --check gato tokenizers data train eval tests benchmarks
 	$(BIN)/ruff check gato tokenizers data train eval tests benchmarks
 
 types: $(VENV)/ready
-	$(PIP) install -q mypy
+	$(INSTALL) mypy
 	rm -rf build/types && $(PIP) install -q --no-deps --target build/types .
 	cd build/types && ../../$(BIN)/python -m mypy -p gato
 
 wheel: $(VENV)/ready
-	$(PIP) install -q build
+	$(INSTALL) build
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:

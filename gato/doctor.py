@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .libraries import tested_versions, untested_versions
+
 PURPOSES = {
     "gym": "classic control and Box2D, from Gymnasium",
     "babyai": "BabyAI's grid worlds with instructions",
@@ -47,7 +49,7 @@ def findings() -> list[Row]:
     """**Returns:** rows of `what`, `found` and `note`; an empty note means that all is well."""
     deepspeed = _start_deepspeed()
     return [
-        _python(), _package(), *_namesakes(), *_torch(), *_core(), *_extras(), _deepspeed(deepspeed), _compiler(), *_places(),
+        _python(), _package(), *_namesakes(), *_torch(), *_core(), *_extras(), _deepspeed(deepspeed), _tested(), _compiler(), *_places(),
     ]  # fmt: skip
 
 
@@ -127,6 +129,15 @@ def _extras() -> Iterator[Row]:
         install = f"pip install -e '.[{name}]'" if _project() else f"pip install 'opengato[{name}]'"
         found = "; ".join(wrong) or ", ".join(dict.fromkeys(f"{package} {version}" for package, version, _ in checked))
         yield _row(f"extra {name}", found, f"{purpose}: {install}" if wrong else "")
+
+
+def _tested() -> Row:
+    """Whether what is installed is what the tests ran with."""
+    others = untested_versions()
+    if not others:
+        return _row("tested versions", f"of {len(tested_versions())} packages, as far as they are installed")
+    named = ", ".join(f"{name} {installed} (tested: {tested})" for name, (installed, tested) in sorted(others.items()))
+    return _row("tested versions", named, "these are allowed, but the tests ran with the versions of configs/requirements.lock")
 
 
 def _check(line: str) -> tuple[str, str | None, str]:
