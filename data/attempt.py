@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gato import envs
+from gato.envs import own
 from gato.envs.demonstrator import Expert
 from gato.episode import Episode
+from gato.plain import reason
 from gato.spec import TaskSpec
 
 from .recording import episode_seed, expert_episode
@@ -33,7 +34,7 @@ class Job:
     - `seed`: of the collection; `attempt`: at this place, from 0.
     - `noise`: expected share of random timesteps, `None` for a clean episode; `noise_steps`: see `Noise`.
     - `least_return`: what a clean episode must reach to be accepted; `None` accepts all.
-    - `expert`: `MODULE:NAME`, see `load_expert`.
+    - `expert`: `MODULE:NAME`, see `load_expert`; `episode_steps`: see `Recording`.
     """
 
     task: TaskSpec
@@ -44,6 +45,7 @@ class Job:
     noise_steps: int = 1
     least_return: float | None = None
     expert: str | None = None
+    episode_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ class Stage:
         """Makes environment and expert, if `play` has not yet: what takes its time once."""
         if (job.task, job.expert) != (self.task, self.expert_name):
             self.close()
-            self.env, self.expert = envs.make(job.task), load_expert(job.task, job.expert)
+            expert = load_expert(job.task, job.expert)  # first: its module may be what registers the environment
+            self.env, self.expert = envs.make(job.task), expert
             self.task, self.expert_name = job.task, job.expert
 
     def play(self, job: Job) -> Outcome:
@@ -100,15 +103,16 @@ class Stage:
         perturb = None if job.noise is None else Noise(job.noise, job.noise_steps, np.random.default_rng([seed, job.seed]))
         try:
             self.prepare(job)
-            recording = expert_episode(job.task, self.env, self.expert, seed, perturb)
+            recording = expert_episode(job.task, self.env, self.expert, seed, perturb, episode_steps=job.episode_steps)
             episode = recording.episode("expert" if job.noise is None else "noisy")
         except Exception as error:
             with suppress(Exception):  # an environment that raised may stay broken: the next attempt has a new one
                 self.close()
-            return Outcome(failed=f"{type(error).__name__}: {error}")
+            return Outcome(failed=reason(error))
         if job.noise is None and job.least_return is not None and episode.total_reward < job.least_return:
             return Outcome()
-        counts = {"clipped_actions": recording.num_clipped, "observations_out_of_bounds": episode.count_out_of_bounds()}
+        cut = {"cut": True} if recording.is_cut else {}
+        counts = {**cut, "clipped_actions": recording.num_clipped, "observations_out_of_bounds": episode.count_out_of_bounds()}
         return Outcome(replace(episode, parameters={**episode.parameters, "collection": counts}))
 
     def close(self) -> None:
@@ -120,12 +124,18 @@ class Stage:
 def load_expert(task: TaskSpec | str, name: str | None) -> Expert:
     """The registry's expert of a task, or the class or function `NAME` of `MODULE`, called without arguments.
 
-    **Raises:** `ValueError` where there is none.
+    **Raises:** `ValueError` where there is none, or it cannot act.
     """
     if name is None:
         return envs.expert(task)
-    module, _, attribute = name.partition(":")
+    made = own.attribute(name, "expert")
     try:
-        return getattr(import_module(module), attribute)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"expert '{name}' cannot be had ({error}); give MODULE:NAME of a class whose folder is on PYTHONPATH") from error
+        expert = made()
+    except BaseException as error:  # a constructor may do anything, sys.exit() included
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise ValueError(f"expert '{name}' cannot be made by {name.partition(':')[2]}(): {reason(error)}") from error
+    for method in ("reset(env)", "act(env, observation)"):
+        if not callable(getattr(expert, method.partition("(")[0], None)):
+            raise ValueError(f"expert '{name}' has no method {method}; see docs/environments.md")
+    return expert

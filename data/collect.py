@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,7 @@ import numpy as np
 
 from gato import envs
 from gato.envs.demonstrator import RandomExpert
+from gato.envs.success import check_criterion
 from gato.episode import Episode
 from gato.spec import TaskSpec
 
@@ -34,10 +35,13 @@ if TYPE_CHECKING:
 
     from gato.envs.demonstrator import Expert
 
+RANDOM_EPISODES = 20  # that measure the random return of a task the registry does not know
 ACCEPTED_SHARE = 0.8  # of the way from random to expert, for an episode without noise
 _PACKAGES = (
     "opengato", "gymnasium", "minigrid", "metaworld", "mujoco", "dm-control", "gymnasium-robotics", "ale-py", "minatar", "box2d", "numpy",
 )  # fmt: skip
+
+_RANDOM = f"{RandomExpert.__module__}:{RandomExpert.__name__}"
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +52,7 @@ class CollectConfig:
 
     **Arguments:**
 
-    - `tasks`: names of the registry.
+    - `tasks`: names of the registry, or Gymnasium ids, also as `MODULE:ID`.
     - `episodes`: per task, those that an earlier run stored included.
     - `noisy_share`: share of the episodes that are noisy.
     - `noise`: expected share of the timesteps of a noisy episode whose executed action is random.
@@ -56,11 +60,14 @@ class CollectConfig:
     - `seed`: of the whole collection.
     - `expert`: `MODULE:NAME` of an expert of your own, a class that is called without arguments; the
       registry's where `None`.
+    - `success`: when an episode of the tasks has succeeded, see `gato/envs/success.py`: `reported`, `terminated`,
+      `info KEY`, `return >= NUMBER`, or a function `MODULE:NAME`. By default as the registry or the environment's info says.
     - `expert_level`: what a clean episode must come close to. `"measured"`: the registry's expert return;
       `"window"`: the paper's, the best mean over a window of consecutive clean episodes, which are
       all played once beforehand.
     - `workers`: processes that play; 0 plays in this one, where nothing stops an expert that hangs.
     - `episode_seconds`: wall-clock time after which a worker's episode has failed.
+    - `episode_steps`: timesteps after which an episode is truncated; by default 3,000 where the environment has no limit; 0: never.
     - `out`: folder of the stores, one below it per task; the stores' folder where `None`.
 
     **Raises:** `ValueError` for a share outside [0, 1] or a count below one.
@@ -73,9 +80,11 @@ class CollectConfig:
     noise_steps: int = 1
     seed: int = 0
     expert: str | None = None
+    success: str | None = None
     expert_level: Literal["measured", "window"] = "measured"
     workers: int = 1
     episode_seconds: float = 600.0
+    episode_steps: int | None = None
     out: Path | None = None
 
     def __post_init__(self) -> None:
@@ -87,6 +96,8 @@ class CollectConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
         if self.workers < 0 or not self.episode_seconds > 0:
             raise ValueError(f"workers is {self.workers} and episode_seconds {self.episode_seconds}; give at least 0 and more than 0")
+        if self.episode_steps is not None and self.episode_steps < 0:
+            raise ValueError(f"episode_steps is {self.episode_steps}; give at least 1, or 0 for the environment's own limit alone")
         if not self.tasks:
             raise ValueError(f"no tasks given; known are {envs.families()}")
 
@@ -96,6 +107,8 @@ class CollectConfig:
         names = ["seed", "noisy_share", "noise", "noise_steps"]
         if self.expert_level != "measured":
             names.append("expert_level")
+        if self.episode_steps is not None:
+            names.append("episode_steps")
         return {name: getattr(self, name) for name in names}
 
     def is_noisy(self, index: int) -> bool:
@@ -108,7 +121,8 @@ def collect(config: CollectConfig) -> list[dict[str, Any]]:
 
     **Returns:** one summary per task: `task`, `store`, `episodes`, `timesteps`, `noisy`, `attempts`,
     `failed`, `rejected`, `acceptance` (of the clean attempts), mean and extreme returns of both behaviours,
-    `success` (share), `clipped_actions` and `observations_out_of_bounds` (numbers of values).
+    `success` (share), `cut` (by `episode_steps`), `random_return` of the task, `clipped_actions` and
+    `observations_out_of_bounds` (numbers of values).
 
     **Raises:** `ValueError` for unknown tasks, for a store that was collected with other settings, or
     for an expert whose episodes are all rejected; `RuntimeError` where more than half of them fail, and for
@@ -116,7 +130,10 @@ def collect(config: CollectConfig) -> list[dict[str, Any]]:
     """
     for name in config.tasks:  # all names are checked before the first hour of work
         load_expert(name, config.expert)
+    check_criterion(config.success)
     tasks = [envs.task(name) for name in config.tasks]
+    if config.success is not None:
+        tasks = [replace(task, success=config.success) for task in tasks]
     rows, failed = [], []
     with Crew(config.workers, config.episode_seconds) as crew:
         for task in tasks:
@@ -235,13 +252,33 @@ def _collect_task(task: TaskSpec, config: CollectConfig, crew: Crew) -> dict[str
                 progress.advance()
                 _refuse_if_most_fail(task, notes)
         summary = writer.provenance["collected"] = _summary(notes)
-    return {"task": task.name, "store": str(path), **summary}
+        (task,) = writer.tasks = (_with_returns(writer.tasks[0], summary, config, crew),)
+    if summary["cut"]:
+        _log.warning(
+            "task %s: %d of %d episodes did not end by themselves and were truncated; --episode_steps sets when",
+            task.name, summary["cut"], summary["episodes"],
+        )  # fmt: skip
+    return {"task": task.name, "store": str(path), **summary, "random_return": task.random_return}
+
+
+def _with_returns(task: TaskSpec, summary: Mapping[str, Any], config: CollectConfig, crew: Crew) -> TaskSpec:
+    """What the registry does not know of both returns: random play is measured, the expert's is that of the episodes without noise."""
+    if envs.is_measured(task):
+        return task
+    expert, random = summary["expert_return"], task.random_return
+    if random is None:
+        jobs = (Job(task, i, config.seed, expert=_RANDOM, episode_steps=config.episode_steps) for i in range(RANDOM_EPISODES))
+        try:
+            random = float(np.mean([episode.total_reward for episode in crew.episodes(jobs)]))
+        except RuntimeError as error:
+            _log.warning("the random return of task %s is not known, so it has no scores: %s", task.name, error)
+    return task.with_returns(random, expert)
 
 
 def _job(task: TaskSpec, config: CollectConfig, least: float | None, index: int) -> Job:
     """The first attempt at a place of the store."""
     noise = config.noise if config.is_noisy(index) else None
-    return Job(task, index, config.seed, 0, noise, config.noise_steps, least, config.expert)
+    return Job(task, index, config.seed, 0, noise, config.noise_steps, least, config.expert, config.episode_steps)
 
 
 def _least_return(task: TaskSpec, config: CollectConfig, crew: Crew, before: Mapping[str, Any]) -> float | None:
@@ -252,7 +289,9 @@ def _least_return(task: TaskSpec, config: CollectConfig, crew: Crew, before: Map
         return before["least_return"]
     with Progress(f"expert level of {task.name}", config.episodes) as progress:
         returns = []
-        for episode in crew.episodes(Job(task, i, config.seed, expert=config.expert) for i in range(config.episodes)):
+        for episode in crew.episodes(
+            Job(task, i, config.seed, expert=config.expert, episode_steps=config.episode_steps) for i in range(config.episodes)
+        ):
             returns.append(episode.total_reward)
             progress.advance()
     return least_return(task.with_returns(task.random_return, window_expert_return(returns)))
@@ -336,6 +375,7 @@ def _summary(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **_returns("expert", clean),
         **_returns("noisy", noisy),
         "success": float(np.mean(known)) if known else None,
+        "cut": sum(n.get("cut", False) for n in notes),
         "clipped_actions": sum(n["clipped_actions"] for n in notes),
         "observations_out_of_bounds": sum(n["observations_out_of_bounds"] for n in notes),
     }

@@ -13,12 +13,13 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from gato.envs import own
 from gato.episode import Episode
 
 from .attempt import Job, Outcome, Stage
@@ -182,7 +183,7 @@ class _Worker:
     def _launch(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, self.episode_seconds), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, self.episode_seconds, own.brought()), daemon=True)
         self.process.start()
         theirs.close()  # ours to close, so that the end of the process ends the connection
         self.is_ready = False
@@ -197,10 +198,13 @@ class _Worker:
         self.is_ready = True
 
 
-def _work(connection: Connection, episode_seconds: float) -> None:
-    """What a worker does: jobs in, outcomes out, until the connection ends."""
+def _work(connection: Connection, episode_seconds: float, modules: Sequence[str]) -> None:
+    """What a worker does: jobs in, outcomes out, until the connection ends. `modules` are those that the parent was given."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     stage = Stage()
+    for module in modules:
+        with suppress(ValueError):  # the environment that needs it is answered with the same reason
+            own.bring(module)
     with open(os.devnull, "w") as nowhere:
         connection.send("ready")
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 
@@ -42,6 +43,12 @@ class Progress:
                 file=sys.stderr,
                 flush=True,
             )
+
+    def wait(self, note: Callable[[], str]) -> None:
+        """Nothing is finished yet, but a line is due: `note` says what goes on."""
+        if self.bar is None and time.monotonic() - self.printed > self.every:
+            self.printed = time.monotonic()
+            print(f"{self.label}: {self.done}/{self.total} {self.unit}s, {note()}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Progress:
         return self

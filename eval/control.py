@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gato.agent import Agent, load
-from gato.plain import finite
+from gato.plain import finite, reason
 from gato.spec import TaskSpec
 
 from ..data.store import Store
 from .ablation import ablations
 from .captioning import caption_results, store_path
-from .film import film_strip
 from .realtime import Pace
 from .recorder import Recorder, recording_settings
-from .replay import ActionKeeper, write_films
+from .replay import ActionKeeper, strip_of, write_films
 from .rollout import EpisodeResult, Transform, rollout
 from .settings import EvalConfig
 from .summary import paired_comparison, summarise, summarise_families
@@ -33,18 +32,28 @@ if TYPE_CHECKING:
     from gato.policy import GatoPolicy
 
 
+_OF_A_TASK = (ValueError, ImportError, OSError, RuntimeError)  # the others go on
+
+
 def evaluate(
-    policy: GatoPolicy, episodes: int = 50, seed: int = 0, num_envs: int | None = None, rate: float | None = None
+    policy: GatoPolicy,
+    episodes: int = 50,
+    seed: int = 0,
+    num_envs: int | None = None,
+    rate: float | None = None,
+    episode_steps: int | None = None,
 ) -> dict[str, Any]:
     """Rolls out a policy in its own task.
 
-    **Arguments:** `rate`: in Hz; one environment is then played in real time, and `deadlines` says what was missed.
+    **Arguments:** `rate`: in Hz; one environment is then played in real time, and `deadlines` says what was missed;
+    `episode_steps`: see `EvalConfig`.
 
     **Returns:** one row: mean return with a 95 % bootstrap interval, the normalised score (0 random,
     100 expert) with its own, success, mean length and the number of failed episodes.
     """
     pace = None if rate is None else Pace(rate)
-    results = rollout(policy, policy.task, episodes, seed=seed, num_envs=num_envs or (1 if pace else episodes), pace=pace)
+    side_by_side = num_envs or (1 if pace else episodes)
+    results = rollout(policy, policy.task, episodes, seed=seed, num_envs=side_by_side, episode_steps=episode_steps, pace=pace)
     return summarise(policy.task, results) | _deadlines(pace)
 
 
@@ -74,13 +83,19 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     for task in tasks:
         try:
             _add_task(results, agent, task, config, settings, out)
-        except (ValueError, ImportError, OSError, RuntimeError) as error:  # of this task alone: the others go on
-            results["errors"].append({"task": task.name, "error": f"{type(error).__name__}: {' '.join(str(error).split())}"})
+        except _OF_A_TASK as error:
+            results["errors"].append({"task": task.name, "error": reason(error)})
         _write(out, results)  # what was measured so far outlives whatever comes
     results["families"] = summarise_families(results["tasks"])
     if other is not None:
         common = [other.task(row["task"]) for row in _plain(results) if row["task"] in other.tasks]
-        theirs = [_played(other, task, config, _demonstrations(task, config.demonstrations))[0] for task in common]
+        theirs = []
+        for task in common:
+            try:
+                played, how = _played(other, task, config, _demonstrations(task, config.demonstrations))
+                theirs.append(summarise(task, played) | how)
+            except _OF_A_TASK as error:
+                results["errors"].append({"task": task.name, "error": f"by {config.against}: {reason(error)}"})
         results["against"] = {"checkpoint": str(config.against), "tasks": paired_comparison(results["tasks"], theirs)}
     results["captions"] = [caption_results(agent, store, config.caption_examples, nearest=config.nearest) for store in config.captions]
     results["bits_per_byte"] = [text_results(agent, Store(store_path(store)), config.documents) for store in config.text]
@@ -99,7 +114,8 @@ def _add_task(results: dict[str, Any], agent: Agent, task: TaskSpec, config: Eva
     if config.videos:
         results["videos"][task.name] = videos
     for label, transform in ablations(task) if config.ablations else ():
-        results["tasks"].append(_played(agent, task, config, prompts, label, transform)[0])
+        played, how = _played(agent, task, config, prompts, transform)
+        results["tasks"].append(summarise(task, played, label) | how)
 
 
 def _plain(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -144,18 +160,35 @@ def _task_row(
     """A task's row, its film strip and its videos, the latter two as far as they are wanted."""
     with ExitStack() as stack:
         recorder = stack.enter_context(Recorder(config.record, task, settings)) if config.record else None
-        keeper = ActionKeeper() if config.videos else None
+        keeper = ActionKeeper() if config.films or config.videos else None
         sinks = [sink for sink in (recorder, keeper) if sink is not None]
 
         def sink(episode: Episode) -> None:
             for each in sinks:
                 each(episode)
 
-        row, results = _played(agent, task, config, prompts, sink=sink if sinks else None, frames=int(config.films))
+        results, how = _played(agent, task, config, prompts, sink=sink if sinks else None)
         if recorder is not None:
             recorder.num_failed = sum(r.failed is not None for r in results)
-    films = {} if results[0].frames is None else {task.name: film_strip(results[0].frames)}
-    return row, films, {} if keeper is None else write_films(task, keeper, folder)
+    row = summarise(task, results) | how
+    films, videos, row["not_filmed"] = {}, {}, {}
+    assert keeper is None or keeper.episodes, "a row has a finished episode"
+    if keeper is not None and config.films:
+        with _named(row["not_filmed"], "film strip"):
+            films = {task.name: strip_of(task, keeper, config.step_seconds)}
+    if keeper is not None and config.videos:
+        with _named(row["not_filmed"], "videos"):
+            videos = write_films(task, keeper, folder, config.step_seconds)
+    return row, films, videos
+
+
+@contextmanager
+def _named(reasons: dict[str, str], what: str) -> Iterator[None]:
+    """A film that cannot be made is named; the score it was to show stands."""
+    try:
+        yield
+    except Exception as error:  # whatever an environment may raise that cannot draw
+        reasons[what] = reason(error)
 
 
 def _played(
@@ -163,22 +196,19 @@ def _played(
     task: TaskSpec,
     config: EvalConfig,
     prompts: Sequence[Episode],
-    ablation: str | None = None,
     transform: Transform | None = None,
     sink: Callable[[Episode], None] | None = None,
-    frames: int = 0,
-) -> tuple[dict[str, Any], list[EpisodeResult]]:
-    """A row of the score table with the memory it was played with, and the episodes behind it."""
+) -> tuple[list[EpisodeResult], dict[str, Any]]:
+    """Episodes, and how they were played: in how many `seconds`, with which `memory`, at which rate."""
     started = time.monotonic()
     policy = agent.policy(task, config.temperature, config.overflow, config.seed, memory=config.memory)
     pace = None if config.rate is None else Pace(config.rate)
     results = rollout(
         policy, task, config.episodes, config.seed, config.num_envs, transform,
-        record_frames=frames, demonstrations=prompts, sink=sink,
-        step_seconds=config.step_seconds, pace=pace,
+        demonstrations=prompts, sink=sink, step_seconds=config.step_seconds,
+        episode_steps=config.episode_steps, episode_seconds=config.episode_seconds, pace=pace,
     )  # fmt: skip
-    played = {"memory": policy.memory or 0}
-    return summarise(task, results, ablation, time.monotonic() - started) | played | _deadlines(pace), results
+    return results, {"seconds": time.monotonic() - started, "memory": policy.memory or 0} | _deadlines(pace)
 
 
 def _deadlines(pace: Pace | None) -> dict[str, Any]:

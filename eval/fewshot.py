@@ -21,6 +21,7 @@ import numpy as np
 
 from gato import envs
 from gato.agent import Agent, load
+from gato.envs.success import check_criterion
 from gato.episode import Episode
 from gato.plain import finite
 from gato.policy import GatoPolicy, Policy
@@ -87,7 +88,11 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
     name = config.env or store.tasks[0].name
     if config.env is None and store.tasks[0].env_id is None:
         raise ValueError(f"{store.path} does not say which environment its task '{name}' belongs to; give --env, such as CartPole-v1")
-    task = envs.task(name) if config.env else store.tasks[0]
+    check_criterion(config.success)
+    task = _as_stored(envs.task(name), store) if config.env else store.tasks[0]
+    name = task.name
+    if config.success is not None:
+        task = replace(task, success=config.success)
     differences = {i: task.differences(t, raw=True) for i, t in enumerate(store.tasks)}
     fitting = [i for i, lines in differences.items() if not lines and (len(store.tasks) == 1 or store.tasks[i].name == name)]
     if not fitting:
@@ -102,15 +107,26 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
     count = min(20, len(numbers) // 10) if config.held_out is None else config.held_out
     if not 0 <= count < len(numbers):
         raise ValueError(f"held_out is {count}, but there are {len(numbers)} demonstrations; leave at least one to learn from")
-    task, references = _with_returns(task, store, numbers, config.seed)
+    task, references = _with_returns(task, store, numbers, config)
     return Demonstrations(store, task, tuple(numbers[count:]), tuple(numbers[:count]), store.num_episodes - len(numbers), references)
 
 
-def _with_returns(task: TaskSpec, store: Store, numbers: Sequence[int], seed: int) -> tuple[TaskSpec, dict[str, str]]:
+def _as_stored(task: TaskSpec, store: Store) -> TaskSpec:
+    """What collecting the demonstrations found out about a task, where nothing else says it: both returns, and what success is."""
+    for known in store.tasks:
+        if known.name == task.name:
+            found = {name: getattr(known, name) for name in ("random_return", "expert_return", "success") if getattr(task, name) is None}
+            return replace(task, **found)
+    return task
+
+
+def _with_returns(task: TaskSpec, store: Store, numbers: Sequence[int], config: FewShotConfig) -> tuple[TaskSpec, dict[str, str]]:
     """The task with what it lacks of both returns: random play is measured, the expert's is that of the demonstrations."""
     random, expert, references = task.random_return, task.expert_return, {"random": "registry", "expert": "registry"}
+    if envs.registered_name(task) not in envs.tasks():
+        references = dict.fromkeys(references, "measured when the demonstrations were collected")
     if random is None:
-        played = rollout(RandomPolicy(task, seed), task, RANDOM_EPISODES, seed=seed)
+        played = rollout(RandomPolicy(task, config.seed), task, RANDOM_EPISODES, seed=config.seed, **config.limits)
         finished = [r.total_reward for r in played if not r.failed]
         random = float(np.mean(finished)) if finished else None
         references["random"] = f"{len(finished)} episodes of random play"
@@ -264,7 +280,10 @@ def _trained(
 
     def evaluate(tuned: Agent, step: int) -> list[float | None]:
         policy = _policy(tuned, task, config)
-        results = rollout(policy, task, protocol.evaluation_episodes, seed=config.seed + step, num_envs=protocol.evaluation_episodes)
+        results = rollout(
+            policy, task, protocol.evaluation_episodes, seed=config.seed + step, num_envs=protocol.evaluation_episodes,
+            **config.limits,
+        )  # fmt: skip
         return [task.random_return if r.failed else r.total_reward for r in results]
 
     found = finetune(agent, task, store, held_out, protocol, mode, series, folder, evaluate)
@@ -289,7 +308,10 @@ def _policy(agent: Agent, task: TaskSpec, config: FewShotConfig) -> GatoPolicy:
 
 
 def _measured(policy: Policy, task: TaskSpec, config: FewShotConfig, demonstrations: Sequence[Episode] = ()) -> dict[str, Any]:
-    results = rollout(policy, task, config.rollouts, config.seed, min(config.rollouts, 50), demonstrations=demonstrations)
+    results = rollout(
+        policy, task, config.rollouts, config.seed, min(config.rollouts, 50), demonstrations=demonstrations,
+        **config.limits,
+    )  # fmt: skip
     return summarise(task, results)
 
 

@@ -42,7 +42,7 @@ class Recorder:
 def recording_settings(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     """What must agree between the parts of a recording. **Raises:** `ValueError` if the folder holds anything else."""
     assert config.record is not None
-    names = ("episodes", "num_envs", "seed", "temperature", "overflow", "memory", "demonstrations")
+    names = ("episodes", "num_envs", "seed", "temperature", "overflow", "memory", "demonstrations", "episode_steps")
     settings: dict[str, Any] = {name: getattr(config, name) for name in names}
     settings["weights_sha256"] = weights_sha256(checkpoint)
     manifests = sorted(config.record.rglob("manifest.json"))

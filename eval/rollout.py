@@ -7,22 +7,24 @@ side by side, as far as a policy treats its streams alike and draws chance by ep
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gato import envs
 from gato.envs.demonstrator import Expert
 from gato.episode import Episode, check_values, outside
+from gato.plain import reason
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from ..data.progress import Progress
 from ..data.recording import Recording, episode_seed, expert_episode, stack_values
 from .realtime import Pace
-from .settings import STEP_SECONDS
+from .settings import EPISODE_SECONDS, STEP_SECONDS
 from .watch import Watched
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class EpisodeResult:
     - `num_timesteps`, `success`: up to the end or the failure; success is `None` where undefined.
     - `failed`: why the environment broke off, `None` if it did not: it raised, gave no answer, or gave what is no observation.
     - `out_of_bounds`: how many observed values lay outside their declared range; the policy saw them as they were.
-    - `frames`: (T + 1, rows, columns, 3) uint8 where recorded.
+    - `is_cut`: whether a limit of the evaluation truncated it, and not the task's.
     - `episode`: the recorded timesteps, where kept.
     """
 
@@ -52,7 +54,7 @@ class EpisodeResult:
     success: bool | None
     failed: str | None = None
     out_of_bounds: int = 0
-    frames: np.ndarray | None = None
+    is_cut: bool = False
     episode: Episode | None = None
 
 
@@ -63,11 +65,12 @@ def rollout(
     seed: int = 0,
     num_envs: int = 8,
     transform: Transform | None = None,
-    record_frames: int = 0,
     keep_episodes: bool = False,
     demonstrations: Sequence[Episode] = (),
     sink: Callable[[Episode], None] | None = None,
     step_seconds: float = STEP_SECONDS,
+    episode_steps: int | None = None,
+    episode_seconds: float = EPISODE_SECONDS,
     pace: Pace | None = None,
 ) -> list[EpisodeResult]:
     """Lets a policy play a number of episodes.
@@ -79,12 +82,13 @@ def rollout(
     - `num_envs`: environments side by side; each is a stream of the policy.
     - `transform`: `(observation, streams, first) -> observation` on the batch that the policy is shown,
       for ablations; the environments and recordings keep the true one.
-    - `record_frames`: of how many episodes, counted from the first, pictures are kept.
     - `keep_episodes`: keep the timesteps as `Episode`s of behaviour "learner".
     - `demonstrations`: handed to `policy.reset`.
     - `sink`: is handed every finished episode in the order of their seeds, in place of its being kept;
       an episode that failed has no timesteps to hand over.
     - `step_seconds`: wall-clock time after which an environment's answer is waited for no longer; 0: for ever.
+    - `episode_steps`: when an episode that does not end is truncated, see `Recording`.
+    - `episode_seconds`: wall-clock time for all answers of an environment in an episode, after which it has failed; 0: for ever.
     - `pace`: the rate that acting and stepping are held to, and where missed deadlines are counted; for one environment.
 
     **Returns:** one result per episode, in the order of their seeds.
@@ -94,6 +98,8 @@ def rollout(
     """
     if episodes < 1 or num_envs < 1:
         raise ValueError(f"episodes is {episodes} and num_envs is {num_envs}; both must be at least 1")
+    if (episode_steps or 0) < 0 or episode_seconds < 0:
+        raise ValueError(f"episode_steps is {episode_steps} and episode_seconds is {episode_seconds}; give at least 0")
     if pace is not None and num_envs > 1:
         raise ValueError(f"a rate of {pace.rate:g} Hz is held in one environment, not in {num_envs}; set num_envs to 1")
     spec = envs.task(task) if isinstance(task, str) else task
@@ -105,7 +111,7 @@ def rollout(
     policy.reset(min(num_envs, episodes), demonstrations)
     try:
         for i in range(min(num_envs, episodes)):
-            streams.append(_Stream(i, spec, record_frames, keep_episodes or sink is not None, step_seconds))
+            streams.append(_Stream(i, spec, keep_episodes or sink is not None, episode_steps, step_seconds, episode_seconds))
         with Progress(f"rollout {spec.name}", episodes) as progress:
             while True:
                 for stream in streams:
@@ -126,6 +132,7 @@ def rollout(
                     results[stream.episode_index] = stream.step({k: v[row] for k, v in actions.items()}, progress)
                 if pace is not None:
                     pace.done()
+                progress.wait(lambda: f"the longest of them is at timestep {max(stream.num_timesteps for stream in streams):,}")
     finally:
         for stream in streams:
             stream.close()
@@ -141,7 +148,9 @@ def _hand_over(results: list[EpisodeResult | None], start: int, sink: Callable[[
     return start
 
 
-def expert_rollout(task: TaskSpec | str, episodes: int, seed: int = 0, expert: Expert | None = None) -> list[EpisodeResult]:
+def expert_rollout(
+    task: TaskSpec | str, episodes: int, seed: int = 0, expert: Expert | None = None, episode_steps: int | None = None
+) -> list[EpisodeResult]:
     """The same episodes as `rollout` with the same seed, played by an expert, which sees the environment.
 
     **Arguments:** `expert`: the registry's where `None`; a `RandomExpert` gives the lower reference.
@@ -152,11 +161,12 @@ def expert_rollout(task: TaskSpec | str, episodes: int, seed: int = 0, expert: E
     for episode_index in range(episodes):
         number = episode_seed("rollout", seed, episode_index)
         try:
-            recording = expert_episode(spec, env, expert, number, keep=False)
+            recording = expert_episode(spec, env, expert, number, keep=False, episode_steps=episode_steps)
         except Exception as error:  # whatever a planner or a simulator may raise: the episode has failed
-            results.append(EpisodeResult(number, float("nan"), 0, None, failed=_reason(error)))
+            results.append(EpisodeResult(number, float("nan"), 0, None, failed=reason(error)))
         else:
-            results.append(EpisodeResult(number, recording.total_reward, recording.num_timesteps, recording.success))
+            result = EpisodeResult(number, recording.total_reward, recording.num_timesteps, recording.success, is_cut=recording.is_cut)
+            results.append(result)
     env.close()
     return results
 
@@ -186,23 +196,28 @@ class RandomPolicy:
 class _Stream:
     """One environment and the episode that it is in. All that the environment does, it does in a thread of its own."""
 
-    def __init__(self, index: int, task: TaskSpec, record_frames: int, keep_episodes: bool, step_seconds: float) -> None:
-        self.index, self.task, self.record_frames, self.keep = index, task, record_frames, keep_episodes
-        self.step_seconds = step_seconds
+    def __init__(
+        self, index: int, task: TaskSpec, keep_episodes: bool, episode_steps: int | None, step_seconds: float, episode_seconds: float
+    ) -> None:
+        self.index, self.task, self.keep, self.episode_steps = index, task, keep_episodes, episode_steps
+        self.step_seconds, self.episode_seconds = step_seconds, episode_seconds
         self.recording: Recording | None = None
-        self.frames: list[np.ndarray] | None = None
         self._make()
 
     @property
     def is_active(self) -> bool:
         return self.recording is not None
 
+    @property
+    def num_timesteps(self) -> int:
+        """Of the episode that it is in."""
+        return 0 if self.recording is None else self.recording.num_timesteps
+
     def start(self, episode_index: int, seed: int, progress: Progress) -> EpisodeResult | None:
         """Begins an episode; a result only if that fails."""
-        self.episode_index, self.seed, self.out_of_bounds = episode_index, seed, 0
-        self.frames = [] if episode_index < self.record_frames else None
+        self.episode_index, self.seed, self.out_of_bounds, self.seconds = episode_index, seed, 0, 0.0
         try:
-            self.recording = self.watched(Recording, self.task, self.env, seed, self.keep)
+            self.recording = self._timed(Recording, self.task, self.env, seed, self.keep, self.episode_steps)
             self._look()
         except Exception as error:  # whatever a simulator may raise: the episode has failed, the others go on
             return self._break_off(error, progress)
@@ -212,9 +227,10 @@ class _Stream:
         """Executes `{action field: value}`; a result where the episode ends or fails."""
         assert self.recording is not None
         try:
-            self.watched(self.recording.step, self.task.unflatten_action(action))
+            self._timed(self.recording.step, self.task.unflatten_action(action))
             self._look()
             episode = self.recording.episode("learner") if self.keep and self.recording.done else None
+            success = self.recording.success if self.recording.done else None
         except Exception as error:  # as above
             return self._break_off(error, progress)
         if not self.recording.done:
@@ -225,9 +241,9 @@ class _Stream:
             seed=self.seed,
             total_reward=recording.total_reward,
             num_timesteps=recording.num_timesteps,
-            success=recording.success,
+            success=success,
             out_of_bounds=self.out_of_bounds,
-            frames=None if self.frames is None else np.stack(self.frames),
+            is_cut=recording.is_cut,
             episode=episode,
         )
 
@@ -243,24 +259,28 @@ class _Stream:
             check_values(self.task.name, spec, self.observation[spec.name], 1, first=recording.num_timesteps)
             if spec.modality is Modality.CONTINUOUS:
                 self.out_of_bounds += int(outside(spec, self.observation[spec.name]).sum())
-        if not np.isfinite(recording.reward):
-            raise ValueError(f"the reward of timestep {recording.num_timesteps} is {recording.reward}")
-        if self.frames is not None:
-            self.frames.append(np.asarray(self.watched(self.env.render), dtype=np.uint8))
+
+    def _timed(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """An answer of the environment. **Raises:** `TimeoutError` where its answers in this episode took too long together."""
+        started = time.monotonic()
+        answer = self.watched(call, *arguments)
+        self.seconds += time.monotonic() - started
+        if 0 < self.episode_seconds < self.seconds:
+            raise TimeoutError(f"the environment took longer than {self.episode_seconds:g} s for this episode (--episode_seconds)")
+        return answer
 
     def _break_off(self, error: Exception, progress: Progress) -> EpisodeResult:
         """A simulator that raised or hangs may be in any state: the next episode gets a new one, in a new thread."""
-        num_timesteps = 0 if self.recording is None else self.recording.num_timesteps
-        self.recording = None
+        num_timesteps, self.recording = self.num_timesteps, None
         self.close()
         self._make()
         progress.advance()
-        return EpisodeResult(self.seed, float("nan"), num_timesteps, None, _reason(error), self.out_of_bounds)
+        return EpisodeResult(self.seed, float("nan"), num_timesteps, None, reason(error), self.out_of_bounds)
 
     def _make(self) -> None:
         self.watched = Watched(self.step_seconds)
         try:
-            self.env = self.watched(envs.make, self.task, "rgb_array" if self.record_frames else None)
+            self.env = self.watched(envs.make, self.task)
         except BaseException:
             self.watched.end()
             raise
@@ -285,7 +305,3 @@ def _sample(spec: FieldSpec, generator: np.random.Generator) -> np.ndarray:
     if spec.modality is Modality.CONTINUOUS:
         return np.asarray(generator.uniform(low, high), dtype=spec.dtype)
     return generator.integers(low.astype(np.int64), high.astype(np.int64), endpoint=True, size=spec.shape)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ..train.protocol import MODES, PROTOCOLS, Protocol
 
 BASELINES = ("prompt", "retrieve", "clone")  # no learning; the nearest state's action; a small network from nothing
 STEP_SECONDS = 60.0  # that an environment may take for one answer
+EPISODE_SECONDS = 600.0  # that it may take for all answers of an episode
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class EvalConfig:
     - `videos`: a folder beside `out` gets an MP4 of the best, the median and the worst episode of every task.
     - `rate`: in Hz; every task is then played in real time, in one environment, and missed deadlines are counted.
     - `step_seconds`: how long an environment may take for one answer before its episode has failed; 0: for ever.
+    - `episode_steps`: timesteps after which an episode is truncated; by default 3,000 where the environment has no limit; 0: never.
+    - `episode_seconds`: how long an environment may take for all answers of an episode before it has failed; 0: for ever.
     - `record`: folder in which the episodes are kept as stores, one per task; those of ablations are not.
     - `out`: where the results are written as JSON; by default `eval.json` in the checkpoint.
     """
@@ -57,6 +61,8 @@ class EvalConfig:
     videos: bool = False
     rate: float | None = None
     step_seconds: float = STEP_SECONDS
+    episode_steps: int | None = None
+    episode_seconds: float = EPISODE_SECONDS
     record: Path | None = None
     device: str | None = None
     out: Path | None = None
@@ -65,7 +71,8 @@ class EvalConfig:
 @dataclass(frozen=True)
 class FewShotConfig:
     """- `data`: a store of demonstrations: a name, a folder, or the folder that `gato data import` made.
-    - `env`: the environment: a task of the registry or any Gymnasium id; by default that of the store.
+    - `env`: the environment: a task of the registry or any Gymnasium id, also as `MODULE:ID`; by default that of the store.
+    - `success`: when an episode has succeeded, as `gato data collect` takes it; by default as the store or the registry says.
     - `episodes`: numbers of demonstrations. `modes`: of `full`, `lora`, `frozen`, `scratch`, `prompt`, `retrieve`, `clone`.
     - `series`: how many orders of the demonstrations, each with a training seed of its own.
     - `protocol`: `small` fits a CPU in minutes; `paper` is appendix E's.
@@ -73,12 +80,14 @@ class FewShotConfig:
     - `rollouts`: episodes that each figure is measured on; `seed` of their starts; `temperature` of the actions.
     - `memory`: how many timesteps a window of the training has and a policy sees, the present one among them; 0: as many as the
       context holds. By default that of the task, or of the nearest task the registry names, in the checkpoint.
+    - `episode_steps`, `episode_seconds`: limits of an episode, as `gato eval` takes them.
     - `held_out`: demonstrations never trained on, which choose a step; by default a tenth, at most 20.
     - `out`: folder of the results; by default `runs/fewshot-` and the task's name.
     """
 
     data: str
     env: str | None = None
+    success: str | None = None
     episodes: tuple[int, ...] = (1, 10, 100)
     modes: tuple[str, ...] = ("full", "scratch", *BASELINES)
     series: int = 1
@@ -94,6 +103,8 @@ class FewShotConfig:
     temperature: float = 1.0
     memory: int | None = None
     held_out: int | None = None
+    episode_steps: int | None = None
+    episode_seconds: float = EPISODE_SECONDS
     device: str | None = None
     out: Path | None = None
 
@@ -110,6 +121,11 @@ class FewShotConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; give at least 1")
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """Of an episode, as `rollout` takes them."""
+        return {"episode_steps": self.episode_steps, "episode_seconds": self.episode_seconds}
 
     @property
     def training(self) -> Protocol:

@@ -19,14 +19,16 @@ EXCEEDED = (10, 25, 50, 75, 90, 100)  # per cent of the expert: the paper's figu
 def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | None = None, seconds: float = 0.0) -> dict[str, Any]:
     """A row of the score table. Failed episodes are counted, and count as the random return where that is known.
 
+    **Raises:** `ValueError` where all have failed: what is left says nothing of the policy.
+
     **Returns:** also `returns`, one per episode in the order of their seeds (`None`: failed, and counted nowhere), `published`: the score
     on the scale of each source of published returns, and `unscored`: why there is no normalised score, or `None`.
     """
     failed = [r for r in results if r.failed]
     each = [r.total_reward if not r.failed else task.random_return for r in results]
     returns = np.array([r for r in each if r is not None])
-    if len(returns) == 0:
-        raise ValueError(f"all {len(results)} episodes of '{task.name}' failed: {failed[0].failed}")
+    if len(failed) == len(results):
+        raise ValueError(f"all {len(results)} episodes failed; the first: {failed[0].failed}")
     mean, low, high = mean_interval(returns)
     row: dict[str, Any] = {
         "task": task.name, "ablation": ablation, "episodes": len(results), "failed": len(failed),
@@ -40,13 +42,14 @@ def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | 
         source: dict(zip(("score", "low", "high"), map(float, normalised_score([mean, low, high], *references)), strict=True))
         for source, references in _published(task.name).items()
     }
-    successes = [r.success if not r.failed else False for r in results]
     row |= {"success": None, "success_low": None, "success_high": None}
-    if any(s is not None for s in successes):
-        count = sum(bool(s) for s in successes)
-        row["success"] = count / len(successes)
-        row["success_low"], row["success_high"] = success_interval(count, len(successes))
+    if any(r.success is not None for r in results):  # a failed episode is no success, but says nothing of whether success is defined
+        count = sum(bool(r.success) for r in results)
+        row["success"] = count / len(results)
+        row["success_low"], row["success_high"] = success_interval(count, len(results))
     row["first_failure"] = failed[0].failed if failed else None
+    row["cut"] = sum(r.is_cut for r in results)
+    row["cut_at"] = max((r.num_timesteps for r in results if r.is_cut), default=None)
     row["out_of_bounds"] = sum(r.out_of_bounds for r in results)
     row["length"] = float(np.mean([r.num_timesteps for r in results]))
     row["seconds"] = seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from .captioning import retrieval_lines, wording_lines
@@ -33,8 +34,8 @@ def score_table(results: dict[str, Any]) -> str:
 
 def _task_lines(row: dict[str, Any]) -> list[str]:
     name = f"  {row['ablation']}" if row["ablation"] else row["task"]
-    interval = f"[{row['low']:.4g}, {row['high']:.4g}]"
-    score, span = ("", "") if row["score"] is None else (f"{row['score']:.1f}", f"[{row['score_low']:.1f}, {row['score_high']:.1f}]")
+    interval = _interval(row["low"], row["high"], ".4g")
+    score, span = ("", "") if row["score"] is None else (f"{row['score']:.1f}", _interval(row["score_low"], row["score_high"], ".1f"))
     reference = ["" if row[k] is None else f"{row[k]:.4g}" for k in ("random", "expert")]
     success = "" if row["success"] is None else f"{row['success']:.0%}"
     line = f"{name:38}{reference[0]:>9}{reference[1]:>9}{row['mean']:>9.4g}  {interval:20}{score:>7}  {span:>16}{success:>9}"
@@ -48,6 +49,10 @@ def task_notes(row: dict[str, Any]) -> list[str]:
         notes.append(
             f"{row['failed']} of {row['episodes']} episodes failed and count as the random return; the first: {row['first_failure']}"
         )
+    if row.get("cut"):
+        whom = f"{row['cut']} of {row['episodes']} episodes"
+        notes.append(f"{whom} did not end within {row['cut_at']:,} timesteps and were truncated there (--episode_steps)")
+    notes += [f"no {what}: {reason}" for what, reason in row.get("not_filmed", {}).items()]
     if row["out_of_bounds"]:
         notes.append(f"{row['out_of_bounds']:,} observed values lay outside their declared range; they were kept")
     if found := row.get("deadlines"):
@@ -62,7 +67,13 @@ def task_notes(row: dict[str, Any]) -> list[str]:
 
 
 def _spanned(value: float, found: dict[str, Any]) -> str:
-    return f"{value:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
+    return f"{value:.1f} {_interval(found['low'], found['high'], '.1f')}".rstrip()
+
+
+def _interval(low: float | None, high: float | None, form: str) -> str:
+    """Nothing of a single episode, which says nothing of the spread."""
+    is_known = low is not None and high is not None and isfinite(low) and isfinite(high)
+    return f"[{low:{form}}, {high:{form}}]" if is_known else ""
 
 
 def _family_lines(families: Sequence[dict[str, Any]]) -> list[str]:
@@ -73,12 +84,12 @@ def _family_lines(families: Sequence[dict[str, Any]]) -> list[str]:
     lines.append(f"{'family':20}{'tasks':>10}{'scored':>8}{'IQM':>8}  {'95 % interval':>16}{'success':>9}  {'95 % interval':>14}{above}")
     published: list[str] = []
     for row in families:
-        iqm, span = ("", "") if row["iqm"] is None else (f"{row['iqm']:.1f}", f"[{row['low']:.1f}, {row['high']:.1f}]")
+        iqm, span = ("", "") if row["iqm"] is None else (f"{row['iqm']:.1f}", _interval(row["low"], row["high"], ".1f"))
         success, share = "", ""
         if row["success"] is not None:
             success, share = f"{row['success']:.0%}", f"[{row['success_low']:.0%}, {row['success_high']:.0%}]"
         counts = "".join(f"{count:>6}" for count in row["above"].values())
-        tasks = f"{row['tasks']} of {row['registered']}"
+        tasks = f"{row['tasks']} of {row['registered']}" if row["registered"] >= row["tasks"] else str(row["tasks"])  # one's own
         for source, found in row.get("published", {}).items():
             what = f"{row['family']}, {found['tasks']} tasks by the returns that {_SOURCES.get(source, source)} published"
             published.append(f"  {what}: {_spanned(found['iqm'], found)}")
@@ -92,7 +103,7 @@ def _comparison_lines(against: dict[str, Any] | None) -> list[str]:
     lines = ["", f"minus {against['checkpoint']}, on the same episodes"]
     lines.append(f"{'task':38}{'pairs':>6}{'return':>10}  {'95 % interval':20}{'score':>8}  {'95 % interval':>16}")
     for row in against["tasks"]:
-        interval = f"[{row['low']:+.4g}, {row['high']:+.4g}]"
-        score, span = ("", "") if row["score"] is None else (f"{row['score']:+.1f}", f"[{row['score_low']:+.1f}, {row['score_high']:+.1f}]")
+        interval = _interval(row["low"], row["high"], "+.4g")
+        score, span = ("", "") if row["score"] is None else (f"{row['score']:+.1f}", _interval(row["score_low"], row["score_high"], "+.1f"))
         lines.append(f"{row['task']:38}{row['pairs']:>6}{row['difference']:>+10.4g}  {interval:20}{score:>8}  {span:>16}")
     return lines

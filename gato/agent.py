@@ -99,7 +99,8 @@ class Agent:
     # -- acting ------------------------------------------------------------------------------------
 
     def task(self, name: str) -> TaskSpec:
-        """**Raises:** `ValueError` naming the nearest known task."""
+        """By its name, or as `MODULE:ID`. **Raises:** `ValueError` naming the nearest known task."""
+        name = name if name in self.tasks else name.rpartition(":")[2]
         if name not in self.tasks:
             from difflib import get_close_matches
 

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0, 1 for a failed check, 2 for bad input, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with only_documents() if wants_json(arguments) else nullcontext():
+        with only_documents(to_the_last=argv is None) if wants_json(arguments) else nullcontext():
             code = _run(arguments) or 0
         sys.stdout.flush()
         return code
@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int | None:
+    arguments = _imported(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
@@ -115,6 +116,25 @@ def _run(arguments: list[str]) -> int | None:
             return entry(arguments)
         table = entry
     raise ValueError(f"'gato {' '.join(words)}' needs one of {', '.join(table)}")
+
+
+def _imported(arguments: list[str]) -> list[str]:
+    """The words without `--import MODULE`, which any verb takes: the modules are imported, so that names can mean what they register."""
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            return [*rest, word, *words]
+        if word == "--import" or word.startswith("--import="):
+            module = word.partition("=")[2] or next(words, "")
+            if not module or module.startswith("-"):
+                raise ValueError("--import needs the name of a module, such as --import myenvs")
+            from .envs import own
+
+            own.bring(module)
+        else:
+            rest.append(word)
+    return rest
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ runs, and only `write_document` reaches where it led before.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
@@ -27,8 +28,12 @@ def wants_json(arguments: Sequence[str]) -> bool:
 
 
 @contextmanager
-def only_documents() -> Iterator[None]:
-    """Until its end, standard output is kept for `write_document`, and all else that is written there goes to standard error."""
+def only_documents(to_the_last: bool = False) -> Iterator[None]:
+    """Until its end, standard output is kept for `write_document`, and all else that is written there goes to standard error.
+
+    **Arguments:** `to_the_last`: of the process, which is about to end: a simulator may speak once more as it is taken down, and
+    one that was left behind may still be speaking.
+    """
     global _reserved
     kept = sys.stdout
     if kept is None or _reserved is not None:  # closed, or reserved already
@@ -44,10 +49,15 @@ def only_documents() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stdout, document, _reserved = kept, _reserved, None
+        document = _reserved
+        if not to_the_last:
+            sys.stdout, _reserved = kept, None
         if number is not None and copy is not None:
             kept.flush()  # what was written to the old object still belongs on standard error
-            os.dup2(copy, number)
+            with suppress(OSError, AttributeError):  # and what C libraries hold back; Windows has no such table of names
+                ctypes.CDLL(None).fflush(None)
+            if not to_the_last:
+                os.dup2(copy, number)
             with suppress(BrokenPipeError):  # a reader that left early
                 document.close()
 

@@ -275,8 +275,8 @@ class TaskSpec:
 
         **Arguments:** `origins`: of observations, by field name; see `FieldSpec`.
 
-        **Raises:** `ValueError` for an origin of no field, or naming a space that has no token form (Sequence, Graph, OneOf and
-        unknown classes), or a continuous action without finite bounds.
+        **Raises:** `ValueError` for an origin of no field, or naming a space that has no token form (Sequence, Graph, OneOf,
+        unknown classes, and a Dict or Tuple without parts), or a continuous action without finite bounds.
         """
         found = _space_fields(observation_space, "observation", ()) + _space_fields(action_space, "action", ())
         return cls(name=name, fields=tuple(found), **rest).with_origins(origins or {})
@@ -339,6 +339,9 @@ def _bound(values: np.ndarray) -> tuple[float | None, ...]:
 def _space_fields(space: Any, role: Role, path: tuple[str | int, ...]) -> list[FieldSpec]:
     from gymnasium import spaces
 
+    if isinstance(space, spaces.Dict | spaces.Tuple) and not len(space.spaces):
+        where = f" '{'/'.join(map(str, path))}'" if path else ""
+        raise ValueError(f"{role}{where} is an empty {type(space).__name__} space: nothing in it could be a token; give it a part")
     if isinstance(space, spaces.Dict):
         return [f for key in sorted(space.spaces) for f in _space_fields(space[key], role, (*path, key))]
     if isinstance(space, spaces.Tuple):
@@ -362,8 +365,9 @@ def _space_fields(space: Any, role: Role, path: tuple[str | int, ...]) -> list[F
         return [FieldSpec(modality=Modality.DISCRETE, dtype=str(space.dtype), shape=space.shape, low=(0,), high=(1,), **common)]
     if isinstance(space, spaces.Box):
         return [_box_field(space, common)]
+    kind = type(space).__name__ if isinstance(space, spaces.Space) else f"{type(space).__module__}.{type(space).__name__}, no Gymnasium"
     raise ValueError(
-        f"{role} '{name}' is a {type(space).__name__} space, which has no token form; "
+        f"{role} '{name}' is a {kind} space, which has no token form; "
         "wrap the environment so that it gives Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict or Tuple"
     )
 

@@ -15,7 +15,7 @@ import gymnasium
 from gato import envs
 from gato.data.recording import Recording, expert_episode
 from gato.envs.demonstrator import RandomExpert
-from gato.envs.success import succeeded
+from gato.envs.success import PARAMETERS, succeeded
 from gato.spec import Modality, TaskSpec
 
 SIMULATORS = {
@@ -294,7 +294,7 @@ def test_a_metaworld_goal_depends_on_the_seed_alone():
     one, other = envs.make("metaworld/reach"), envs.make("metaworld/reach")
     other.reset(seed=5)
     first, second = one.reset(seed=3), other.reset(seed=3)
-    assert first[1]["parameters"] == second[1]["parameters"]
+    assert first[1][PARAMETERS] == second[1][PARAMETERS]
     np.testing.assert_array_equal(first[0]["observation"], second[0]["observation"])
 
 

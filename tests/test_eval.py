@@ -26,6 +26,7 @@ from gato.eval.settings import EvalConfig
 from gato.eval.summary import paired_comparison, summarise, summarise_families
 from gato.eval.table import score_table
 from gato.policy import GatoPolicy
+from gato.spec import TaskSpec
 
 
 def test_the_expert_scores_100_and_random_0_within_their_intervals():
@@ -163,14 +164,28 @@ def test_what_was_measured_before_a_kill_is_in_the_file(two_tasks, monkeypatch):
     assert [row["task"] for row in json.loads((two_tasks / "eval.json").read_text())["tasks"]] == ["toy/a"]
 
 
-def test_an_environment_whose_episodes_all_fail_counts_as_random_and_says_why(two_tasks, monkeypatch):
+def test_an_environment_whose_episodes_all_fail_has_no_score_and_says_why(two_tasks, monkeypatch, capsys):
     def breaking(env, action):
         raise RuntimeError("the floor gave way")
 
     monkeypatch.setattr(Corridor, "step", breaking)
-    results = evaluate_checkpoint(two_tasks, EvalConfig(tasks=["toy/a"], episodes=3, device="cpu"))
-    assert results["tasks"][0]["score"] == 0 and results["tasks"][0]["failed"] == 3
-    assert "; the first: RuntimeError: the floor gave way" in score_table(results)
+    assert main(["eval", str(two_tasks), "--tasks", "toy/a", "--episodes", "3", "--device", "cpu"]) == 1
+    results = json.loads((two_tasks / "eval.json").read_text())
+    assert results["tasks"] == [] and "all 3 episodes failed; the first: RuntimeError: the floor gave way" in results["errors"][0]["error"]
+    assert "nan" not in capsys.readouterr().out
+
+
+def test_one_failed_episode_does_not_define_what_success_is(monkeypatch):
+    task = TaskSpec.from_dict(envs.task("toy/corridor").to_dict() | {"success": None})
+    results = [EpisodeResult(0, 1.0, 3, None), EpisodeResult(1, float("nan"), 2, None, failed="KeyError: 'motor'")]
+    row = summarise(task, results)
+    assert row["success"] is None and row["failed"] == 1
+    assert summarise(envs.task("toy/corridor"), [replace(results[0], success=True), results[1]])["success"] == 0.5
+
+
+def test_one_episode_has_no_interval(two_tasks, capsys):
+    assert main(["eval", str(two_tasks), "--tasks", "toy/a", "--episodes", "1", "--device", "cpu"]) == 0
+    assert "nan" not in capsys.readouterr().out
 
 
 def test_episodes_begin_with_demonstrations_of_the_tasks_store_as_prompts(walker, tmp_path, monkeypatch):
@@ -281,6 +296,6 @@ def test_a_blanked_picture_is_black_and_nothing_else_changes():
 def test_a_film_strip_holds_eight_frames_side_by_side():
     from PIL import Image
 
-    frames = np.zeros((30, 60, 90, 3), np.uint8)
+    frames = [np.zeros((60, 90, 3), np.uint8)] * 8
     strip = Image.open(io.BytesIO(base64.b64decode(film_strip(frames))))
     assert strip.size == (8 * 180 + 7 * 4, 120)

@@ -165,12 +165,6 @@ def test_a_transform_changes_what_the_policy_sees_and_not_what_happens():
     assert any(r.episode.observations["observation"].max() > 0 for r in results)
 
 
-def test_frames_are_kept_of_as_many_episodes_as_asked():
-    results = rollout(AlwaysRight(), CORRIDOR, 3, record_frames=1)
-    assert results[0].frames.shape == (results[0].num_timesteps + 1, 16, 80, 3)
-    assert results[1].frames is None
-
-
 def test_the_episode_limit_of_the_task_cuts_an_episode():
     results = rollout(AlwaysRight(), replace(CORRIDOR, episode_limit=1), 10, keep_episodes=True)
     assert all(r.num_timesteps == 1 for r in results)

@@ -1,7 +1,7 @@
 """Environments by name: `make("babyai/go-to-local")`, their task specs and their experts.
 
-A name is `family/name` of the registry `configs/tasks.yaml`, or any plain Gymnasium id. Families are
-imported when first used, so a missing simulator only matters to those who ask for it. Every
+A name is `family/name` of the registry `configs/tasks.yaml`, or any Gymnasium id, also as `MODULE:ID` (`own.py`). Families
+are imported when first used, so a missing simulator only matters to those who ask for it. Every
 environment made here has spaces that `TaskSpec.from_spaces` maps onto exactly the task's fields.
 """
 
@@ -16,6 +16,7 @@ from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any
 
 from ..spec import TaskSpec
+from . import own
 from .demonstrator import Expert
 
 if TYPE_CHECKING:
@@ -58,21 +59,21 @@ def task(name: str) -> TaskSpec:
 
     **Arguments:**
 
-    - `name`: of the registry (`gymnasium/cartpole`), or a Gymnasium id (`CartPole-v1`), whose returns
-      and success criterion are then unknown.
+    - `name`: of the registry (`gymnasium/cartpole`), or a Gymnasium id (`CartPole-v1`, `myenvs:Robot-v0`), whose returns
+      and success criterion are then unknown. The task is called as the id, without the module.
 
     **Raises:** `ValueError` for an unknown name or a space without a token form, `ImportError` with the
-    pip line where the simulator is missing.
+    pip line where the simulator is missing, `RuntimeError` naming the task where an environment cannot be made.
     """
     entry = _registry().get(name)
     if entry is None:
-        entry = {"env_id": name, "episode_limit": _gymnasium_limit(name)}
+        spec, env_id = _find(name)
+        name, entry = spec.id, {"env_id": env_id, "episode_limit": spec.max_episode_steps}
     env = _build(name, entry["env_id"], entry.get("kwargs", {}), render_mode=None)
     try:
         return TaskSpec.from_spaces(
             name,
-            env.observation_space,
-            env.action_space,
+            *_spaces(name, env),
             env_id=entry["env_id"],
             env_kwargs=entry.get("kwargs", {}),
             **{k: v for k, v in entry.items() if k not in ("env_id", "kwargs", "expert", "published", "held_out")},
@@ -91,14 +92,18 @@ def make(task: TaskSpec | str, render_mode: str | None = None) -> gymnasium.Env:
 
     **Raises:** `ValueError` for an unknown name, a task without an environment (captions, documents),
     or an environment whose spaces no longer match the spec; `ImportError` with the pip line where the
-    simulator is missing.
+    simulator is missing; `RuntimeError` with what an environment raised that cannot be made.
     """
     spec = _task_of(task)
     if spec.env_id is None:
         raise ValueError(f"task '{spec.name}' has no environment: it is data to read, not a world to act in")
     env = _build(spec.name, spec.env_id, spec.env_kwargs, render_mode)
-    found = TaskSpec.from_spaces(spec.name, env.observation_space, env.action_space)
-    if differences := spec.differences(found, raw=True):
+    try:
+        differences = spec.differences(TaskSpec.from_spaces(spec.name, *_spaces(spec.name, env)), raw=True)
+    except ValueError:
+        env.close()
+        raise
+    if differences:
         env.close()
         raise ValueError(
             f"the environment of task '{spec.name}' does not have the fields of its spec: {'; '.join(differences)}. "
@@ -115,15 +120,20 @@ def expert(task: TaskSpec | str) -> Expert:
     name = task if isinstance(task, str) else task.name
     entry = _registry().get(name)
     if entry is None and isinstance(task, str):
-        _gymnasium_limit(name)  # an unknown name gets its nearest known one
+        _find(name)  # an unknown name gets its nearest known one
     if entry is None or entry.get("expert") is None:
         raise ValueError(
             f"task '{name}' has no expert in the registry; collect with your own (--expert MODULE:NAME), or import recorded data"
         )
-    family = _family(name)
+    family = _family(name, entry["env_id"])
     if entry["expert"] not in family.EXPERTS:
         raise ValueError(f"task '{name}' asks for the expert '{entry['expert']}'; its family has {sorted(family.EXPERTS)}")
     return family.EXPERTS[entry["expert"]](entry["env_id"], **entry.get("kwargs", {}))
+
+
+def is_measured(task: TaskSpec) -> bool:
+    """Whether the registry knows the expert's return of a task."""
+    return _registry().get(task.name, {}).get("expert_return") is not None
 
 
 def expert_name(task: TaskSpec | str) -> str | None:
@@ -159,7 +169,7 @@ def registered_name(task: TaskSpec) -> str:
         kwargs = _registry()[name].get("kwargs", {})
         return sum(task.env_kwargs.get(key) != kwargs.get(key) for key in task.env_kwargs.keys() | kwargs.keys())
 
-    return min(_by_env_id().get(_without_version(task.env_id), [task.name]), key=disagreement)
+    return min(_by_env_id().get(_without_version(task.env_id), []), key=disagreement, default=task.name)
 
 
 @functools.cache
@@ -171,7 +181,7 @@ def _by_env_id() -> Mapping[str, list[str]]:
 
 
 def _without_version(env_id: str) -> str:
-    return re.sub(r"-v\d+$", "", env_id)
+    return re.sub(r"-v\d+$", "", own.plain(env_id))
 
 
 def _task_of(named: TaskSpec | str) -> TaskSpec:
@@ -197,9 +207,16 @@ def _registry() -> Mapping[str, Mapping[str, Any]]:
     return entries
 
 
-def _family(name: str) -> Any:
-    """The module of a task's family; a plain Gymnasium id belongs to the Gymnasium suite."""
-    module, extra = FAMILIES.get(name.split("/")[0], FAMILIES["gymnasium"])
+def _family_of(name: str, env_id: str) -> str:
+    """The family that makes an environment: that of a registered world; Gymnasium's for all others, whatever their names begin with."""
+    family = name.split("/")[0]
+    worlds = _by_env_id().get(_without_version(env_id), [])
+    return family if any(world.startswith(f"{family}/") for world in worlds) else "gymnasium"
+
+
+def _family(name: str, env_id: str) -> Any:
+    """The module of an environment's family."""
+    module, extra = FAMILIES[_family_of(name, env_id)]
     try:
         return import_module(f".{module}", __name__)
     except ImportError as error:
@@ -207,29 +224,53 @@ def _family(name: str) -> Any:
 
 
 def _build(name: str, env_id: str, kwargs: Mapping[str, Any], render_mode: str | None) -> gymnasium.Env:
-    family = _family(name)
+    family = _family(name, env_id)
     from gymnasium.error import DependencyNotInstalled
 
     try:
         return family.make(env_id, render_mode=render_mode, **kwargs)
+    except KeyboardInterrupt:
+        raise
     except (ImportError, DependencyNotInstalled) as error:
-        raise _missing(name, FAMILIES.get(name.split("/")[0], FAMILIES["gymnasium"])[1], error) from error
+        if not _by_env_id().get(_without_version(env_id)):
+            raise ImportError(f"the environment of task '{name}' cannot be imported: {error}") from error
+        raise _missing(name, FAMILIES[_family_of(name, env_id)][1], error) from error
+    except BaseException as error:  # whatever a constructor may raise, sys.exit() included
+        if isinstance(error, ValueError):
+            raise ValueError(f"the environment of task '{name}' cannot be made: {error}") from error
+        said = f"it calls sys.exit({error.code})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        raise RuntimeError(f"the environment of task '{name}' cannot be made: {said}") from error
+
+
+def _spaces(name: str, env: gymnasium.Env) -> tuple[Any, Any]:
+    """**Raises:** `ValueError` where an environment lacks one of its two spaces."""
+    found = []
+    for role in ("observation_space", "action_space"):
+        try:
+            space = getattr(env, role)
+        except (AttributeError, NotImplementedError):
+            space = None
+        if space is None:
+            raise ValueError(f"the environment of task '{name}' has no {role}; set one of gymnasium.spaces in its __init__")
+        found.append(space)
+    return found[0], found[1]
 
 
 def _missing(name: str, extra: str, error: Exception) -> ImportError:
     return ImportError(f"task '{name}' needs a simulator that is not installed ({error}); run: pip install 'opengato[{extra}]'")
 
 
-def _gymnasium_limit(name: str) -> int | None:
-    """The time limit of a plain Gymnasium id, and the check that there is one of this name."""
+def _find(name: str) -> tuple[Any, str]:
+    """`own.find`, where an unknown name without a module is answered with the nearest of the registry too."""
     import gymnasium
 
     try:
-        return gymnasium.spec(name).max_episode_steps
-    except (gymnasium.error.Error, ImportError) as error:
-        known = [*_registry(), *gymnasium.registry]
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        return own.find(name)
+    except ValueError as error:
+        if ":" in name:
+            raise
+        nearest = difflib.get_close_matches(name, [*_registry(), *gymnasium.registry], n=1, cutoff=0.0)
         raise ValueError(
-            f"there is no task '{name}'; did you mean '{nearest[0]}'? "
-            f"Known are {families()}, listed in docs/suites.md, and every Gymnasium id"
+            f"there is no task '{name}'; did you mean '{nearest[0]}'? Known are {families()}, listed in docs/suites.md, and every "
+            f"Gymnasium id; one that a module of yours or of a package registers is MODULE:{name}, or give --import MODULE"
         ) from error

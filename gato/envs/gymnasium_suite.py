@@ -1,4 +1,4 @@
-"""Classic control, Box2D and tabular games of Gymnasium, and every other plain Gymnasium id.
+"""Classic control, Box2D and tabular games of Gymnasium, and every other Gymnasium id, also as `MODULE:ID`.
 
 The experts are hand rules of a few lines, and value iteration where the transition table is known. Each
 acts from the observation alone, so a student can in principle copy it exactly.
@@ -14,17 +14,22 @@ import gymnasium
 import numpy as np
 
 from .demonstrator import Expert, RuleExpert
+from .own import find
 
 
 def make(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gymnasium.Env:
     """A Gymnasium environment; pictures are drawn without a display.
 
     Gymnasium's passive checker is off: it warns whenever a simulator leaves its declared bounds, which
-    recordings count instead.
+    recordings count instead. A `render_mode` is only passed where one is wanted: many environments take none.
+
+    **Raises:** `ValueError` where there is no such module or id.
     """
+    spec, _ = find(env_id)
     if render_mode == "rgb_array":
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    return gymnasium.make(env_id, render_mode=render_mode, disable_env_checker=True, **kwargs)
+    wanted = {} if render_mode is None else {"render_mode": render_mode}
+    return gymnasium.make(spec.id, disable_env_checker=True, **wanted, **kwargs)
 
 
 def balance_cart(env: gymnasium.Env, observation: np.ndarray) -> int:

@@ -21,6 +21,8 @@ import metaworld  # noqa: F401  (registers the environments)
 import numpy as np
 from metaworld.policies import ENV_POLICY_MAP
 
+from .success import PARAMETERS
+
 POOL_SEED = 0  # of the pool of 50 goals: part of the task's definition
 STATE = 18  # numbers of one timestep; Meta-World's observation is this state, the one before, the goal
 
@@ -29,7 +31,7 @@ class UntilSuccess(gymnasium.Wrapper):
     """Ends at the first success, lets the reset's seed alone decide about the goal, says the task, leaves the previous state out.
 
     Meta-World itself draws a goal before it reads the seed, so that an episode would depend on the one
-    before it. `info["parameters"]["goal"]` of the reset is the goal's number in the pool.
+    before it. `info[PARAMETERS]["goal"]` of the reset is the goal's number in the pool.
     """
 
     def __init__(self, env: gymnasium.Env, instruction: str) -> None:
@@ -52,7 +54,7 @@ class UntilSuccess(gymnasium.Wrapper):
         goal = int(self.generator.integers(len(self.goals)))
         self.world.set_task(self.goals[goal])
         observation, info = self.env.reset(seed=seed, options=options)
-        return self._told(observation), {**info, "parameters": {"goal": goal}}
+        return self._told(observation), {**info, PARAMETERS: {"goal": goal}}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         observation, shaped_reward, _, truncated, info = self.env.step(action)

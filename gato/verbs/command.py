@@ -9,11 +9,13 @@ from typing import Any
 
 from ..output import write_document
 
+IMPORT = "--import MODULE, any number of times: imports modules of yours first, so that names can mean the environments they register"
+
 
 def parser_of(verb: str, description: str) -> Any:
     from gato.arguments import Parser
 
-    return Parser(prog=f"gato {verb}", description=description)
+    return Parser(prog=f"gato {verb}", description=description, epilog=IMPORT)
 
 
 def parse(parser: Any, arguments: Sequence[str]) -> Any:
