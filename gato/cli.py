@@ -1,7 +1,8 @@
 """The one command `gato`: a table of verbs, each a function in `gato/verbs/` that calls a room.
 
 Rooms are imported when their verb runs, so `gato --help` imports no torch. Bad input ends in one line
-on standard error and exit code 2; `GATO_DEBUG=1` shows the traceback instead. `gato/arguments.py` parses.
+on standard error and exit code 2, a bug of ours in one line and 70 (`gato/fault.py`); `GATO_DEBUG=1` shows the
+traceback instead. `gato/arguments.py` parses.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import Any
 
+from .fault import describe, is_refusal, threads_reported
 from .output import only_documents, wants_json
 from .verbs import data, look, measure, recipes, speak, train
 from .verbs.command import one_line
@@ -36,7 +38,8 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato ls | gato cp RECIPE FILE                shipped recipes
   gato doctor                                  what is installed, missing, and why
 
-'gato VERB --help' lists a verb's options; GATO_DEBUG=1 shows the traceback of an error."""
+'gato VERB --help' lists a verb's options; GATO_DEBUG=1 shows the traceback of an error.
+Exit codes: 0, 1 a check failed or a part could not be done, 2 bad input, 70 a bug of ours, 130 interrupted."""
 
 
 VERBS: dict[str, Any] = {
@@ -67,26 +70,29 @@ VERBS: dict[str, Any] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0, 1 for a failed check, 2 for bad input, 130 when interrupted."""
+    """Runs one verb; returns the exit code: 0, 1 for a failed check, 2 for bad input, 70 for a bug of ours, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with only_documents(to_the_last=argv is None) if wants_json(arguments) else nullcontext():
-            code = _run(arguments) or 0
+        with threads_reported(arguments), only_documents(to_the_last=argv is None) if wants_json(arguments) else nullcontext():
+            code = _run(list(arguments)) or 0
         sys.stdout.flush()
         return code
     except SystemExit as leaving:  # --help and --print_config leave by it
-        return int(leaving.code or 0)
+        if isinstance(leaving.code, str):  # as a library may
+            print(f"gato: {' '.join(leaving.code.split())}", file=sys.stderr)
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains when it flushes
         return 0
-    except (ValueError, ImportError, OSError, RuntimeError) as error:
+    except BaseException as error:  # libraries in Rust panic with a BaseException
         if os.environ.get("GATO_DEBUG"):
             raise
-        print(f"gato: {one_line(error)}", file=sys.stderr)
-        return 2
+        line, code = (one_line(error), 2) if is_refusal(error) else describe(error, arguments)
+        print(f"gato: {line}", file=sys.stderr)
+        return code
 
 
 def _run(arguments: list[str]) -> int | None:

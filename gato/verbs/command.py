@@ -32,14 +32,13 @@ def build_config(parser: Any, arguments: Sequence[str], file: Path | None = None
         raise ValueError(f"'{file}': {error}" if file else str(error)) from None
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, ImportError):
         return f"{text}; 'gato doctor' says what is missing"
-    # a RuntimeError may be our bug: say how to see where it comes from
-    return f"{text} (GATO_DEBUG=1 shows where)" if isinstance(error, RuntimeError) else text
+    return text
 
 
 def print_rows(rows: Any, as_json: bool, text: Callable[[], str]) -> None:
