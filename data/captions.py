@@ -21,11 +21,12 @@ from PIL import Image, ImageOps
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 
+from .words import kind_of
+
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # small decoders; TIFF's, PSD's and others' are refused
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 MAX_PIXELS = 2**25  # 33.5 million; Pillow itself only warns at 89 million
 MAX_BYTES = 2**26
-MAX_TEXT = 2**16  # characters of a caption, a question or an answer
 
 _FOREIGN = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"8BPS": "PSD", b"<svg": "SVG", b"<?xml": "SVG", b"%PDF": "PDF"}
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
@@ -89,21 +90,21 @@ def fit_image(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 class PictureRow:
     """A picture with its texts, not decoded yet.
 
-    - `place`: file and row, for errors; `picture`: encoded bytes or a file.
-    - `texts`: `{field name: text}`, such as `caption`, or `question` and `answer`.
+    - `place`: file and row, for errors; `picture`: encoded bytes or a file, or why there is none.
+    - `texts`: `{field name: text}`, such as `caption`, or `question` and `answer`; none is blank.
     - `parameters`: of the episode; those that are `None` are left out.
     """
 
     place: str
     picture: object
-    texts: Mapping[str, object]
+    texts: Mapping[str, str]
     parameters: Mapping[str, Any]
 
 
 def picture_episode(task: TaskSpec, row: PictureRow) -> Episode:
     """An episode of one timestep: the picture at the task's size, and the texts.
 
-    **Raises:** `ValueError` naming the place of a picture that cannot be read, and of a text that is missing or empty.
+    **Raises:** `ValueError` naming the place of a picture that cannot be read.
     """
     try:
         return _episode(task, row)
@@ -141,15 +142,10 @@ def as_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _episode(task: TaskSpec, row: PictureRow) -> Episode:
-    for name, text in row.texts.items():
-        if not isinstance(text, str):
-            raise ValueError(f"the {name} is {type(text).__name__}, expected text")
-        if not text.strip():
-            raise ValueError(f"the {name} is empty; leave the row out")
-        if len(text) > MAX_TEXT:
-            raise ValueError(f"the {name} has {len(text)} characters, more than {MAX_TEXT}; import it as text")
+    if isinstance(row.picture, ValueError):
+        raise row.picture
     if not isinstance(row.picture, (bytes, Path)):
-        raise ValueError(f"the picture is {type(row.picture).__name__}, expected encoded bytes")
+        raise ValueError(f"the picture is {kind_of(row.picture)}, expected encoded bytes or a file's name")
     rows, columns, _ = next(f.shape for f in task.observations if f.modality is Modality.IMAGE)
     image = fit_image(read_image(row.picture), (rows, columns))
     values = {"image": image[None], **{name: np.array([text], object) for name, text in row.texts.items()}}

@@ -21,18 +21,47 @@ import numpy as np
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 
-from .captions import MAX_TEXT, fit_image, read_image
-from .files import DEFAULT_SPLIT, TABLES, Table, files_below, files_digest, inside, named_split, options_digest, split_of, status_digest
+from .captions import SUFFIXES, fit_image, read_image
+from .files import (
+    DEFAULT_SPLIT,
+    count_others,
+    files_below,
+    files_digest,
+    inside,
+    named_split,
+    options_digest,
+    shown,
+    split_of,
+    status_digest,
+)
 from .formats import Dataset
 from .left_out import LeftOut
+from .lines import stem_of
 from .pictures import LICENCE
+from .source_table import TABLES, Table
+from .words import MAX_TEXT, sayings, words
 
 MAX_PICTURES = 256  # of a document
 
 _PARAMETERS = ("title", "source", "licence", "author")
 
-# what stands before the first picture, and every picture with what stands behind it
-Document = tuple[str, list[tuple[object, str]]]
+
+@dataclass(frozen=True)
+class Document:
+    """A document whose pictures are not decoded yet.
+
+    - `before`: what stands before the first picture; `parts`: every picture, with what stands behind it.
+    """
+
+    place: str
+    split: str
+    before: str
+    parts: list[tuple[bytes | Path, str]]
+    parameters: Mapping[str, Any]
+
+    @property
+    def has_words(self) -> bool:
+        return bool(self.before or any(text for _, text in self.parts))
 
 
 def interleaved_task(name: str, size: tuple[int, int] = (64, 64), licence: str | None = None) -> TaskSpec:
@@ -57,93 +86,103 @@ class InterleavedReader:
     def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """**Raises:** `ValueError` naming file and row for lists that do not fit each other, and if no document has a picture."""
         left_out = left_out or LeftOut()
+        if not path.exists():
+            raise ValueError(f"{path} does not exist")
         files = files_below(path, TABLES) if path.is_dir() else [path]
         if not files:
             raise ValueError(f"{path} holds no table; expected .parquet, .arrow or .jsonl files with the columns images and texts")
         counts: Counter[str] = Counter()
         named: set[Path] = set()
-        for place, row, table in self._rows(files):
-            document = _document(row, place)
-            if document is None:
-                left_out.count("documents without a picture", place)
-                continue
-            counts[_split(row, table, path, place)] += 1
-            for cell, _ in document[1] if not table.is_binary else ():
-                named.add(self._named(cell, table, place))
+        for document in self._documents(path, files, left_out):
+            if not document.parts:
+                left_out.count("documents without a picture", document.place)
+            elif not document.has_words:
+                left_out.count("documents without words", document.place)
+            else:
+                counts[document.split] += 1
+                named.update(picture for picture, _ in document.parts if isinstance(picture, Path))
         if not counts:
-            raise ValueError(f"{path} holds no document with a picture")
+            raise ValueError("; ".join([f"{path} holds no document with a picture and words", *left_out.lines()]))
+        count_others(path, [*files, *named], left_out, SUFFIXES, "pictures that no document names") if path.is_dir() else None
         digest = files_digest(path if path.is_dir() else path.parent, files)
-        task = interleaved_task(f"interleaved/{path.stem}", self.image_size, LICENCE)
+        task = interleaved_task(f"interleaved/{shown(stem_of(path))}", self.image_size, LICENCE)
         return Dataset(
             source=path.name,
             digest=options_digest(digest, pictures=status_digest(path.parent, sorted(named)) if named else None),
             tasks=(task,),
             splits=dict(counts),
-            episodes=partial(self._episodes, task, path, files),
+            episodes=lambda split, start: left_out.made(
+                islice(self._wanted(path, files, left_out, split), start, None), partial(self._episode, task)
+            ),
             provenance={"format": "interleaved"},
             left_out=left_out,
         )
 
-    def _rows(self, files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any], Table]]:
+    def _wanted(self, path: Path, files: Sequence[Path], left_out: LeftOut, split: str) -> Iterator[Document]:
+        found = self._documents(path, files, left_out)
+        return (document for document in found if document.split == split and document.parts and document.has_words)
+
+    def _documents(self, path: Path, files: Sequence[Path], left_out: LeftOut) -> Iterator[Document]:
+        """Every document; those whose lists or pictures' names are wrong go to `left_out`."""
         for file in files:
             table = Table.open(file)
             table.need("images", "texts")
-            yield from ((place, row, table) for place, row in table.rows(("images", "texts", "split", *_PARAMETERS)))
+            by_name = split_of(file.relative_to(path) if path.is_dir() else Path(file.name)) or DEFAULT_SPLIT
+            for place, row in table.rows(("images", "texts", "split", *_PARAMETERS), left_out=left_out):
+                with left_out.one_row():
+                    before, parts = _parts(row, place)
+                    pictures = [(self._picture(cell, file.parent, place), text) for cell, text in parts]
+                    split = named_split(row.get("split"), place) or by_name
+                    yield Document(place, split, before, pictures, sayings(row, _PARAMETERS, place))
 
-    def _episodes(self, task: TaskSpec, path: Path, files: Sequence[Path], split: str, start: int) -> Iterator[Episode]:
-        found = ((place, row, table, _document(row, place)) for place, row, table in self._rows(files))
-        wanted = (x for x in found if x[3] and _split(x[1], x[2], path, x[0]) == split)
-        for place, row, table, document in islice(wanted, start, None):
-            assert document is not None, "chosen above"
-            before, parts = document
-            try:
-                pictures = [fit_image(read_image(self._picture(cell, table, place)), self.image_size) for cell, _ in parts]
-            except ValueError as error:
-                raise ValueError(f"{place}: {error}") from None
-            yield Episode(
-                task=task,
-                observations={"before": np.array([before] + [""] * (len(parts) - 1), object), "image": np.stack(pictures)},
-                actions={"text": np.array([text for _, text in parts], object)},
-                rewards=np.zeros(len(parts), np.float32),
-                terminated=True,
-                behaviour="human",
-                parameters={k: row[k] for k in _PARAMETERS if row.get(k) is not None},
-            )
+    def _episode(self, task: TaskSpec, document: Document) -> Episode:
+        parts = document.parts
+        try:
+            pictures = [fit_image(read_image(picture), self.image_size) for picture, _ in parts]
+        except ValueError as error:
+            raise ValueError(f"{document.place}: {error}") from None
+        return Episode(
+            task=task,
+            observations={"before": np.array([document.before] + [""] * (len(parts) - 1), object), "image": np.stack(pictures)},
+            actions={"text": np.array([text for _, text in parts], object)},
+            rewards=np.zeros(len(parts), np.float32),
+            terminated=True,
+            behaviour="human",
+            parameters=document.parameters,
+        )
 
-    def _picture(self, cell: object, table: Table, place: str) -> bytes | Path:
+    def _picture(self, cell: object, folder: Path, place: str) -> bytes | Path:
         """Encoded bytes, or a file inside the folder of pictures; `datasets` writes {bytes, path}."""
         if isinstance(cell, Mapping):
             cell = cell.get("bytes") or cell.get("path")
-        return cell if isinstance(cell, bytes) else self._named(cell, table, place)
-
-    def _named(self, cell: object, table: Table, place: str) -> Path:
-        picture = inside(self.images or table.path.parent, cell, place)
+        if isinstance(cell, bytes):
+            return cell
+        picture = inside(self.images or folder, cell, place)
         if not picture.is_file():
             raise ValueError(f"{place}: picture {picture} is missing; restore it or take the row out")
         return picture
 
 
-def _split(row: Mapping[str, Any], table: Table, path: Path, place: str) -> str:
-    name = table.path.relative_to(path) if path.is_dir() else Path(table.path.name)
-    return named_split(row.get("split"), place) or split_of(name) or DEFAULT_SPLIT
+def _parts(row: Mapping[str, Any], place: str) -> tuple[str, list[tuple[object, str]]]:
+    """What stands before the first picture, and every picture with what stands behind it.
 
-
-def _document(row: Mapping[str, Any], place: str) -> Document | None:
-    """`None` where there is no picture. Texts that follow each other are paragraphs of one."""
+    Texts that follow each other are paragraphs of one.
+    """
     images, texts = row.get("images"), row.get("texts")
     if not isinstance(images, list) or not isinstance(texts, list) or len(images) != len(texts):
         raise ValueError(f"{place}: images and texts are not two lists of one length")
     before: list[str] = []
     parts: list[tuple[object, list[str]]] = []
     for number, (image, text) in enumerate(zip(images, texts, strict=True)):
-        if (image is None) == (text is None) or not isinstance(text, str | None):
+        said = words(text, f"{place}: text {number}")
+        if (image is None) == (text is None):
             raise ValueError(f"{place}: entry {number} is not either a picture or a text; set the other one to null")
-        if text is None:
+        if image is not None:
             parts.append((image, []))
-        else:
-            (parts[-1][1] if parts else before).append(text)
+        elif said is not None:
+            (parts[-1][1] if parts else before).append(said)
     if len(parts) > MAX_PICTURES:
         raise ValueError(f"{place}: the document has {len(parts)} pictures, more than {MAX_PICTURES}; break it up")
-    if sum(map(len, (t for t in texts if t))) > MAX_TEXT:
+    if sum(len(t) for t in texts if t is not None) > MAX_TEXT:
         raise ValueError(f"{place}: the document has more than {MAX_TEXT} characters; break it up")
-    return ("\n\n".join(before), [(image, "\n\n".join(said)) for image, said in parts]) if parts else None
+    return "\n\n".join(before), [(image, "\n\n".join(said)) for image, said in parts]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -60,6 +61,16 @@ class LeftOut:
             self._admit(error)
             self.rows[str(error)] = None
 
+    @contextmanager
+    def one_row(self) -> Iterator[None]:
+        """Makes a bad row of a `ValueError` inside. **Raises:** `BadRow` if no further one may be skipped."""
+        try:
+            yield
+        except BadRow:
+            raise
+        except ValueError as error:
+            self.row(error)
+
     def episode(self, error: ValueError) -> None:
         """An episode that was counted and cannot be made. **Raises:** `BadRow` if no further one may be skipped."""
         self._admit(error)
@@ -70,6 +81,8 @@ class LeftOut:
         for row in rows:
             try:
                 episode = make(row)
+            except BadRow:
+                raise
             except ValueError as error:
                 self.episode(error)
             else:

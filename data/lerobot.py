@@ -23,11 +23,11 @@ from gato.spec import NUM_DISCRETE_VALUES, FieldSpec, Modality, Role, TaskSpec
 
 from .captions import fit_image
 from .columns import FINAL
-from .files import load_json
 from .formats import Dataset
 from .left_out import LeftOut
 from .lerobot_layout import Layout, open_parquet
 from .lerobot_rows import Rows, check_rows, column_of, numbers_of, pictures_of
+from .lines import load_json
 from .video import frames_at
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index", "subtask_index")

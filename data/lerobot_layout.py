@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import files_below, files_digest, json_rows, load_json
+from .files import files_below, files_digest
+from .lines import json_rows, load_json
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 MAX_EPISODES = 2**24

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
-from .files import file_digest, load_json
+from .files import file_digest
+from .lines import load_json
 
 MAX_ARCHIVE_BYTES = 2**30
 MAX_UNPACKED_BYTES = 2**31

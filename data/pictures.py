@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +18,19 @@ from typing import Any, Literal, Protocol
 
 from gato.spec import TaskSpec
 
-from .captions import MAX_TEXT, SUFFIXES, PictureRow, caption_task, picture_episode
-from .files import DEFAULT_SPLIT, files_below, files_digest, inside, lines, load_json, objects, options_digest, split_of, status_digest
+from .annotations import identity, objects
+from .captions import SUFFIXES, PictureRow, caption_task, picture_episode
+from .files import DEFAULT_SPLIT, count_others, files_below, files_digest, inside, options_digest, shown, split_of, status_digest
 from .formats import Dataset
 from .left_out import LeftOut
+from .lines import load_json, refuse_undecoded, stem_of, suffix_of, whole_text
 from .picture_table import PictureTable, table_files
+from .words import MAX_TEXT, listed, sayings, words
 
+# the first one that a row has; of those behind the second one, the only one
+CAPTION_COLUMNS = (
+    "caption", "text", "captions", "texts", "sentence", "sentences", "description", "alt_text", "prompt", "Caption", "Text", "TEXT",
+)  # fmt: skip
 LICENCE = "per picture, see the episodes' parameters"
 
 
@@ -78,7 +84,7 @@ class PicturesReader:
     def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """**Raises:** `ValueError` if `path` is none of the layouts, or holds no captioned picture."""
         left_out = left_out or LeftOut()
-        task = caption_task(f"captions/{path.stem}", self.image_size, LICENCE)
+        task = caption_task(f"captions/{shown(stem_of(path))}", self.image_size, LICENCE)
         only_first = "first" if self.captions == "first" else None
         pictures = self._pictures(path, left_out)
         return picture_dataset(path, task, pictures, left_out, caption_column=self.caption_column, captions=only_first)
@@ -86,35 +92,48 @@ class PicturesReader:
     def _pictures(self, path: Path, left_out: LeftOut) -> Pictures:
         if not path.exists():
             raise ValueError(f"{path} does not exist")
-        coco = coco_files(path) if path.is_dir() else [path] * (path.suffix == ".json")
+        only_first = self.captions == "first"
+        coco = coco_files(path) if path.is_dir() else [path] * (suffix_of(path) == ".json")
         if coco:
-            return CocoCaptions(coco, self.images, self.captions == "first", left_out)
+            pictures = CocoCaptions(coco, self.images, only_first, left_out)
+            if path.is_dir():
+                count_others(path, [*coco, *pictures.named], left_out, SUFFIXES, "pictures that no annotation names")
+            return pictures
         if table_files(path):
-            columns = (self.caption_column,) if self.caption_column else ("caption", "text")
-            return PictureTable(path, columns, partial(self._texts, columns), left_out, self.images)
+            columns = (self.caption_column,) if self.caption_column else CAPTION_COLUMNS
+            return PictureTable(path, columns, partial(row_captions, columns), left_out, self.images, only_first)
         return PlainFolder(path, left_out)
 
-    def _texts(self, columns: Sequence[str], values: Mapping[str, Any]) -> list[tuple[dict[str, object], dict[str, Any]]]:
-        found = [values[column] for column in columns if column in values]
-        if not found:
-            raise ValueError(f"there is no '{columns[0]}'; name the caption's key with --caption_column")
-        captions = found[0] if isinstance(found[0], list) else found[:1]
-        return [({"caption": c}, {}) for c in captions[: 1 if self.captions == "first" else None]]
+
+def row_captions(columns: Sequence[str], values: Mapping[str, Any]) -> list[tuple[dict[str, str | None], dict[str, Any]]]:
+    """A row's captions: in the first of `caption` and `text`, else in the only other column that may be one."""
+    found = [column for column in columns if column in values]
+    if not found:
+        raise ValueError(f"there is no '{columns[0]}'; name the caption's key with --caption_column")
+    if len(found) > 1 and found[0] not in CAPTION_COLUMNS[:2]:
+        raise ValueError(f"the caption may be any of {found}; name its key with --caption_column")
+    given = listed(values[found[0]])
+    captions = given if isinstance(given, list) else [given]
+    return [({"caption": words(caption, "the caption")}, {}) for caption in captions]
 
 
 class CocoCaptions:
     """COCO's annotations of captions: `images` with file names, and `annotations` with a caption each.
 
     An annotation is an episode, in the file's order; with `only_first`, only the first one of a picture is.
+    `named`: the pictures that the files name.
 
-    **Raises:** `ValueError` for files that are no such annotations, or annotations of an unknown picture.
+    **Raises:** `ValueError` for files that are no such annotations, for pictures without a number of their own or a file,
+    and for annotations of an unknown picture.
     """
 
     layout = "COCO captions"
 
     def __init__(self, files: Sequence[Path], images: Path | None, only_first: bool, left_out: LeftOut) -> None:
-        self._rows: dict[str, list[tuple[str, Path, object, Mapping[str, Any]]]] = {}
+        self._rows: dict[str, list[PictureRow]] = {}
         self._left_out = left_out
+        self.named: set[Path] = set()
+        self._bad: set[object] = set()
         for file in files:
             rows = self._rows.setdefault(split_of(Path(file.name)) or DEFAULT_SPLIT, [])
             rows += self._read(file, _coco_folder(file, images), only_first)
@@ -122,30 +141,54 @@ class CocoCaptions:
         self.digest = files_digest(files[0].parent, files)
 
     def rows(self, split: str, start: int) -> Iterator[PictureRow]:
-        for place, picture, caption, parameters in self._rows[split][start:]:
-            yield PictureRow(place, picture, {"caption": caption}, parameters)
+        return iter(self._rows[split][start:])
 
-    def _read(self, file: Path, folder: Path, only_first: bool) -> Iterator[tuple[str, Path, object, Mapping[str, Any]]]:
+    def _read(self, file: Path, folder: Path, only_first: bool) -> Iterator[PictureRow]:
         content = load_json(file)
-        licences = {x.get("id"): x.get("name") for x in content.get("licenses") or [] if isinstance(x, dict)}
-        pictures: dict[Any, tuple[Path, dict[str, Any]]] = {}
-        for number, x in enumerate(objects(content, "images", file)):
-            picture = inside(folder, x.get("file_name"), f"{file}, image {number}")
-            known = {"original": x["file_name"], "licence": licences.get(x.get("license")), "source": x.get("coco_url")}
-            pictures[x.get("id")] = picture, known
-        captioned = set()
-        for number, annotation in enumerate(objects(content, "annotations", file)):
-            place, key = f"{file}, annotation {number}", annotation.get("image_id")
-            if key not in pictures:
-                raise ValueError(f"{place} is of picture {key!r}, which is not among the {len(pictures)} images; repair the file")
-            if only_first and key in captioned:
-                self._left_out.count("further captions", place)
-                continue
-            captioned.add(key)
-            yield place, pictures[key][0], annotation.get("caption"), pictures[key][1]
+        pictures = self._pictures(content, file, folder)
+        captioned: set[object] = set()
+        for place, annotation in objects(content, "annotations", file, self._left_out):
+            with self._left_out.one_row():
+                key = identity(annotation, "image_id", place)
+                if key in self._bad:
+                    self._left_out.count("annotations of skipped pictures", place)
+                    continue
+                if key not in pictures:
+                    raise ValueError(f"{place} is of picture {key!r}, which is not among the {len(pictures)} images; repair the file")
+                if not pictures[key][0].is_file():
+                    self._bad.add(key)
+                    raise ValueError(
+                        f"{place}: picture {pictures[key][0]} is missing; restore it, or name the pictures' folder with --images"
+                    )
+                caption = words(annotation.get("caption"), f"{place}: the caption")
+                if caption is None:
+                    self._left_out.count("annotations without a caption", place)
+                elif only_first and key in captioned:
+                    self._left_out.count("further captions", place)
+                else:
+                    captioned.add(key)
+                    yield PictureRow(place, pictures[key][0], {"caption": caption}, pictures[key][1])
         for key, (picture, _) in pictures.items():
-            if key not in captioned:
-                self._left_out.count("pictures without a caption", picture)
+            self._left_out.count("pictures without a caption", picture, key not in captioned)
+
+    def _pictures(self, content: Mapping[str, Any], file: Path, folder: Path) -> dict[object, tuple[Path, dict[str, Any]]]:
+        """`{id: (file, what is known of it)}`."""
+        given = content.get("licenses")
+        listed_licences = given if isinstance(given, list) else []
+        licences = {x.get("id"): x.get("name") for x in listed_licences if isinstance(x, dict) and isinstance(x.get("id"), int | str)}
+        pictures: dict[object, tuple[Path, dict[str, Any]]] = {}
+        for place, x in objects(content, "images", file, self._left_out):
+            with self._left_out.one_row():
+                key = identity(x, "id", place)
+                if key in pictures:
+                    raise ValueError(f"{place} has the id {key!r} of another picture, {pictures[key][0].name}; give each its own")
+                self._bad.add(key)
+                picture, licence = inside(folder, x.get("file_name"), place), x.get("license")
+                said = {"licence": licences.get(licence) if isinstance(licence, int | str) else None, "source": x.get("coco_url")}
+                pictures[key] = picture, sayings({"original": x["file_name"], **said}, ("original", *said), place)
+                self.named.add(picture)
+                self._bad.remove(key)
+        return pictures
 
 
 class PlainFolder:
@@ -157,27 +200,34 @@ class PlainFolder:
     layout = "plain folder"
 
     def __init__(self, folder: Path, left_out: LeftOut) -> None:
-        found = files_below(folder, SUFFIXES)
-        self._folder = folder
-        self._pictures = [p for p in found if p.with_suffix(".txt").is_file()]
-        if not self._pictures:
+        found, texts = files_below(folder, SUFFIXES), files_below(folder, [".txt"])
+        captions = {text.with_suffix(""): text for text in texts}
+        pairs = {picture: captions[picture.with_suffix("")] for picture in found if picture.with_suffix("") in captions}
+        used = {*pairs, *pairs.values()}
+        count_others(folder, {*used, *texts}, left_out, SUFFIXES, "pictures without a caption")
+        for text in texts:
+            left_out.count("captions without a picture", text, text not in used)
+        if not pairs:
             raise ValueError(
-                f"{folder} holds {len(found)} pictures and no caption; expected NAME.txt beside NAME.png, metadata.jsonl or "
-                "metadata.csv beside the pictures, annotations/captions_*.json, or .parquet or .arrow files"
+                f"{folder} holds {len(found)} pictures and no caption; expected NAME.txt beside NAME.png, metadata.jsonl or metadata.csv "
+                "beside the pictures, annotations/captions_*.json, or .parquet or .arrow files; "
+                + ("; ".join(left_out.lines()) or "it is empty")
             )
-        captions = sorted({p.with_suffix(".txt") for p in self._pictures})
-        self.digest = status_digest(folder, [*self._pictures, *captions])
-        self.splits = dict(Counter(self._split(p) for p in self._pictures))
-        for picture in sorted(set(found) - set(self._pictures)):
-            left_out.count("pictures without a caption", picture)
+        self.digest = status_digest(folder, [*pairs, *sorted(set(pairs.values()))])
+        self._rows: dict[str, list[PictureRow]] = {}
+        for picture, text in pairs.items():
+            with left_out.one_row():
+                caption = words(_caption(text), str(text))
+                if caption is None:
+                    left_out.count("pictures with a blank caption", picture)
+                    continue
+                name = picture.relative_to(folder)
+                row = PictureRow(str(picture), picture, {"caption": caption}, {"original": shown(name.as_posix())})
+                self._rows.setdefault(split_of(name, by_name=False) or DEFAULT_SPLIT, []).append(row)
+        self.splits = {split: len(rows) for split, rows in self._rows.items()}
 
     def rows(self, split: str, start: int) -> Iterator[PictureRow]:
-        for picture in [p for p in self._pictures if self._split(p) == split][start:]:
-            name = picture.relative_to(self._folder).as_posix()
-            yield PictureRow(str(picture), picture, {"caption": _caption(picture.with_suffix(".txt"))}, {"original": name})
-
-    def _split(self, picture: Path) -> str:
-        return split_of(picture.relative_to(self._folder), by_name=False) or DEFAULT_SPLIT
+        return iter(self._rows[split][start:])
 
 
 def coco_files(folder: Path) -> list[Path]:
@@ -195,6 +245,6 @@ def _coco_folder(file: Path, images: Path | None) -> Path:
 
 
 def _caption(path: Path) -> str:
-    if path.stat().st_size > 4 * MAX_TEXT:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, more than a caption of {MAX_TEXT} characters takes; shorten it")
-    return "".join(text for _, text in lines(path)).strip()
+    text = whole_text(path, MAX_TEXT).strip()
+    refuse_undecoded(text, str(path))
+    return text

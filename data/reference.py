@@ -30,8 +30,8 @@ from gato import envs
 
 from . import picture_sources, text_sources
 from .collect import CollectConfig, collect
-from .files import load_json
 from .formats import Dataset, import_dataset
+from .lines import load_json
 from .lock import FolderLock
 from .packages import Missing, Package, fetch
 from .picture_sources import Picture, PictureSource, read_pictures

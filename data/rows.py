@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import SPLIT_OF_WORD, json_rows, lines, open_arrow
+from .files import SPLIT_OF_WORD, open_arrow
+from .lines import json_rows, lines
 from .parquet import parquet_batches
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl")

@@ -10,11 +10,12 @@ import hashlib
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +23,15 @@ import pyarrow as pa
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 
-from .files import DEFAULT_SPLIT, TABLES, Table, files_below, files_digest, lines, named_split, options_digest, split_of
+from .files import DEFAULT_SPLIT, count_others, files_below, files_digest, named_split, options_digest, shown, split_of
 from .formats import Dataset
 from .left_out import LeftOut
+from .lines import lines, refuse_undecoded, stem_of, suffix_of, whole_text
 from .progress import Progress
+from .source_table import TABLES, Table
 from .store import Store
 from .table import DIGEST_LETTERS, TEMPORARY
+from .words import sayings, words
 
 DOCUMENTS_PER_BATCH = 256
 MAX_DOCUMENT = 2**26  # characters
@@ -38,6 +42,16 @@ _PARAMETERS = ("title", "source", "licence", "author")
 def document_task(name: str, licence: str | None = None) -> TaskSpec:
     """No observation, action `text`."""
     return TaskSpec(name=name, fields=(FieldSpec("text", Modality.TEXT, "action", dtype="str", path=("text",)),), licence=licence)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document with the place it has in its source; `text` is `None` where it is blank."""
+
+    place: str
+    split: str
+    text: str | None
+    parameters: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,16 +69,16 @@ class TextReader:
     def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """**Raises:** `ValueError` naming file and row for what is no text, and if no document is found."""
         left_out = left_out or LeftOut()
-        files = _files(path)
+        files = _files(path, left_out)
         counts: Counter[str] = Counter()
-        for place, split, row in self._rows(path, files, left_out):
-            if row["text"].strip():
-                counts[split] += 1
+        for document in self._documents(path, files, left_out):
+            if document.text is None:
+                left_out.count("blank documents", document.place)
             else:
-                left_out.count("blank documents", place)
+                counts[document.split] += 1
         if not counts:
-            raise ValueError(f"{path} holds no documents")
-        task = document_task(f"text/{path.stem}")
+            raise ValueError("; ".join([f"{path} holds no documents", *left_out.lines()]))
+        task = document_task(f"text/{stem_of(path)}")
         digest = files_digest(path if path.is_dir() else path.parent, files)
         return Dataset(
             source=path.name,
@@ -77,36 +91,32 @@ class TextReader:
         )
 
     def _episodes(self, task: TaskSpec, path: Path, files: Sequence[Path], left_out: LeftOut, split: str, start: int) -> Iterator[Episode]:
-        rows = (row for _, found, row in self._rows(path, files, left_out) if found == split and row["text"].strip())
-        return left_out.made(islice(rows, start, None), partial(_episode, task))
+        wanted = (d for d in self._documents(path, files, left_out) if d.split == split and d.text is not None)
+        return left_out.made(islice(wanted, start, None), partial(_episode, task))
 
-    def _rows(self, path: Path, files: Sequence[Path], left_out: LeftOut) -> Iterator[tuple[str, str, dict[str, str]]]:
-        """`(place, split, {text, title, ...})` of every document, blank ones too."""
+    def _documents(self, path: Path, files: Sequence[Path], left_out: LeftOut) -> Iterator[Document]:
+        """Every document, blank ones too; what is no text goes to `left_out`."""
         for file in files:
             by_name = split_of(file.relative_to(path) if path.is_dir() else Path(file.name)) or DEFAULT_SPLIT
-            if file.suffix != ".txt":
-                yield from self._table_rows(file, by_name, left_out)
-            elif not path.is_dir():
-                yield from ((place, by_name, {"text": text}) for place, text in _paragraphs(file))
+            if suffix_of(file) != ".txt":
+                yield from self._rows(file, by_name, left_out)
+            elif path.is_dir():
+                with left_out.one_row():
+                    yield Document(str(file), by_name, _whole(file), {"title": shown(stem_of(file))})
             else:
-                try:
-                    text = _whole(file)
-                except ValueError as error:
-                    left_out.row(error)
-                else:
-                    yield str(file), by_name, {"text": text, "title": file.stem}
+                for place, text in _paragraphs(file):
+                    with left_out.one_row():
+                        refuse_undecoded(text, place)
+                        yield Document(place, by_name, _checked(text, place), {})
 
-    def _table_rows(self, file: Path, by_name: str, left_out: LeftOut) -> Iterator[tuple[str, str, dict[str, str]]]:
+    def _rows(self, file: Path, by_name: str, left_out: LeftOut) -> Iterator[Document]:
         table = Table.open(file)
         table.need(self.column)
-        for place, row in table.rows((self.column, "split", *_PARAMETERS)):
-            try:
-                text = _checked(row.get(self.column, ""), f"{place}: '{self.column}'")
+        for place, row in table.rows((self.column, "split", *_PARAMETERS), left_out=left_out):
+            with left_out.one_row():
+                text = _checked(row.get(self.column), f"{place}: '{self.column}'")
                 split = named_split(row.get("split"), place) or by_name
-            except ValueError as error:
-                left_out.row(error)
-            else:
-                yield place, split, {**{k: row[k] for k in _PARAMETERS if k in row}, "text": text}
+                yield Document(place, split, text, sayings(row, _PARAMETERS, place))
 
 
 def texts_of(store: Store) -> Iterator[str]:
@@ -234,63 +244,59 @@ def _document(store: Store, i: int) -> str:
     return texts[0]
 
 
-def _files(path: Path) -> list[Path]:
-    """The file itself, or a folder's tables or text files."""
+def _files(path: Path, left_out: LeftOut) -> list[Path]:
+    """The file itself, or a folder's tables or text files; others of the folder are counted."""
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
     if not path.is_dir():
-        if path.suffix not in (*TABLES, ".txt"):
-            raise ValueError(f"{path} has the suffix '{path.suffix}'; expected one of {', '.join(TABLES)}, .txt or a folder of such files")
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist")
+        if suffix_of(path) not in (*TABLES, ".txt"):
+            raise ValueError(
+                f"{path} has the suffix '{path.suffix}'; expected {', '.join(TABLES)} or .txt, gzipped or not, or a folder of such files"
+            )
         return [path]
     tables, texts = files_below(path, TABLES), files_below(path, [".txt"])
     if tables and texts:
         raise ValueError(f"{path} holds {len(tables)} tables and {len(texts)} .txt files; name one file, or move one of the kinds away")
-    return tables or texts
+    found = tables or texts
+    count_others(path, found, left_out)
+    return found
 
 
 def _paragraphs(path: Path) -> Iterator[tuple[str, str]]:
-    """`(place, text)` of every paragraph."""
+    """`(place of its first line, text)` of every paragraph; bytes that are not UTF-8 are still in it."""
     parts: list[str] = []
     size, first = 0, ""
-    for place, line in lines(path):
-        size += len(line)
+    for place, line in chain(lines(path, strict=False), [("", "")]):
         if line.strip():
             first = first if parts else place
-            parts.append(line)
+            size += len(line)
             if size > MAX_DOCUMENT:
                 raise ValueError(f"{place}: the document has more than {MAX_DOCUMENT} characters; break it up with blank lines")
-            continue
-        if parts:
+            parts.append(line)
+        elif parts:
             yield first, "".join(parts).rstrip("\n")
-        parts, size = [], 0
-    if parts:
-        yield first, "".join(parts).rstrip("\n")
+            parts, size = [], 0
 
 
-def _whole(path: Path) -> str:
-    if path.stat().st_size > 4 * MAX_DOCUMENT:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, more than a document of {MAX_DOCUMENT} characters takes; break it up")
-    return _checked("".join(text for _, text in lines(path)).strip("\n"), str(path))
+def _whole(path: Path) -> str | None:
+    text = whole_text(path, MAX_DOCUMENT).strip("\n")
+    refuse_undecoded(text, str(path))
+    return _checked(text, str(path))
 
 
-def _checked(text: object, place: str) -> str:
-    """A document's text, blank where it is null. **Raises:** `ValueError` naming the place of what is no text, or too long."""
-    if text is None:
-        return ""
-    if not isinstance(text, str):
-        raise ValueError(f"{place} is of type {type(text).__name__}, expected text; repair the row")
-    if len(text) > MAX_DOCUMENT:
-        raise ValueError(f"{place}: the document has {len(text)} characters, more than {MAX_DOCUMENT}; break it up")
-    return text
+def _checked(value: object, label: str) -> str | None:
+    """A document with bare newlines, `None` where it is blank. **Raises:** `ValueError` for what is no text, or too long."""
+    text = words(value, label, MAX_DOCUMENT)
+    return None if text is None else text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _episode(task: TaskSpec, row: dict[str, str]) -> Episode:
+def _episode(task: TaskSpec, document: Document) -> Episode:
     return Episode(
         task=task,
         observations={},
-        actions={"text": np.array([row["text"]], object)},
+        actions={"text": np.array([document.text], object)},
         rewards=np.zeros(1, np.float32),
         terminated=True,
         behaviour="human",
-        parameters={k: row[k] for k in _PARAMETERS if row.get(k) is not None},
+        parameters=document.parameters,
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 from .concepts import share
 from .entries import gcide_prose, hacker_prose
-from .files import lines
+from .lines import lines
 from .packages import Package
 from .picture_sources import WORDNET
 from .wordnet import UNFIT, documents, read_wordnet

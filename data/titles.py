@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from .concepts import SMALL_WORDS, concept_of, proper, tidy
-from .files import inside, lines, load_json
+from .files import inside
+from .lines import lines, load_json
 from .wordnet import WordNet
 
 MAX_SVG_BYTES = 2**26

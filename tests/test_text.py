@@ -81,16 +81,24 @@ def test_another_column_holds_the_documents(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"text": "one"}\n{"text": 2}\n', "a.jsonl, line 2: 'text' is of type int, expected text; repair the row"),
-        ("a.jsonl", b"[1]\n", "a.jsonl, line 1 holds a JSON list, expected an object"),
+        ("a.jsonl", b'{"text": "one"}\n{"text": 2}\n', "a.jsonl, line 2: 'text' is a number .2., expected text"),
+        ("a.jsonl", b"[1]\n", "a.jsonl, line 1 holds a list, expected an object"),
         ("a.jsonl", b"{\n", "a.jsonl, line 1 is not valid JSON"),
         ("a.jsonl", b'{"text": "x", "split": "../up"}\n', "line 1: the split is '../up'; expected a plain name"),
-        ("a.csv", b"title,text\nx\n", "a.csv, line 2 has another number of cells than the 2 columns"),
-        ("a.txt", b"fine\n\nab\xff\xfe\n", r"a.txt is not UTF-8 at byte 8 \(line 3\): invalid start byte; convert it"),
+        ("a.csv", b"title,text\nx\n", "a.csv, line 2 has 1 cells, another number than the 2 columns"),
+        (
+            "a.txt",
+            b"fine\n\nab\xff\xfe\n",
+            "a.txt, line 3 is not UTF-8: it has the byte 0xff; convert it first, for example with 'iconv -f latin1",
+        ),
         ("a.txt", b"\n\n", "a.txt holds no documents"),
         ("a.parquet", b"no", "a.parquet is no readable parquet file"),
         ("a.arrow", b"no", "a.arrow is no readable arrow file"),
-        ("a.pdf", b"", r"has the suffix '.pdf'; expected one of .parquet, .arrow, .jsonl, .csv, .txt or a folder"),
+        (
+            "a.pdf",
+            b"",
+            "has the suffix '.pdf'; expected .parquet, .arrow, .jsonl, .ndjson, .csv, .tsv or .txt, gzipped or not, or a folder",
+        ),
     ],
 )
 def test_what_is_no_text_is_named(tmp_path, name, content, message):
@@ -101,7 +109,7 @@ def test_what_is_no_text_is_named(tmp_path, name, content, message):
 
 
 def test_lines_and_documents_have_limits(tmp_path, monkeypatch):
-    monkeypatch.setattr("gato.data.files.MAX_LINE_BYTES", 10)
+    monkeypatch.setattr("gato.data.lines.MAX_LINE_BYTES", 10)
     with pytest.raises(ValueError, match=r"source.txt, line 2 has more than 10 bytes; break it into several"):
         stored(tmp_path, "short\n12345678901\n")
     monkeypatch.setattr("gato.data.text.MAX_DOCUMENT", 12)
