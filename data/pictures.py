@@ -155,11 +155,10 @@ class CocoCaptions:
                     continue
                 if key not in pictures:
                     raise ValueError(f"{place} is of picture {key!r}, which is not among the {len(pictures)} images; repair the file")
-                if not pictures[key][0].is_file():
+                picture, known = pictures[key]
+                if not picture.is_file():
                     self._bad.add(key)
-                    raise ValueError(
-                        f"{place}: picture {pictures[key][0]} is missing; restore it, or name the pictures' folder with --images"
-                    )
+                    raise ValueError(f"{place}: picture {picture} is missing; restore it, or name the pictures' folder with --images")
                 caption = words(annotation.get("caption"), f"{place}: the caption")
                 if caption is None:
                     self._left_out.count("annotations without a caption", place)
@@ -167,7 +166,7 @@ class CocoCaptions:
                     self._left_out.count("further captions", place)
                 else:
                     captioned.add(key)
-                    yield PictureRow(place, pictures[key][0], {"caption": caption}, pictures[key][1])
+                    yield PictureRow(place, picture, {"caption": caption}, known)
         for key, (picture, _) in pictures.items():
             self._left_out.count("pictures without a caption", picture, key not in captioned)
 

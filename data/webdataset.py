@@ -187,9 +187,8 @@ def shard_files(path: Path) -> list[Path]:
         with open(shard, "rb") as file:
             packing = packing_of(file.read(8))
         if packing or re.search(r"\.(tgz|tar\.\w+)$", shard.name, re.IGNORECASE):
-            raise ValueError(
-                f"{shard} is compressed{f' with {packing}' if packing else ''}, so that no place in it can be reached directly; unpack it to a plain .tar first"
-            )
+            what = f"{shard} is compressed" + f" with {packing}" * bool(packing)
+            raise ValueError(f"{what}, so that no place in it can be reached directly; unpack it to a plain .tar first")
     return found
 
 

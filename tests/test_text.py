@@ -89,7 +89,7 @@ def test_another_column_holds_the_documents(tmp_path):
         (
             "a.txt",
             b"fine\n\nab\xff\xfe\n",
-            "a.txt, line 3 is not UTF-8: it has the byte 0xff; convert it first, for example with 'iconv -f latin1",
+            "a.txt, line 3 is not UTF-8: it has the byte 0xff; convert it first, for example with 'iconv",
         ),
         ("a.txt", b"\n\n", "a.txt holds no documents"),
         ("a.parquet", b"no", "a.parquet is no readable parquet file"),
@@ -97,7 +97,7 @@ def test_another_column_holds_the_documents(tmp_path):
         (
             "a.pdf",
             b"",
-            "has the suffix '.pdf'; expected .parquet, .arrow, .jsonl, .ndjson, .csv, .tsv or .txt, gzipped or not, or a folder",
+            "has the suffix '.pdf'; expected .parquet, .arrow, .jsonl, .ndjson, .csv, .tsv or .txt, gzipped or not",
         ),
     ],
 )

@@ -100,7 +100,7 @@ def test_parquet_is_imported_into_a_store(tmp_path):
         ({"image": "a.png", "question": "x", "answer": 3}, r"line 1: an answer is a number .3., expected text"),
         (
             {"image": "a.png", "question": "x"},
-            r"vqa.jsonl holds no picture with text \(table\); left out: 1 rows without text, such as .*line 1$",
+            r"holds no picture with text \(table\); left out: 1 rows without text, such as .*line 1$",
         ),
     ],
 )
