@@ -244,6 +244,7 @@ def _collect_task(task: TaskSpec, config: CollectConfig, crew: Crew) -> dict[str
     with StoreWriter(path, [task], provenance) as writer:
         notes = _stored_notes(path)  # read under the writer's lock: nobody else adds to them now
         assert len(notes) == writer.num_episodes, f"{len(notes)} notes of {writer.num_episodes} episodes"
+        writer.note(expected_episodes=max(config.episodes, len(notes)))
         least = writer.provenance["least_return"] = _least_return(task, config, crew, before)
         with Progress(f"collect {task.name}", config.episodes, done=len(notes)) as progress:
             for episode in crew.episodes(_job(task, config, least, i) for i in range(len(notes), config.episodes)):

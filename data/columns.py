@@ -99,6 +99,17 @@ def episode_row(columns: Mapping[str, FieldSpec], episode: Episode, task_index: 
     return values
 
 
+def is_same_episode(columns: Mapping[str, FieldSpec], a: Episode, b: Episode) -> bool:
+    """Whether a store would hold the same of both."""
+    if a.task.name != b.task.name or a.num_timesteps != b.num_timesteps:
+        return False
+    return all(
+        rows[name].equals(others[name])
+        for rows, others in ((f(a), f(b)) for f in (lambda e: timestep_rows(columns, e), lambda e: episode_row(columns, e, 0)))
+        for name in rows
+    )
+
+
 def _to_json(parameters: Mapping[str, Any]) -> str:
     def plain(value: Any) -> Any:
         if isinstance(value, np.generic | np.ndarray):

@@ -7,7 +7,6 @@ counts. Everything after a `Dataset` is the same for all: one store per split, r
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,7 +16,9 @@ from typing import Any, Protocol
 from gato.episode import Episode
 from gato.spec import TaskSpec
 
+from .columns import is_same_episode, timestep_columns
 from .left_out import BadRow, LeftOut
+from .manifest import MANIFEST_NAME
 from .progress import Progress
 from .store import Store, StoreWriter
 
@@ -105,32 +106,78 @@ def writer(name: str) -> type[Writer]:
 def import_dataset(dataset: Dataset, out: str | Path, splits: Sequence[str] | None = None) -> dict[str, Path]:
     """Writes one store per split into `out/SPLIT` and returns their folders; goes on where it was interrupted.
 
+    The stores of all splits that are there already are looked at before the first one is written to. Where the source was
+    repaired since, its first episodes must be those that a store holds.
+
     **Arguments:** `splits`: which; all of them where `None`.
 
-    **Raises:** `ValueError` for a split that the dataset lacks, and naming the place of a bad episode; the
-    episodes before it are kept, and where there are none no folder is left.
+    **Raises:** `ValueError` for a split that the dataset lacks, for a store of another source, and naming the place of a bad
+    episode; the episodes before it are kept, and where there are none no folder is left.
     """
-    wanted = list(dataset.splits) if splits is None else list(splits)
+    wanted = list(dataset.splits) if splits is None else list(dict.fromkeys(splits))
     if unknown := [s for s in wanted if s not in dataset.splits]:
         raise ValueError(f"{dataset.source} has no split {unknown}; it has {dict(sorted(dataset.splits.items()))}")
     folders = {split: Path(out) / split for split in wanted}
     for split, folder in folders.items():
-        new = [f for f in (folder, Path(out)) if not f.exists()]
-        num_kept: int | None = None
+        _check(dataset, split, folder)
+    for split, folder in folders.items():
+        num_kept = 0
         try:
-            with StoreWriter(folder, dataset.tasks, {**dataset.left_out.notes(), **dataset.provenance, "split": split}) as writer:
+            with StoreWriter(folder, dataset.tasks) as writer:
                 try:
                     _fill(writer, dataset, split)
                 finally:
                     num_kept = writer.num_episodes
         except ValueError as error:
-            if num_kept:
-                how = ", and the same command goes on there with a --skip that allows it" if isinstance(error, BadRow) else ""
-                raise ValueError(f"{error}; the {num_kept} episodes before it are kept in {folder}{how}") from None
-            if num_kept == 0:
-                _remove(new)
-            raise
+            if not num_kept:
+                raise
+            how = ", or with a --skip that allows it" if isinstance(error, BadRow) else ""
+            kept = f"the {num_kept} episodes before it are kept in {folder}"
+            raise ValueError(f"{error}; {kept}, and the same command goes on there when it is repaired{how}") from None
     return folders
+
+
+def _check(dataset: Dataset, split: str, folder: Path) -> None:
+    """Whether a split can be written to a folder, and goes on from what is there.
+
+    **Raises:** `ValueError` if it has no episode, if the folder is none, or if the store in it holds other episodes.
+    """
+    if not dataset.splits[split]:
+        raise ValueError(f"{dataset.source} has no episode in its split '{split}'; name the others by --splits")
+    if not (folder / MANIFEST_NAME).exists():
+        if above := next((f for f in (folder, *folder.parents) if f.exists() and not f.is_dir()), None):
+            raise ValueError(f"'{above}' is a file, so there can be no store in {folder}; give another --out")
+        return
+    with StoreWriter(folder, dataset.tasks) as writer:
+        before = writer.provenance
+        if not writer.num_episodes or before.get("sha256") == dataset.digest:
+            return
+        if before.get("source") == dataset.source:
+            _compare(writer, dataset, split)
+        writer.bind(dataset.source, dataset.digest)
+
+
+def _compare(writer: StoreWriter, dataset: Dataset, split: str) -> None:
+    """Binds a store to a source that was changed since, where that begins with the episodes that the store holds.
+
+    **Raises:** `ValueError` naming the first episode that is another one now.
+    """
+    store, columns, left_out = Store(writer.path), timestep_columns(writer.tasks), dataset.left_out
+    known = len(left_out.episodes)
+    episodes, skipped, count = dataset.episodes(split, 0), [], 0
+    with Progress(f"{dataset.source} {split}, compared with {writer.path}", store.num_episodes) as progress:
+        for i in range(store.num_episodes):
+            found = next(episodes, None)
+            skipped += [{"row": row, "before": i} for row in left_out.episodes[known + count :]]
+            count = len(skipped)
+            if found is None or not is_same_episode(columns, store.episode(i), found):
+                raise ValueError(
+                    f"store {writer.path} already holds {store.num_episodes} episodes of another source: {dataset.source}, or how it is "
+                    f"read, was changed, and its episode {i} is another one now; remove the folder or import into another one"
+                )
+            progress.advance()
+    del left_out.episodes[known:]  # they are counted where the import goes on
+    writer.note(source=dataset.source, sha256=dataset.digest, skipped=skipped)
 
 
 def _fill(writer: StoreWriter, dataset: Dataset, split: str) -> None:
@@ -139,22 +186,22 @@ def _fill(writer: StoreWriter, dataset: Dataset, split: str) -> None:
     A skipped one is saved with the number of the store's episode that follows it, before that episode is: whatever is
     lost when a writer is killed, the episodes that are there and the skipped ones before them say where the next goes on.
     """
-    before = writer.provenance.get("skipped", []) if writer.provenance.get("sha256") == dataset.digest else []
-    writer.bind(dataset.source, dataset.digest)
     left_out, total = dataset.left_out, dataset.splits[split]
+    before = writer.provenance.get("skipped", []) if writer.provenance.get("sha256") == dataset.digest else []
     skipped = [x for x in before if x["before"] is not None and x["before"] <= writer.num_episodes]
     left_out.episodes += [x["row"] for x in skipped]  # they count towards the limit
     known = len(left_out.episodes)
     unread = [{"row": row, "before": None} for row in left_out.rows]
-    if unread or skipped or "skipped" in writer.provenance:
-        writer.note(skipped=unread + skipped)
+    notes = {"skipped": unread + skipped} if unread or skipped or "skipped" in writer.provenance else {}
+    facts = {**left_out.notes(), **dataset.provenance, "split": split, **notes}
+    writer.bind(dataset.source, dataset.digest, expected_episodes=total - len(skipped), **facts)
 
     def note_skipped() -> None:
         nonlocal known
         new, known = left_out.episodes[known:], len(left_out.episodes)
         skipped.extend({"row": row, "before": writer.num_episodes} for row in new)
         if new:
-            writer.note(skipped=unread + skipped)
+            writer.note(skipped=unread + skipped, expected_episodes=total - len(skipped))
         for _ in new:
             progress.advance()
 
@@ -169,15 +216,6 @@ def _fill(writer: StoreWriter, dataset: Dataset, split: str) -> None:
         raise ValueError(f"{dataset.source} {split} had {total} episodes when it was opened and {found} when it was read: it changed")
     if not writer.num_episodes:
         raise ValueError(f"{dataset.source} {split} holds no episode but {total} bad ones; the last one: {skipped[-1]['row']}")
-
-
-def _remove(folders: Sequence[Path]) -> None:
-    """Folders that were made for nothing: the first one is a store without an episode."""
-    for number, folder in enumerate(folders):
-        if number == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-        elif folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def _class(table: Mapping[str, tuple[str, str]], name: str) -> Any:

@@ -65,6 +65,8 @@ def _source_figures(mixture: Mixture, index: int, rows: int, max_timesteps: int)
         source.name, source.config.loss_weight, float(mixture.shares[index]), source.store.num_episodes - taking_part,
         [t.figures for t in tallies if t.figures.episodes],
     )  # fmt: skip
+    figures.unfinished = source.store.manifest.shortfall
+    figures.not_imported = source.store.manifest.not_imported
     _sample_rows(mixture, index, figures, rows)
     return figures
 
@@ -279,6 +281,9 @@ def _is_cut(source: Source, tokens: TokenSequence) -> bool:
 
 def _findings(s: SourceFigures) -> list[str]:
     n, lines = s.sampled_rows, []
+    if s.unfinished:
+        lines.append(f"{s.source}: {s.unfinished}")
+    lines += [f"{s.source}: its import left out {what}" for what in s.not_imported]
     if s.left_out:
         lines.append(f"{s.source}: {s.left_out:,} episodes of the store do not take part (part, cap, behaviours or held-out tasks)")
     if s.missing_prompts:

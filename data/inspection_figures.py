@@ -79,7 +79,8 @@ class SourceFigures:
       (the effective weight); `epochs`: how often an episode's timestep is seen, on average.
     - `padding`, `prompts`: share of the places, and of the rows; `cut`: rows whose last timestep is incomplete;
       `missing_prompts`: rows too short for even one timestep of a prompt. From `sampled_rows`.
-    - `left_out`: episodes of the store that do not take part.
+    - `left_out`: episodes of the store that do not take part; `not_imported`: how many rows its import left out, and why;
+      `unfinished`: what is missing where that did not end.
     """
 
     source: str
@@ -97,6 +98,8 @@ class SourceFigures:
     cut: float = 0.0
     missing_prompts: float = 0.0
     sampled_rows: int = SAMPLED_ROWS
+    not_imported: list[str] = field(default_factory=list)
+    unfinished: str | None = None
 
 
 @dataclass

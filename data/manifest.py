@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,31 @@ class Manifest:
     @property
     def num_timesteps(self) -> int:
         return sum(s.timesteps.rows for s in self.shards)
+
+    @property
+    def shortfall(self) -> str | None:
+        """What is missing, in words, where the writer said how many episodes there will be (`expected_episodes` of the provenance)
+        and has not come to its end; `None` where it has, or where it did not say."""
+        expected = self.provenance.get("expected_episodes")
+        if type(expected) is not int or self.num_episodes >= expected:
+            return None
+        of = "collection" if self.provenance.get("source") == "gato.data.collect" else "import"
+        return f"{self.num_episodes} of {expected} episodes: its {of} did not end, run the same command again"
+
+    @property
+    def not_imported(self) -> list[str]:
+        """What the import left out: a count and a reason each, with an example where there is one."""
+        counts, examples = (self.provenance.get(key) for key in ("left_out", "left_out_examples"))
+        lines = [
+            f"{count} {what}" + (f", such as {examples[what]}" if isinstance(examples, dict) and what in examples else "")
+            for what, count in (counts.items() if isinstance(counts, dict) else ())
+        ]
+        if isinstance(counts, list) and counts:  # of a format whose episodes have more fields than a spec can hold
+            lines.append(f"the fields {', '.join(map(str, counts))}")
+        skipped = self.provenance.get("skipped")
+        if isinstance(skipped, list) and skipped and isinstance(skipped[0], dict):
+            lines.append(f"{len(skipped)} bad rows, such as {skipped[0].get('row')}")
+        return lines
 
     @property
     def file_names(self) -> set[str]:
@@ -235,10 +261,26 @@ def task_differences(expected: Sequence[TaskSpec], found: Sequence[TaskSpec]) ->
     return lines
 
 
+def with_known_returns(task: TaskSpec, before: TaskSpec) -> TaskSpec:
+    """A measured return is not forgotten because the next run has not measured it."""
+
+    def newest(new: float | None, old: float | None) -> float | None:
+        return old if new is None else new
+
+    return task.with_returns(newest(task.random_return, before.random_return), newest(task.expert_return, before.expert_return))
+
+
 def _with_digest(content: bytes) -> bytes:
     """Puts the SHA-256 of the content in the place of its last blank."""
     before, _, after = content.rpartition(_BLANK.encode())
     return before + hashlib.sha256(content).hexdigest().encode() + after
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Those of some folders, the innermost first, that hold nothing."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ the index of all its episodes once, as NumPy arrays.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +25,8 @@ from .augment import augmented
 from .mixture_config import SourceConfig, is_held_out, refuse_held_out
 from .store import Store
 from .text import TokenisedText
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class Source:
     ) -> None:
         if store.num_episodes == 0:
             raise ValueError(f"source '{name}' holds no episodes; collect or import some first")
+        if unfinished := store.manifest.shortfall:
+            _log.warning("source '%s' holds %s", name, unfinished)
         self.name, self.config, self.store, self.tokenizer = name, config, store, tokenizer
         worlds = [(task.name, envs.registered_name(task)) for task in store.tasks]
         self.left_out_tasks = {i for i, names in enumerate(worlds) if any(is_held_out(n, held_out) for n in names)}

@@ -35,7 +35,17 @@ from gato.spec import TaskSpec
 from .columns import episode_row, episode_schema, timestep_columns, timestep_rows, timestep_schema
 from .journal import JOURNAL_NAME, Journal, check_journal
 from .lock import FolderLock
-from .manifest import DISK_FULL, MANIFEST_NAME, FileEntry, Manifest, ShardEntry, sync_folder, task_differences
+from .manifest import (
+    DISK_FULL,
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    remove_empty,
+    sync_folder,
+    task_differences,
+    with_known_returns,
+)  # fmt: skip
 from .shard import Shard
 from .table import TEMPORARY, TableWriter, batch_rows, check_name
 
@@ -60,8 +70,8 @@ def stores_folder() -> Path:
 class StoreWriter:
     """Appends episodes to a new or an existing store; also a context manager.
 
-    Leaving the context keeps all complete episodes, after an exception too. Opening a store whose writer was
-    killed makes a shard of the episodes in its journal.
+    Leaving the context keeps all complete episodes, after an exception too; where there are none then, no store and no
+    new folder is left. Opening a store whose writer was killed makes a shard of the episodes in its journal.
 
     **Arguments:**
 
@@ -85,6 +95,7 @@ class StoreWriter:
         self._task_indices = {t.name: i for i, t in enumerate(self.tasks)}
         self._shard_bytes = shard_bytes
         self._is_closed = False
+        self._own_folders = [f for f in (self.path, *self.path.parents) if not f.exists()] or [self.path] * self._holds_manifest()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(self.path)
@@ -101,12 +112,20 @@ class StoreWriter:
                 self.flush()
         except BaseException:
             self._lock.release()
+            remove_empty(self._own_folders)
             raise
 
     def __enter__(self) -> StoreWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        is_empty = kind is not None and not self._is_closed and self.num_episodes == 0
+        if is_empty:
+            (self.path / MANIFEST_NAME).unlink(missing_ok=True)
+            self._is_closed = True
+            self._journal.clear(shard=0)
+            self._lock.release()
+            remove_empty(self._own_folders)
         self.close()
 
     @property
@@ -114,8 +133,10 @@ class StoreWriter:
         """Episodes so far, those of the unfinished shard included."""
         return self._manifest.num_episodes + self._journal.episodes
 
-    def bind(self, source: str, sha256: str) -> None:
+    def bind(self, source: str, sha256: str, **provenance: Any) -> None:
         """Says which file the episodes come from, in its order, so that an interrupted import can go on.
+
+        **Arguments:** `provenance`: noted as well.
 
         **Raises:** `ValueError` if the episodes that are already here come from another one.
         """
@@ -125,7 +146,7 @@ class StoreWriter:
                 f"store {self.path} already holds {self.num_episodes} episodes of another source "
                 f"('{self._manifest.provenance.get('source')}'); remove the folder or import into another one"
             )
-        self.note(source=source, sha256=sha256)  # before the first episode, so that those of the journal have a source too
+        self.note(source=source, sha256=sha256, **provenance)  # before the first episode, so that those of the journal have a source too
 
     def note(self, **provenance: Any) -> None:
         """Adds to the provenance, durably."""
@@ -194,14 +215,17 @@ class StoreWriter:
             self._journal.close()
             self._lock.release()
 
+    def _holds_manifest(self) -> bool:
+        return (self.path / MANIFEST_NAME).exists()
+
     def _open(self) -> Manifest:
-        if not (self.path / "manifest.json").exists():
+        if not self._holds_manifest():
             timesteps, episodes = self._schemas
             return Manifest(self.tasks, batch_rows(timesteps), batch_rows(episodes))
         manifest = Manifest.load(self.path)
         if lines := task_differences(manifest.tasks, self.tasks):
-            raise ValueError(f"store {self.path} holds other tasks: {'; '.join(lines)}; use another folder")
-        self.tasks = tuple(_with_known_returns(t, old) for t, old in zip(self.tasks, manifest.tasks, strict=True))
+            raise ValueError(f"store {self.path} holds other tasks: {'; '.join(lines)}; use another folder, or remove this one")
+        self.tasks = tuple(with_known_returns(t, old) for t, old in zip(self.tasks, manifest.tasks, strict=True))
         manifest.check_sizes(self.path)
         return manifest
 
@@ -373,12 +397,3 @@ def _in_words(error: OSError, path: Path, episodes: int) -> OSError:
 
 def _batch(columns: Mapping[str, pa.Array], schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-def _with_known_returns(task: TaskSpec, before: TaskSpec) -> TaskSpec:
-    """A measured return is not forgotten because the next run has not measured it."""
-
-    def newest(new: float | None, old: float | None) -> float | None:
-        return old if new is None else new
-
-    return task.with_returns(newest(task.random_return, before.random_return), newest(task.expert_return, before.expert_return))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,7 +67,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def open_store(name: str) -> Any:
     from gato.data.store import Store
 
-    return Store(store_folder(name))
+    store = Store(store_folder(name))
+    if unfinished := store.manifest.shortfall:
+        print(f"gato: {name} holds {unfinished}", file=sys.stderr)
+    return store
 
 
 def store_folder(name: str) -> Path:

@@ -113,7 +113,8 @@ def _names_a_format(arguments: list[str], verb: str, rest: str, formats: Any) ->
 
 
 def validate(arguments: list[str]) -> int:
-    parser = parser_of("data validate", "Re-read whole stores: hashes, bounds, every value. Exit code 1 if one is damaged.")
+    about = "Re-read whole stores: hashes, bounds, every value. Exit code 1 if one is damaged, or its import or collection did not end."
+    parser = parser_of("data validate", about)
     parser.add_argument("stores", nargs="+", type=str, help="names or folders")
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
@@ -121,7 +122,7 @@ def validate(arguments: list[str]) -> int:
     rows = [_validated(name, folder, quiet=options.json) for name, folder in folders.items()]
     if options.json:
         write_document(rows)
-    return int(any(row["damage"] for row in rows))
+    return int(any(row["damage"] or row["unfinished"] for row in rows))
 
 
 def _validated(name: str, folder: Path, quiet: bool) -> dict[str, Any]:
@@ -133,10 +134,13 @@ def _validated(name: str, folder: Path, quiet: bool) -> dict[str, Any]:
         store.validate()
     except (ValueError, OSError) as error:
         print(f"gato: {one_line(error)}", file=sys.stderr)
-        return {"store": name, "episodes": None, "timesteps": None, "damage": one_line(error)}
-    if not quiet:
+        return {"store": name, "episodes": None, "timesteps": None, "damage": one_line(error), "unfinished": None}
+    unfinished = store.manifest.shortfall
+    if unfinished:
+        print(f"gato: {name}: {unfinished}; what it holds is valid", file=sys.stderr)
+    elif not quiet:
         print(f"{name}: {store.num_episodes} episodes, {store.num_timesteps} timesteps, all valid", flush=True)
-    return {"store": name, "episodes": store.num_episodes, "timesteps": store.num_timesteps, "damage": None}
+    return {"store": name, "episodes": store.num_episodes, "timesteps": store.num_timesteps, "damage": None, "unfinished": unfinished}
 
 
 def _mixture_of(name: str, options: Any) -> tuple[Any, int, int]:
