@@ -26,8 +26,9 @@ import numpy as np
 import torch
 
 from gato.batch import collate, join
+from gato.config import GatoConfig, preset
 from gato.eval.realtime import Pace
-from gato.model import Gato, GatoConfig, preset
+from gato.model import Gato
 from gato.policy import GatoPolicy
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer

@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gato.model import Gato, GatoConfig, preset
+from gato.config import GatoConfig, preset
+from gato.model import Gato
 from gato.tokenizers.image import patch_boxes, patchify
 
 NEW_TOKENS = 24

@@ -20,8 +20,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from gato.batch import Kind, TokenBatch, TokenSequence, collate
+from gato.config import GatoConfig, preset
 from gato.learners.gato import GatoLearner
-from gato.model import Gato, GatoConfig, preset
+from gato.model import Gato
 from gato.train.optim import OptimConfig, make_optimizer
 from gato.train.plan import PATCH_BYTES, PLACE_BYTES, TARGET_SHARE, Cluster, flops_per_update, plan, planned_seconds
 

@@ -157,7 +157,7 @@ def measure(size: str, mode: str, options: argparse.Namespace) -> dict[str, Any]
 
 
 def model_config(size: str, options: argparse.Namespace) -> Any:
-    from gato.model import GatoConfig, preset
+    from gato.config import GatoConfig, preset
 
     v = options.vocabulary
     ids = {"vocab_size": v, "continuous_start": v - 1027, "image_token_id": v - 1, "pad_token_id": v - 2, "context_length": options.context}

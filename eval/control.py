@@ -69,7 +69,7 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     if config.rate is not None and config.num_envs > 1:
         config = replace(config, num_envs=1)
     settings = recording_settings(Path(checkpoint), config) if config.record else {}
-    agent = load(checkpoint, config.device)
+    agent = load(checkpoint, config.device, config.verify)
     tasks = [agent.task(name) for name in _task_names(agent, config)]
     other = _other_agent(agent, [task.name for task in tasks], config)
     out = config.out or Path(checkpoint) / "eval.json"
@@ -144,7 +144,7 @@ def _task_names(agent: Agent, config: EvalConfig) -> list[str]:
 def _other_agent(agent: Agent, names: Sequence[str], config: EvalConfig) -> Agent | None:
     if config.against is None:
         return None
-    other = load(config.against, config.device)
+    other = load(config.against, config.device, config.verify)
     common = [name for name in names if name in other.tasks]
     if not common:
         raise ValueError(f"'{config.against}' knows none of the tasks {', '.join(names)}, so there is nothing to compare")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gato.agent import Agent
 from gato.model import Gato
+from gato.plain import read_json
 
 from ..data.mixture import DataConfig, Mixture, Row, SourceConfig
 from .score import mean_interval
@@ -97,8 +98,12 @@ def sources_of(checkpoint: Path, stores: Sequence[str] = ()) -> dict[str, Source
     record = checkpoint / "run.json"
     if not record.is_file():
         raise ValueError(f"'{checkpoint}' has no run.json, which names its sources; name stores with --stores")
-    sources = json.loads(record.read_text(encoding="utf-8"))["data"]["sources"]
-    return {name: SourceConfig(**(values | {"augment": False, "weight": 1.0})) for name, values in sources.items()}
+    data = read_json(record).get("data")
+    sources = data.get("sources") if isinstance(data, dict) else None
+    try:
+        return {name: SourceConfig(**(values | {"augment": False, "weight": 1.0})) for name, values in sources.items()}
+    except (TypeError, AttributeError):
+        raise ValueError(f"'{record}' is damaged: data.sources is not what names sources; restore it, or name stores by --stores") from None
 
 
 def write_embeddings(found: Mapping[str, Any], out: Path, layer: int | None = None) -> dict[str, Any]:

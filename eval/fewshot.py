@@ -21,6 +21,7 @@ import numpy as np
 
 from gato import envs
 from gato.agent import Agent, load
+from gato.device import pick_device
 from gato.envs.success import check_criterion
 from gato.episode import Episode
 from gato.plain import finite
@@ -172,10 +173,11 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     **Raises:** `ValueError` for bad settings and data (see `open_demonstrations`), or if `config.out` holds cells that were
     made with other settings.
     """
+    pick_device(config.device)  # before an environment is played
     demonstrations = open_demonstrations(config)
     for count in config.episodes:  # before the first cell, not after hours
         demonstrations.series(0, count)
-    agent = load(checkpoint, config.device)
+    agent = load(checkpoint, config.device, config.verify)
     demonstrations = _understood(demonstrations, agent)
     task = demonstrations.task
     seen, sibling = task.name in agent.tasks, envs.held_out().get(envs.registered_name(task))
@@ -209,7 +211,7 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
     """What `few_shot` would do: the tokens of two timesteps as the model sees them, the cells, and what they cost here."""
     from tempfile import TemporaryDirectory
 
-    agent, protocol = load(checkpoint, config.device), config.training
+    agent, protocol = load(checkpoint, config.device, config.verify), config.training
     demonstrations = _understood(open_demonstrations(config), agent)
     task = demonstrations.task
     _give_memory(agent, task, envs.held_out().get(envs.registered_name(task)), config.memory)

@@ -36,6 +36,7 @@ class EvalConfig:
     - `step_seconds`: how long an environment may take for one answer before its episode has failed; 0: for ever.
     - `episode_steps`: timesteps after which an episode is truncated; by default 3,000 where the environment has no limit; 0: never.
     - `episode_seconds`: how long an environment may take for all answers of an episode before it has failed; 0: for ever.
+    - `device`: cpu, cuda, cuda:1, mps; by default the best one here. `verify`: compare the checkpoint's files with their hashes.
     - `record`: folder in which the episodes are kept as stores, one per task; those of ablations are not.
     - `out`: where the results are written as JSON; by default `eval.json` in the checkpoint.
     """
@@ -65,6 +66,7 @@ class EvalConfig:
     episode_seconds: float = EPISODE_SECONDS
     record: Path | None = None
     device: str | None = None
+    verify: bool = True
     out: Path | None = None
 
 
@@ -82,6 +84,7 @@ class FewShotConfig:
       context holds. By default that of the task, or of the nearest task the registry names, in the checkpoint.
     - `episode_steps`, `episode_seconds`: limits of an episode, as `gato eval` takes them.
     - `held_out`: demonstrations never trained on, which choose a step; by default a tenth, at most 20.
+    - `device`, `verify`: as for `gato eval`.
     - `out`: folder of the results; by default `runs/fewshot-` and the task's name.
     """
 
@@ -106,6 +109,7 @@ class FewShotConfig:
     episode_steps: int | None = None
     episode_seconds: float = EPISODE_SECONDS
     device: str | None = None
+    verify: bool = True
     out: Path | None = None
 
     def __post_init__(self) -> None:

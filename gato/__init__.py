@@ -25,7 +25,7 @@ _PUBLIC = {
     "FieldSpec": "gato.spec",
     "Modality": "gato.spec",
     "Gato": "gato.model",
-    "GatoConfig": "gato.model",
+    "GatoConfig": "gato.config",
 }
 
 __all__ = [*_PUBLIC, "__version__"]

@@ -6,13 +6,13 @@ This file defines the layout of a checkpoint folder:
     tokenizer.model                   SentencePiece, if the model knows text
     *_config.json                     how transformers' processor, tokenizer and `generate` are set up
     gato.json                         format version, vocabulary, task specs, SHA-256 of the tokenizer
+    manifest.json                     size and SHA-256 of each of these files
 
 A run's checkpoints hold the training state beside these; `train/checkpoint.py` writes it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import digests
+from .description import Description
+from .device import pick_device
 from .episode import Episode
+from .plain import shown
 from .spec import FieldSpec, Modality, TaskSpec
 
 if TYPE_CHECKING:
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
     from .policy import GatoPolicy
     from .processor import GatoProcessor, GatoTokenizer
 
-FORMAT = 1
 MAX_CANDIDATES = 256  # of one picture, which are all computed at once
 
 
@@ -53,48 +56,50 @@ class Agent:
     # -- disk ------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes the files above into an existing or new folder."""
+        """Writes the files above into an existing or new folder. **Raises:** `ValueError` if something else lies there."""
         folder = Path(folder)
+        if (folder / digests.NAME).is_file():
+            digests.entries_of(folder)  # a store's, for example, would be overwritten
+        digests.record(folder, self.write(folder))
+
+    def write(self, folder: Path) -> list[str]:
+        """The files but the manifest. **Returns:** their names."""
         folder.mkdir(parents=True, exist_ok=True)
         with _quiet():
             self.model.save_pretrained(folder)
-        text = self.tokenizer.text
-        if text is not None:
-            text.save(folder / "tokenizer.model")
-        content = {
-            "format": FORMAT,
-            "vocabulary": self.tokenizer.vocabulary.to_dict(),
-            "loss_on_text_observations": self.tokenizer.loss_on_text_observations,
-            "tokenizer_sha256": text.hash if text else None,
-            "tasks": [task.to_dict() for task in self.tasks.values()],
-            "memories": self.memories,
-        }
-        (folder / "gato.json").write_text(json.dumps(content, indent=1))
+        names = Description(self.tokenizer, self.tasks, self.memories).save(folder)
         processor = self.processor() or self.text_tokenizer()
         if processor is not None:
-            processor.save_pretrained(folder)
+            names += [Path(written).name for written in processor.save_pretrained(folder)]
+        return [*names, *(p.name for pattern in (*digests.OF_MODEL, "*_config.json") for p in folder.glob(pattern))]
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, device: str | None = None) -> Agent:
+    def load(cls, folder: str | os.PathLike, device: str | None = None, verify: bool = True) -> Agent:
         """Opens a checkpoint folder.
 
-        **Raises:** `ValueError` if the folder is no checkpoint, or its tokenizer is missing or another one
-        than the weights were trained with.
-        """
-        folder = Path(folder)
-        tokenizer, tasks = load_tokenizer(folder)
-        memories = json.loads((folder / "gato.json").read_text()).get("memories")
-        from .model import Gato
+        **Arguments:** `device`: by default the best one here; `verify`: whether the files that are read are compared with the
+        hashes of `manifest.json`, which reads them once more. What the weights must hold is checked either way.
 
-        with _quiet():
-            model = Gato.from_pretrained(folder, local_files_only=True).eval()
-        tokenizer.max_local_positions = model.config.max_local_positions
-        if tokenizer.vocabulary.size != model.config.vocab_size:
+        **Raises:** `ValueError` if the folder is no checkpoint, a file of it is missing, damaged or not the one that was saved.
+        """
+        if not isinstance(folder, (str, os.PathLike)):
+            raise ValueError(f"a checkpoint is named by its folder, found {shown(folder)}")
+        folder, device = Path(folder), pick_device(device)
+        described = Description.load(folder)
+        from .weights import load_model, read_config, weight_files
+
+        config, tokenizer = read_config(folder), described.tokenizer
+        if tokenizer.vocabulary.size != config.vocab_size:
             raise ValueError(
-                f"'{folder}': the weights know {model.config.vocab_size} ids but the vocabulary {tokenizer.vocabulary.size}; "
+                f"'{folder}': the weights know {config.vocab_size} ids but the vocabulary {tokenizer.vocabulary.size}; "
                 "gato.json and model.safetensors belong to different checkpoints"
             )
-        return cls(model.to(device or default_device()), tokenizer, tasks, memories)
+        model = load_model(folder)
+        if verify and (folder / digests.NAME).is_file():
+            texts = ["tokenizer.model"] if tokenizer.text is not None else []
+            digests.check(folder, ["config.json", "gato.json", *texts, *(path.name for path in weight_files(folder))])
+        tokenizer.max_local_positions = config.max_local_positions
+        return cls(model.eval().to(device), tokenizer, described.tasks, described.memories)
 
     # -- acting ------------------------------------------------------------------------------------
 
@@ -354,42 +359,9 @@ class _Prompt:
     boxes: np.ndarray | None = None
 
 
-def load(folder: str | os.PathLike, device: str | None = None) -> Agent:
+def load(folder: str | os.PathLike, device: str | None = None, verify: bool = True) -> Agent:
     """Opens a checkpoint: model, tokenizer and task specs. See `Agent.load`."""
-    return Agent.load(folder, device)
-
-
-def load_tokenizer(folder: Path) -> tuple[EpisodeTokenizer, dict[str, TaskSpec]]:
-    """The tokenizer and task specs of a checkpoint folder, without its weights."""
-    from gato.tokenizers.episode import EpisodeTokenizer
-    from gato.tokenizers.text import TextTokenizer
-    from gato.tokenizers.vocabulary import Vocabulary
-
-    path = folder / "gato.json"
-    if not path.is_file():
-        raise ValueError(f"'{folder}' is not a checkpoint: it has no gato.json; name a folder such as runs/NAME/final")
-    content = json.loads(path.read_text())
-    if content.get("format") != FORMAT:
-        raise ValueError(f"'{path}' has format {content.get('format')}, this version reads {FORMAT}")
-    text = None
-    if content["tokenizer_sha256"] is not None:
-        text = TextTokenizer.load(folder / "tokenizer.model")
-        if text.hash != content["tokenizer_sha256"]:
-            raise ValueError(
-                f"'{folder / 'tokenizer.model'}' is not the tokenizer these weights were trained with; restore it from the run"
-            )
-    tokenizer = EpisodeTokenizer(text, Vocabulary(**content["vocabulary"]), content["loss_on_text_observations"])
-    tasks = [TaskSpec.from_dict(values) for values in content["tasks"]]
-    return tokenizer, {task.name: task for task in tasks}
-
-
-def default_device() -> str:
-    """cuda, else mps, else cpu."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return Agent.load(folder, device, verify)
 
 
 @contextmanager

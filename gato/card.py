@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .agent import load_tokenizer
+from .description import Description
 from .spec import TaskSpec
 
 PUBLISHED = ("config.json", "gato.json", "model*.safetensors*", "*_config.json", "tokenizer.model")  # no training state
@@ -40,7 +40,7 @@ def model_card(folder: Path) -> str:
     """The card of a checkpoint folder, with the scores of its `eval.json`. **Raises:** `ValueError` if it is no checkpoint."""
     from huggingface_hub import ModelCardData
 
-    tasks = load_tokenizer(folder)[1].values()
+    tasks = Description.load(folder).tasks.values()
     results = json.loads((folder / "eval.json").read_text()) if (folder / "eval.json").is_file() else {}
     kinds = [("control", any(t.is_control for t in tasks)), ("text", any(not t.is_control for t in tasks))]
     captions = any(not t.is_control and t.observations for t in tasks)

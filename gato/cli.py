@@ -34,6 +34,7 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato generate CKPT TEXT                      continue text
   gato demo CKPT                               a web page of a model, on this computer
   gato show SIZE|CKPT                          parameters by part, tasks of a checkpoint; --attention IMAGE|STORE
+  gato validate CKPT                           read every file of a checkpoint; exit code 1 if one is damaged
   gato plot RUN...                             report of a run as one HTML page, losses of several; --embeddings CKPT
   gato ls | gato cp RECIPE FILE                shipped recipes
   gato doctor                                  what is installed, missing, and why
@@ -62,6 +63,7 @@ VERBS: dict[str, Any] = {
     "chat": speak.chat,
     "demo": speak.demo,
     "show": look.show,
+    "validate": look.validate,
     "plot": measure.plot,
     "ls": recipes.ls,
     "cp": recipes.cp,

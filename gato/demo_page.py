@@ -59,13 +59,14 @@ class DemoConfig:
     """- `host`: 127.0.0.1 is this computer alone; 0.0.0.0 lets in everybody who can reach it.
     - `port`: 0 takes a free one.
     - `examples`: a store of pictures, or a folder of picture files, to try; by default held-out ones, else a few drawn shapes.
-    - `device`: as for `gato eval`.
+    - `device`, `verify`: as for `gato eval`.
     """
 
     host: str = "127.0.0.1"
     port: int = 7860
     examples: str | None = None
     device: str | None = None
+    verify: bool = True
 
 
 def serve(checkpoint: Path, config: DemoConfig) -> None:
@@ -75,7 +76,7 @@ def serve(checkpoint: Path, config: DemoConfig) -> None:
     _gradio()
     folder = checkpoint.resolve()
     name = folder.parent.name if folder.name == "final" else folder.name
-    page, url = launch(Demo(load(checkpoint, config.device)), name, config, reached(folder))
+    page, url = launch(Demo(load(checkpoint, config.device, config.verify)), name, config, reached(folder))
     print(f"{name}: {url} (Ctrl-C ends it)", flush=True)
     page.block_thread()
 

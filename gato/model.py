@@ -6,7 +6,9 @@ loss are computed at target positions only. Importing this module registers it w
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,96 +17,19 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .batch import NO_LOCAL
+from .config import GatoConfig
+from .digests import renew_model
 from .embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
 from .head import weighted_loss
 from .libraries import cache_name
 from .transformer import Attention, Block, PositionScheme, Transformer, document_blocks
 
 MAX_NEW_TOKENS = 32  # of a generation that names no number
-
-
-class GatoConfig(PreTrainedConfig):
-    """The architecture.
-
-    Sizes follow the paper's table (appendix C): `num_layers`, `num_heads`, `width`, `head_width`, and
-    `feed_forward`, GEGLU's hidden size counting both halves. `positions` is `rope`, `transformer_xl` (the
-    scheme that reproduces the published parameter counts) or `learned`. The vocabulary fields repeat
-    what `Vocabulary` says: ids in use, the continuous range, the image slot. With `smooth_bins` the
-    continuous rows start smooth in the bin's value.
-    """
-
-    model_type = "gato"
-    keys_to_ignore_at_inference = ["cache", "past_key_values"]
-    attribute_map = {
-        "hidden_size": "width",
-        "num_hidden_layers": "num_layers",
-        "num_attention_heads": "num_heads",
-        "intermediate_size": "feed_forward",
-        "max_position_embeddings": "context_length",
-    }
-
-    vocab_size: int = 33027
-    continuous_start: int = 32000
-    image_token_id: int = 33026
-    num_layers: int = 8
-    num_heads: int = 24
-    width: int = 768
-    head_width: int = 32
-    feed_forward: int = 3072
-    positions: str = "rope"
-    context_length: int = 1024
-    max_local_positions: int = 512
-    patch_channels: int = 32
-    drop_path: float = 0.1
-    dropout: float = 0.0
-    smooth_bins: bool = True
-    smooth_bandwidth: float = 4.0
-    initializer_range: float = 0.02
-    tie_word_embeddings: bool = True
-    is_decoder: bool = True
-    use_cache: bool = True
-    bos_token_id: int | None = 1
-    eos_token_id: int | list[int] | None = 2
-    pad_token_id: int | None = 33025
-
-    @property
-    def table_rows(self) -> int:
-        """Rows of the token table: the vocabulary rounded up to a multiple of 128; spare rows are never legal."""
-        return -(-self.vocab_size // 128) * 128
-
-    @property
-    def unwritable_ids(self) -> list[int]:
-        """Ids that no text holds: unk, bos, and all behind the text pieces. `generate` never chooses one."""
-        return [0, 1, *range(self.continuous_start, self.vocab_size)]
-
-
-_SIZES = {  # the paper's table: blocks, heads, width, key size, feed-forward
-    "gato-79m": (8, 24, 768, 32, 3072),
-    "gato-364m": (12, 12, 1536, 128, 6144),
-    "gato-1b": (24, 16, 2048, 128, 8192),
-}
-
-
-def preset(name: str) -> GatoConfig:
-    """`gato-79m`, `gato-364m`, `gato-1b` (relative attention, the paper's counts) or their `-rope` twins.
-
-    **Raises:** `ValueError` for another name.
-    """
-    base = name.removesuffix("-rope")
-    if base not in _SIZES:
-        known = [n + suffix for n in _SIZES for suffix in ("", "-rope")]
-        raise ValueError(f"no model size '{name}'; known are {', '.join(known)}")
-    layers, heads, width, head_width, feed_forward = _SIZES[base]
-    positions = "rope" if name.endswith("-rope") else "transformer_xl"
-    return GatoConfig(
-        num_layers=layers, num_heads=heads, width=width, head_width=head_width, feed_forward=feed_forward, positions=positions
-    )
 
 
 @dataclass
@@ -264,6 +189,27 @@ class Gato(PreTrainedModel, GenerationMixin):
         return GatoOutput(loss=loss, token_losses=losses * (targets >= 0), token_index=index)
 
     # -- what transformers asks for ----------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """transformers' own, which would make up the tensors that a checkpoint lacks and leave out those that it holds in vain.
+
+        **Raises:** `ValueError` naming one of either.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        for key, fault in (("missing_keys", "lack"), ("unexpected_keys", "hold in vain")):
+            if names := sorted(info[key]):
+                more = f" and {len(names) - 1} other tensors" if len(names) > 1 else ""
+                raise ValueError(f"the weights of '{args[0] if args else cls.__name__}' {fault} {names[0]}{more}; restore them")
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """transformers' own; where a `manifest.json` holds hashes of a checkpoint, these become the new files'.
+
+        Weights in the other form, one file or shards, are removed: they would be taken for the new ones.
+        """
+        super().save_pretrained(save_directory, *args, **kwargs)
+        renew_model(Path(save_directory))
 
     def prepare_inputs_for_generation(self, input_ids: Any, is_first_iteration: bool | None = False, **kwargs: Any) -> dict:  # type: ignore[override]
         """Pictures and local positions belong to the prompt: with a cache they are passed on the first step only."""

@@ -1,9 +1,14 @@
-"""Values as JSON can hold them, and errors as one line."""
+"""Values as JSON can hold them, JSON files that others may have changed, and errors as one line."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
+
+MAX_BYTES = 2**28  # of a JSON file; a checkpoint's largest lists its tasks
+_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
 
 
 def finite(value: Any) -> Any:
@@ -19,3 +24,41 @@ def reason(error: BaseException) -> str:
     """Kind and words of an error; many have no words."""
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds. **Raises:** `ValueError` naming the file if it is missing, damaged or something else."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"'{path}' has {path.stat().st_size} bytes, a JSON file of ours at most {MAX_BYTES}; restore it")
+        content = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_without_repeats)
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, _Repeated) as error:
+        raise ValueError(f"'{path}' is damaged: it is no JSON ({error}); restore it") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"'{path}' holds {kind_of(content)}, expected an object with named values; restore it")
+    return content
+
+
+def kind_of(value: Any) -> str:
+    """A JSON value's type in words."""
+    return _KINDS.get(type(value), type(value).__name__)
+
+
+def shown(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class _Repeated(ValueError):
+    """A name stands twice in one object, of which Python's reader would take the last."""
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Repeated(f"the name '{next(n for n in names if names.count(n) > 1)[:80]}' stands twice")
+    return content

@@ -22,7 +22,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_python import PreTrainedTokenizer
 
-from .model import GatoConfig
+from .config import GatoConfig
 from .spec import FieldSpec, Modality
 
 PAD, IMAGE, SEPARATOR = "<pad slot>", "<image slot>", "<separator slot>"  # no piece holds a space, so no text spells them

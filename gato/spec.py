@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+
+from .spec_types import FIELD, TASK, check_types, plain
 
 PATCH_SIZE = 16
 NUM_DISCRETE_VALUES = 1024
@@ -258,13 +260,13 @@ class TaskSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` is the inverse. A field without an origin has no such key, as before there were any."""
         parts = [{k: v for k, v in asdict(f).items() if k != "origin" or v is not None} for f in self.fields]
-        return asdict(self) | {"fields": parts, "env_kwargs": dict(self.env_kwargs)}
+        return plain(asdict(self) | {"fields": parts, "env_kwargs": dict(self.env_kwargs)})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TaskSpec:
-        known = {f.name for f in fields(cls)}
-        if unknown := set(values) - known:
-            raise ValueError(f"task spec has unknown keys {sorted(unknown)}; known are {sorted(known)}")
+        """**Raises:** `ValueError` naming a key that is unknown, missing or of another type."""
+        name = values.get("name") if isinstance(values, Mapping) else None
+        check_types(values, TASK, "task spec" if name is None else f"task spec '{str(name)[:80]}'", ("name", "fields"))
         return cls(**{**values, "fields": tuple(_field_from_dict(f) for f in values["fields"])})
 
     @classmethod
@@ -299,9 +301,7 @@ class TaskSpec:
 
 
 def _field_from_dict(values: Mapping[str, Any]) -> FieldSpec:
-    known = {f.name for f in fields(FieldSpec)}
-    if unknown := set(values) - known:
-        raise ValueError(f"field '{values.get('name')}' has unknown keys {sorted(unknown)}; known are {sorted(known)}")
+    check_types(values, FIELD, f"field '{str(values.get('name'))[:80]}'", ("name", "modality", "role"))
     tuples: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
     return FieldSpec(**tuples | {"modality": Modality(values["modality"])})
 

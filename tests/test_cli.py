@@ -292,7 +292,7 @@ def test_show_prints_thousands_in_groups(gato) -> None:
 
 def test_show_names_the_sizes_for_an_unknown_one(refusal, tmp_path: Path) -> None:
     assert "known are gato-79m" in refusal("show", "gato-80m")
-    assert "no config.json" in refusal("show", str(tmp_path))
+    assert "no gato.json" in refusal("show", str(tmp_path))
 
 
 def test_json_has_null_where_a_number_is_not_finite(capsys: pytest.CaptureFixture) -> None:

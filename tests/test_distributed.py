@@ -20,8 +20,9 @@ from benchmarks import resume
 from benchmarks.resume import Run
 from gato.batch import Kind
 from gato.cli import main
+from gato.config import preset
 from gato.data.mixture import DataConfig, Mixture, SourceConfig, open_tokenizer
-from gato.model import Gato, preset
+from gato.model import Gato
 from gato.train import launch, ranks, zero
 from gato.train.metrics import read_metrics
 from gato.train.plan import flops_per_update, plan

@@ -13,10 +13,11 @@ import transformers
 from torch import nn
 
 from gato.batch import ACTION_LOCAL, NO_LOCAL, collate, join
+from gato.config import GatoConfig, preset
 from gato.embedding import smooth_rows
 from gato.head import CPU_CHUNK, weighted_loss
 from gato.learners.gato import GatoLearner
-from gato.model import Gato, GatoConfig, attention_layout, preset
+from gato.model import Gato, attention_layout
 from gato.transformer import document_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -448,7 +449,7 @@ def test_a_lora_adapter_attaches_saves_and_merges(make_gato, as_batch, drive, lo
 
 
 def test_an_unknown_position_scheme_is_refused(make_gato):
-    with pytest.raises(ValueError, match="no position scheme 'sinusoidal'; known are rope, transformer_xl, learned"):
+    with pytest.raises(ValueError, match="positions is 'sinusoidal', expected one of rope, transformer_xl, learned"):
         make_gato("sinusoidal")
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from benchmarks import ablation, generalist, scaling, sheet
 from benchmarks import train as benchmark
+from gato.config import preset
 from gato.eval.film import png_base64
-from gato.model import preset
 from gato.train.plan import Cluster, plan, planned_seconds
 
 TINY = ablation.make_config("2x32x2", 64)

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import gato
+from gato import digests
 from gato.data.collect import CollectConfig, collect
 from gato.data.lock import FolderLock
 from gato.data.mixture import DataConfig, Mixture, SourceConfig
@@ -122,9 +123,10 @@ def test_killed_runs_resume_to_the_losses_of_an_uninterrupted_one_bit_for_bit(he
     assert (here / "killed" / final).read_bytes() == (here / "whole" / final).read_bytes()
 
 
-@pytest.mark.parametrize("stage", ["save_file", "_sha256", "_sync"])
+@pytest.mark.parametrize("stage", [(checkpoint, "save_file"), (digests, "sha256"), (checkpoint, "_sync")], ids=lambda stage: stage[1])
 def test_a_save_that_breaks_off_at_any_stage_leaves_no_checkpoint_of_its_name(small, here, monkeypatch, stage):
-    original, calls = getattr(checkpoint, stage), []
+    module, name = stage
+    original, calls = getattr(module, name), []
 
     def breaks(*args, **kwargs):
         calls.append(1)
@@ -133,7 +135,7 @@ def test_a_save_that_breaks_off_at_any_stage_leaves_no_checkpoint_of_its_name(sm
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(checkpoint, stage, breaks)
+        patched.setattr(module, name, breaks)
         pretrain(replace(small, train=replace(small.train, name="other")))
     assert checkpoint.steps(here / "runs/other") == []
 
@@ -156,7 +158,7 @@ def test_layers_computed_again_learn_the_same(small, here):
 def test_a_flipped_bit_in_a_checkpoint_is_named(small, here):
     final = pretrain(small)
     flip_a_bit(final / "optimizer.safetensors")
-    with pytest.raises(ValueError, match=r"optimizer\.safetensors is damaged"):
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors' is damaged"):
         checkpoint.verify(final)
 
 
@@ -167,7 +169,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(small, here, cap
     flip_a_bit(here / "runs/small/step-6/model.safetensors")
     assert (pretrain(longer) / "model.safetensors").read_bytes() == whole and losses(here) == before
     said = capsys.readouterr().out
-    assert "passed over: checkpoint 'runs/small/step-6': model.safetensors is damaged" in said
+    assert "passed over: 'runs/small/step-6/model.safetensors' is damaged" in said
     assert "resumed from runs/small/step-3" in said
 
 

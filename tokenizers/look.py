@@ -36,9 +36,9 @@ def tokenize(options: Any, store: Store | None = None) -> list[dict[str, Any]]:
 
 def _tokenizer(checkpoint: Any, kind: str) -> EpisodeTokenizer:
     if checkpoint is not None:
-        from gato.agent import load_tokenizer
+        from gato.description import Description
 
-        return load_tokenizer(checkpoint)[0]
+        return Description.load(checkpoint).tokenizer
     from ..data.store import stores_folder
 
     path = stores_folder() / "tokenizer.model"

@@ -13,19 +13,20 @@ It is written beside its place, hashed, synced and renamed; older ones are remov
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from gato import digests
 from gato.agent import Agent
+from gato.plain import read_json
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,16 @@ def save(folder: Path, snapshot: Snapshot) -> None:
 
 
 def _write(folder: Path, snapshot: Snapshot) -> None:
-    snapshot.agent.save(folder)
+    snapshot.agent.write(folder)
     save_file(snapshot.moments, folder / "optimizer.safetensors")
     save_file({"torch": snapshot.generator}, folder / "rng.safetensors")
     _write_json(folder / "training.json", {"progress": vars(snapshot.progress), "data": snapshot.fingerprint})
     _write_json(folder / "run.json", snapshot.run)
-    entries = {}
-    for path in sorted(folder.iterdir()):
-        _sync(path)
-        entries[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    _write_json(folder / "manifest.json", {"format": 1, "files": entries})
-    _sync(folder / "manifest.json")
+    names = sorted(path.name for path in folder.iterdir() if path.name != digests.NAME)
+    for name in names:
+        _sync(folder / name)
+    digests.record(folder, names)
+    _sync(folder / digests.NAME)
     _sync(folder)
 
 
@@ -85,17 +85,21 @@ def restore(folder: Path, engine: Any) -> Progress:
     """Loads weights and moments into the engine, and the generator's state. The folder must have been verified."""
     engine.restore(load_file(folder / "model.safetensors"), load_file(folder / "optimizer.safetensors"))
     torch.set_rng_state(load_file(folder / "rng.safetensors")["torch"])
-    return Progress(**json.loads((folder / "training.json").read_text())["progress"])
+    return read_progress(folder)
+
+
+def read_progress(folder: Path) -> Progress:
+    """**Raises:** `ValueError` if `training.json` is missing or damaged."""
+    values = read_json(folder / "training.json").get("progress")
+    known = {f.name: (int, float) if f.name == "seconds" else (int,) for f in fields(Progress)}
+    if not isinstance(values, dict) or values.keys() - known or not all(type(v) in known[k] and v >= 0 for k, v in values.items()):
+        raise ValueError(f"'{folder / 'training.json'}' is damaged: its progress is no count of {', '.join(known)}; use another checkpoint")
+    return Progress(**values)
 
 
 def verify(folder: Path) -> None:
     """**Raises:** `ValueError` naming the file that is missing, or whose size or hash differs from the manifest."""
-    for name, entry in json.loads((folder / "manifest.json").read_text())["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise ValueError(f"checkpoint '{folder}' lacks {name}; use another checkpoint of the run")
-        if path.stat().st_size != entry["bytes"] or _sha256(path) != entry["sha256"]:
-            raise ValueError(f"checkpoint '{folder}': {name} is damaged (size or SHA-256 differs from its manifest); use another one")
+    digests.check(folder)
 
 
 def newest_intact(run_folder: Path, say: Callable[[str], None]) -> Path | None:
@@ -108,7 +112,7 @@ def newest_intact(run_folder: Path, say: Callable[[str], None]) -> Path | None:
         try:
             verify(path)
             return path
-        except (ValueError, KeyError) as error:  # KeyError: the manifest itself is not what we write
+        except ValueError as error:
             say(f"passed over: {error}")
     if done:
         raise ValueError(f"no checkpoint of '{run_folder}' is intact; remove the folder to start anew")
@@ -143,11 +147,6 @@ def _remove(folder: Path) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -18,9 +18,11 @@ from accelerate.utils import InitProcessGroupKwargs, LoggerType
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from gato.agent import Agent, default_device
+from gato.agent import Agent
+from gato.device import pick_device
 from gato.learners.gato import GatoLearner
 from gato.model import Gato
+from gato.plain import read_json
 
 from ..data.lock import FolderLock
 from ..data.mixture import Mixture, open_tokenizer
@@ -53,6 +55,7 @@ def pretrain(config: PretrainConfig) -> Path:
     **Raises:** `ValueError` if the run's folder holds a run of another configuration, or another process writes to
     it; `SystemExit` with `STOPPED` after SIGTERM or SIGINT, when the running update is done and saved.
     """
+    pick_device(config.train.device, "--train.device")  # before a folder is made
     _set_up_torch(config.train)
     check_rows(config.train.batch_size, world_size())
     folder = Path("runs") / config.train.name
@@ -88,7 +91,7 @@ def pretrain(config: PretrainConfig) -> Path:
 def outcome(config: PretrainConfig) -> dict[str, Any]:
     """What a finished run came to: its folder, its final checkpoint, and what `Progress` counts."""
     folder = Path("runs") / config.train.name
-    return {"run": folder, "checkpoint": folder / "final", **json.loads((folder / "final" / "training.json").read_text())["progress"]}
+    return {"run": folder, "checkpoint": folder / "final", **vars(checkpoint.read_progress(folder / "final"))}
 
 
 def _run(
@@ -215,7 +218,7 @@ def make_accelerator(config: PretrainConfig) -> Accelerator:
     """
     settings = config.train
     _check_tracker(settings.report_to)
-    device = default_device() if settings.device == "auto" else settings.device
+    device = pick_device(settings.device, "--train.device")
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "no"
@@ -261,7 +264,7 @@ def _planned_steps(folder: Path, config: PretrainConfig, learner: GatoLearner, a
     if settings.seconds is None:
         raise ValueError("the recipe names neither train.steps nor train.seconds; give one of them")
     recorded = folder / "run.json"
-    known = int(json.loads(recorded.read_text())["train"]["steps"]) if rank() == 0 and recorded.is_file() else 0
+    known = _recorded_steps(recorded) if rank() == 0 and recorded.is_file() else 0
     if known := from_first_rank(known, accelerator.device):
         return known
     mine = seconds_per_step(learner, mixture, settings, accelerator.device, accelerator.autocast)
@@ -276,11 +279,19 @@ def _planned_steps(folder: Path, config: PretrainConfig, learner: GatoLearner, a
     return steps
 
 
+def _recorded_steps(path: Path) -> int:
+    settings = read_json(path).get("train")
+    steps = settings.get("steps") if isinstance(settings, dict) else None
+    if type(steps) is not int or steps < 1:
+        raise ValueError(f"'{path}' is damaged: its train.steps is {steps!r}, expected a whole number above 0; restore it")
+    return steps
+
+
 def _claim(folder: Path, resolved: dict[str, Any], config: PretrainConfig) -> None:
     """Records the resolved configuration at a run's first start; later starts must agree with it, but for `FREE` and what they allow."""
     path = folder / "run.json"
     if path.is_file():
-        changed = _changes(json.loads(path.read_text()), resolved)
+        changed = _changes(read_json(path), resolved)
         if refused := {name: text for name, text in sorted(changed.items()) if name not in FREE and not _is_allowed(name, config.train)}:
             raise ValueError(
                 f"'{folder}' holds a run with other settings ({'; '.join(refused.values())}); choose another --train.name, undo it, "
@@ -298,7 +309,7 @@ def _reopen(final: Path, steps: int) -> None:
     """Makes the final checkpoint of a run that is to go on to more updates one like those before it."""
     if not (final / "manifest.json").is_file():
         return
-    done = json.loads((final / "training.json").read_text())["progress"]["step"]
+    done = checkpoint.read_progress(final).step
     if done < steps:
         final.rename(final.with_name(f"step-{done}"))
         say(f"{final} was finished after {done} updates; going on to {steps}")
@@ -343,7 +354,9 @@ def _resume(
 
 def _check_stores(path: Path, mixture: Mixture, train: TrainConfig) -> None:
     """**Raises:** `ValueError` if the stores are not those of the checkpoint, but for sources that `allow_changes` names."""
-    old, new = json.loads((path / "training.json").read_text())["data"], mixture.fingerprint
+    old, new = read_json(path / "training.json").get("data"), mixture.fingerprint
+    if not isinstance(old, dict):
+        raise ValueError(f"'{path / 'training.json'}' is damaged: it does not say which stores were trained on; use another checkpoint")
     changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if refused := [name for name in changed if not _is_allowed(f"data.sources.{name}", train)]:
         raise ValueError(f"the stores of {', '.join(refused)} changed since '{path}' was written; restore them or start another run")

@@ -38,7 +38,7 @@ class ModelConfig:
 
     def build(self, vocabulary: Vocabulary) -> Any:
         """The `GatoConfig`."""
-        from gato.model import GatoConfig, preset
+        from gato.config import GatoConfig, preset
 
         ids: dict[str, Any] = {
             "vocab_size": vocabulary.size, "continuous_start": vocabulary.continuous.start,

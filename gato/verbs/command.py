@@ -33,6 +33,12 @@ def build_config(parser: Any, arguments: Sequence[str], file: Path | None = None
         raise ValueError(f"'{file}': {error}" if file else str(error)) from None
 
 
+def add_loading(parser: Any) -> None:
+    """The options of every verb that loads a checkpoint."""
+    parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, mps; by default the best one here")
+    parser.add_argument("--verify", type=bool, default=True, help="compare the checkpoint's files with their hashes first")
+
+
 def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None and error.strerror:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .command import open_store, parse, parser_of, print_rows, table
+from .command import add_loading, open_store, parse, parser_of, print_rows, table
 
 
 def show(arguments: list[str]) -> None:
@@ -16,26 +17,24 @@ def show(arguments: list[str]) -> None:
     )
     parser.add_argument("--episode", type=int, default=0, help="of the store that --attention names")
     parser.add_argument("--out", type=Path, default=Path("attention.html"), help="of --attention: .html or .png")
+    add_loading(parser)
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     if options.attention:
         _attention(options)
         return
-    import torch
+    from gato.config import preset
+    from gato.description import Description, check_folder
+    from gato.weights import empty_model, read_config
 
-    from gato.model import Gato, GatoConfig, preset
-
-    is_checkpoint = (Path(options.name) / "config.json").is_file()
-    if Path(options.name).exists() and not is_checkpoint:
-        raise ValueError(f"'{options.name}' is not a checkpoint: it has no config.json; name a folder such as runs/NAME/final, or a size")
-    config = GatoConfig.from_pretrained(options.name) if is_checkpoint else preset(options.name)
-    with torch.device("meta"):
-        counts = Gato(config).count_parameters()
+    is_checkpoint = Path(options.name).exists()
+    if is_checkpoint:
+        check_folder(Path(options.name))
+    config = read_config(Path(options.name)) if is_checkpoint else preset(options.name)
+    counts = empty_model(config).count_parameters()
     content: dict[str, Any] = {"name": options.name, "positions": config.positions, "parameters": counts}
     if is_checkpoint:
-        from gato.agent import load_tokenizer
-
-        content["tasks"] = list(load_tokenizer(Path(options.name))[1])
+        content["tasks"] = list(Description.load(Path(options.name)).tasks)
     lines = [f"{part:28}{count:>16,}" for part, count in counts.items()] + content.get("tasks", [])
     print_rows(content, options.json, lambda: "\n".join(lines))
 
@@ -46,7 +45,7 @@ def _attention(options: Any) -> None:
     from gato.eval.attention import caption_attention, write_attention
 
     if Path(options.attention).is_file() or Path(options.attention).suffix.lower() in SUFFIXES:
-        seen = caption_attention(load(options.name), options.attention)
+        seen = caption_attention(load(options.name, options.device, options.verify), options.attention)
         page = write_attention(seen, options.out)
         print_rows({"caption": seen.caption, "page": page}, options.json, lambda: f"{seen.caption}: {page}")
         return
@@ -55,9 +54,28 @@ def _attention(options: Any) -> None:
     store = open_store(options.attention)
     if not 0 <= options.episode < store.num_episodes:
         raise ValueError(f"store {options.attention} has episodes 0 to {store.num_episodes - 1}, there is no episode {options.episode}")
-    found = episode_attention(load(options.name), store.episode(options.episode))
+    found = episode_attention(load(options.name, options.device, options.verify), store.episode(options.episode))
     page = write_episode_attention(found, f"episode {options.episode} of {options.attention}", options.out)
     print_rows({"store": options.attention, "episode": options.episode, "page": page}, options.json, lambda: str(page))
+
+
+def validate(arguments: list[str]) -> int:
+    about = "Read every file of checkpoints and compare it with what was saved: names, shapes, numbers, hashes."
+    parser = parser_of("validate", f"{about} Exit code 1 if something is damaged.")
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="folders such as runs/NAME/final")
+    parser.add_argument("--json", action="store_true")
+    options = parse(parser, arguments)
+    from gato.validation import validate_checkpoint
+
+    rows = [row for folder in options.checkpoints for row in validate_checkpoint(folder)]
+    print_rows(rows, options.json, lambda: "\n".join(_validation_lines(rows)))
+    return int(any(row["sound"] is False for row in rows))
+
+
+def _validation_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        state = {True: "sound", False: "DAMAGED", None: "not known"}[row["sound"]]
+        yield f"{row['checkpoint']}  {row['check']:32}  {state}{': ' if row['finding'] else ''}{row['finding'] or ''}"
 
 
 def tokenize(arguments: list[str]) -> None:

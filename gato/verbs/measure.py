@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..output import write_document
-from .command import parse, parser_of, print_rows, table
+from .command import add_loading, parse, parser_of, print_rows, table
 
 EVAL_LISTS = {
     "tasks": "control tasks (default: all of the checkpoint; 'none' for none)",
@@ -71,6 +71,7 @@ def plot(arguments: list[str]) -> None:
     parser.add_argument("--layer", type=int, help="of --embeddings: drawn, counted from 0 (default: the middle one)")
     parser.add_argument("--seed", type=int, default=0, help="of --embeddings: which rows, and the untrained weights")
     parser.add_argument("--json", action="store_true", help="with --embeddings the figures, else the page's path")
+    add_loading(parser)
     options = parse(parser, arguments)
     if options.embeddings:
         _embeddings(options)
@@ -94,7 +95,7 @@ def _embeddings(options: Any) -> None:
     if len(options.runs) > 1:
         raise ValueError(f"--embeddings maps one checkpoint, found {len(options.runs)}; name one")
     (checkpoint,) = options.runs
-    sources, agent = sources_of(checkpoint, options.stores), load(checkpoint)
+    sources, agent = sources_of(checkpoint, options.stores), load(checkpoint, options.device, options.verify)
     out = options.out or checkpoint / "embeddings.png"
     figures = write_embeddings(embedding_results(agent, sources, options.snippets, options.seed), out, options.layer)
     rows = [

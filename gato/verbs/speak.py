@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .command import parse, parser_of, print_rows
+from .command import add_loading, parse, parser_of, print_rows
 
 
 def caption(arguments: list[str]) -> int:
@@ -20,14 +20,14 @@ def caption(arguments: list[str]) -> int:
     parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest piece each time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=32, help="pictures at once")
-    parser.add_argument("--device", type=str)
+    add_loading(parser)
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     from gato.agent import load
     from gato.eval.captioning import caption_files, picture_files
 
     files = picture_files(options.images)
-    rows = caption_files(load(options.checkpoint, options.device), files, options)
+    rows = caption_files(load(options.checkpoint, options.device, options.verify), files, options)
     for row in rows:
         if "error" in row:
             print(f"gato: {row['error']}", file=sys.stderr)
@@ -49,12 +49,12 @@ def generate(arguments: list[str]) -> None:
     parser.add_argument("--max_new_tokens", type=int, default=64)
     parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest piece each time")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", type=str)
+    add_loading(parser)
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     from gato.agent import load
 
-    agent = load(options.checkpoint, options.device)
+    agent = load(options.checkpoint, options.device, options.verify)
     text = agent.generate(options.text, options.max_new_tokens, options.temperature, options.seed)
     content = {"prompt": options.text, "continuation": text[len(options.text) :], "text": text}
     print_rows(content, options.json, lambda: text)
@@ -67,12 +67,12 @@ def chat(arguments: list[str]) -> None:
     parser.add_argument("--max_new_tokens", type=int, default=48)
     parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest piece each time")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", type=str)
+    add_loading(parser)
     options = parse(parser, arguments)
     from gato.agent import load
     from gato.chat import chat
 
-    chat(load(options.checkpoint, options.device), options.image, options.max_new_tokens, options.temperature, options.seed)
+    chat(load(options.checkpoint, options.device, options.verify), options.image, options.max_new_tokens, options.temperature, options.seed)
 
 
 def demo(arguments: list[str]) -> None:

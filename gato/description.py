@@ -1,0 +1,147 @@
+"""A checkpoint's `gato.json` and `tokenizer.model`: what its ids mean and which tasks it knows.
+
+format, vocabulary, loss_on_text_observations, tokenizer_sha256, tasks, memories
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .plain import kind_of, read_json, shown
+from .spec import TaskSpec
+
+if TYPE_CHECKING:
+    from gato.tokenizers.episode import EpisodeTokenizer
+    from gato.tokenizers.text import TextTokenizer
+    from gato.tokenizers.vocabulary import Vocabulary
+
+NAME = "gato.json"
+FORMAT = 1
+MAX_PIECES = 2**24
+_KEYS = {"format", "vocabulary", "loss_on_text_observations", "tokenizer_sha256", "tasks"}
+
+
+@dataclass(frozen=True)
+class Description:
+    """- `tokenizer`, `tasks`: by name; `memories`: timesteps of the tasks that were trained in shorter windows, by name."""
+
+    tokenizer: EpisodeTokenizer
+    tasks: Mapping[str, TaskSpec]
+    memories: Mapping[str, int]
+
+    def save(self, folder: Path) -> list[str]:
+        """Writes both files. **Returns:** their names."""
+        text = self.tokenizer.text
+        if text is not None:
+            text.save(folder / "tokenizer.model")
+        content = {
+            "format": FORMAT,
+            "vocabulary": self.tokenizer.vocabulary.to_dict(),
+            "loss_on_text_observations": self.tokenizer.loss_on_text_observations,
+            "tokenizer_sha256": text.hash if text else None,
+            "tasks": [task.to_dict() for task in self.tasks.values()],
+            "memories": dict(self.memories),
+        }
+        (folder / NAME).write_text(json.dumps(content, indent=1))
+        return [NAME] if text is None else [NAME, "tokenizer.model"]
+
+    @classmethod
+    def load(cls, folder: Path) -> Description:
+        """**Raises:** `ValueError` naming the file and what is wrong with it."""
+        from gato.tokenizers.episode import EpisodeTokenizer
+
+        check_folder(folder)
+        path = folder / NAME
+        content = read_json(path)
+        if type(content.get("format")) is not int or content["format"] != FORMAT:
+            raise ValueError(f"'{path}' has format {shown(content.get('format'))}, this version reads {FORMAT}")
+        try:
+            _check_keys(content)
+            vocabulary, tasks, memories = _vocabulary(content["vocabulary"]), _tasks(content["tasks"]), _memories(content.get("memories"))
+        except ValueError as error:
+            raise ValueError(f"'{path}' is damaged: {error}; restore it") from None
+        text = None if content["tokenizer_sha256"] is None else _read_text(folder / "tokenizer.model", content["tokenizer_sha256"])
+        if text is not None and text.size != vocabulary.text_size:
+            raise ValueError(f"'{path}' has a vocabulary of {vocabulary.text_size} pieces, its tokenizer has {text.size}; restore it")
+        return cls(EpisodeTokenizer(text, vocabulary, content["loss_on_text_observations"]), tasks, memories)
+
+
+def check_folder(folder: Path) -> None:
+    """**Raises:** `ValueError` if there is no checkpoint in the folder, naming those of the run that it may be."""
+    if not folder.exists():
+        raise ValueError(f"there is no checkpoint '{folder}': the folder does not exist")
+    if not folder.is_dir():
+        raise ValueError(f"'{folder}' is a file, expected the folder of a checkpoint such as runs/NAME/final")
+    if (folder / NAME).is_file():
+        return
+    inside = sorted((p.parent for p in folder.glob(f"*/{NAME}") if ".tmp-" not in p.parent.name), key=_age)
+    if inside:
+        raise ValueError(f"'{folder}' is no checkpoint but holds some; name one of {', '.join(str(p) for p in inside[-8:])}")
+    raise ValueError(f"'{folder}' is not a checkpoint: it has no {NAME}; name a folder such as runs/NAME/final")
+
+
+def _age(folder: Path) -> tuple[bool, int, str]:
+    """Steps by their number, then what is not a step, such as `final`."""
+    number = re.fullmatch(r"step-(\d{1,18})", folder.name)
+    return number is None, int(number[1]) if number else 0, folder.name
+
+
+def _check_keys(content: dict[str, Any]) -> None:
+    if unknown := sorted(content.keys() - _KEYS - {"memories"}):
+        raise ValueError(f"it has the unknown key {shown(unknown[0])}")
+    if missing := sorted(_KEYS - content.keys()):
+        raise ValueError(f"it lacks the key '{missing[0]}'")
+    if not isinstance(on_observations := content["loss_on_text_observations"], bool):
+        raise ValueError(f"loss_on_text_observations is {kind_of(on_observations)}, expected true or false")
+    sha256 = content["tokenizer_sha256"]
+    if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
+        raise ValueError("tokenizer_sha256 is neither a SHA-256 of 64 hexadecimal digits nor null")
+
+
+def _read_text(path: Path, sha256: str) -> TextTokenizer:
+    from gato.tokenizers.text import TextTokenizer
+
+    if not path.is_file():
+        raise ValueError(f"'{path}' is missing, the tokenizer these weights were trained with; restore it from the run")
+    text = TextTokenizer.load(path)
+    if text.hash != sha256:
+        raise ValueError(f"'{path}' is not the tokenizer these weights were trained with; restore it from the run")
+    return text
+
+
+def _vocabulary(values: Any) -> Vocabulary:
+    from gato.tokenizers.vocabulary import Vocabulary
+
+    expected = {"text_size", "discrete_offset"}
+    if not isinstance(values, dict) or values.keys() != expected:
+        raise ValueError(f"vocabulary is {shown(values)}, expected an object with {sorted(expected)}")
+    for key, value in values.items():
+        if type(value) is not int or not 0 <= value <= MAX_PIECES:
+            raise ValueError(f"vocabulary has {key} {shown(value)}, expected a whole number from 0 to {MAX_PIECES}")
+    return Vocabulary(**values)
+
+
+def _tasks(values: Any) -> dict[str, TaskSpec]:
+    if not isinstance(values, list):
+        raise ValueError(f"tasks is {kind_of(values)}, expected a list")
+    tasks: dict[str, TaskSpec] = {}
+    for value in values:
+        task = TaskSpec.from_dict(value)
+        if task.name in tasks:
+            raise ValueError(f"the task {shown(task.name)} stands there twice")
+        tasks[task.name] = task
+    return tasks
+
+
+def _memories(values: Any) -> dict[str, int]:
+    """`null`, or no such key, in checkpoints that know none."""
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(type(v) is int and 0 < v < 2**31 for v in values.values()):
+        raise ValueError("memories is not an object with numbers of timesteps above 0")
+    return values
