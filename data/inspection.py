@@ -21,14 +21,13 @@ from gato.spec import FieldSpec, Modality, TaskSpec
 from ..tokenizers.continuous import M as LARGEST_OBSERVATION
 from ..tokenizers.text import END
 from .coarseness import Coarseness
+from .contents import CHUNK_ROWS, MAX_TIMESTEPS
 from .duplicates import compare_sources, duplicate_words
 from .inspection_figures import NUM_BINS, SAMPLED_ROWS, Histogram, Inspection, SourceFigures, TaskFigures
 from .mixture import Mixture
 from .shard import Shard
 from .source import Source
 
-MAX_TIMESTEPS = 2_000_000  # of one source that are read for ranges and histograms
-CHUNK_ROWS = 4096
 SAMPLED_TIMESTEPS = 64  # of one task, where text makes the number of tokens vary
 
 

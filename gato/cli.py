@@ -16,14 +16,14 @@ from typing import Any
 
 from .fault import describe, is_refusal, threads_reported
 from .output import only_documents, wants_json
-from .verbs import data, look, measure, recipes, speak, train
+from .verbs import data, inspection, look, measure, recipes, speak, train
 from .verbs.command import one_line
 
 USAGE = """gato: one transformer for text, pictures, discrete and continuous values
 
   gato data collect|import|export|validate ... make, convert, check stores of episodes
   gato data reference                          fetch and build the reference mixture
-  gato data inspect|show MIX                   what a mixture holds; the very row training saw
+  gato data inspect|show MIX|STORE             what a mixture or a store holds; the very row training saw, or an episode
   gato tokenizer train STORE|FILE...           train the text tokenizer
   gato tokenize KIND VALUES...                 show how values become ids
   gato pretrain RECIPE                         train (or resume) a model; --nproc N on several ranks
@@ -50,8 +50,8 @@ VERBS: dict[str, Any] = {
         "import": data.import_,
         "export": data.export,
         "validate": data.validate,
-        "inspect": data.inspect,
-        "show": data.show,
+        "inspect": inspection.inspect,
+        "show": inspection.show,
     },
     "tokenizer": {"train": data.train_tokenizer},
     "tokenize": look.tokenize,

@@ -29,6 +29,8 @@ _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib"
 
 def is_refusal(error: BaseException) -> bool:
     """Whether its message was written for whoever typed the command: by a `raise` of ours, or by the system about a file or a module."""
+    if isinstance(error, ImportError) and str(error.name).partition(".")[0] == "gato":  # nothing that could be installed
+        return False
     if isinstance(error, (ImportError, OSError)):
         return True
     if not isinstance(error, REFUSALS) or isinstance(error, (RecursionError, NotImplementedError, UnicodeError)):
@@ -48,7 +50,7 @@ def describe(error: BaseException, arguments: list[str]) -> tuple[str, int]:
         if package is None:
             return f"{frame.f_code.co_filename}, line {line} fails: {text}; {place}", 2
     package = frames[-1][2] if frames else "gato"
-    if package == "gato" or not isinstance(error, REFUSALS):
+    if package == "gato" or not isinstance(error, REFUSALS) or isinstance(error, ImportError):
         return f"this is a bug of ours, not of your input: {text}; please report it: {place}", BUG
     return f"{package} refuses, in words that are not ours: {text}; {place}", 2
 

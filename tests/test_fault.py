@@ -58,6 +58,7 @@ def panic(arguments: list[str]) -> None:
         (lambda _: json.loads(b"\xff".decode("latin-1") * 3 + "{"), "JSONDecodeError"),
         (lambda _: b"\xff".decode(), "UnicodeDecodeError"),
         (lambda _: next(iter(())), "StopIteration"),
+        (lambda _: __import__("gato.no_such_room"), "ModuleNotFoundError"),
         (deep, "RecursionError"),
         (panic, "PanicException: index out of bounds"),
     ],

@@ -320,3 +320,15 @@ def test_equal_documents_are_findings_on_the_page_and_in_json(home, tmp_path, ca
         {"source": "words", "other": "words", "exact": 2, "near": 0, "compared": 3, "episodes": 3, "examples": [[0, 1]]}
     ]
     assert "words: episodes that repeat others of it: 2 equal in every value" in (tmp_path / "page.html").read_text()
+
+
+def test_a_mixture_file_takes_batch_context_and_steps_of_the_recipe_that_is_named(home, mixture_file, tmp_path, capsys) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: {context_length: 24}\ntrain: {steps: 9, batch_size: 6, seed: 4}\n")
+    assert main(["data", "inspect", mixture_file, "--recipe", str(recipe), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [found[key] for key in ("context_length", "steps", "batch_size", "seed")] == [24, 9, 6, 4]
+    assert main(["data", "inspect", mixture_file, "--recipe", str(recipe), "--batch_size", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["batch_size"] == 3
+    assert main(["data", "inspect", mixture_file, "--recipe", "dmo"]) == 2
+    assert "did you mean 'demo'?" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`gato data ...` and `gato tokenizer train`: stores, formats, mixtures, and the text tokenizer made from them."""
+"""`gato data ...` and `gato tokenizer train`: stores, formats, and the text tokenizer made from them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..output import write_document
-from .command import build_config, one_line, open_store, parse, parser_of, print_rows, store_folder, table
-from .recipes import recipe_path
+from .command import one_line, open_store, parse, parser_of, print_rows, store_folder, table
 
 MAX_NAMED = 20  # bad rows that an import prints
 
@@ -141,90 +140,6 @@ def _validated(name: str, folder: Path, quiet: bool) -> dict[str, Any]:
     elif not quiet:
         print(f"{name}: {store.num_episodes} episodes, {store.num_timesteps} timesteps, all valid", flush=True)
     return {"store": name, "episodes": store.num_episodes, "timesteps": store.num_timesteps, "damage": None, "unfinished": unfinished}
-
-
-def _mixture_of(name: str, options: Any) -> tuple[Any, int, int]:
-    """The mixture of a recipe's name, a recipe, a run's folder or a mixture file; and its steps (0 if unknown) and batch size."""
-    import yaml
-
-    from gato.data.mixture_config import DataConfig
-
-    recorded = Path(name) / "run.json"
-    path = recorded if recorded.is_file() else recipe_path(name)
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    parser = parser_of("data inspect", "")
-    if isinstance(content, dict) and "sources" in content:
-        parser.add_argument("--data", type=DataConfig)
-        data, local_positions = build_config(parser, ["--data", str(path)], path).data, 512
-        settings: dict[str, Any] = {"context_length": 1024, "seed": 0, "steps": None, "batch_size": 512}
-    else:
-        from gato.train.recipe import PretrainConfig
-
-        parser.add_argument("--config", action="config")
-        parser.add_config(PretrainConfig)
-        recipe = build_config(parser, ["--config", str(path)])
-        data, local_positions = recipe.data, recipe.model.max_local_positions
-        settings = {
-            "context_length": recipe.model.context_length, "seed": recipe.train.seed, "steps": recipe.train.steps,
-            "batch_size": recipe.train.batch_size,
-        }  # fmt: skip
-    settings |= {key: value for key, value in vars(options).items() if key in settings and value is not None}
-    if min(settings["context_length"], settings["batch_size"]) < 1 or (settings["steps"] or 1) < 1:
-        raise ValueError(f"context_length, batch_size and steps are at least 1, found {settings}")
-    from gato.data.mixture import Mixture, open_tokenizer
-
-    mixture = Mixture(data, open_tokenizer(data, local_positions), settings["context_length"], settings["seed"])
-    return mixture, settings["steps"] or 0, settings["batch_size"]
-
-
-def _mixture_parser(verb: str, description: str) -> Any:
-    parser = parser_of(verb, description)
-    parser.add_argument("mixture", type=str, help="a recipe's name, a recipe or mixture file (YAML), or a run's folder")
-    parser.add_argument("--context_length", type=int, help="tokens in a row (default: the recipe's, else 1024)")
-    parser.add_argument("--seed", type=int, help="of the data order (default: the recipe's, else 0)")
-    parser.add_argument("--html", type=Path, help="also write a self-contained page")
-    parser.add_argument("--json", action="store_true")
-    return parser
-
-
-def inspect(arguments: list[str]) -> None:
-    parser = _mixture_parser("data inspect", "What a mixture holds, and what training on it sees; '~' marks estimates from samples.")
-    parser.add_argument("--steps", type=int, help="updates that the epochs are for (default: the recipe's, else 1000)")
-    parser.add_argument("--batch_size", type=int, help="rows of an update (default: the recipe's, else 512)")
-    options = parse(parser, arguments)
-    from dataclasses import asdict
-
-    mixture, steps, batch_size = _mixture_of(options.mixture, options)
-    from gato.data.inspection import inspect
-
-    found = inspect(mixture, steps or 1000, batch_size)
-    if options.html:
-        from gato.data.inspection_page import write_inspection
-
-        write_inspection(found, mixture, options.mixture, options.html)
-    head = (
-        f"{found.steps:,} updates of {batch_size} rows of {found.context_length} tokens; ~ marks estimates from {len(mixture.sources)} x "
-    )
-    head += f"{found.sources[0].sampled_rows} drawn rows (loss, epochs, padding, cut) and from sampled timesteps (tokens, targets)"
-    print_rows(asdict(found), options.json, lambda: "\n".join([head, table(found.rows()), *found.findings]))
-
-
-def show(arguments: list[str]) -> None:
-    parser = _mixture_parser("data show", "Draw the very row that training saw (or will see).")
-    parser.add_argument("--step", type=int, default=0, help="the update, counted from 0")
-    parser.add_argument("--row", type=int, default=0, help="of the update's global batch")
-    options = parse(parser, arguments)
-    if min(options.step, options.row) < 0:
-        raise ValueError(f"update {options.step}, row {options.row}: both are counted from 0")
-    mixture, _, _ = _mixture_of(options.mixture, options)
-    from gato.data.inspection_page import row_text, write_row
-
-    row = mixture.row(options.step, options.row)
-    if options.html:
-        write_row(mixture, options.step, options.row, row, options.html)
-    content = {"source": mixture.sources[row.source].name, "pieces": [vars(p) for p in row.pieces]}
-    content["tokens"] = mixture.tokenizer.table(row.tokens) if options.json else None
-    print_rows(content, options.json, lambda: row_text(mixture, options.step, options.row, row))
 
 
 def train_tokenizer(arguments: list[str]) -> None:
