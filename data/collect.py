@@ -270,7 +270,12 @@ def _with_returns(task: TaskSpec, summary: Mapping[str, Any], config: CollectCon
     if random is None:
         jobs = (Job(task, i, config.seed, expert=_RANDOM, episode_steps=config.episode_steps) for i in range(RANDOM_EPISODES))
         try:
-            random = float(np.mean([episode.total_reward for episode in crew.episodes(jobs)]))
+            with Progress(f"random play of {task.name}", RANDOM_EPISODES) as progress:
+                returns = []
+                for episode in crew.episodes(jobs):
+                    returns.append(episode.total_reward)
+                    progress.advance()
+            random = float(np.mean(returns))
         except RuntimeError as error:
             _log.warning("the random return of task %s is not known, so it has no scores: %s", task.name, error)
     return task.with_returns(random, expert)

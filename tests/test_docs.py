@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import socket
+import sys
 import tarfile
 from pathlib import Path
 
@@ -17,18 +18,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gato.agent import Agent
 from gato.cli import main
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [DOCS / "data.md", DOCS / "mixture.md", DOCS / "suites.md", *sorted((DOCS / "formats").glob("*.md"))]
 CHECKPOINT = [DOCS / f"{name}.md" for name in ("captions", "evaluation", "finetuning", "reference", "training", "transformers")]
+OWN = DOCS / "environments.md"  # needs a checkpoint, and is run with a tiny one: test_the_journey_of_an_own_environment_runs
 NOT_RUN = ["needs a network", "needs a dataset that `minari download` fetched"]
 SMALLER = {"--episodes 200": "--episodes 4", "--size 2048": "--size 512"}
 
 
 def test_every_page_is_looked_at():
     """Those of docs/results hold the commands that measured something."""
-    assert sorted([*PAGES, *CHECKPOINT]) == sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "results")
+    assert sorted([*PAGES, *CHECKPOINT, OWN]) == sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "results")
 
 
 @pytest.mark.parametrize("page", CHECKPOINT, ids=lambda page: page.stem)
@@ -65,6 +68,31 @@ def test_every_command_of_the_pages_runs(folder, monkeypatch, capsys):
             assert (code, printed.out[:1]) == (2, "#"), command
         else:
             assert code == 0, f"{command}: {printed.err}"
+
+
+def test_the_journey_of_an_own_environment_runs(tmp_path, monkeypatch, make_gato, tokenizer, capsys):
+    """From the page's file to its loop, command by command; the checkpoint is an untrained one, so the policy need not moor."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GATO_HOME", str(tmp_path / "home"))
+    Agent(make_gato(context_length=64).float(), tokenizer, {}).save(tmp_path / "runs/demo/final")
+    files = re.findall(r"```python\n(?=# (\S+\.py)\b)(.*?)```", OWN.read_text(), re.DOTALL)
+    for name, code in files:
+        (tmp_path / name).write_text(code)
+    assert [name for name, _ in files] == ["myenvs.py", "drive.py"]
+    commands = [command for _, commands in blocks(OWN) for command in commands]
+    assert [command.split()[1] for command in commands] == ["data", "data", "finetune", "eval"]
+    try:
+        for command in commands:
+            fewer = command.replace("--workers 2", "--workers 0").replace("--rollouts 20", "--rollouts 2 --steps 2")
+            assert main(shlex.split(fewer)[1:]) == 0, f"{command}: {capsys.readouterr().err}"
+        (row,) = json.loads(Path("runs/fewshot-Dock-v0/cells/full-10-0/policy/eval.json").read_text())["tasks"]
+        assert row["score"] is not None and row["success"] is not None and row["random"] < -20 < row["expert"] and not row["not_filmed"]
+        capsys.readouterr()
+        exec(compile(Path("drive.py").read_text(), "drive.py", "exec"), {})
+        assert capsys.readouterr().out in ("moored\n", "adrift\n")
+    finally:
+        sys.modules.pop("myenvs", None)
+        sys.path.remove(str(tmp_path))
 
 
 def blocks(page: Path) -> list[tuple[str, list[str]]]:

@@ -30,7 +30,7 @@ def bring(name: str) -> ModuleType:
 
     **Raises:** `ValueError` in one line where there is none of this name, or its code fails.
     """
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
+    if name.endswith(".py") or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
         stem = Path(name).stem
         hint = f"; give the module's name, '{stem}', and have its folder on PYTHONPATH" if name.endswith(".py") else ", such as 'myenvs'"
         raise ValueError(f"'{name}' is not the name of a module{hint}")
