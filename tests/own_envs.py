@@ -63,7 +63,7 @@ class Leaves(Right):
 class Bare(Line):
     """Takes no render_mode, and so cannot draw."""
 
-    metadata = {}
+    metadata = {"render_modes": []}
 
     def __init__(self):
         pass

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-gymnasium = pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
+pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 
 from gato import envs
 from gato.agent import Agent, load
@@ -188,9 +188,7 @@ def test_a_task_that_cannot_be_imported_is_named_and_the_others_are_played(make_
     agent.save(folder)
     assert main(["eval", str(folder), "--episodes", "2", "--device", "cpu"]) == 1
     printed = capsys.readouterr().out
-    assert "not played: ValueError: there is no module 'gone_module'" in printed.replace(
-        "the environment of task 'Line-v1-gone' cannot be made: ", ""
-    )
+    assert "not played: ValueError: the environment of task 'Line-v1-gone' cannot be made: there is no module 'gone_module'" in printed
     assert "there is no environment 'Gone-v0'" in printed and "\nLine-v1  " in printed
 
 
@@ -360,7 +358,7 @@ def test_looking_changes_no_score(name, evaluated, monkeypatch):
 
 @pytest.mark.parametrize("kind", kinds("FRAMES"))
 def test_pictures_of_any_form_make_a_film_strip(kind, evaluated):
-    code, printed, results = evaluated(f"Draws{kind}-v0", "--films", "true", "--episode_steps", "5")
+    code, _, results = evaluated(f"Draws{kind}-v0", "--films", "true", "--episode_steps", "5")
     assert code == 0 and list(results["films"]) == [f"Draws{kind}-v0"] and results["tasks"][0]["not_filmed"] == {}
 
 
@@ -379,7 +377,7 @@ def test_colours_are_kept_whatever_holds_them():
 
 
 def test_an_environment_that_only_has_a_window_says_so(evaluated):
-    code, printed, results = evaluated("Bare-v0", "--films", "true", "--episode_steps", "5")
+    code, printed, _ = evaluated("Bare-v0", "--films", "true", "--episode_steps", "5")
     assert code == 0 and "no film strip: RuntimeError: the environment of task 'Bare-v0' cannot be made: TypeError" in printed.out
 
 
