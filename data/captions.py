@@ -28,6 +28,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 MAX_PIXELS = 2**25  # 33.5 million; Pillow itself only warns at 89 million
 MAX_BYTES = 2**26
 
+_KNOWN = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
 _FOREIGN = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"8BPS": "PSD", b"<svg": "SVG", b"<?xml": "SVG", b"%PDF": "PDF"}
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
@@ -120,6 +121,15 @@ def _read_bytes(path: Path, label: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{label} cannot be read: {error.strerror}") from None
+
+
+def picture_kind(begin: bytes) -> str | None:
+    """The format of a picture's file by its first bytes (16 are enough); `None` if it is none that is read."""
+    if begin[:4] == b"RIFF" and begin[8:12] == b"WEBP":
+        return "WEBP"
+    if begin[:2] == b"BM" and begin[6:10] != bytes(4):  # a text may begin so too, but not go on with these zeros
+        return None
+    return next((name for start, name in _KNOWN.items() if begin.startswith(start)), None)
 
 
 def _kind(encoded: bytes) -> str:

@@ -1,37 +1,41 @@
-"""One's own recordings: HDF5, NPZ or CSV files, and a YAML file that says which arrays are what.
+"""One's own recordings: HDF5, NPZ, CSV or TSV files, and a YAML file that says which arrays are what.
 
 An episode is a file, a group of an HDF5 file, or a run of rows. One episode is in memory at a time.
-`recordings_spec` reads the YAML file.
+`recordings_spec` reads the YAML file, `first_spec` makes one to start from.
 """
 
 from __future__ import annotations
 
-import glob
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from gato.episode import Episode, clip_actions
+from gato.episode import Episode, OutOfRange, clip_actions
 from gato.spec import PATCH_SIZE, FieldSpec, Modality, Role, TaskSpec
 
-from .arrays import SUFFIXES, Arrays, Hdf5Arrays, column, natural_key, open_arrays
+from .arrays import Arrays
+from .csv_file import CsvArrays
 from .files import files_digest, options_digest
+from .first_spec import first_spec, listing
 from .formats import Dataset
-from .left_out import LeftOut
-from .recordings_spec import Entry, Spec, listing, read_spec, suggestion
+from .left_out import BadRow, LeftOut
+from .recording_files import open_arrays, recording_files
+from .recording_places import Place, is_unfinished, places, split_places
+from .recording_rows import EpisodeRows
+from .recordings_spec import Entry, Spec, read_spec
 
-_FOLDER = re.compile(r"\w[\w.-]*")
+_TIMESTEP = re.compile(r"at timestep (\d+)")
 
 
 @dataclass(frozen=True)
 class Recordings:
-    """Own recordings in HDF5, NPZ or CSV files.
+    """Own recordings in HDF5, NPZ, CSV or TSV files.
 
     - `spec`: YAML file that says which arrays are what; without it a first one is printed.
     """
@@ -43,329 +47,222 @@ class Recordings:
 
         **Raises:** `ValueError` naming file and key; without a spec, after printing one to start from.
         """
-        files = _files(path)
+        left_out = left_out or LeftOut()
+        files = recording_files(path, left_out)
         if self.spec is None:
-            print(suggestion(files[0]))
+            print(first_spec(files[0]))
             raise ValueError(
                 f"{files[0]} holds {', '.join(listing(files[0]))}; a spec must say which is what: save the one printed above "
                 f"('gato data import recordings {path} > spec.yaml'), check it and give --spec spec.yaml"
             )
         spec = read_spec(self.spec)
         try:
-            source = _Source(files, spec)
+            source = _Source(files, spec, left_out)
             task, inferred = source.task()
-            splits = source.splits()
+            splits = split_places(source.places, spec, source.opened, left_out)
         except ValueError as error:
             names_a_file = any(str(error).startswith(str(file)) for file in files)
-            raise error if names_a_file else ValueError(f"{self.spec}: {error}") from None
+            raise error if names_a_file else (BadRow if isinstance(error, BadRow) else ValueError)(f"{self.spec}: {error}") from None
         provenance: dict[str, Any] = {"format": "recordings", "files": len(files), "spec": spec.given, "licence": spec.licence}
         if inferred:
             provenance["inferred_ranges"] = inferred
         if spec.reward is None:
             provenance["rewards"] = "none recorded; all zero"
-        if source.num_unfinished:
-            provenance["episodes_without_an_end"] = source.num_unfinished
+        if num_unfinished := source.num_unfinished():
+            provenance["episodes_without_an_end"] = num_unfinished
         return Dataset(
             source=path.name,
-            digest=options_digest(files_digest(files[0].parent, files), spec=json.dumps(spec.given, sort_keys=True, default=str)),
+            digest=options_digest(files_digest(files[0].parent, files), spec=json.dumps(spec.given, sort_keys=True)),
             tasks=(task,),
-            splits={name: len(places) for name, places in splits.items()},
-            episodes=lambda split, start: (source.episode(task, place) for place in islice(splits[split], start, None)),
+            splits={name: len(found) for name, found in splits.items()},
+            episodes=lambda split, start: left_out.made(islice(splits[split], start, None), lambda place: source.episode(task, place)),
             provenance=provenance,
-            left_out=left_out or LeftOut(),
+            left_out=left_out,
         )
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where an episode is: rows of arrays whose keys begin with `prefix`; all rows where `stop` is None."""
-
-    file: Path
-    prefix: str = ""
-    start: int = 0
-    stop: int | None = None
-
-    def __str__(self) -> str:
-        rows = "" if self.stop is None else f", rows {self.start} to {self.stop - 1}"
-        return f"{self.file}{', ' + self.prefix.rstrip('/') if self.prefix else ''}{rows}"
 
 
 class _Source:
     """Files and what the spec says of them, with one file open at a time."""
 
-    def __init__(self, files: Sequence[Path], spec: Spec) -> None:
-        self.spec, self.num_unfinished = spec, 0
+    def __init__(self, files: Sequence[Path], spec: Spec, left_out: LeftOut) -> None:
+        self.spec, self.left_out = spec, left_out
         self._arrays: Arrays | None = None
-        self._types = spec.types()
-        self._totals: dict[Path, int] = {}  # rows of the files that are divided into runs of rows
-        self.places = [place for file in files for place in self._places(file)]
+        self._types, self._keys = spec.types(), spec.keys
+        self.places: list[Place] = []
+        for file in files:
+            try:
+                self.places += places(self.opened(file), spec.episodes)
+            except ValueError as error:
+                left_out.row(error)
         if not self.places:
             raise ValueError(f"{files[0]} holds no episode" + (f" in '{spec.episodes}'" if spec.episodes else ""))
 
+    def opened(self, file: Path) -> Arrays:
+        if self._arrays is None or self._arrays.path != file:
+            if self._arrays is not None:
+                self._arrays.close()
+            self._arrays = None
+            self._arrays = open_arrays(file, self._types, self._keys)
+        return self._arrays
+
+    def num_unfinished(self) -> int:
+        return sum(is_unfinished(place, self.opened(place.file), self.spec.episodes) for place in self.places if place.stop == place.total)
+
     def task(self) -> tuple[TaskSpec, dict[str, Any]]:
         """The task, from the spec and the first episode, and the ranges that had to be measured."""
-        asked = {(role, name): entry for role, name, entry in self.spec.entries if entry.infer}
-        ranges = self._measure(asked) if asked else {}
-        specs = [self._field(role, name, entry, ranges.get((role, name))) for role, name, entry in self.spec.entries]
         s = self.spec
+        first, rest = next(self._readable()), {k: e for k, e in self._asked().items() if e.infer}
+        ranges = self._measure(rest) if rest else {}
+        specs = [self._field(role, name, entry, first[role, name], ranges.get((role, name))) for role, name, entry in s.entries]
         task = TaskSpec(
             s.task, tuple(specs), s.env_id, s.env_kwargs, episode_limit=s.episode_limit, licence=s.licence, clip_actions=s.clip_actions
         )
         return task, {f"{role} {name}": {"low": low, "high": high} for (role, name), (low, high) in ranges.items()}
 
-    def splits(self) -> dict[str, list[_Place]]:
-        """The episodes by split, by shares that hold for every part of the source as nearly as they can."""
-        shares = self.spec.split
-        found: dict[str, list[_Place]] = {}
-        if isinstance(shares.get("key"), str) and len(shares) == 1:
-            for place in self.places:
-                text = self._open(place.file).read(place.prefix + shares["key"], place.start, place.start + 1)
-                found.setdefault(str(np.ravel(text)[0]), []).append(place)
-            if wrong := [name for name in found if not _FOLDER.fullmatch(name)]:
-                raise ValueError(f"{found[wrong[0]][0]}: its split is {wrong[0]!r}, which is no plain name for a folder")
-            return found
-        plain = all(_FOLDER.fullmatch(str(name)) for name in shares)
-        if not shares or not plain or not all(type(share) in (int, float) and share > 0 for share in shares.values()):
-            raise ValueError(f"'split' is {shares}, expected shares above zero by name, or {{key: K}}")
-        total = sum(shares.values())
-        found = {name: [] for name in shares}
-        for i, place in enumerate(self.places):
-            name = max(shares, key=lambda n: shares[n] / total * (i + 1) - len(found[n]))
-            found[name].append(place)
-        return {name: places for name, places in found.items() if places}
-
-    def episode(self, task: TaskSpec, place: _Place) -> Episode:
+    def episode(self, task: TaskSpec, place: Place) -> Episode:
         """**Raises:** `ValueError` naming file, episode and field."""
         try:
-            return self._episode(task, place)
+            return self._episode(task, EpisodeRows(place, self.spec, self.opened))
         except ValueError as error:
-            raise _located(error, place) from None
+            raise self._located(error, place) from None
 
-    def _episode(self, task: TaskSpec, place: _Place) -> Episode:
-        length, s = self._length(place), self.spec
+    def _episode(self, task: TaskSpec, rows: EpisodeRows) -> Episode:
+        s, length, place = self.spec, rows.length, rows.place
         sides: dict[str, dict[str, np.ndarray]] = {"observation": {}, "action": {}}
         final: dict[str, Any] = {}
         constant: dict[str, Any] = {}  # has a final value if the others have one
         for role, name, entry in s.entries:
-            values = self._values(place, entry, length, f"{role} '{name}'", with_final=role == "observation")
-            if role == "observation" and self._is_constant(place, entry):
+            values = rows.values(entry, f"{role} '{name}'", with_final=role == "observation")
+            if role == "observation" and rows.is_constant(entry):
                 constant[name] = values[0]
-            elif len(values) > length:
+            elif len(values) > length and s.final_observation:
                 final[name] = values[length]
             sides[role][name] = values[:length]
         final = final | constant if final else {}
         if final and (lacking := sorted({f.name for f in task.observations} - final.keys())):
-            raise ValueError(f"the observations {sorted(final)} have a final one, but {lacking} lack it; give 'next' to all or none")
+            raise ValueError(
+                f"the observations {sorted(final)} have a final one, but {lacking} lack it; "
+                "give 'next' to all, or say 'final_observation: false'"
+            )
         actions, num_clipped = clip_actions(task, sides["action"]) if s.clip_actions else (sides["action"], 0)
         parameters: dict[str, Any] = {"recording": str(place).removeprefix(f"{place.file.parent}/")}
         parameters |= {"clipped_actions": num_clipped} if num_clipped else {}
-        rewards = np.zeros(length, np.float32) if s.reward is None else self._rows(place, s.reward, length, "reward")
         return Episode(
             task=task,
             observations=sides["observation"],
             actions=actions,
-            rewards=np.asarray(rewards, np.float32).reshape(length),
-            terminated=bool(self._ending(place, s.terminated, length, "terminated")),
-            truncated=bool(self._ending(place, s.truncated, length, "truncated")),
+            rewards=rows.rewards(),
+            terminated=rows.ended(s.terminated, "terminated"),
+            truncated=rows.ended(s.truncated, "truncated"),
             final_observation=final or None,
             behaviour=s.behaviour,  # type: ignore[arg-type]
-            success=self._success(place, length),
+            success=rows.succeeded(),
             parameters=parameters,
         )
 
-    def _values(self, place: _Place, entry: Entry, length: int, label: str, with_final: bool = False) -> np.ndarray:
-        """(length, *shape), and one more where the source has a final observation."""
-        if entry.text is not None:
-            return np.array([entry.text] * length, object)
-        columns = [self._rows(place, key, length, label, more=with_final) for key in entry.keys]
-        values = columns[0] if not isinstance(entry.key, list) else np.stack(columns, axis=1)
-        if with_final and entry.next is not None:
-            keys = entry.next if isinstance(entry.next, list) else [entry.next]
-            last = [self._rows(place, key, length, label)[-1:] for key in keys]
-            values = np.concatenate([values[:length], last[0] if not isinstance(entry.next, list) else np.stack(last, axis=1)])
-        if values.dtype.kind in "OUS":
-            if values.ndim > 1 and values.shape[1] > 1:
-                words = [key for key, column in zip(entry.keys, columns, strict=False) if column.dtype.kind in "OUS"] or entry.keys
-                raise ValueError(
-                    f"{label}: {words} hold text, and several values of a timestep cannot be text; if they should be numbers, "
-                    "'modality: continuous' finds the row that is none"
-                )
-            return np.array([str(v) for v in values.reshape(len(values))], object)
-        return values.reshape(len(values), *entry.shape) if entry.shape is not None else values
+    def _asked(self) -> dict[tuple[Role, str], Entry]:
+        return {(role, name): entry for role, name, entry in self.spec.entries}
 
-    def _rows(self, place: _Place, key: str, length: int, label: str, more: bool = False) -> np.ndarray:
-        """The episode's rows of one array; a single text holds for all of them."""
-        arrays, key = self._open(place.file), place.prefix + key
-        shape = arrays.shape(key)
-        if place.stop is not None:
-            if not shape or shape[0] != self._totals[place.file]:
-                found = shape[0] if shape else "no"
-                raise ValueError(f"{place.file}: {label} ('{key}') has {found} rows but the file has {self._totals[place.file]}")
-            return arrays.read(key, place.start, place.stop)
-        if self._is_single_text(arrays, key):
-            return np.repeat(arrays.read(key).reshape(1), length)
-        if not shape or shape[0] not in ((length, length + 1) if more else (length,)):
-            found = shape[0] if shape else "no"
-            raise ValueError(f"{label} ('{key}') has {found} rows but the actions have {length}; leave the episode out")
-        return arrays.read(key)
+    def _readable(self, asked: Mapping[tuple[Role, str], Entry] | None = None) -> Iterator[dict[tuple[Role, str], np.ndarray]]:
+        """The fields of one episode after the other; as many bad ones are passed over as may be skipped when they are read."""
+        bad = len(self.left_out.rows)
+        for place in self.places:
+            try:
+                rows = EpisodeRows(place, self.spec, self.opened)
+                yield {
+                    (role, name): rows.values(entry, f"{role} '{name}'", with_final=role == "observation")
+                    for (role, name), entry in (asked or self._asked()).items()
+                }
+            except ValueError as error:
+                bad += 1
+                if bad > self.left_out.skip or bad >= len(self.places):
+                    raise self._located(error, place) from None
 
-    def _is_constant(self, place: _Place, entry: Entry) -> bool:
-        return entry.text is not None or (
-            place.stop is None and all(self._is_single_text(self._open(place.file), place.prefix + key) for key in entry.keys)
-        )
-
-    @staticmethod
-    def _is_single_text(arrays: Arrays, key: str) -> bool:
-        return arrays.shape(key) in ((), (1,)) and arrays.dtype(key) == "str"
-
-    def _length(self, place: _Place) -> int:
-        if place.stop is not None:
-            return place.stop - place.start
-        keys = [key for entry in self.spec.actions.values() for key in entry.keys]
-        if not keys:
-            raise ValueError("all actions are constant; give at least one a key")
-        shape = self._open(place.file).shape(place.prefix + keys[0])
-        if not shape or shape[0] == 0:
-            raise ValueError(f"'{keys[0]}' has no timesteps; leave the episode out")
-        return shape[0]
-
-    def _ending(self, place: _Place, key: str | bool | None, length: int, label: str) -> bool:
-        """Whether the last timestep ended the episode this way."""
-        if not isinstance(key, str):
-            return bool(key)
-        flags = np.ravel(self._flags(place, key, length, label))
-        if flags[:-1].any():
-            raise ValueError(
-                f"'{key}' ({label}) is true at timestep {int(np.argmax(flags))} of {length}; "
-                f"divide it there with 'episodes: {{ends: [{key}]}}', or leave {label} out"
-            )
-        return bool(flags[-1])
-
-    def _success(self, place: _Place, length: int) -> bool | None:
-        key = self.spec.success
-        return bool(self._flags(place, key, length, "success").any()) if isinstance(key, str) else key
-
-    def _flags(self, place: _Place, key: str, length: int, label: str) -> np.ndarray:
-        arrays = self._open(place.file)
-        single = place.stop is None and arrays.shape(place.prefix + key) == ()
-        flags = arrays.read(place.prefix + key) if single else self._rows(place, key, length, label)
-        if flags.dtype.kind not in "biuf":
-            raise ValueError(f"{label} ('{key}') has dtype {flags.dtype}, expected true and false, or 1 and 0")
-        return flags.astype(bool)
-
-    def _places(self, file: Path) -> Iterator[_Place]:
-        cut = self.spec.episodes
-        if cut is None:
-            yield _Place(file)
-            return
-        arrays = self._open(file)
-        if isinstance(cut, str):
-            if not isinstance(arrays, Hdf5Arrays):
-                raise ValueError(f"{file} has no groups such as '{cut}'; give 'episodes' as {{key: K}} or {{ends: [K, ...]}}")
-            yield from (_Place(file, f"{group}/") for group in arrays.groups(cut))
-            return
-        edges = [0, *(_ends(arrays, cut["ends"]) if "ends" in cut else _changes(arrays, cut["key"]))]
-        self._totals[file] = total = arrays.shape(cut["ends"][0] if "ends" in cut else cut["key"])[0]
-        if edges[-1] != total:
-            edges.append(total)
-            self.num_unfinished += "ends" in cut
-        yield from (_Place(file, "", start, stop) for start, stop in pairwise(edges))
-
-    def _field(self, role: Role, name: str, entry: Entry, measured: tuple[list, list] | None) -> FieldSpec:
+    def _field(self, role: Role, name: str, entry: Entry, values: np.ndarray, measured: tuple[list, list] | None) -> FieldSpec:
         """The spec of a field, from what is written and what the first episode holds."""
-        label, place = f"{role} '{name}'", self.places[0]
-        try:
-            values = self._values(place, entry, self._length(place), label, with_final=role == "observation")
-        except ValueError as error:
-            raise _located(error, place) from None
+        label = f"{role} '{name}'"
         dtype = "str" if values.dtype.kind == "O" else entry.dtype or values.dtype.name
         shape = () if dtype == "str" else values.shape[1:]
         low, high = measured or (_bound(entry.low), _bound(entry.high))
         if dtype == "str" and (low or high):
             raise ValueError(f"{label} holds text but has a range; 'modality: continuous' finds the row that is no number")
-        modality = _modality(entry, dtype, shape, label)
+        modality = _modality(entry, dtype, shape)
+        if modality is Modality.TEXT and entry.modality is None:
+            self._refuse_numbers(label, entry, values)
         if modality is Modality.DISCRETE and dtype == "bool":
             low, high = low or [0], high or [1]
+        if modality is Modality.IMAGE:
+            dtype, low, high = "uint8", None, None
         resize: Literal["exact", "pad"] = "exact" if modality is not Modality.IMAGE or not any(n % PATCH_SIZE for n in shape[:2]) else "pad"
         path = () if name == role and len(getattr(self.spec, f"{role}s")) == 1 else tuple(name.split("/"))
         try:
             lowest, highest, origin = (None if values is None else tuple(values) for values in (low, high, _bound(entry.origin)))
             return FieldSpec(name, modality, role, shape, dtype, lowest, highest, path, resize, origin=origin)
         except ValueError as error:
-            raise ValueError(f"{error}; or say 'infer: true'" if "give" in str(error) else str(error)) from None
+            raise ValueError(_with_remedy(str(error), entry)) from None
+
+    @staticmethod
+    def _refuse_numbers(label: str, entry: Entry, values: np.ndarray) -> None:
+        """**Raises:** `ValueError` if a text that nobody called one is numbers but for a few words."""
+        texts = [str(v) for v in values]
+        wrong = [text for text in texts if not _is_number(text)]
+        if entry.key is None or len(texts) < 2 or len(wrong) * 2 >= len(texts):
+            return
+        remedy = "'modality: continuous' finds the row, 'modality: text' keeps the words"
+        if wrong:
+            raise ValueError(f"{label} ({entry.key}) holds {wrong[0][:40]!r} among numbers; {remedy}")
+        raise ValueError(
+            f"{label} ({entry.key}) holds numbers written as text, such as {texts[0][:40]!r}; write them plainly, or say 'modality: text'"
+        )
 
     def _measure(self, asked: Mapping[tuple[Role, str], Entry]) -> dict[tuple[Role, str], tuple[list, list]]:
         """Lowest and highest value of each element over all episodes."""
         found: dict[tuple[Role, str], tuple[np.ndarray, np.ndarray]] = {}
+        bad = len(self.left_out.rows)
         for place in self.places:
-            for (role, name), entry in asked.items():
-                label = f"{role} '{name}'"
-                try:
-                    values = self._values(place, entry, self._length(place), label, with_final=role == "observation")
-                    values = values.reshape(len(values), -1)
-                    if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
-                        raise ValueError(f"{label} holds what is no finite number, so it has no range; repair it or leave the episode out")
-                    low, high = found.get((role, name), (values[0], values[0]))
-                    found[role, name] = np.minimum(low, values.min(axis=0)), np.maximum(high, values.max(axis=0))
-                except ValueError as error:
-                    raise _located(error, place) from None
+            try:
+                rows = EpisodeRows(place, self.spec, self.opened)
+                here = {
+                    key: _range(rows.values(entry, f"{key[0]} '{key[1]}'", key[0] == "observation"), *key) for key, entry in asked.items()
+                }
+            except ValueError as error:
+                bad += 1
+                if bad > self.left_out.skip:
+                    raise self._located(error, place) from None
+                continue
+            for key, (low, high) in here.items():
+                before = found.get(key, (low, high))
+                if before[0].shape != low.shape:
+                    continue  # refused when it is read
+                found[key] = np.minimum(low, before[0]), np.maximum(high, before[1])
         for (role, name), (low, high) in found.items():
             if role == "action" and low.dtype.kind == "f" and (low == high).any():
                 i = int(np.argmax(low == high))
                 raise ValueError(f"action '{name}' always is {low[i]:g} in element {i}, which is no range; give low and high")
         return {key: (low.tolist(), high.tolist()) for key, (low, high) in found.items()}
 
-    def _open(self, file: Path) -> Arrays:
-        if self._arrays is None or self._arrays.path != file:
-            if self._arrays is not None:
-                self._arrays.close()
-            self._arrays = open_arrays(file, self._types)
-        return self._arrays
+    def _located(self, error: ValueError, place: Place) -> ValueError:
+        """Names the episode, and the line of a table in which a timestep is."""
+        text = str(error)
+        if isinstance(error, OutOfRange):
+            text = f"{error.found}; widen the field's 'low' and 'high', or say 'clip_actions: true' in the spec"
+        if text.startswith(str(place.file)):
+            return ValueError(text)
+        arrays = self.opened(place.file)
+        found = _TIMESTEP.search(text) if place.stop is not None or isinstance(arrays, CsvArrays) else None
+        where = f", {arrays.place(place.start + int(found[1]))}" if found else ""
+        return ValueError(f"{place}{where}: {text}")
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-    files = sorted((f for f in found if f.is_file() and f.suffix.lower() in SUFFIXES), key=lambda f: natural_key(str(f)))
-    if not files:
-        raise ValueError(f"there are no recordings at {path}; expected files named *{', *'.join(SUFFIXES)}")
-    return files
+def _range(values: np.ndarray, role: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    values = values.reshape(len(values), -1)
+    if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+        raise ValueError(f"{role} '{name}' holds what is no finite number, so it has no range; repair it or leave the episode out")
+    return values.min(axis=0), values.max(axis=0)
 
 
-def _ends(arrays: Arrays, keys: Sequence[str]) -> list[int]:
-    """The rows behind those where one of the arrays is true."""
-    found: set[int] = set()
-    for key in keys:
-        start = 0
-        for values in column(arrays, key):
-            if values.dtype.kind not in "biuf":
-                raise ValueError(f"{arrays.path}: '{key}' has dtype {values.dtype}, expected true and false, or 1 and 0")
-            found.update((np.flatnonzero(values) + start + 1).tolist())
-            start += len(values)
-    return sorted(found)
-
-
-def _changes(arrays: Arrays, key: str) -> list[int]:
-    """The rows where the array has another value than in the row before. **Raises:** `ValueError` where one comes back."""
-    found: list[int] = []
-    seen: set[Any] = set()
-    row, last = 0, None
-    for values in column(arrays, key):
-        for value in values.tolist():
-            if row and value != last:
-                found.append(row)
-                seen.add(last)
-                if value in seen:
-                    raise ValueError(f"{arrays.path}, row {row}: episode {value!r} of '{key}' begins a second time; sort the rows")
-            row, last = row + 1, value
-    return found
-
-
-def _modality(entry: Entry, dtype: str, shape: tuple[int, ...], label: str) -> Modality:
+def _modality(entry: Entry, dtype: str, shape: tuple[int, ...]) -> Modality:
     if entry.modality is not None:
-        if entry.modality not in list(Modality):
-            raise ValueError(f"{label} has modality '{entry.modality}', expected one of {', '.join(Modality)}")
         return Modality(entry.modality)
     if dtype == "str":
         return Modality.TEXT
@@ -374,9 +271,19 @@ def _modality(entry: Entry, dtype: str, shape: tuple[int, ...], label: str) -> M
     return Modality.CONTINUOUS if np.dtype(dtype).kind == "f" else Modality.DISCRETE
 
 
+def _with_remedy(text: str, entry: Entry) -> str:
+    if "discrete tokens hold" in text:
+        return f"{text.partition(';')[0]}; say 'modality: continuous', or give the numbers that it is made of"
+    return f"{text}; or say 'infer: true'" if "give" in text and not entry.infer else text
+
+
 def _bound(value: float | list | None) -> list | None:
     return value if value is None or isinstance(value, list) else [value]
 
 
-def _located(error: ValueError, place: _Place) -> ValueError:
-    return error if str(error).startswith(str(place.file)) else ValueError(f"{place}: {error}")
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", ""))
+    except ValueError:
+        return False
+    return True

@@ -17,6 +17,14 @@ from .spec import FieldSpec, Modality, TaskSpec
 Behaviour = Literal["expert", "noisy", "random", "learner", "human"]
 
 
+class OutOfRange(ValueError):
+    """A value outside its range. `found` says so without a remedy, for whoever knows one that is at hand."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"{found}; widen the range, rescale the values, or clip the actions")
+        self.found = found
+
+
 @dataclass(frozen=True)
 class Episode:
     """Raw values of T timesteps, checked on construction.
@@ -33,7 +41,7 @@ class Episode:
       recorded action is still the expert's own.
     - `success`, `seed`, `parameters`: as far as known.
 
-    **Raises:** `ValueError` naming task, timestep and field for a missing field, unequal lengths, a
+    **Raises:** `ValueError` (`OutOfRange` where it is that) naming task, timestep and field for a missing field, unequal lengths, a
     wrong shape or dtype, NaN or infinity, or an action outside its range. Observations outside their
     declared range are kept (simulators leave it) and counted by `count_out_of_bounds`.
     """
@@ -69,7 +77,7 @@ class Episode:
                 raise ValueError(f"task '{self.task.name}': the final observation lacks the fields {sorted(missing)}")
             for spec in self.task.observations:
                 value = np.asarray(self.final_observation[spec.name], dtype=object if spec.dtype == "str" else None)
-                check_values(self.task.name, spec, value[None], 1)
+                check_values(self.task.name, spec, value[None], 1, first=len(self.rewards))
 
     @classmethod
     def trusted(cls, **values: Any) -> Episode:
@@ -150,7 +158,9 @@ def check_values(task: str, spec: FieldSpec, values: np.ndarray, num_timesteps: 
         raise ValueError(f"{label} has {len(values)} timesteps but the rewards have {num_timesteps}")
     if spec.modality is Modality.TEXT:
         if wrong := [t for t, v in enumerate(values) if not isinstance(v, str)]:
-            raise ValueError(f"{label} at timestep {first + wrong[0]} is {type(values[wrong[0]]).__name__}, expected str")
+            value = values[wrong[0]]
+            found = "missing" if value is None else f"{type(value).__name__}, expected str"
+            raise ValueError(f"{label} at timestep {first + wrong[0]} is {found}")
         return
     if values.shape[1:] != spec.shape:
         raise ValueError(f"{label} has shape {values.shape[1:]}, expected {spec.shape}")
@@ -164,7 +174,4 @@ def check_values(task: str, spec: FieldSpec, values: np.ndarray, num_timesteps: 
         if is_outside.any():
             where = tuple(np.argwhere(is_outside)[0])
             low, high = spec.bounds
-            raise ValueError(
-                f"{label} at timestep {first + where[0]} is {values[where]}, outside [{low.min():g}, {high.max():g}]; "
-                "widen the range, rescale, or set clip_actions for the source"
-            )
+            raise OutOfRange(f"{label} at timestep {first + where[0]} is {values[where]}, outside [{low.min():g}, {high.max():g}]")

@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-# For `@pytest.mark.parametrize("seeds", SEEDS)`: 2,000 in the fast suite, 18,000 others in the slow one.
-SEEDS = [pytest.param(range(2_000), id="fast"), pytest.param(range(2_000, 20_000), id="slow", marks=pytest.mark.slow)]
-
 # What a program may find where it expects another JSON or YAML value.
 ODD = (
     None, True, False, 0, 1, -1, 3, 0.5, -0.0, 1e300, float("nan"), float("inf"), 2**31, 2**63, 2**70, -(2**63) - 1,
@@ -58,6 +55,17 @@ _INSIDES = re.compile(
     r"cannot reshape|could not (be )?broadcast|inhomogeneous|is ambiguous|to unpack|list index out|index out of|invalid literal|"
     r"not supported between|must be str|must be a string or|setting an array element|codec can't|not subscriptable|Traceback"
 )
+
+
+def seeds(fast: int = 2_000, slow: int = 18_000) -> Any:
+    """Marks a test that takes `seeds`: so many in the fast suite, and so many others in the slow one."""
+    return pytest.mark.parametrize(
+        "seeds", [pytest.param(range(fast), id="fast"), pytest.param(range(fast, fast + slow), id="slow", marks=pytest.mark.slow)]
+    )
+
+
+# the same for `@pytest.mark.parametrize("seeds", SEEDS)`
+SEEDS = [pytest.param(range(2_000), id="fast"), pytest.param(range(2_000, 20_000), id="slow", marks=pytest.mark.slow)]
 
 
 def fuzz(seeds: Iterable[int], made: Callable[[np.random.Generator], Any], read: Callable[[Any], Any]) -> Counter[str]:
@@ -158,8 +166,8 @@ def mutated_array(rng: np.random.Generator, array: np.ndarray) -> np.ndarray:
         case 2:
             return np.concatenate([array, array[: int(rng.integers(1, len(array) + 1))]]) if array.ndim and len(array) else array
         case 3:
-            return one_of(rng, (array[None], array[..., None], array.reshape(-1), array.T, array[:0], array.reshape(-1)[:1].reshape(())
-                                if array.size else array))  # fmt: skip
+            first = array.reshape(-1)[:1].reshape(()) if array.size else array
+            return one_of(rng, (array[None], array[..., None], array.reshape(-1), array.T, array[:0] if array.ndim else array, first))
         case 4 if array.size and array.dtype.kind == "f":
             array.reshape(-1)[int(rng.integers(array.size))] = one_of(rng, (np.nan, np.inf, -np.inf, 3e38, -5.0))
         case 5 if array.size and array.dtype.kind in "iu":
