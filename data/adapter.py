@@ -23,6 +23,7 @@ from typing import Any, get_args
 import numpy as np
 
 from gato.episode import Behaviour, Episode, OutOfRange
+from gato.setting import Settings
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .arrays import nearest_or_all
@@ -38,7 +39,7 @@ _KEYS = [f.name for f in fields(Episode) if f.name != "task"]
 
 
 @dataclass(frozen=True)
-class Adapter:
+class Adapter(Settings):
     """Episodes of a Python file of one's own, which is run.
 
     - `data`: handed to its `episodes(path)`: a file or a folder.

@@ -22,6 +22,7 @@ from gato import envs
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.success import check_criterion
 from gato.episode import Episode
+from gato.setting import MAX_COUNT, MAX_SEED, Settings, bounded
 from gato.spec import TaskSpec
 
 from .attempt import Job, load_expert
@@ -47,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CollectConfig:
+class CollectConfig(Settings):
     """What `gato data collect` records.
 
     **Arguments:**
@@ -74,30 +75,21 @@ class CollectConfig:
     """
 
     tasks: list[str] = field(default_factory=list)
-    episodes: int = 200
-    noisy_share: float = 0.5
-    noise: float = 0.2
-    noise_steps: int = 1
-    seed: int = 0
+    episodes: int = bounded(200, 1, MAX_COUNT)
+    noisy_share: float = bounded(0.5, 0, 1)
+    noise: float = bounded(0.2, 0, 1)
+    noise_steps: int = bounded(1, 1, MAX_COUNT)
+    seed: int = bounded(0, 0, MAX_SEED)
     expert: str | None = None
     success: str | None = None
     expert_level: Literal["measured", "window"] = "measured"
-    workers: int = 1
-    episode_seconds: float = 600.0
-    episode_steps: int | None = None
+    workers: int = bounded(1, 0, 1024)
+    episode_seconds: float = bounded(600.0, 0, 1e7, above=True)
+    episode_steps: int | None = bounded(None, 0, MAX_COUNT)
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("noisy_share", "noise"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but it is a share: give a number from 0 to 1")
-        for name in ("episodes", "noise_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; give at least 1")
-        if self.workers < 0 or not self.episode_seconds > 0:
-            raise ValueError(f"workers is {self.workers} and episode_seconds {self.episode_seconds}; give at least 0 and more than 0")
-        if self.episode_steps is not None and self.episode_steps < 0:
-            raise ValueError(f"episode_steps is {self.episode_steps}; give at least 1, or 0 for the environment's own limit alone")
+        super().__post_init__()
         if not self.tasks:
             raise ValueError(f"no tasks given; known are {envs.families()}")
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gato.episode import Episode
+from gato.setting import MAX_SIDE, Settings, bounded
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .captions import SUFFIXES, fit_image, read_image
@@ -73,14 +74,14 @@ def interleaved_task(name: str, size: tuple[int, int] = (64, 64), licence: str |
 
 
 @dataclass(frozen=True)
-class InterleavedReader:
+class InterleavedReader(Settings):
     """Reads documents of pictures and texts in turn from parquet, arrow or JSON-lines tables; those without a picture are counted.
 
     - `image_size`: rows and columns that every picture is fitted into, such as `[64,64]`.
     - `images`: folder that the file names of pictures start from; each table's own one by default.
     """
 
-    image_size: tuple[int, int] = (64, 64)
+    image_size: tuple[int, int] = bounded((64, 64), 1, MAX_SIDE)
     images: Path | None = None
 
     def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from gato.episode import Behaviour, Episode
+from gato.setting import MAX_FLOAT32, MAX_SIDE, Settings, bounded
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .captions import caption_task, fit_image, read_image
@@ -44,7 +45,7 @@ _DTYPES = {Modality.CONTINUOUS: "float32", Modality.DISCRETE: "int64", Modality.
 
 
 @dataclass(frozen=True)
-class JatReader:
+class JatReader(Settings):
     """Reads parquet, Arrow and JSON-lines folders whose rows are episodes, documents or captioned pictures.
 
     **Arguments:**
@@ -66,11 +67,11 @@ class JatReader:
     subset: str | None = None
     hub: bool = False
     task: str | None = None
-    image_size: tuple[int, int] | None = None
+    image_size: tuple[int, int] | None = bounded(None, 1, MAX_SIDE)
     stacked_frames: bool = False
-    num_actions: int | None = None
-    action_low: float | None = None
-    action_high: float | None = None
+    num_actions: int | None = bounded(None, 1, 2**20)
+    action_low: float | None = bounded(None, -MAX_FLOAT32, MAX_FLOAT32)
+    action_high: float | None = bounded(None, -MAX_FLOAT32, MAX_FLOAT32)
     behaviour: Behaviour = "expert"
     licence: str | None = None
     clip_actions: bool = False

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from gato.episode import Episode
+from gato.setting import Settings
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .foreign import joined_tasks, new_folder, to_json
@@ -41,7 +42,7 @@ _LABELS = {
 
 
 @dataclass(frozen=True)
-class JatWriter:
+class JatWriter(Settings):
     """Writes stores as JAT-style parquet files, a folder per task; the final observation has columns of its own."""
 
     def write(self, stores: Sequence[Store], out: Path) -> dict[str, Any]:

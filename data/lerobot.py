@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from gato.episode import Behaviour, Episode
+from gato.setting import MAX_FLOAT32, MAX_SIDE, Settings, bounded
 from gato.spec import NUM_DISCRETE_VALUES, FieldSpec, Modality, Role, TaskSpec
 
 from .captions import fit_image
@@ -38,7 +39,7 @@ TASKS_FILE, EPISODES_FILE = Path("gato", "tasks.json"), Path("gato", "episodes.p
 
 
 @dataclass(frozen=True)
-class LeRobotReader:
+class LeRobotReader(Settings):
     """How `gato data import lerobot` reads a dataset.
 
     **Arguments:**
@@ -51,10 +52,10 @@ class LeRobotReader:
     - `behaviour`: who acted.
     """
 
-    image_size: tuple[int, int] | None = None
+    image_size: tuple[int, int] | None = bounded(None, 1, MAX_SIDE)
     instruction: bool = True
-    action_low: list[float] | None = None
-    action_high: list[float] | None = None
+    action_low: list[float] | None = bounded(None, -MAX_FLOAT32, MAX_FLOAT32)  # noqa: RUF009  # the default is None
+    action_high: list[float] | None = bounded(None, -MAX_FLOAT32, MAX_FLOAT32)  # noqa: RUF009
     leave_out: list[str] = field(default_factory=list)
     behaviour: Behaviour = "human"
 

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from gato.episode import Episode
+from gato.setting import Settings, bounded
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .columns import episode_row, episode_schema, timestep_columns
@@ -45,7 +46,7 @@ _PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 @dataclass(frozen=True)
-class LeRobotWriter:
+class LeRobotWriter(Settings):
     """How `gato data export lerobot` writes a dataset.
 
     **Arguments:**
@@ -57,13 +58,9 @@ class LeRobotWriter:
     **Raises:** `ValueError` for a rate that is not positive.
     """
 
-    fps: float | None = None
+    fps: float | None = bounded(None, 0, 1e6, above=True)
     images: Literal["png", "video"] = "png"
     codec: Literal["libsvtav1", "h264"] = "libsvtav1"
-
-    def __post_init__(self) -> None:
-        if self.fps is not None and not 0 < self.fps <= 1e6:
-            raise ValueError(f"fps is {self.fps}; give timesteps per second, such as 10")
 
     def write(self, stores: Sequence[Store], out: Path) -> dict[str, Any]:
         """**Returns:** `episodes`, `frames`, `tasks` (distinct sentences) and `lossy_features`.

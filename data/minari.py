@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from gato.episode import Behaviour, Episode
+from gato.setting import Settings
 from gato.spec import MAX_ELEMENTS, Modality, Role, TaskSpec
 
 from .files import files_digest
@@ -50,7 +51,7 @@ _DAMAGE = (
 
 
 @dataclass(frozen=True)
-class MinariReader:
+class MinariReader(Settings):
     """Reads a Minari dataset.
 
     **Arguments:**

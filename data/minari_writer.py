@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gato.episode import Episode
+from gato.setting import Settings
 from gato.spec import FieldSpec, Modality, Role, TaskSpec
 
 from .foreign import joined_tasks, new_folder, to_json
@@ -35,7 +36,7 @@ _NAME = re.compile(r"[\w-]+-v\d+")
 
 
 @dataclass(frozen=True)
-class MinariWriter:
+class MinariWriter(Settings):
     """Writes stores of equal spaces as one Minari dataset, without loss: pictures are not made JPEGs.
 
     **Arguments:**

@@ -5,18 +5,18 @@ Nothing here imports torch, so that a wrong key is refused before the seconds th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import get_args
+from typing import ClassVar, get_args
 
 from gato import envs
 from gato.episode import Behaviour
+from gato.setting import MAX_COUNT, Settings, bounded, choice
 
 
 @dataclass(frozen=True)
-class SourceConfig:
+class SourceConfig(Settings):
     """A store's place in the mixture.
 
     - `weight`: expected share of rows, relative to the other sources. Where it is not given: 1, or what `temperature` says.
@@ -32,19 +32,21 @@ class SourceConfig:
       before instead of looking (`GatoPolicy`).
     """
 
-    weight: float | None = None
+    section: ClassVar[str] = "data.sources"
+
+    weight: float | None = bounded(None, 0, 1e9)
     store: str | None = None
-    loss_weight: float = 1.0
+    loss_weight: float = bounded(1.0, 0, 1e9)
     augment: bool = False
-    part: str | None = None
-    test_share: float = 0.1
-    behaviours: list[str] | None = None
-    max_episodes: int | None = None
-    memory: int | None = None
+    part: str | None = choice(None, ("train", "test"))
+    test_share: float = bounded(0.1, 0, 1, above=True, below=True)
+    behaviours: list[str] | None = choice(None, get_args(Behaviour))  # noqa: RUF009  # the default is None
+    max_episodes: int | None = bounded(None, 1, MAX_COUNT)
+    memory: int | None = bounded(None, 1, MAX_COUNT)
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings):
     """The mixture.
 
     - `sources`: by name, for example `gymnasium/cartpole`.
@@ -58,12 +60,14 @@ class DataConfig:
     - `include_held_out`: which of the registry's held-out tasks and families to train on all the same.
     """
 
+    section: ClassVar[str] = "data"
+
     sources: Mapping[str, SourceConfig] = field(default_factory=dict)
-    prompt_share: float = 0.25
+    prompt_share: float = bounded(0.25, 0, 1)
     loss_on_text_observations: bool = True
     tokenizer: str | None = None
-    workers: int = 0
-    temperature: float | None = None
+    workers: int = bounded(0, 0, 1024)
+    temperature: float | None = bounded(None, 0, 1e9, above=True)
     held_out: list[str] = field(default_factory=list)
     include_held_out: list[str] = field(default_factory=list)
 
@@ -76,14 +80,8 @@ class DataConfig:
 def check(config: DataConfig) -> None:
     """**Raises:** `ValueError` for the first setting that makes no sense, before any file is opened."""
     weights = {name: 1.0 if s.weight is None else s.weight for name, s in config.sources.items()}
-    if not weights or not all(0 <= w < math.inf for w in weights.values()) or sum(weights.values()) <= 0:
-        raise ValueError(f"mixture weights are {weights}; give at least one above zero and none below")
-    if config.temperature is not None and not config.temperature > 0:
-        raise ValueError(f"temperature is {config.temperature}; give a number above zero: 1 for shares by size, more for evener ones")
-    if not 0 <= config.prompt_share <= 1:
-        raise ValueError(f"prompt_share is {config.prompt_share}, but it is a share: give a number from 0 to 1")
-    if config.workers < 0:
-        raise ValueError(f"workers is {config.workers}; give 0 to read in the training process, or a number of processes")
+    if sum(weights.values()) <= 0:
+        raise ValueError(f"mixture weights are {weights}; give at least one above zero")
     for pattern in config.held_out:
         if "/" not in pattern:
             raise ValueError(f"held_out names '{pattern}'; give tasks as family/name and whole families as {pattern}/*")
@@ -91,20 +89,8 @@ def check(config: DataConfig) -> None:
         if not any(is_held_out(task, [pattern]) for task in envs.held_out()):
             raise ValueError(f"include_held_out names '{pattern}', which the registry does not hold out; docs/suites.md lists what it does")
     held_out = config.all_held_out
-    for name, source in config.sources.items():
+    for name in config.sources:
         refuse_held_out(name, [name], held_out)
-        if not 0 <= source.loss_weight < math.inf:
-            raise ValueError(f"source '{name}' has loss_weight {source.loss_weight}; give zero or more")
-        if source.part not in (None, "train", "test"):
-            raise ValueError(f"source '{name}' has part '{source.part}'; give train or test")
-        if not 0 < source.test_share < 1:
-            raise ValueError(f"source '{name}' has test_share {source.test_share}; give a number between 0 and 1")
-        if source.memory is not None and source.memory < 1:
-            raise ValueError(f"source '{name}' has memory {source.memory}; give at least 1 timestep, or leave it out for whole windows")
-        if source.max_episodes is not None and source.max_episodes < 1:
-            raise ValueError(f"source '{name}' has max_episodes {source.max_episodes}; give at least 1, or leave the source out")
-        if unknown := sorted(set(source.behaviours or ()) - set(get_args(Behaviour))):
-            raise ValueError(f"source '{name}' has behaviours {unknown}; known are {', '.join(get_args(Behaviour))}")
 
 
 def is_held_out(task: str, patterns: Sequence[str]) -> bool:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from gato.setting import MAX_SIDE, Settings, bounded
 from gato.spec import TaskSpec
 
 from .annotations import identity, objects
@@ -67,7 +68,7 @@ def picture_dataset(path: Path, task: TaskSpec, pictures: Pictures, left_out: Le
 
 
 @dataclass(frozen=True)
-class PicturesReader:
+class PicturesReader(Settings):
     """Reads captioned pictures from tables, an image folder, COCO's captions or a plain folder.
 
     - `image_size`: rows and columns that every picture is fitted into, such as `[64,64]`.
@@ -76,7 +77,7 @@ class PicturesReader:
     - `images`: folder that the file names of COCO's annotations and of tables start from.
     """
 
-    image_size: tuple[int, int] = (64, 64)
+    image_size: tuple[int, int] = bounded((64, 64), 1, MAX_SIDE)
     caption_column: str | None = None
     captions: Literal["each", "first"] = "each"
     images: Path | None = None

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gato.episode import Episode, OutOfRange, clip_actions
+from gato.setting import Settings
 from gato.spec import PATCH_SIZE, FieldSpec, Modality, Role, TaskSpec
 
 from .arrays import Arrays
@@ -34,7 +35,7 @@ _TIMESTEP = re.compile(r"at timestep (\d+)")
 
 
 @dataclass(frozen=True)
-class Recordings:
+class Recordings(Settings):
     """Own recordings in HDF5, NPZ, CSV or TSV files.
 
     - `spec`: YAML file that says which arrays are what; without it a first one is printed.

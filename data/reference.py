@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gato import envs
+from gato.setting import Settings, bounded
 
 from . import picture_sources, text_sources
 from .collect import CollectConfig, collect
@@ -69,7 +70,7 @@ _ROWS = 1000  # written at once
 
 
 @dataclass(frozen=True)
-class ReferenceConfig:
+class ReferenceConfig(Settings):
     """What `gato data reference` builds.
 
     - `parts`: which of control, pictures and text.
@@ -81,7 +82,7 @@ class ReferenceConfig:
     parts: list[Part] = field(default_factory=lambda: list(PARTS))
     scale: Literal["small", "full"] = "full"
     out: Path | None = None
-    workers: int = 1
+    workers: int = bounded(1, 0, 1024)
 
 
 @dataclass

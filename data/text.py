@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from gato.episode import Episode
+from gato.setting import Settings
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .files import DEFAULT_SPLIT, count_others, files_below, files_digest, named_split, options_digest, shown, split_of
@@ -55,7 +56,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class TextReader:
+class TextReader(Settings):
     """Reads documents from parquet, arrow, JSON-lines or CSV files, or from UTF-8 text.
 
     A `.txt` file's paragraphs are its documents (blank lines between them); in a folder of `.txt` files each

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gato.setting import MAX_SIDE, Settings, bounded
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .annotations import identity, objects
@@ -38,7 +39,7 @@ def question_task(name: str, size: tuple[int, int] = (64, 64), licence: str | No
 
 
 @dataclass(frozen=True)
-class VqaReader:
+class VqaReader(Settings):
     """Reads questions about pictures with their answers: VQA v2's JSON, or parquet, arrow, JSON-lines and CSV tables.
 
     - `image_size`: rows and columns that every picture is fitted into, such as `[64,64]`.
@@ -46,7 +47,7 @@ class VqaReader:
     - `images`: folder of the pictures that the questions are about, or that a table's file names start from.
     """
 
-    image_size: tuple[int, int] = (64, 64)
+    image_size: tuple[int, int] = bounded((64, 64), 1, MAX_SIDE)
     annotations: Path | None = None
     images: Path | None = None
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from gato.setting import MAX_SIDE, Settings, bounded
+
 from .captions import MAX_BYTES, SUFFIXES, PictureRow, caption_task
 from .files import DEFAULT_SPLIT, count_others, files_below, options_digest, shown, split_of, status_digest
 from .formats import Dataset
@@ -39,7 +41,7 @@ _BLOCK = 512
 
 
 @dataclass(frozen=True)
-class WebdatasetReader:
+class WebdatasetReader(Settings):
     """Reads captioned pictures from tar shards: a file, a folder, or a pattern such as `train-{000000..000099}.tar`.
 
     - `image_size`: rows and columns that every picture is fitted into, such as `[64,64]`.
@@ -47,7 +49,7 @@ class WebdatasetReader:
     - `classes`: file with a class name per line, for shards whose captions are class numbers.
     """
 
-    image_size: tuple[int, int] = (64, 64)
+    image_size: tuple[int, int] = bounded((64, 64), 1, MAX_SIDE)
     caption_key: str | None = None
     classes: Path | None = None
 

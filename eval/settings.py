@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gato.setting import MAX_COUNT, MAX_SEED, MAX_TEMPERATURE, Settings, bounded, choice
+
 from ..train.protocol import MODES, PROTOCOLS, Protocol
 
 BASELINES = ("prompt", "retrieve", "clone")  # no learning; the nearest state's action; a small network from nothing
@@ -17,7 +19,7 @@ EPISODE_SECONDS = 600.0  # that it may take for all answers of an episode
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(Settings):
     """- `tasks`: names; by default all control tasks of the checkpoint. `["none"]` for none.
     - `suite`: families such as `babyai`: those of the checkpoint's control tasks.
     - `against`: another checkpoint, which plays the same episodes of the tasks that both know; see `paired_comparison`.
@@ -44,26 +46,26 @@ class EvalConfig:
     tasks: list[str] = field(default_factory=list)
     suite: list[str] = field(default_factory=list)
     against: Path | None = None
-    episodes: int = 50
-    num_envs: int = 50
-    seed: int = 0
-    temperature: float = 1.0
-    overflow: str = "rebuild"
-    memory: int | None = None
-    demonstrations: int = 0
+    episodes: int = bounded(50, 1, MAX_COUNT)
+    num_envs: int = bounded(50, 1, 10_000)
+    seed: int = bounded(0, 0, MAX_SEED)
+    temperature: float = bounded(1.0, 0, MAX_TEMPERATURE)
+    overflow: str = choice("rebuild", ("rebuild", "rolling"))
+    memory: int | None = bounded(None, 0, MAX_COUNT)
+    demonstrations: int = bounded(0, 0, 10_000)
     ablations: bool = False
     captions: list[str] = field(default_factory=list)
-    caption_examples: int = 24
+    caption_examples: int = bounded(24, 0, MAX_COUNT)
     nearest: str | None = None
     text: list[str] = field(default_factory=list)
-    documents: int = 200
+    documents: int = bounded(200, 1, MAX_COUNT)
     prompts: list[str] = field(default_factory=list)
     films: bool = False
     videos: bool = False
-    rate: float | None = None
-    step_seconds: float = STEP_SECONDS
-    episode_steps: int | None = None
-    episode_seconds: float = EPISODE_SECONDS
+    rate: float | None = bounded(None, 0, 1e6, above=True)
+    step_seconds: float = bounded(STEP_SECONDS, 0, 1e7)
+    episode_steps: int | None = bounded(None, 0, MAX_COUNT)
+    episode_seconds: float = bounded(EPISODE_SECONDS, 0, 1e7)
     record: Path | None = None
     device: str | None = None
     verify: bool = True
@@ -71,7 +73,7 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
-class FewShotConfig:
+class FewShotConfig(Settings):
     """- `data`: a store of demonstrations: a name, a folder, or the folder that `gato data import` made.
     - `env`: the environment: a task of the registry or any Gymnasium id, also as `MODULE:ID`; by default that of the store.
     - `success`: when an episode has succeeded, as `gato data collect` takes it; by default as the store or the registry says.
@@ -91,40 +93,31 @@ class FewShotConfig:
     data: str
     env: str | None = None
     success: str | None = None
-    episodes: tuple[int, ...] = (1, 10, 100)
-    modes: tuple[str, ...] = ("full", "scratch", *BASELINES)
-    series: int = 1
-    protocol: str = "small"
-    steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    micro_batch_size: int | None = None
-    evaluate_every: int | None = None
-    evaluation_episodes: int | None = None
-    rollouts: int = 50
-    seed: int = 0
-    temperature: float = 1.0
-    memory: int | None = None
-    held_out: int | None = None
-    episode_steps: int | None = None
-    episode_seconds: float = EPISODE_SECONDS
+    episodes: tuple[int, ...] = bounded((1, 10, 100), 1, MAX_COUNT)
+    modes: tuple[str, ...] = choice(("full", "scratch", *BASELINES), MODES + BASELINES)
+    series: int = bounded(1, 1, 1000)
+    protocol: str = choice("small", tuple(PROTOCOLS))
+    steps: int | None = bounded(None, 1, MAX_COUNT)
+    batch_size: int | None = bounded(None, 1, 2**20)
+    learning_rate: float | None = bounded(None, 0, 100, above=True)
+    micro_batch_size: int | None = bounded(None, 0, 2**20)
+    evaluate_every: int | None = bounded(None, 1, MAX_COUNT)
+    evaluation_episodes: int | None = bounded(None, 1, 10_000)
+    rollouts: int = bounded(50, 1, MAX_COUNT)
+    seed: int = bounded(0, 0, MAX_SEED)
+    temperature: float = bounded(1.0, 0, MAX_TEMPERATURE)
+    memory: int | None = bounded(None, 0, MAX_COUNT)
+    held_out: int | None = bounded(None, 0, MAX_COUNT)
+    episode_steps: int | None = bounded(None, 0, MAX_COUNT)
+    episode_seconds: float = bounded(EPISODE_SECONDS, 0, 1e7)
     device: str | None = None
     verify: bool = True
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"there is no protocol '{self.protocol}'; known are {', '.join(PROTOCOLS)}")
-        if unknown := [m for m in self.modes if m not in MODES + BASELINES]:
-            raise ValueError(f"there is no mode '{unknown[0]}'; known are {', '.join(MODES + BASELINES)}")
-        if self.memory is not None and self.memory < 0:
-            raise ValueError(f"memory is {self.memory}; give a number of timesteps, or 0 for as many as the context holds")
-        if not self.episodes or min(self.episodes) < 1:
-            raise ValueError(f"episodes is {list(self.episodes)}; give numbers of demonstrations, each at least 1")
-        for name in ("series", "rollouts", "steps", "batch_size", "evaluate_every", "evaluation_episodes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; give at least 1")
+        super().__post_init__()
+        if not self.episodes or not self.modes:
+            raise ValueError("'episodes' or 'modes' is empty, expected numbers of demonstrations such as 1,10 and modes such as full,clone")
 
     @property
     def limits(self) -> dict[str, Any]:

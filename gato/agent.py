@@ -27,6 +27,7 @@ from .description import Description
 from .device import pick_device
 from .episode import Episode
 from .plain import shown
+from .setting import COUNT, SEED, TEMPERATURE, check_value
 from .spec import FieldSpec, Modality, TaskSpec
 
 if TYPE_CHECKING:
@@ -319,8 +320,9 @@ class Agent:
         longest = max(len(p.ids) for p in prompts)
         if longest >= context:
             raise ValueError(f"the prompt has {longest} tokens but the context holds {context}; shorten it")
-        if not 0 <= temperature < np.inf or max_new_tokens < 1:
-            raise ValueError(f"temperature is at least 0 and max_new_tokens at least 1, found {temperature} and {max_new_tokens}")
+        check_value("temperature", temperature, float, TEMPERATURE)
+        check_value("max_new_tokens", max_new_tokens, int, COUNT)
+        check_value("seed", seed, int, SEED)
         ids = np.array([[vocabulary.pad] * (longest - len(p.ids)) + p.ids for p in prompts], np.int64)
         mask = np.array([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts])
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}

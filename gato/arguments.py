@@ -9,17 +9,18 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from argparse import SUPPRESS, ArgumentError
+from argparse import ArgumentError
 from collections import deque
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from inspect import cleandoc
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from .setting import Limits, expected, fields_of, is_allowed, refusal
 from .spelling import nearest
 
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "a text"}
@@ -31,14 +32,21 @@ class Parser(ArgumentParser):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **{"exit_on_error": False} | settings)  # jsonargparse makes parsers of this class too
+        self.known: dict[str, tuple[Any, Limits]] = {}  # type and limits by dotted key
 
     def add_config(self, config: type, skip: set[str] | None = None) -> None:
         """An option per field of `config`, nested ones with dots."""
         self.add_class_arguments(config, skip=skip or set())
+        self.known |= {key: found for key, found in _limits_of(config) if key not in (skip or set())}
         texts = dict(_descriptions(config))
         for action in self._actions:
             if action.dest in texts and not action.help:
                 action.help = texts[action.dest].replace("%", "%%")
+
+    def add_option(self, name: str, kind: type, default: Any, limits: Limits, help: str | None = None) -> None:
+        """An option of its own, for a number or text within limits."""
+        hint = kind | None if default is None else kind
+        self.known[self.add_argument(name, type=hint, default=default, help=help).dest] = hint, limits
 
     def parse(self, arguments: Sequence[str]) -> Namespace:
         """**Raises:** `ValueError` in one line."""
@@ -74,11 +82,12 @@ class Parser(ArgumentParser):
         for group in self._groups():
             if not isinstance(options.get(group), Namespace):
                 raise ValueError(f"'{group}' is {options.get(group)!r}{_held_by(group, arguments)}, expected a mapping of options")
-        for action in self._actions:
-            if "." in action.dest and action.default not in (None, SUPPRESS) and options.get(action.dest) is None:
-                raise ValueError(f"'{action.dest}' is null{_held_by(action.dest, arguments)}, expected a value such as {action.default}")
+        for key, (hint, limits) in self.known.items():
+            for name, value, kind, bounds in _values(key, options.get(key), hint, limits):
+                if not is_allowed(value, kind, bounds):
+                    raise ValueError(refusal(name, value, kind, bounds, _held_by(name, arguments)))
 
-    def _known(self) -> list[str]:
+    def _names(self) -> list[str]:
         names = [option.lstrip("-") for action in self._actions for option in action.option_strings]
         return [*names, *self._groups()]
 
@@ -88,7 +97,7 @@ class Parser(ArgumentParser):
     def _explain(self, message: str, arguments: Sequence[str]) -> str:
         if found := re.search(r"[Uu]nrecognized arguments: (\S+)", message):
             name = found[1].split("=")[0]
-            return f"there is no option '{name}'{nearest(name.lstrip('-'), self._known(), '--')}" if name.startswith("-") else (
+            return f"there is no option '{name}'{nearest(name.lstrip('-'), self._names(), '--')}" if name.startswith("-") else (
                 f"'{name}' is one argument too many; '{self.prog} --help' lists what it takes"
             )  # fmt: skip
         if found := re.search(
@@ -98,31 +107,66 @@ class Parser(ArgumentParser):
             return f"'{group}' knows no key '{name}'{_held_by(f'{group}.{name}', arguments)}{nearest(name, _fields(path))}"
         if found := re.search(r"(?:Group '(\S+)' does not accept option|Option) '(\S+)'", message):
             name = f"{found[1]}.{found[2]}" if found[1] else found[2]
-            return f"there is no key '{name}'{_held_by(name, arguments)}{nearest(name, self._known())}"
+            return f"there is no key '{name}'{_held_by(name, arguments)}{nearest(name, self._names())}"
         if message.startswith("Unexpected config"):
             return f"a recipe is a mapping of options, found '{message.partition(': ')[2]}'; 'gato cp' gives one to start from"
-        return _wrong_type(message, arguments) or message
+        return self._wrong_type(message, arguments) or message
+
+    def _wrong_type(self, message: str, arguments: Sequence[str]) -> str | None:
+        keys = re.findall(r'Parser key "([\w./-]+)"', message)
+        value = re.search(r".*Given value:(.*)$", message) or re.search(r"Got value:(.*)$", message)
+        kinds = re.findall(r"Expected an? <class '([\w.]+)'>|Expected (a tuple with \d+ elements)|Not a valid subclass of (\w+)", message)
+        if not (keys and value):
+            return None
+        found, key = value[1].partition(" Subclass types expect")[0].strip() or "''", ".".join(keys)
+        known = self.known | _inside(self.known)
+        if key in known:
+            return f"'{key}' is {found}{_held_by(key, arguments)}, expected {expected(*known[key])}"
+        words = dict.fromkeys(_TYPES.get(kind, kind) or pair or f"a mapping of {name}'s options" for kind, pair, name in kinds)
+        return f"'{key}' is {found}{_held_by(key, arguments)}, expected {' or '.join(words)}" if words else None
 
 
-def _wrong_type(message: str, arguments: Sequence[str]) -> str | None:
-    keys = re.findall(r'Parser key "([\w./-]+)"', message)
-    value = re.search(r"(?:Got value|Given value): (.*)$", message)
-    expected = re.findall(r"Expected an? <class '([\w.]+)'>|Expected (a tuple with \d+ elements)|Not a valid subclass of (\w+)", message)
-    if not (keys and value and expected):
-        return None
-    kinds = dict.fromkeys(_TYPES.get(kind, kind) or pair or f"a mapping of {name}'s options" for kind, pair, name in expected)
-    found, key = value[1].partition(" Subclass types expect")[0], ".".join(keys)
-    return f"'{key}' is {found}{_held_by(key, arguments)}, expected {' or '.join(kinds)}"
+def _limits_of(config: type, prefix: str = "") -> Iterator[tuple[str, tuple[Any, Limits]]]:
+    """Type and limits of every field by its dotted key, those of nested dataclasses in place of them."""
+    for name, (hint, limits) in fields_of(config).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _limits_of(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            yield f"{prefix}{name}", (hint, limits)
+
+
+def _inside(known: Mapping[str, tuple[Any, Limits]]) -> dict[str, tuple[Any, Limits]]:
+    """What the dataclasses of mappings hold, by the name that jsonargparse gives it: `data.sources.weight`."""
+    found = {}
+    for key, (hint, _) in known.items():
+        inner = get_args(hint)[1] if get_origin(hint) is Mapping else None
+        if dataclasses.is_dataclass(inner):
+            found |= {f"{key}.{name}": limits for name, limits in fields_of(inner).items()}  # type: ignore[arg-type]
+    return found
+
+
+def _values(key: str, value: Any, hint: Any, limits: Limits) -> Iterator[tuple[str, Any, Any, Limits]]:
+    """A value with its key, type and limits; of a mapping of dataclasses those inside, as far as they are given."""
+    inner = get_args(hint)[1] if get_origin(hint) is Mapping else None
+    if not (dataclasses.is_dataclass(inner) and isinstance(value, Mapping)):
+        yield key, value, hint, limits
+        return
+    for name, entry in value.items():
+        held = vars(entry) if isinstance(entry, Namespace) else entry or {}
+        for field, (kind, bounds) in fields_of(inner).items():
+            if field in held:
+                yield f"{key}.{name}.{field}", held[field], kind, bounds
 
 
 def flags_completed(words: Sequence[str], flags: Container[str]) -> list[str]:
-    """`--films` as `--films true`: a flag stands alone, or before true or false."""
+    """`--films` as `--films true`: a flag stands alone, or before true or false; a recipe's takes any word, which may be refused."""
     completed: list[str] = []
     for i, word in enumerate(words):
         if word == "--":
             return [*completed, *words[i:]]
         completed.append(word)
-        if word in flags and not (i + 1 < len(words) and words[i + 1].lower() in ("true", "false")):
+        value = words[i + 1] if i + 1 < len(words) and not words[i + 1].startswith("-") else None
+        if word in flags and (value is None or ("." not in word and value.lower() not in ("true", "false"))):
             completed.append("true")
     return completed
 

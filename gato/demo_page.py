@@ -18,6 +18,7 @@ import numpy as np
 
 from .agent import load
 from .demo import MAX_QUESTION, MAX_TEXT, Demo, draw_candidates, draw_timesteps
+from .setting import Settings, bounded
 
 MAX_WAITING = 16
 MAX_UPLOAD = 16 * 2**20  # bytes
@@ -55,7 +56,7 @@ STYLE = """
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(Settings):
     """- `host`: 127.0.0.1 is this computer alone; 0.0.0.0 lets in everybody who can reach it.
     - `port`: 0 takes a free one.
     - `examples`: a store of pictures, or a folder of picture files, to try; by default held-out ones, else a few drawn shapes.
@@ -63,7 +64,7 @@ class DemoConfig:
     """
 
     host: str = "127.0.0.1"
-    port: int = 7860
+    port: int = bounded(7860, 0, 65535)
     examples: str | None = None
     device: str | None = None
     verify: bool = True
@@ -71,8 +72,6 @@ class DemoConfig:
 
 def serve(checkpoint: Path, config: DemoConfig) -> None:
     """Shows the page until it is interrupted. **Raises:** `ImportError` with the pip line if gradio is missing."""
-    if not 0 <= config.port <= 65535:
-        raise ValueError(f"a port is a number from 0 to 65535, found {config.port}")
     _gradio()
     folder = checkpoint.resolve()
     name = folder.parent.name if folder.name == "final" else folder.name

@@ -18,6 +18,7 @@ from .action_step import ActionStep
 from .batch import ACTION_LOCAL, NO_LOCAL, TokenSequence, join
 from .episode import Episode
 from .model import Gato
+from .setting import TEMPERATURE, check_value
 from .spec import Modality, TaskSpec
 from .stream_cache import StreamCache
 
@@ -96,6 +97,7 @@ class GatoPolicy:
             raise ValueError(f"memory is {memory} with overflow '{overflow}'; give at least 1 timestep, and overflow 'rebuild'")
         if overflow not in ("rebuild", "rolling"):
             raise ValueError(f"overflow is '{overflow}', expected 'rebuild' or 'rolling'")
+        check_value("temperature", temperature, float, TEMPERATURE)
         if overflow == "rolling" and model.config.positions == "learned":
             raise ValueError("learned positions end with the context, so 'rolling' cannot go on; use overflow 'rebuild'")
         self.model, self.tokenizer, self.task = model.eval(), tokenizer, task

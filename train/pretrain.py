@@ -58,12 +58,11 @@ def pretrain(config: PretrainConfig) -> Path:
     pick_device(config.train.device, "--train.device")  # before a folder is made
     _set_up_torch(config.train)
     check_rows(config.train.batch_size, world_size())
+    if config.train.steps is None and config.train.seconds is None:
+        raise ValueError("the recipe names neither train.steps nor train.seconds; give one of them")
     folder = Path("runs") / config.train.name
     final = folder / "final"
     with ExitStack() as stack:
-        if rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.callback(FolderLock(folder).release)
         accelerator = make_accelerator(config)
         stack.callback(accelerator.end_training)
         tokenizer = open_tokenizer(config.data, config.model.max_local_positions)
@@ -75,6 +74,9 @@ def pretrain(config: PretrainConfig) -> Path:
             learner.model.activation_checkpointing_enable()
         if config.train.compile:
             learner.model.transformer.compile_layers()
+        if rank() == 0:  # what makes no sense has been refused by now, and nothing was made
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(FolderLock(folder).release)
         config = replace(config, train=replace(config.train, steps=_planned_steps(folder, config, learner, accelerator, mixture)))
         if rank() == 0:
             _claim(folder, json.loads(json.dumps(asdict(config))), config)
@@ -261,8 +263,7 @@ def _planned_steps(folder: Path, config: PretrainConfig, learner: GatoLearner, a
     settings = config.train
     if settings.steps is not None:
         return settings.steps
-    if settings.seconds is None:
-        raise ValueError("the recipe names neither train.steps nor train.seconds; give one of them")
+    assert settings.seconds is not None
     recorded = folder / "run.json"
     known = _recorded_steps(recorded) if rank() == 0 and recorded.is_file() else 0
     if known := from_first_rank(known, accelerator.device):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
+
+from gato.setting import MAX_COUNT, Settings, bounded
 
 MODES = ("full", "lora", "frozen", "scratch")  # what is trained: everything, adapters, the embeddings, everything from new weights
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Settings):
     """How long and how a cell is trained, and how often it is looked at.
 
     - `steps` updates of `batch_size` rows; `micro_batch_size` rows at a time (0: all).
@@ -16,16 +18,16 @@ class Protocol:
     - `evaluate_every` updates the policy plays `evaluation_episodes`, for the paper's maximum over evaluations.
     """
 
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int
-    final_ratio: float
-    weight_decay: float
-    dropout: float
-    evaluate_every: int
-    evaluation_episodes: int
-    micro_batch_size: int = 0
+    steps: int = bounded(MISSING, 1, MAX_COUNT)
+    batch_size: int = bounded(MISSING, 1, 2**20)
+    learning_rate: float = bounded(MISSING, 0, 100, above=True)
+    warmup_steps: int = bounded(MISSING, 0, MAX_COUNT)
+    final_ratio: float = bounded(MISSING, 0, 1)
+    weight_decay: float = bounded(MISSING, 0, 100)
+    dropout: float = bounded(MISSING, 0, 1, below=True)
+    evaluate_every: int = bounded(MISSING, 1, MAX_COUNT)
+    evaluation_episodes: int = bounded(MISSING, 1, 10_000)
+    micro_batch_size: int = bounded(0, 0, 2**20)
 
 
 PROTOCOLS = {

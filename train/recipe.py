@@ -6,35 +6,41 @@ Nothing here imports torch, so that a wrong key is refused before the seconds th
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from gato.setting import MAX_COUNT, MAX_SEED, MAX_THREADS, Settings, bounded, choice, text
 
 from ..data.mixture_config import DataConfig
 from ..tokenizers.vocabulary import Vocabulary
 
+SIZES = tuple(f"gato-{size}{twin}" for size in ("79m", "364m", "1b") for twin in ("", "-rope"))  # those of `gato.model.preset`
+RUN_NAME = r"[^\s./\\-][^/\\\x00-\x1f]{0,59}"  # a folder beside others, on every system
 PositionScheme = Literal["rope", "transformer_xl", "learned"]  # those of `gato.transformer`, which imports torch
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """The architecture: a `size` of the paper (`gato-79m`, `gato-364m`, `gato-1b`, each with a `-rope` twin), or the numbers.
 
     The vocabulary follows from the tokenizer. See `GatoConfig` for the fields.
     """
 
-    size: str | None = None
-    num_layers: int = 4
-    num_heads: int = 4
-    width: int = 128
-    head_width: int = 32
-    feed_forward: int = 512
+    section: ClassVar[str] = "model"
+
+    size: str | None = choice(None, SIZES)
+    num_layers: int = bounded(4, 1, 1000)
+    num_heads: int = bounded(4, 1, 1024)
+    width: int = bounded(128, 1, 2**17)
+    head_width: int = bounded(32, 2, 2**12, multiple=2)  # rotations turn pairs
+    feed_forward: int = bounded(512, 2, 2**20, multiple=2)  # GEGLU has two halves
     positions: PositionScheme = "rope"
-    context_length: int = 1024
-    max_local_positions: int = 512
-    patch_channels: int = 32
-    drop_path: float = 0.1
+    context_length: int = bounded(1024, 1, 2**24)
+    max_local_positions: int = bounded(512, 1, 2**20)
+    patch_channels: int = bounded(32, 32, 2**12, multiple=32)  # in 32 groups
+    drop_path: float = bounded(0.1, 0, 1, below=True)
     smooth_bins: bool = True
-    smooth_bandwidth: float = 4.0
-    initializer_range: float = 0.02
+    smooth_bandwidth: float = bounded(4.0, 0, 1e6, above=True)
+    initializer_range: float = bounded(0.02, 0, 100, above=True)
 
     def build(self, vocabulary: Vocabulary) -> Any:
         """The `GatoConfig`."""
@@ -53,7 +59,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Settings):
     """- `learning_rate`: the maximum, reached after `warmup_steps` from `initial_learning_rate`.
     - `final_ratio`: the cosine ends at this share of the maximum, at the last update.
     - `clip`: largest norm of the whole gradient; the paper states none, 1.0 is our choice.
@@ -61,23 +67,21 @@ class OptimConfig:
       with null AdamW updates everything, as in the paper.
     """
 
-    learning_rate: float = 1e-4
-    initial_learning_rate: float = 1e-7
-    warmup_steps: int = 15_000
-    final_ratio: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    muon: float | None = None
+    section: ClassVar[str] = "optim"
 
-    def __post_init__(self) -> None:
-        if self.muon is not None and not self.muon > 0:
-            raise ValueError(f"optim.muon is {self.muon}, expected a multiple of the learning rate above zero, or null for AdamW alone")
+    learning_rate: float = bounded(1e-4, 0, 100, above=True)
+    initial_learning_rate: float = bounded(1e-7, 0, 100)
+    warmup_steps: int = bounded(15_000, 0, MAX_COUNT)
+    final_ratio: float = bounded(0.1, 0, 1)
+    betas: tuple[float, float] = bounded((0.9, 0.95), 0, 1, below=True)
+    eps: float = bounded(1e-8, 0, 1, above=True)
+    weight_decay: float = bounded(0.1, 0, 100)
+    clip: float = bounded(1.0, 0, 1e9, above=True)
+    muon: float | None = bounded(None, 0, 1e6, above=True)
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """- `steps`: updates; or `seconds`: a training time, from which a short speed test picks the steps.
     - `batch_size`: rows of the global batch; `micro_batch_size`: rows that a rank computes at a time (accumulation), 0 for all of its rows.
     - `save_every`: updates between checkpoints (the last is always saved as `final`); `keep`: how many stay.
@@ -95,24 +99,26 @@ class TrainConfig:
     - `recompute`: layers keep only their input and are computed again in the backward pass: less memory, a third more work.
     """
 
-    name: str = "run"
-    steps: int | None = None
-    seconds: float | None = None
-    reduced_below: int | None = None
-    batch_size: int = 512
-    micro_batch_size: int = 0
-    seed: int = 0
-    save_every: int = 1000
-    keep: int = 2
-    precision: str = "auto"
+    section: ClassVar[str] = "train"
+
+    name: str = text("run", RUN_NAME, "a folder's name of at most 60 letters, without / and not beginning with . or -")
+    steps: int | None = bounded(None, 1, MAX_COUNT)
+    seconds: float | None = bounded(None, 0, 1e9, above=True)
+    reduced_below: int | None = bounded(None, 0, MAX_COUNT)
+    batch_size: int = bounded(512, 1, 2**20)
+    micro_batch_size: int = bounded(0, 0, 2**20)
+    seed: int = bounded(0, 0, MAX_SEED)
+    save_every: int = bounded(1000, 1, MAX_COUNT)
+    keep: int = bounded(2, 1, MAX_COUNT)
+    precision: str = choice("auto", ("auto", "bf16", "fp16", "fp32"))
     device: str = "auto"
-    threads: int | None = None
+    threads: int | None = bounded(None, 1, MAX_THREADS)
     deterministic: bool = False
     deepspeed: str | None = None
-    timeout: float = 600.0
-    max_skipped: int = 10
+    timeout: float = bounded(600.0, 0, 1e7, above=True)
+    max_skipped: int = bounded(10, 1, MAX_COUNT)
     report_to: str | None = None
-    peak_flops: float | None = None
+    peak_flops: float | None = bounded(None, 0, 1e24, above=True)
     allow_changes: list[str] = field(default_factory=list)
     compile: bool = False
     recompute: bool = False
@@ -123,7 +129,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Settings):
     """Everything a run is made of; a recipe is a YAML file of these."""
 
     model: ModelConfig = field(default_factory=ModelConfig)

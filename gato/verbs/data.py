@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..output import write_document
+from ..setting import Limits
 from .command import one_line, open_store, parse, parser_of, print_rows, store_folder, table
 
 MAX_NAMED = 20  # bad rows that an import prints
@@ -48,7 +49,7 @@ def reference(arguments: list[str]) -> None:
 
 def import_(arguments: list[str]) -> None:
     from gato.data.formats import READERS, import_dataset, reader
-    from gato.data.left_out import LeftOut
+    from gato.data.left_out import MAX_SKIP, LeftOut
     from gato.data.store import Store, stores_folder
 
     if not _names_a_format(arguments, "import", "PATH", READERS):
@@ -58,7 +59,7 @@ def import_(arguments: list[str]) -> None:
     parser.add_argument("path", type=Path, help="the dataset's file or folder")
     parser.add_argument("--out", type=Path, help=f"folder of the stores (default: '{kind}' in the stores folder)")
     parser.add_argument("--splits", type=str, nargs="+", default=None, help="which splits, one store each (default: all)")
-    parser.add_argument("--skip", type=int, default=0, help="how many bad rows may be left out; each is named (default: 0)")
+    parser.add_option("--skip", int, 0, Limits(0, MAX_SKIP), "how many bad rows may be left out; each is named (default: 0)")
     parser.add_argument("--json", action="store_true")
     parser.add_config(reader(kind))
     options = vars(parse(parser, arguments))
@@ -145,7 +146,7 @@ def _validated(name: str, folder: Path, quiet: bool) -> dict[str, Any]:
 def train_tokenizer(arguments: list[str]) -> None:
     parser = parser_of("tokenizer train", "Train SentencePiece on text files and on the text fields of stores.")
     parser.add_argument("sources", nargs="+", type=str, help="stores (by name or folder) and .txt files")
-    parser.add_argument("--size", type=int, default=32000, help="number of pieces")
+    parser.add_option("--size", int, 32000, Limits(1, 1_000_000), "number of pieces")
     parser.add_argument("--out", type=Path, help="model file (default: tokenizer.model in the stores folder)")
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)

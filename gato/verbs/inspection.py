@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..setting import COUNT, INDEX, SEED, Limits
 from ..spelling import nearest
 from .command import build_config, open_store, parse, parser_of, print_rows, table
 from .recipes import recipe_path, recipes
@@ -18,8 +19,8 @@ MAX_NUMBERS = 8
 
 def inspect(arguments: list[str]) -> None:
     parser = _parser("data inspect", "What a mixture or a store holds; of a mixture also what training on it sees ('~': estimated).")
-    parser.add_argument("--steps", type=int, help="updates that the epochs are for (default: the recipe's, else 1000)")
-    parser.add_argument("--batch_size", type=int, help="rows of an update (default: the recipe's, else 512)")
+    parser.add_option("--steps", int, None, COUNT, "updates that the epochs are for (default: the recipe's, else 1000)")
+    parser.add_option("--batch_size", int, None, Limits(1, 2**20), "rows of an update (default: the recipe's, else 512)")
     options = parse(parser, arguments)
     if store := _store(options):
         from gato.data.contents import contents
@@ -46,11 +47,11 @@ def inspect(arguments: list[str]) -> None:
 
 def show(arguments: list[str]) -> None:
     parser = _parser("data show", "Draw the very row of a mixture that training saw (or will see), or an episode of a store.")
-    parser.add_argument("--step", type=int, help="of a mixture: the update, counted from 0 (default: 0)")
-    parser.add_argument("--row", type=int, help="of a mixture: of the update's global batch (default: 0)")
-    parser.add_argument("--episode", type=int, help="of a store: which, counted from 0 (default: 0)")
-    parser.add_argument("--timestep", type=int, help="of a store: the first that is shown (default: 0)")
-    parser.add_argument("--count", type=int, help="of a store: how many timesteps are shown (default: 8)")
+    parser.add_option("--step", int, None, INDEX, "of a mixture: the update, counted from 0 (default: 0)")
+    parser.add_option("--row", int, None, INDEX, "of a mixture: of the update's global batch (default: 0)")
+    parser.add_option("--episode", int, None, INDEX, "of a store: which, counted from 0 (default: 0)")
+    parser.add_option("--timestep", int, None, INDEX, "of a store: the first that is shown (default: 0)")
+    parser.add_option("--count", int, None, COUNT, "of a store: how many timesteps are shown (default: 8)")
     options = parse(parser, arguments)
     if store := _store(options):
         from gato.data.contents import episode_contents
@@ -60,8 +61,6 @@ def show(arguments: list[str]) -> None:
         print_rows(episode, options.json, lambda: _episode_text(episode))
         return
     step, row_number = options.step or 0, options.row or 0
-    if min(step, row_number) < 0:
-        raise ValueError(f"update {step}, row {row_number}: both are counted from 0")
     mixture, _, _ = _mixture_of(options.name, options)
     from gato.data.inspection_page import row_text, write_row
 
@@ -76,8 +75,8 @@ def show(arguments: list[str]) -> None:
 def _parser(verb: str, description: str) -> Any:
     parser = parser_of(verb, description)
     parser.add_argument("name", type=str, help="a store, by name or folder; or a recipe's name, a recipe or mixture file, a run's folder")
-    parser.add_argument("--context_length", type=int, help="tokens in a row (default: the recipe's, else 1024)")
-    parser.add_argument("--seed", type=int, help="of the data order (default: the recipe's, else 0)")
+    parser.add_option("--context_length", int, None, Limits(1, 2**24), "tokens in a row (default: the recipe's, else 1024)")
+    parser.add_option("--seed", int, None, SEED, "of the data order (default: the recipe's, else 0)")
     parser.add_argument("--recipe", type=str, help="that a mixture file is trained with: its batch, steps, context and seed")
     parser.add_argument("--html", type=Path, help="of a mixture: also write a self-contained page")
     parser.add_argument("--json", action="store_true")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..setting import INDEX, Limits
 from .command import add_loading, open_store, parse, parser_of, print_rows, table
 
 
@@ -15,7 +16,7 @@ def show(arguments: list[str]) -> None:
     parser.add_argument(
         "--attention", type=str, help="a picture, or a store of episodes: draw where the checkpoint looks while it captions or acts"
     )
-    parser.add_argument("--episode", type=int, default=0, help="of the store that --attention names")
+    parser.add_option("--episode", int, 0, INDEX, "of the store that --attention names")
     parser.add_argument("--out", type=Path, default=Path("attention.html"), help="of --attention: .html or .png")
     add_loading(parser)
     parser.add_argument("--json", action="store_true")
@@ -86,12 +87,12 @@ def tokenize(arguments: list[str]) -> None:
     )
     parser.add_argument("kind", choices=["continuous", "discrete", "text", "episode"])
     parser.add_argument("--role", choices=["observation", "action"], default="observation")
-    parser.add_argument("--low", type=float, default=-1.0, help="of a continuous action's range")
-    parser.add_argument("--high", type=float, default=1.0, help="of a continuous action's range")
+    parser.add_option("--low", float, -1.0, Limits(), "of a continuous action's range")
+    parser.add_option("--high", float, 1.0, Limits(), "of a continuous action's range")
     parser.add_argument("--decode", action="store_true", help="from ids back to values")
     parser.add_argument("--checkpoint", type=Path, help="use this checkpoint's tokenizer and ids")
-    parser.add_argument("--episode", type=int, default=0)
-    parser.add_argument("--timestep", type=int, default=0)
+    parser.add_option("--episode", int, 0, INDEX)
+    parser.add_option("--timestep", int, 0, INDEX)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("values", nargs="+", type=str, help="numbers, ids, a text, or a store; after '--'")
     options = parse(parser, arguments)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..output import write_document
+from ..setting import INDEX, SEED, Limits
 from .command import add_loading, parse, parser_of, print_rows, table
 
 EVAL_LISTS = {
@@ -67,9 +68,9 @@ def plot(arguments: list[str]) -> None:
         "--embeddings", action="store_true", help="draw where snippets of its sources lie in the checkpoint (extra 'embeddings')"
     )
     parser.add_argument("--stores", nargs="+", type=str, default=[], help="of --embeddings: these, not the sources it was trained on")
-    parser.add_argument("--snippets", type=int, default=100, help="of --embeddings: rows of 128 tokens a source")
-    parser.add_argument("--layer", type=int, help="of --embeddings: drawn, counted from 0 (default: the middle one)")
-    parser.add_argument("--seed", type=int, default=0, help="of --embeddings: which rows, and the untrained weights")
+    parser.add_option("--snippets", int, 100, Limits(2, 100_000), "of --embeddings: rows of 128 tokens a source")
+    parser.add_option("--layer", int, None, INDEX, "of --embeddings: drawn, counted from 0 (default: the middle one)")
+    parser.add_option("--seed", int, 0, SEED, "of --embeddings: which rows, and the untrained weights")
     parser.add_argument("--json", action="store_true", help="with --embeddings the figures, else the page's path")
     add_loading(parser)
     options = parse(parser, arguments)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..setting import COUNT, SEED, TEMPERATURE, Limits
 from .command import add_loading, parse, parser_of, print_rows
 
 
@@ -15,11 +16,11 @@ def caption(arguments: list[str]) -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("images", nargs="+", type=str, help="files, folders, and patterns such as 'photos/*.png'")
     parser.add_argument("--question", type=str, help="answered for each picture (checkpoints trained on data of format vqa)")
-    parser.add_argument("--candidates", type=int, default=1, help="so many different texts, the likeliest first: beams, or samples")
-    parser.add_argument("--max_new_tokens", type=int, default=32)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest piece each time")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch_size", type=int, default=32, help="pictures at once")
+    parser.add_option("--candidates", int, 1, Limits(1, 1000), "so many different texts, the likeliest first: beams, or samples")
+    parser.add_option("--max_new_tokens", int, 32, COUNT)
+    parser.add_option("--temperature", float, 0.0, TEMPERATURE, "0: the likeliest piece each time")
+    parser.add_option("--seed", int, 0, SEED)
+    parser.add_option("--batch_size", int, 32, Limits(1, 10_000), "pictures at once")
     add_loading(parser)
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
@@ -46,9 +47,9 @@ def generate(arguments: list[str]) -> None:
     parser = parser_of("generate", "Continue a text.")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("text", type=str)
-    parser.add_argument("--max_new_tokens", type=int, default=64)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest piece each time")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_option("--max_new_tokens", int, 64, COUNT)
+    parser.add_option("--temperature", float, 0.0, TEMPERATURE, "0: the likeliest piece each time")
+    parser.add_option("--seed", int, 0, SEED)
     add_loading(parser)
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
@@ -64,9 +65,9 @@ def chat(arguments: list[str]) -> None:
     parser = parser_of("chat", "Talk with a checkpoint, a line at a time. An empty line or the end of the input ends it.")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--image", type=Path, help="the lines are questions about this picture")
-    parser.add_argument("--max_new_tokens", type=int, default=48)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest piece each time")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_option("--max_new_tokens", int, 48, COUNT)
+    parser.add_option("--temperature", float, 0.0, TEMPERATURE, "0: the likeliest piece each time")
+    parser.add_option("--seed", int, 0, SEED)
     add_loading(parser)
     options = parse(parser, arguments)
     from gato.agent import load

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..output import write_document
+from ..setting import Limits, check_value
 from .command import build_config, parse, parser_of, print_rows
 from .recipes import recipe_path, recipes
 
@@ -64,14 +65,24 @@ def _ways_to_start(arguments: list[str]) -> tuple[Any, list[str]]:
     from gato.arguments import flags_completed
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--nproc", type=int, default=1)
+    parser.add_argument("--nproc", default=1)
     parser.add_argument("--dry-run", type=_truth, default=False)
-    parser.add_argument("--world-size", type=int)
+    parser.add_argument("--world-size")
     parser.add_argument("--json", action="store_true")
     try:
-        return parser.parse_known_args(flags_completed(arguments, {"--dry-run"}))
+        ways, rest = parser.parse_known_args(flags_completed(arguments, {"--dry-run"}))
     except argparse.ArgumentError as error:
         raise ValueError(" ".join(str(error).split())) from None
+    ways.nproc = _ranks("nproc", ways.nproc)
+    ways.world_size = None if ways.world_size is None else _ranks("world-size", ways.world_size)
+    return ways, rest
+
+
+def _ranks(name: str, word: Any) -> int:
+    limits = Limits(1, 1_000_000)
+    count = int(word) if str(word).isdecimal() else word
+    check_value(name, count, int, limits)
+    return count
 
 
 def _truth(word: str) -> bool:
