@@ -16,6 +16,7 @@ from typing import Any
 
 from .fault import describe, is_refusal, threads_reported
 from .output import only_documents, wants_json
+from .threads import wait_passively
 from .verbs import data, inspection, look, measure, recipes, speak, train
 from .verbs.command import one_line
 
@@ -74,6 +75,7 @@ VERBS: dict[str, Any] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0, 1 for a failed check, 2 for bad input, 70 for a bug of ours, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    wait_passively()
     try:
         with threads_reported(arguments), only_documents(to_the_last=argv is None) if wants_json(arguments) else nullcontext():
             code = _run(list(arguments)) or 0

@@ -49,7 +49,8 @@ def findings() -> list[Row]:
     """**Returns:** rows of `what`, `found` and `note`; an empty note means that all is well."""
     deepspeed = _start_deepspeed()
     return [
-        _python(), _package(), *_namesakes(), *_torch(), *_core(), *_extras(), _deepspeed(deepspeed), _tested(), _compiler(), *_places(),
+        _python(), _package(), *_namesakes(), _threads(), *_torch(), *_core(), *_extras(), _deepspeed(deepspeed), _tested(),
+        _compiler(), *_places(),
     ]  # fmt: skip
 
 
@@ -67,6 +68,17 @@ def _package() -> Row:
 
     where = "checkout" if _project() else "installed"
     return _row("gato", f"{__version__}, {where} at {Path(__file__).resolve().parent}")
+
+
+def _threads() -> Row:
+    from .threads import waiting_chosen
+
+    count = os.environ.get("OMP_NUM_THREADS", "not set: one for a small model, torch's choice for others")
+    chosen = waiting_chosen(os.environ) or "OMP_WAIT_POLICY"
+    value = os.environ.get(chosen, "not set")
+    spins = (chosen, value.upper()) == ("OMP_WAIT_POLICY", "ACTIVE")
+    note = "threads spin while they wait: beside other work acting takes many times as long; unset it" if spins else ""
+    return _row("threads", f"OMP_NUM_THREADS {count}; {chosen} {value}", note)
 
 
 def _namesakes() -> Iterator[Row]:

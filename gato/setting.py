@@ -119,7 +119,7 @@ def check_value(name: str, value: Any, hint: Any, limits: Limits) -> None:
 def refusal(name: str, value: Any, hint: Any, limits: Limits, where: str = "") -> str:
     """One line: the setting, what was found (and `where`), what is expected."""
     value = list(value) if isinstance(value, tuple) else value
-    found = repr(value) if isinstance(value, (str, bool)) or value is None else str(value)
+    found = "null" if value is None else repr(value) if isinstance(value, (str, bool)) else str(value)
     return f"'{name}' is {found if len(found) <= 80 else found[:77] + '...'}{where}, expected {expected(hint, limits)}"
 
 

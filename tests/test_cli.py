@@ -122,14 +122,14 @@ def test_an_unknown_key_is_answered_with_its_file_and_the_nearest(refusal, recip
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("train: {batch_size: many}", "'train.batch_size' is many in 'FILE', expected a whole number"),
-        ("train: {steps: some}", "'train.steps' is some in 'FILE', expected a whole number or null"),
-        ("optim: {clip: [1]}", "'optim.clip' is [1] in 'FILE', expected a number"),
-        ("optim: {betas: [0.9]}", "'optim.betas' is [0.9] in 'FILE', expected a tuple with 2 elements"),
+        ("train: {batch_size: many}", "'train.batch_size' is many in 'FILE', expected a whole number from 1 to 1,048,576"),
+        ("train: {steps: some}", "'train.steps' is some in 'FILE', expected a whole number from 1 to 1,000,000,000 or null"),
+        ("optim: {clip: [1]}", "'optim.clip' is [1] in 'FILE', expected a number above 0 and at most 1,000,000,000"),
+        ("optim: {betas: [0.9]}", "'optim.betas' is [0.9] in 'FILE', expected 2 values, each a number from 0 and below 1"),
         ("train: 3", "'train' is 3 in 'FILE', expected a mapping of options"),
-        ("train: {batch_size: null}", "'train.batch_size' is null in 'FILE', expected a value such as 512"),
-        ("data: {sources: {a: {weight: x}}}", "'data.sources.weight' is x in 'FILE', expected a number or null"),
-        ("data: {sources: {a: 3}}", "'data.sources' is 3 in 'FILE', expected a mapping of SourceConfig's options"),
+        ("train: {batch_size: null}", "'train.batch_size' is null in 'FILE', expected a whole number from 1 to 1,048,576"),
+        ("data: {sources: {a: {weight: x}}}", "'data.sources.weight' is x in 'FILE', expected a number from 0 to 1,000,000,000 or null"),
+        ("data: {sources: {a: 3}}", "'data.sources' is 3 in 'FILE', expected a mapping of options"),
         ("", "a recipe is a mapping of options, found ''; 'gato cp' gives one to start from"),
     ],
 )
@@ -139,7 +139,8 @@ def test_a_wrong_type_is_answered_with_what_is_expected(refusal, recipe, text: s
 
 
 def test_a_wrong_type_on_the_command_line_is_not_blamed_on_the_recipe(refusal) -> None:
-    assert refusal("pretrain", "demo", "--train.batch_size", "many") == "'train.batch_size' is many, expected a whole number"
+    line = "'train.batch_size' is many, expected a whole number from 1 to 1,048,576"
+    assert refusal("pretrain", "demo", "--train.batch_size", "many") == line
 
 
 def test_broken_yaml_and_missing_files_are_named(refusal, recipe, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_the_share_of_noisy_steps_does_not_depend_on_how_long_a_perturbation_las
 
 
 def test_wrong_settings_are_refused_before_anything_runs():
-    with pytest.raises(ValueError, match="it is a share"):
+    with pytest.raises(ValueError, match="'noise' is 20, expected a number from 0 to 1"):
         CollectConfig(tasks=[CORRIDOR], noise=20)
     with pytest.raises(ValueError, match="known are atari"):
         CollectConfig(tasks=[])

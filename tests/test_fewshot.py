@@ -82,7 +82,7 @@ def test_more_demonstrations_than_there_are_is_refused(config):
 
 
 def test_no_demonstrations_are_refused(config):
-    with pytest.raises(ValueError, match="each at least 1"):
+    with pytest.raises(ValueError, match="'episodes' is \[0\], expected a list, each a whole number from 1"):
         replace(config, episodes=(0,))
 
 
@@ -200,7 +200,7 @@ def test_a_new_task_is_trained_and_played_with_the_memory_of_its_sibling(config,
 
 
 def test_a_negative_memory_is_refused(config):
-    with pytest.raises(ValueError, match="memory is -1; give a number of timesteps, or 0"):
+    with pytest.raises(ValueError, match="'memory' is -1, expected a whole number from 0"):
         replace(config, memory=-1)
 
 

@@ -456,9 +456,9 @@ def test_a_source_with_a_memory_fills_its_rows_with_windows_of_so_many_timesteps
     assert mixture.memories == {"toy/corridor": 2}
 
 
-def test_a_memory_of_no_timestep_is_refused(stores, tokenizer):
-    with pytest.raises(ValueError, match="source 'walks' has memory 0; give at least 1 timestep"):
-        Mixture(DataConfig({"walks": SourceConfig(1.0, stores["walks"], memory=0)}), tokenizer, 64, seed=0)
+def test_a_memory_of_no_timestep_is_refused():
+    with pytest.raises(ValueError, match=r"'data\.sources\.memory' is 0, expected a whole number from 1"):
+        SourceConfig(memory=0)
 
 
 def test_a_memory_of_a_source_without_timesteps_is_refused(stores, tokenizer):
@@ -506,10 +506,10 @@ def test_loss_weights_and_sources_travel_in_the_batch(mix, stores, tokenizer):
 # -- refusals --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weights", [{}, {"walks": 0.0}, {"walks": 2.0, "captions": -1.0}])
+@pytest.mark.parametrize("weights", [{}, {"walks": 0.0}])
 def test_weights_without_sense_are_refused(stores, tokenizer, weights):
     config = DataConfig({name: SourceConfig(w, stores[name]) for name, w in weights.items()})
-    with pytest.raises(ValueError, match="give at least one above zero and none below"):
+    with pytest.raises(ValueError, match="give at least one above zero"):
         Mixture(config, tokenizer, 64, seed=0)
 
 
@@ -528,24 +528,24 @@ def test_a_missing_store_is_refused(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("mixture", "source", "line"),
     [
-        ({}, {"part": "trian"}, "source 'walks' has part 'trian'; give train or test"),
-        ({}, {"part": "test", "test_share": 1.5}, "test_share 1.5; give a number between 0 and 1"),
-        ({}, {"max_episodes": 0}, "max_episodes 0; give at least 1"),
-        ({}, {"behaviours": ["exprt"]}, r"behaviours \['exprt'\]; known are expert, noisy"),
+        ({}, {"part": "trian"}, "'data.sources.part' is 'trian', expected one of train, test"),
+        ({}, {"part": "test", "test_share": 1.5}, "test_share' is 1.5, expected a number above 0 and below 1"),
+        ({}, {"max_episodes": 0}, "max_episodes' is 0, expected a whole number from 1"),
+        ({}, {"behaviours": ["exprt"]}, r"behaviours' is \['exprt'\], expected a list, each one of expert, noisy"),
         ({}, {"behaviours": ["human"]}, "source 'walks' has no episode left of 12"),
         ({}, {"part": "test", "test_share": 1e-9}, "source 'walks' has no episode left of 12"),
-        ({}, {"loss_weight": -1.0}, "loss_weight -1.0; give zero or more"),
-        ({}, {"weight": float("nan")}, "give at least one above zero and none below"),
-        ({"temperature": 0.0}, {}, "temperature is 0.0; give a number above zero"),
-        ({"prompt_share": 25}, {}, "prompt_share is 25, but it is a share"),
-        ({"workers": -1}, {}, "workers is -1"),
+        ({}, {"loss_weight": -1.0}, "loss_weight' is -1.0, expected a number from 0"),
+        ({}, {"weight": float("nan")}, "'data.sources.weight' is nan"),
+        ({"temperature": 0.0}, {}, "'data.temperature' is 0.0, expected a number above 0"),
+        ({"prompt_share": 25}, {}, "'data.prompt_share' is 25, expected a number from 0 to 1"),
+        ({"workers": -1}, {}, "'data.workers' is -1"),
         ({"held_out": ["atari"]}, {}, r"give tasks as family/name and whole families as atari/\*"),
         ({"held_out": ["toy/*"]}, {}, "source 'walks' is held out by"),
     ],
 )
 def test_settings_without_sense_are_refused_in_one_line(stores, tokenizer, mixture, source, line):
-    config = DataConfig({"walks": SourceConfig(**{"store": stores["walks"]} | source)}, **mixture)
     with pytest.raises(ValueError, match=line) as refused:
+        config = DataConfig({"walks": SourceConfig(**{"store": stores["walks"]} | source)}, **mixture)
         Mixture(config, tokenizer, 64, seed=0)
     assert "\n" not in str(refused.value)
 

@@ -91,7 +91,7 @@ def test_an_update_of_muon_is_as_large_as_one_of_adamw_at_equal_rates():
 
 
 def test_a_factor_for_muon_that_is_not_positive_is_refused():
-    with pytest.raises(ValueError, match=r"optim.muon is 0, expected a multiple of the learning rate above zero"):
+    with pytest.raises(ValueError, match=r"'optim\.muon' is 0, expected a number above 0"):
         OptimConfig(muon=0)
 
 

@@ -96,7 +96,7 @@ class Toy(Settings):
         ("count", True, "'count' is True, expected a whole number"),
         ("count", "3", "'count' is '3', expected a whole number"),
         ("count", 2.0, "'count' is 2.0, expected a whole number"),
-        ("count", None, "'count' is None, expected a whole number"),
+        ("count", None, "'count' is null, expected a whole number"),
         ("share", 1, "'share' is 1, expected a number from 0 and below 1 or null"),
         ("share", float("nan"), "'share' is nan"),
         ("size", (2, 3), r"'size' is \[2, 3\], expected 2 values, each a multiple of 2 from 2 to 8"),

@@ -140,8 +140,6 @@ def _mixture_of(name: str, options: Any) -> tuple[Any, int, int]:
             "batch_size": recipe.train.batch_size,
         }  # fmt: skip
     settings |= {key: value for key, value in vars(options).items() if key in settings and value is not None}
-    if min(settings["context_length"], settings["batch_size"]) < 1 or (settings["steps"] or 1) < 1:
-        raise ValueError(f"context_length, batch_size and steps are at least 1, found {settings}")
     from gato.data.mixture import Mixture, open_tokenizer
 
     local_positions = recipe.model.max_local_positions if recipe else 512

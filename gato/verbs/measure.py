@@ -7,6 +7,7 @@ from typing import Any
 
 from ..output import write_document
 from ..setting import INDEX, SEED, Limits
+from ..threads import THREADS, THREADS_HELP, use_threads
 from .command import add_loading, parse, parser_of, print_rows, table
 
 EVAL_LISTS = {
@@ -30,9 +31,11 @@ def evaluate(arguments: list[str]) -> int:
     parser.add_argument(
         "--follow", type=bool, default=False, help="CHECKPOINT is a run: play its checkpoints as they appear, until the final one"
     )
+    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
-    as_json, checkpoint, whole_run = (vars(options).pop(name) for name in ("json", "checkpoint", "follow"))
+    as_json, checkpoint, whole_run, threads = (vars(options).pop(name) for name in ("json", "checkpoint", "follow", "threads"))
+    use_threads(threads, next((path.parent for path in checkpoint.glob("*/model*.safetensors")), checkpoint) if whole_run else checkpoint)
     if whole_run:
         return _follow(checkpoint, EvalConfig(**vars(options)), as_json)
     from gato.eval.control import evaluate_checkpoint

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..setting import COUNT, SEED, TEMPERATURE, Limits
+from ..threads import THREADS, THREADS_HELP, use_threads
 from .command import add_loading, parse, parser_of, print_rows
 
 
@@ -22,8 +23,10 @@ def caption(arguments: list[str]) -> int:
     parser.add_option("--seed", int, 0, SEED)
     parser.add_option("--batch_size", int, 32, Limits(1, 10_000), "pictures at once")
     add_loading(parser)
+    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
+    use_threads(options.threads, options.checkpoint)
     from gato.agent import load
     from gato.eval.captioning import caption_files, picture_files
 
@@ -51,8 +54,10 @@ def generate(arguments: list[str]) -> None:
     parser.add_option("--temperature", float, 0.0, TEMPERATURE, "0: the likeliest piece each time")
     parser.add_option("--seed", int, 0, SEED)
     add_loading(parser)
+    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
+    use_threads(options.threads, options.checkpoint)
     from gato.agent import load
 
     agent = load(options.checkpoint, options.device, options.verify)
@@ -69,7 +74,9 @@ def chat(arguments: list[str]) -> None:
     parser.add_option("--temperature", float, 0.0, TEMPERATURE, "0: the likeliest piece each time")
     parser.add_option("--seed", int, 0, SEED)
     add_loading(parser)
+    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
     options = parse(parser, arguments)
+    use_threads(options.threads, options.checkpoint)
     from gato.agent import load
     from gato.chat import chat
 
@@ -82,5 +89,8 @@ def demo(arguments: list[str]) -> None:
 
     parser.add_argument("checkpoint", type=Path)
     parser.add_config(DemoConfig)
+    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
     options = vars(parse(parser, arguments))
-    serve(options.pop("checkpoint"), DemoConfig(**options))
+    checkpoint = options.pop("checkpoint")
+    use_threads(options.pop("threads"), checkpoint)
+    serve(checkpoint, DemoConfig(**options))

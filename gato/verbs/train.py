@@ -9,6 +9,7 @@ from typing import Any
 
 from ..output import write_document
 from ..setting import Limits, check_value
+from ..threads import THREADS, THREADS_HELP, use_threads
 from .command import build_config, parse, parser_of, print_rows
 from .recipes import recipe_path, recipes
 
@@ -98,16 +99,19 @@ def finetune(arguments: list[str]) -> None:
     for name, text in lists.items():
         parser.add_argument(f"--{name}", type=str, default=None, help=text)
     parser.add_config(FewShotConfig, skip=set(lists))
+    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
     parser.add_argument("--dry-run", type=bool, default=False, help="only print the token layout and the cost")
     parser.add_argument("--json", action="store_true")
     options = vars(parse(parser, arguments))
     checkpoint, as_json, dry = options.pop("checkpoint"), options.pop("json"), options.pop("dry_run")
+    threads = options.pop("threads")
     words = {name: options.pop(name) for name in lists}
-    if words["episodes"]:
+    if words["episodes"] is not None:
         options["episodes"] = tuple(_whole(word) for word in words["episodes"].split(","))
-    if words["modes"]:
+    if words["modes"] is not None:
         options["modes"] = tuple(words["modes"].split(","))
     config = FewShotConfig(**options)
+    use_threads(threads, checkpoint)
     from gato.eval.fewshot import few_shot, plan
     from gato.eval.fewshot_table import few_shot_table
 
