@@ -69,6 +69,7 @@ LINES = {
     "finetune": "finetune runs/tiny/final --data toy/corridor --episodes 1 --modes full,retrieve --rollouts 2 --steps 2 "
     "--batch_size 2 --evaluate_every 2 --evaluation_episodes 1 --device cpu --out {}",
     "eval": "eval runs/tiny/final --episodes 2 --device cpu",
+    "validate": "validate runs/tiny/final",
     "caption": "caption runs/tiny/final black.png --device cpu",
     "generate": "generate runs/tiny/final left --max_new_tokens 3 --device cpu",
     "show": "show runs/tiny/final",
