@@ -23,7 +23,7 @@ from typing import Any, get_args
 import numpy as np
 
 from gato.episode import Behaviour, Episode, OutOfRange
-from gato.setting import Settings
+from gato.setting import MAX_COUNT, Settings, bounded
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .arrays import nearest_or_all
@@ -47,7 +47,7 @@ class Adapter(Settings):
     """
 
     data: Path | None = None
-    max_episodes: int | None = None
+    max_episodes: int | None = bounded(None, 1, MAX_COUNT)
 
     def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """Runs the file, and its `episodes` once to check and count them before anything is written.
@@ -57,8 +57,6 @@ class Adapter(Settings):
         left_out = left_out or LeftOut()
         if self.data is not None and not self.data.exists():
             raise ValueError(f"there is no data at {self.data}")
-        if self.max_episodes is not None and self.max_episodes < 1:
-            raise ValueError(f"--max_episodes is {self.max_episodes}, expected at least 1")
         run = _Adapted(path, self.data, self.max_episodes)
         seen: list[bytes] = []
         said = time.monotonic()
