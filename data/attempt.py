@@ -5,7 +5,6 @@ A job gives the same outcome in any process and in any order, so a store does no
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -106,8 +105,7 @@ class Stage:
             recording = expert_episode(job.task, self.env, self.expert, seed, perturb, episode_steps=job.episode_steps)
             episode = recording.episode("expert" if job.noise is None else "noisy")
         except Exception as error:
-            with suppress(Exception):  # an environment that raised may stay broken: the next attempt has a new one
-                self.close()
+            self.close()  # an environment that raised may stay broken: the next attempt has a new one
             return Outcome(failed=reason(error))
         if job.noise is None and job.least_return is not None and episode.total_reward < job.least_return:
             return Outcome()
@@ -118,7 +116,7 @@ class Stage:
     def close(self) -> None:
         if self.task is not None:
             self.task = None
-            self.env.close()
+            envs.close(self.env)
 
 
 def load_expert(task: TaskSpec | str, name: str | None) -> Expert:

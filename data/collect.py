@@ -196,7 +196,7 @@ def _measure_task(name: str, episodes: int, seed: int) -> dict[str, Any]:
         started = time.perf_counter()
         expert = list(_measured(task, env, envs.expert(name), episodes, seed, progress)) if has_expert else []
         seconds = time.perf_counter() - started
-    env.close()
+    envs.close(env)
     if not random or (has_expert and not expert):
         raise RuntimeError(f"task '{name}': every episode of the {'expert' if random else 'random policy'} failed")
     returns = np.array([r.total_reward for r in expert])

@@ -167,7 +167,7 @@ def expert_rollout(
         else:
             result = EpisodeResult(number, recording.total_reward, recording.num_timesteps, recording.success, is_cut=recording.is_cut)
             results.append(result)
-    env.close()
+    envs.close(env)
     return results
 
 

@@ -228,7 +228,9 @@ class TaskSpec:
         return flat
 
     def unflatten_action(self, flat: Mapping[str, Any]) -> Any:
-        """The inverse of `flatten(..., "action")`: what an environment's `step` takes."""
+        """The inverse of `flatten(..., "action")`: what an environment's `step` takes, a single number of a Box as an array of no axes."""
+        scalars = [f.name for f in self.actions if f.modality is Modality.CONTINUOUS and f.shape == () and f.name in flat]
+        flat = {**flat, **{name: np.asarray(flat[name]) for name in scalars}}
         if len(self.actions) == 1 and not self.actions[0].path:
             return flat[self.actions[0].name]
         nested: dict = {}
@@ -332,7 +334,7 @@ def _tuples_from_integer_keys(value: Any) -> Any:
 
 def _bound(values: np.ndarray) -> tuple[float | None, ...]:
     """A JSON-ready bound, collapsed to one number where all elements agree."""
-    flat = [None if not np.isfinite(v) or abs(v) > 1e30 else float(v) for v in np.ravel(values)]
+    flat = [None if not np.isfinite(v) or abs(v) > 1e30 else float(v) for v in np.ravel(values).astype(np.float64)]
     return (flat[0],) if len(set(flat)) == 1 else tuple(flat)
 
 

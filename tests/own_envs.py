@@ -166,6 +166,21 @@ class CannotBeMade(Line):
         raise ConnectionError("no robot at /dev/ttyUSB0")
 
 
+class Unbounded(Line):
+    action_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+
+class ScalarAction(Line):
+    action_space = spaces.Box(0, 1, (), np.float32)
+
+    def step(self, action):
+        assert isinstance(action, np.ndarray) and self.action_space.contains(action)
+        return super().step(1)
+
+    def close(self):
+        raise OSError("closed twice")
+
+
 class Everything(Line):
     observation_space = spaces.Dict({
         "scalar": spaces.Box(-10, 10, (), np.float64),

@@ -90,7 +90,11 @@ def test_an_id_of_gymnasium_keeps_no_module():
         ("Nowhere-v0", "one that a module of yours or of a package registers is MODULE:Nowhere-v0, or give --import MODULE"),
         ("own_envs:EmptyDict-v0", "observation is an empty Dict space"),
         ("own_envs:Sequences-v0", "is a Sequence space, which has no token form; wrap the environment so that it gives Box, Discrete,"),
-        ("own_envs:Spaceless-v0", "the environment of task 'Spaceless-v0' has no observation_space"),
+        ("own_envs:Spaceless-v0", "the environment of task 'Spaceless-v0': it has no observation_space"),
+        (
+            "own_envs:Unbounded-v0",
+            "the environment of task 'Unbounded-v0': action field 'action' is continuous but its range is not finite",
+        ),
         ("own_envs:CannotBeMade-v0", "'CannotBeMade-v0' cannot be made: ConnectionError: no robot at /dev/ttyUSB0"),
     ],
 )
@@ -221,6 +225,12 @@ def test_observations_of_another_kind_of_number_are_read_and_counted_where_they_
 def kinds(table: str) -> list[str]:
     own.bring("own_envs")
     return list(getattr(sys.modules["own_envs"], table))
+
+
+def test_a_single_number_of_a_box_is_an_array_and_closing_may_raise():
+    task = envs.task("ScalarAction-v0")
+    (result,) = rollout(RandomPolicy(task), task, 1)
+    assert result.failed is None
 
 
 @pytest.mark.parametrize("kind", kinds("REWARDS"))

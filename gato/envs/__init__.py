@@ -12,6 +12,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any
 
@@ -73,13 +74,15 @@ def task(name: str) -> TaskSpec:
     try:
         return TaskSpec.from_spaces(
             name,
-            *_spaces(name, env),
+            *_spaces(env),
             env_id=entry["env_id"],
             env_kwargs=entry.get("kwargs", {}),
             **{k: v for k, v in entry.items() if k not in ("env_id", "kwargs", "expert", "published", "held_out")},
         )
+    except ValueError as error:
+        raise ValueError(f"the environment of task '{name}': {error}") from error
     finally:
-        env.close()
+        close(env)
 
 
 def make(task: TaskSpec | str, render_mode: str | None = None) -> gymnasium.Env:
@@ -99,17 +102,22 @@ def make(task: TaskSpec | str, render_mode: str | None = None) -> gymnasium.Env:
         raise ValueError(f"task '{spec.name}' has no environment: it is data to read, not a world to act in")
     env = _build(spec.name, spec.env_id, spec.env_kwargs, render_mode)
     try:
-        differences = spec.differences(TaskSpec.from_spaces(spec.name, *_spaces(spec.name, env)), raw=True)
-    except ValueError:
-        env.close()
-        raise
+        differences = spec.differences(TaskSpec.from_spaces(spec.name, *_spaces(env)), raw=True)
+    except ValueError as error:
+        differences = [str(error)]
     if differences:
-        env.close()
+        close(env)
         raise ValueError(
             f"the environment of task '{spec.name}' does not have the fields of its spec: {'; '.join(differences)}. "
             "Install the simulator's version that the spec was made with"
         )
     return env
+
+
+def close(env: gymnasium.Env) -> None:
+    """Closes an environment, whatever that may raise: what it was for is done."""
+    with suppress(Exception, SystemExit):
+        env.close()
 
 
 def expert(task: TaskSpec | str) -> Expert:
@@ -242,7 +250,7 @@ def _build(name: str, env_id: str, kwargs: Mapping[str, Any], render_mode: str |
         raise RuntimeError(f"the environment of task '{name}' cannot be made: {said}") from error
 
 
-def _spaces(name: str, env: gymnasium.Env) -> tuple[Any, Any]:
+def _spaces(env: gymnasium.Env) -> tuple[Any, Any]:
     """**Raises:** `ValueError` where an environment lacks one of its two spaces."""
     found = []
     for role in ("observation_space", "action_space"):
@@ -251,7 +259,7 @@ def _spaces(name: str, env: gymnasium.Env) -> tuple[Any, Any]:
         except (AttributeError, NotImplementedError):
             space = None
         if space is None:
-            raise ValueError(f"the environment of task '{name}' has no {role}; set one of gymnasium.spaces in its __init__")
+            raise ValueError(f"it has no {role}; set one of gymnasium.spaces in its __init__")
         found.append(space)
     return found[0], found[1]
 
