@@ -16,6 +16,8 @@ from .lines import stem_of, suffix_of
 
 MAX_HASHED_BYTES = 2**30
 
+MAX_NAME_BYTES, MAX_PATH = 255, 2048  # what file systems take
+
 DEFAULT_SPLIT = "train"
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
@@ -55,6 +57,14 @@ def inside(folder: Path, name: object, label: str) -> Path:
     """The file `name` of a folder. **Raises:** `ValueError` if it is no text, is empty, or leads out of the folder."""
     if not isinstance(name, str) or not name or "\0" in name:
         raise ValueError(f"{label} names the file {name!r}; expected a path inside {folder}")
+    if "://" in name:
+        raise ValueError(f"{label} names the address {name[:200]!r}; nothing is fetched: download it and name the file")
+    try:
+        longest = max(map(len, re.split(rb"[/\\]", os.fsencode(name))))
+    except UnicodeEncodeError:
+        raise ValueError(f"{label} names the file {name[:200]!r}, which no file can be called; repair the name") from None
+    if longest > MAX_NAME_BYTES or len(name) > MAX_PATH:
+        raise ValueError(f"{label} names the file '{name[:60]}...' of {len(name)} characters, which no file can be called; repair the name")
     parts = PurePath(name.replace("\\", "/"))
     if parts.is_absolute() or PurePath(name).drive or ".." in parts.parts:
         raise ValueError(f"{label} names the file {name!r}, which leads out of {folder}; name files inside it")

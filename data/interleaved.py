@@ -184,6 +184,6 @@ def _parts(row: Mapping[str, Any], place: str) -> tuple[str, list[tuple[object, 
             (parts[-1][1] if parts else before).append(said)
     if len(parts) > MAX_PICTURES:
         raise ValueError(f"{place}: the document has {len(parts)} pictures, more than {MAX_PICTURES}; break it up")
-    if sum(len(t) for t in texts if t is not None) > MAX_TEXT:
+    if sum(map(len, [*before, *(text for _, said in parts for text in said)])) > MAX_TEXT:
         raise ValueError(f"{place}: the document has more than {MAX_TEXT} characters; break it up")
     return "\n\n".join(before), [(image, "\n\n".join(said)) for image, said in parts]

@@ -193,7 +193,8 @@ def _chunks(path: Path) -> Iterator[bytes]:
         try:
             yield from _recoded(path, stream)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is damaged where it was packed with gzip: {error}; fetch it again") from None
+            what = "it is cut" if isinstance(error, EOFError) else "it does not unpack"
+            raise ValueError(f"{path} was packed with gzip and is damaged: {what}; fetch it again") from None
 
 
 def _recoded(path: Path, stream: BinaryIO) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ group says it would take is compared with what it has in the file, before it is 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,10 +33,13 @@ def parquet_batches(
         group, first = group + 1, first + size
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for k in range(group, file.num_row_groups):
-            row_bytes = _checked_bytes(path, file, k, columns) // max(1, file.metadata.row_group(k).num_rows)
-            rows = max(1, min(max_rows, BATCH_BYTES // max(1, row_bytes)))
-            yield from file.iter_batches(rows, row_groups=[k], columns=columns)
+        with _Unread(path) as unread:
+            probe = pq.ParquetFile(pa.PythonFile(unread, "r"), metadata=file.metadata, pre_buffer=True)
+            for k in range(group, file.num_row_groups):
+                _refuse_damage(probe, k, columns)
+                row_bytes = _checked_bytes(path, file, k, columns) // max(1, file.metadata.row_group(k).num_rows)
+                rows = max(1, min(max_rows, BATCH_BYTES // max(1, row_bytes)))
+                yield from file.iter_batches(rows, row_groups=[k], columns=columns)
 
     return first, batches()
 
@@ -56,3 +60,28 @@ def _checked_bytes(path: Path, file: pq.ParquetFile, group: int, columns: Sequen
             )
         total += size
     return total
+
+
+class _Unread(io.FileIO):
+    """A file whose content is not to be read."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        raise _Reached
+
+
+class _Reached(Exception):
+    """pyarrow found nothing wrong with what the footer says of the columns, and wants to read the first one."""
+
+
+def _refuse_damage(probe: pq.ParquetFile, group: int, columns: Sequence[str] | None) -> None:
+    """**Raises:** pyarrow's errors for damage in what the footer says of these columns.
+
+    Asked for it directly (`RowGroupMetaData.column`), pyarrow ends the process where the histograms of sizes are wrong; only
+    where it is about to read does it raise.
+
+    **Arguments:** `probe`: the file, unreadable behind its footer.
+    """
+    try:
+        next(probe.iter_batches(1, row_groups=[group], columns=columns), None)
+    except _Reached:
+        return

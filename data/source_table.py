@@ -133,7 +133,9 @@ class _named:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (pa.ArrowException, OSError, UnicodeDecodeError)):
-            raise ValueError(f"{self.path} is no readable {suffix_of(self.path)[1:]} file: {error}") from None
+            what = "it holds text that is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+            what = "it points outside itself" if "index out of range" in what else what
+            raise ValueError(f"{self.path} is no readable {suffix_of(self.path)[1:]} file: {what}") from None
 
 
 class _Csv:
