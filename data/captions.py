@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
@@ -29,7 +29,12 @@ MAX_PIXELS = 2**25  # 33.5 million; Pillow itself only warns at 89 million
 MAX_BYTES = 2**26
 
 _KNOWN = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
-_FOREIGN = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"8BPS": "PSD", b"<svg": "SVG", b"<?xml": "SVG", b"%PDF": "PDF"}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_FOREIGN = {
+    b"ii*\0": "TIFF", b"mm\0*": "TIFF", b"8bps": "PSD", b"<svg": "SVG", b"<?xml": "SVG", b"%pdf": "PDF", b"\0\0\x01\0": "ICO",
+    b"\0\0\0\x0cjp": "JPEG 2000", b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cjxl": "JPEG XL", b"p5": "PGM", b"p6": "PPM", b"<!doctype": "HTML",
+    b"<html": "HTML",
+}  # fmt: skip
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
@@ -48,10 +53,16 @@ def read_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> np.n
 
     **Raises:** `ValueError` naming the file if it is missing, too large, of another format or damaged.
     """
+    return read_frame(source, max_pixels)[0]
+
+
+def read_frame(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, bool]:
+    """The picture, as `read_image` gives it, and whether it is the first one of an animation. **Raises:** `ValueError`, see there."""
     label = "the picture" if isinstance(source, bytes) else f"picture {source}"
     encoded = source if isinstance(source, bytes) else _read_bytes(Path(source), label)
     if len(encoded) > MAX_BYTES:
         raise ValueError(f"{label} has {len(encoded)} bytes, more than {MAX_BYTES}; scale it down")
+    encoded = _without_notes(encoded)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
@@ -63,11 +74,14 @@ def read_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> np.n
     columns, rows = image.size
     if not 0 < rows * columns <= max_pixels:
         raise ValueError(f"{label} has {rows}x{columns} pixels, expected 1 to {max_pixels}; scale it or leave it out")
+    is_cut_allowed, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False  # else what is missing would be grey
     try:
         image.load()
-        return as_rgb(image)
+        return as_rgb(_on_white(image)), image.format != "MPO" and bool(getattr(image, "is_animated", False))
     except _DAMAGE as error:
         raise ValueError(f"{label} is damaged: {error}; restore it or leave it out") from None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = is_cut_allowed
 
 
 def fit_image(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -103,7 +117,7 @@ class PictureRow:
 
 
 def picture_episode(task: TaskSpec, row: PictureRow) -> Episode:
-    """An episode of one timestep: the picture at the task's size, and the texts.
+    """An episode of one timestep: the picture at the task's size, and the texts. Animations have `animated` in their parameters.
 
     **Raises:** `ValueError` naming the place of a picture that cannot be read.
     """
@@ -132,11 +146,38 @@ def picture_kind(begin: bytes) -> str | None:
     return next((name for start, name in _KNOWN.items() if begin.startswith(start)), None)
 
 
+def _without_notes(encoded: bytes) -> bytes:
+    """A PNG without its packed texts: Pillow refuses pictures whose texts unpack to more than a megabyte."""
+    if not encoded.startswith(_PNG):
+        return encoded
+    kept, at = [encoded[: len(_PNG)]], len(_PNG)
+    while at < len(encoded):
+        end = at + 12 + int.from_bytes(encoded[at : at + 4], "big")
+        if encoded[at + 4 : at + 8] not in (b"zTXt", b"iTXt") or b"adobe" in encoded[at + 8 : at + 40]:  # XMP may say how it is turned
+            kept.append(encoded[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Makes the transparent colour of 16-bit pictures white, which Pillow leaves as it is."""
+    colour = image.info.get("transparency")
+    if image.mode.startswith("I") and isinstance(colour, int):
+        values = np.array(image)
+        values[values == colour] = 65535
+        white = Image.fromarray(values)
+        white.info = {key: value for key, value in image.info.items() if key != "transparency"}
+        return white
+    if image.mode == "RGB" and isinstance(colour, tuple) and max(colour) > 255:
+        raise ValueError("a transparent colour of 16 bits, whose pixels are not known any more: convert it to 8 bits")
+    return image
+
+
 def _kind(encoded: bytes) -> str:
     """What stands in place of a picture, as far as its first bytes say it."""
     if encoded[4:8] == b"ftyp":
         return "a HEIC or AVIF file"
-    return next((f"a {name} file" for start, name in _FOREIGN.items() if encoded.startswith(start)), "no readable picture")
+    return next((f"a {name} file" for start, name in _FOREIGN.items() if encoded.lower().startswith(start)), "no readable picture")
 
 
 def as_rgb(image: Image.Image) -> np.ndarray:
@@ -157,7 +198,8 @@ def _episode(task: TaskSpec, row: PictureRow) -> Episode:
     if not isinstance(row.picture, (bytes, Path)):
         raise ValueError(f"the picture is {kind_of(row.picture)}, expected encoded bytes or a file's name")
     rows, columns, _ = next(f.shape for f in task.observations if f.modality is Modality.IMAGE)
-    image = fit_image(read_image(row.picture), (rows, columns))
+    picture, is_animated = read_frame(row.picture)
+    image = fit_image(picture, (rows, columns))
     values = {"image": image[None], **{name: np.array([text], object) for name, text in row.texts.items()}}
     return Episode(
         task=task,
@@ -166,5 +208,5 @@ def _episode(task: TaskSpec, row: PictureRow) -> Episode:
         rewards=np.zeros(1, np.float32),
         terminated=True,
         behaviour="human",
-        parameters={key: value for key, value in row.parameters.items() if value is not None},
+        parameters={key: value for key, value in row.parameters.items() if value is not None} | ({"animated": True} if is_animated else {}),
     )

@@ -187,7 +187,10 @@ def _fill(writer: StoreWriter, dataset: Dataset, split: str) -> None:
     lost when a writer is killed, the episodes that are there and the skipped ones before them say where the next goes on.
     """
     left_out, total = dataset.left_out, dataset.splits[split]
-    before = writer.provenance.get("skipped", []) if writer.provenance.get("sha256") == dataset.digest else []
+    is_same = writer.provenance.get("sha256") == dataset.digest
+    before = writer.provenance.get("skipped", []) if is_same else []
+    if is_same and writer.num_episodes:
+        left_out.resume(writer.provenance)
     skipped = [x for x in before if x["before"] is not None and x["before"] <= writer.num_episodes]
     left_out.episodes += [x["row"] for x in skipped]  # they count towards the limit
     known = len(left_out.episodes)
@@ -201,7 +204,7 @@ def _fill(writer: StoreWriter, dataset: Dataset, split: str) -> None:
         new, known = left_out.episodes[known:], len(left_out.episodes)
         skipped.extend({"row": row, "before": writer.num_episodes} for row in new)
         if new:
-            writer.note(skipped=unread + skipped, expected_episodes=total - len(skipped))
+            writer.note(skipped=unread + skipped, expected_episodes=total - len(skipped), **left_out.notes())
         for _ in new:
             progress.advance()
 
@@ -212,6 +215,8 @@ def _fill(writer: StoreWriter, dataset: Dataset, split: str) -> None:
             writer.append(episode)
             progress.advance()
         note_skipped()
+    if any(writer.provenance.get(key) != value for key, value in left_out.notes().items()):
+        writer.note(**left_out.notes())
     if (found := writer.num_episodes + len(skipped)) != total:
         raise ValueError(f"{dataset.source} {split} had {total} episodes when it was opened and {found} when it was read: it changed")
     if not writer.num_episodes:

@@ -22,7 +22,7 @@ from gato.episode import Episode
 from gato.setting import MAX_SIDE, Settings, bounded
 from gato.spec import FieldSpec, Modality, TaskSpec
 
-from .captions import SUFFIXES, fit_image, read_image
+from .captions import SUFFIXES, fit_image, read_frame
 from .files import (
     DEFAULT_SPLIT,
     count_others,
@@ -113,7 +113,7 @@ class InterleavedReader(Settings):
             tasks=(task,),
             splits=dict(counts),
             episodes=lambda split, start: left_out.made(
-                islice(self._wanted(path, files, left_out, split), start, None), partial(self._episode, task)
+                islice(self._wanted(path, files, left_out, split), start, None), partial(self._episode, task, left_out)
             ),
             provenance={"format": "interleaved"},
             left_out=left_out,
@@ -136,12 +136,14 @@ class InterleavedReader(Settings):
                     split = named_split(row.get("split"), place) or by_name
                     yield Document(place, split, before, pictures, sayings(row, _PARAMETERS, place))
 
-    def _episode(self, task: TaskSpec, document: Document) -> Episode:
+    def _episode(self, task: TaskSpec, left_out: LeftOut, document: Document) -> Episode:
         parts = document.parts
         try:
-            pictures = [fit_image(read_image(picture), self.image_size) for picture, _ in parts]
+            frames = [read_frame(picture) for picture, _ in parts]
         except ValueError as error:
             raise ValueError(f"{document.place}: {error}") from None
+        pictures = [fit_image(frame, self.image_size) for frame, _ in frames]
+        left_out.count("animations of which the first picture alone is kept", document.place, sum(moves for _, moves in frames))
         return Episode(
             task=task,
             observations={"before": np.array([document.before] + [""] * (len(parts) - 1), object), "image": np.stack(pictures)},

@@ -9,7 +9,7 @@ interrupted import knows where in the source to go on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -47,7 +47,7 @@ class LeftOut:
             raise ValueError(f"--skip is {self.skip}, expected 0 to {MAX_SKIP} bad rows")
 
     def count(self, what: str, example: object, number: int = 1) -> None:
-        """What needs no permission; to be called while the source is opened. `example`: its file and place."""
+        """What needs no permission, in the pass that finds it first. `example`: its file and place."""
         if number:
             self.counts[what] += number
             self.examples.setdefault(what, str(example))
@@ -87,6 +87,12 @@ class LeftOut:
                 self.episode(error)
             else:
                 yield episode
+
+    def resume(self, notes: Mapping[str, Any]) -> None:
+        """Takes over what an earlier import counted while it was reading; `notes`: of the manifest's provenance."""
+        for what, number in notes.get("left_out", {}).items() if isinstance(notes.get("left_out"), dict) else ():
+            self.counts[what] = max(self.counts[what], number)
+            self.examples.setdefault(what, notes.get("left_out_examples", {}).get(what, "an earlier one"))
 
     def notes(self) -> dict[str, Any]:
         """For the manifest's provenance."""

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from gato.episode import Episode
 from gato.setting import MAX_SIDE, Settings, bounded
 from gato.spec import TaskSpec
 
@@ -61,10 +62,16 @@ def picture_dataset(path: Path, task: TaskSpec, pictures: Pictures, left_out: Le
         digest=options_digest(pictures.digest, **options),
         tasks=(task,),
         splits=pictures.splits,
-        episodes=lambda split, start: left_out.made(pictures.rows(split, start), partial(picture_episode, task)),
+        episodes=lambda split, start: left_out.made(pictures.rows(split, start), partial(_episode, task, left_out)),
         provenance={"format": pictures.layout, **options},
         left_out=left_out,
     )
+
+
+def _episode(task: TaskSpec, left_out: LeftOut, row: PictureRow) -> Episode:
+    episode = picture_episode(task, row)
+    left_out.count("animations of which the first picture alone is kept", row.place, bool(episode.parameters.get("animated")))
+    return episode
 
 
 @dataclass(frozen=True)

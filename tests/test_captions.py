@@ -6,9 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
-from gato.data.captions import MAX_BYTES, PictureRow, caption_task, fit_image, picture_episode, read_image
+from gato.data.captions import MAX_BYTES, PictureRow, caption_task, fit_image, picture_episode, read_frame, read_image
 from gato.spec import Modality
 
 RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0, 0)
@@ -192,3 +193,65 @@ def test_a_row_becomes_an_episode_of_one_timestep():
 def test_a_bad_row_is_named(picture, caption, message):
     with pytest.raises(ValueError, match=message):
         picture_episode(caption_task("captions/toy"), PictureRow("row 7", picture, {"caption": caption}, {}))
+
+
+# -- what Pillow makes of odd pictures ---------------------------------------------------------------
+
+
+def palette(colour) -> Image.Image:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, *colour])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("content", "colour"),
+    [
+        (encoded(Image.new("1", (4, 4), 1)), (255, 255, 255)),
+        (encoded(Image.new("L", (4, 4), 100)), (100, 100, 100)),
+        (encoded(Image.new("LA", (4, 4), (100, 0))), (255, 255, 255)),
+        (encoded(palette((10, 20, 30))), (10, 20, 30)),
+        (encoded(palette((10, 20, 30)), transparency=1), (255, 255, 255)),
+        (encoded(Image.new("L", (4, 4), 100), transparency=100), (255, 255, 255)),
+        (encoded(Image.fromarray(np.full((4, 4), 257 * 117, np.uint16))), (117, 117, 117)),
+        (encoded(Image.fromarray(np.full((4, 4), 30_000, np.uint16)), transparency=30_000), (255, 255, 255)),
+        (encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "JPEG", quality=95), (0, 255, 255)),
+        (encoded(Image.new("RGBA", (4, 4), (1, 2, 3, 0)), "WEBP", lossless=True), (255, 255, 255)),
+    ],
+)
+def test_a_colour_is_the_same_in_every_mode(content, colour):
+    assert read_image(content)[1, 1].tolist() == list(colour)
+
+
+@pytest.mark.parametrize("kind", ["add_text", "add_itxt"])
+def test_long_notes_in_a_picture_are_no_reason_to_refuse_it(kind):
+    notes = PngInfo()
+    getattr(notes, kind)("Comment", "x" * 3_000_000, zip=True)
+    assert read_image(encoded(Image.new("L", (4, 4), 100), pnginfo=notes)).tolist() == [[[100] * 3] * 4] * 4
+
+
+def test_a_cut_picture_is_refused_whatever_another_library_set(monkeypatch):
+    cut = encoded(Image.effect_noise((64, 64), 50), "JPEG")[:-500]
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(ValueError, match="the picture is damaged: image file is truncated"):
+        read_image(cut)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_picture_is_kept_and_said(kind):
+    red, green = (Image.new("RGB", (4, 4), colour) for colour in ("red", "green"))
+    moving = encoded(red, kind, save_all=True, append_images=[green], lossless=True)
+    frame, is_animated = read_frame(moving)
+    assert is_animated and frame[0, 0].tolist() == [255, 0, 0]
+    assert not read_frame(encoded(red, kind))[1]
+    episode = picture_episode(caption_task("captions/toy"), PictureRow("row 7", moving, {"caption": "x"}, {}))
+    assert episode.parameters == {"animated": True}
+
+
+@pytest.mark.parametrize(
+    ("start", "what"), [(b"<!DOCTYPE html>", "HTML"), (b"P6 4 4 255 ", "PPM"), (b"\0\0\x01\0\x01\0", "ICO"), (b"II*\0", "TIFF")]
+)
+def test_what_stands_in_place_of_a_picture_is_named(start, what):
+    with pytest.raises(ValueError, match=f"the picture is a {what} file; expected one of PNG"):
+        read_image(start + bytes(50))

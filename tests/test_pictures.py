@@ -71,8 +71,11 @@ def test_an_interrupted_import_goes_on_where_it_stopped(tmp_path):
     with pytest.raises(ValueError, match=r"samples.parquet, row 3: the picture is no readable picture"):
         import_dataset(PicturesReader().open(path), tmp_path / "out")
     assert Store(tmp_path / "out" / "train").num_episodes == 3  # those before it are kept
-    parquet(path, *good)
-    with pytest.raises(ValueError, match=r"already holds 3 episodes of another source"):
+    parquet(path, *good, picture(BLUE, "repaired"))
+    import_dataset(PicturesReader().open(path), tmp_path / "out")
+    assert Store(tmp_path / "out" / "train").num_episodes == 4
+    parquet(path, picture(BLUE, "another"), *good)
+    with pytest.raises(ValueError, match=r"already holds 4 episodes of another source"):
         import_dataset(PicturesReader().open(path), tmp_path / "out")
 
 
