@@ -229,7 +229,7 @@ def _environment_spec(tasks: Sequence[TaskSpec]) -> Any:
         return None
     try:
         env = envs.make(tasks[0])
-    except (ValueError, ImportError):  # of another machine, or of another version
+    except (ValueError, ImportError, RuntimeError):  # of another machine, or of another version
         return None
     spec = env.spec
     env.close()

@@ -118,6 +118,7 @@ class Demo:
     def act(self, name: str, seed: int) -> Iterator[Timestep]:
         """Plays one episode, at most `MAX_TIMESTEPS` of it."""
         from gato.data.recording import Recording
+        from gato.eval.film import as_frame
 
         from . import envs
 
@@ -129,7 +130,7 @@ class Demo:
             policy = self.agent.policy(task, seed=seed)
             recording = Recording(task, env, seed, keep=False)
             while not recording.done and recording.num_timesteps < MAX_TIMESTEPS:
-                frame, observed = np.asarray(env.render()), recording.values()
+                frame, observed = as_frame(env.render()), recording.values()
                 with self._model:
                     action = policy.act_one(recording.observation)
                 recording.step(action)
@@ -260,7 +261,7 @@ def _worlds(agent: Agent) -> tuple[list[str], list[str]]:
             continue
         try:
             envs.make(task).close()
-        except (ImportError, ValueError):  # no simulator, or another version of it
+        except (ImportError, ValueError, RuntimeError):  # no simulator, or another version of it, or it cannot be made here
             found[1].append(task.name)
         else:
             found[0].append(task.name)

@@ -41,10 +41,10 @@ def only_documents(to_the_last: bool = False) -> Iterator[None]:
         return
     number = _descriptor(kept)
     kept.flush()
-    copy = None if number is None else os.dup(number)
-    _reserved = kept if copy is None else os.fdopen(copy, "w", encoding="utf-8")
-    if number is not None:
-        os.dup2(_descriptor(sys.stderr) or 2, number)
+    copies = {n: copy for n in {1, number} if n is not None and (copy := _copy(n)) is not None}  # C libraries know 1 alone
+    _reserved = os.fdopen(os.dup(copies[number]), "w", encoding="utf-8") if number in copies else kept
+    for n in copies:
+        os.dup2(_descriptor(sys.stderr) or 2, n)
     sys.stdout = sys.stderr
     try:
         yield
@@ -52,12 +52,14 @@ def only_documents(to_the_last: bool = False) -> Iterator[None]:
         document = _reserved
         if not to_the_last:
             sys.stdout, _reserved = kept, None
-        if number is not None and copy is not None:
-            kept.flush()  # what was written to the old object still belongs on standard error
-            with suppress(OSError, AttributeError):  # and what C libraries hold back; Windows has no such table of names
-                ctypes.CDLL(None).fflush(None)
+        kept.flush()  # what was written to the old object still belongs on standard error
+        with suppress(OSError, AttributeError):  # and what C libraries hold back; Windows has no such table of names
+            ctypes.CDLL(None).fflush(None)
+        for n, copy in copies.items():
             if not to_the_last:
-                os.dup2(copy, number)
+                os.dup2(copy, n)
+            os.close(copy)
+        if document is not kept:
             with suppress(BrokenPipeError):  # a reader that left early
                 document.close()
 
@@ -76,6 +78,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Path, bytes)):
         return os.fsdecode(value)
     return str(value)
+
+
+def _copy(number: int) -> int | None:
+    try:
+        return os.dup(number)
+    except OSError:  # closed
+        return None
 
 
 def _descriptor(file: TextIO) -> int | None:
