@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gato.episode import Episode
+from gato.policy import GatoPolicy
 from gato.spec import Modality, TaskSpec
 
 MAX_ONE_HOT = 64  # discrete values with more possibilities than this are read as a number
@@ -23,14 +24,22 @@ class Features:
     grid. A text that no demonstration has is all zeros.
     """
 
-    def __init__(self, task: TaskSpec, episodes: Sequence[Episode], with_pictures: bool = True) -> None:
+    def __init__(
+        self, task: TaskSpec, with_pictures: bool, texts: Mapping[str, Sequence[str]], mean: np.ndarray, scale: np.ndarray
+    ) -> None:
         self.fields = [f for f in task.observations if with_pictures or f.modality is not Modality.IMAGE]
-        self.texts = {
-            f.name: sorted({str(t) for e in episodes for t in e.observations[f.name]}) for f in self.fields if f.modality is Modality.TEXT
-        }
-        raw = np.concatenate([self._raw(e.observations) for e in episodes])
-        self.mean, spread = raw.mean(axis=0), raw.std(axis=0)
-        self.scale = np.where(spread < 1e-6, 1.0, spread)
+        self.texts, self.mean, self.scale = texts, mean, scale
+
+    @classmethod
+    def of(cls, task: TaskSpec, episodes: Sequence[Episode], with_pictures: bool = True) -> Features:
+        """Those of some demonstrations."""
+        names = [f.name for f in task.observations if f.modality is Modality.TEXT]
+        texts = {name: sorted({str(t) for e in episodes for t in e.observations[name]}) for name in names}
+        features = cls(task, with_pictures, texts, np.zeros(1), np.ones(1))
+        raw = np.concatenate([features._raw(e.observations) for e in episodes])
+        spread = raw.std(axis=0)
+        features.mean, features.scale = raw.mean(axis=0), np.where(spread < 1e-6, 1.0, spread)
+        return features
 
     def __call__(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
         return ((self._raw(observations) - self.mean) / self.scale).astype(np.float32)
@@ -54,58 +63,89 @@ class Features:
         return np.concatenate(columns, axis=1)
 
 
-class NearestPolicy:
-    """Retrieve and play: the action of the demonstrations' state that is nearest to what is seen; nothing is learnt."""
+class Baseline:
+    """A policy that sees the present timestep alone and plays its likeliest action; it takes the place of `GatoPolicy` in a loop."""
 
-    def __init__(self, task: TaskSpec, episodes: Sequence[Episode]) -> None:
-        self.features = Features(task, episodes)
-        self.states = np.concatenate([self.features(e.observations) for e in episodes])
-        self.squares = (self.states**2).sum(axis=1)
-        self.actions = {f.name: np.concatenate([e.actions[f.name] for e in episodes]) for f in task.actions}
+    memory = 1
+    task: TaskSpec
+    features: Features
 
-    def reset(self, num_streams: int, demonstrations: Sequence[Episode] = ()) -> None:
+    def reset(self, num_streams: int = 1, demonstrations: Sequence[Episode] = ()) -> None:
         pass
 
+    act_one = GatoPolicy.act_one
+
+
+class NearestPolicy(Baseline):
+    """Retrieve and play: the action of the demonstrations' state that is nearest to what is seen; nothing is learnt.
+
+    **Arguments:** `states` (N, D) float32: features of the demonstrations' timesteps; `actions`: theirs by field, (N, *shape).
+    """
+
+    def __init__(self, task: TaskSpec, features: Features, states: np.ndarray, actions: Mapping[str, np.ndarray]) -> None:
+        self.task, self.features, self.states, self.actions = task, features, states, actions
+        self.squares = (states**2).sum(axis=1)
+
+    @classmethod
+    def of(cls, task: TaskSpec, episodes: Sequence[Episode]) -> NearestPolicy:
+        features = Features.of(task, episodes)
+        states = np.concatenate([features(e.observations) for e in episodes])
+        return cls(task, features, states, {f.name: np.concatenate([e.actions[f.name] for e in episodes]) for f in task.actions})
+
     def act(
-        self, observation: Mapping[str, np.ndarray], reward: np.ndarray, first: np.ndarray, streams: np.ndarray
+        self,
+        observation: Mapping[str, np.ndarray],
+        reward: np.ndarray | None = None,
+        first: np.ndarray | None = None,
+        streams: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         seen = self.features(observation)
         nearest = (self.squares - 2 * seen @ self.states.T).argmin(axis=1)  # the seen state's own square is the same for all
         return {name: values[nearest] for name, values in self.actions.items()}
 
 
-class ClonePolicy:
+class ClonePolicy(Baseline):
     """Behaviour cloning by a small network: two hidden layers, and a few convolutions where there are pictures.
 
     Continuous actions are regressed, discrete ones classified; the most likely one is played.
 
-    **Arguments:** `steps` updates of `batch_size` timesteps each; `seed`: of weights and batches.
+    **Arguments:** `features`: of what is no picture; `network`: see `_Network`.
     """
 
-    def __init__(self, task: TaskSpec, episodes: Sequence[Episode], steps: int, batch_size: int, seed: int = 0) -> None:
-        self.task, self.features = task, Features(task, episodes, with_pictures=False)
+    def __init__(self, task: TaskSpec, features: Features, network: _Network) -> None:
+        self.task, self.features, self.network = task, features, network
         self.pictures = [f.name for f in task.observations if f.modality is Modality.IMAGE]
-        seen = [self._inputs(e.observations) for e in episodes]
-        states, pictures = torch.cat([s for s, _ in seen]), {n: torch.cat([p[n] for _, p in seen]) for n in self.pictures}
-        actions = {f.name: torch.from_numpy(np.concatenate([e.actions[f.name] for e in episodes])) for f in task.actions}
+
+    @classmethod
+    def of(cls, task: TaskSpec, episodes: Sequence[Episode], steps: int, batch_size: int, seed: int = 0) -> ClonePolicy:
+        """Trained by `steps` updates of `batch_size` timesteps each; `seed`: of weights and batches."""
+        features = Features.of(task, episodes, with_pictures=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = _Network(task, states.shape[1], len(self.pictures))
-            optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3)
-            for _ in range(steps):
-                rows = torch.randint(len(states), (min(batch_size, 4096),))
-                output = self.network(states[rows], [pictures[n][rows] for n in self.pictures])
-                loss = self._loss(output, {name: values[rows] for name, values in actions.items()})
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+            policy = cls(task, features, _Network(task, len(features.mean)))
+            policy._train(episodes, steps, batch_size)
+        return policy
 
-    def reset(self, num_streams: int, demonstrations: Sequence[Episode] = ()) -> None:
-        pass
+    def _train(self, episodes: Sequence[Episode], steps: int, batch_size: int) -> None:
+        seen = [self._inputs(e.observations) for e in episodes]
+        states, pictures = torch.cat([s for s, _ in seen]), {n: torch.cat([p[n] for _, p in seen]) for n in self.pictures}
+        actions = {f.name: torch.from_numpy(np.concatenate([e.actions[f.name] for e in episodes])) for f in self.task.actions}
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3)
+        for _ in range(steps):
+            rows = torch.randint(len(states), (min(batch_size, 4096),))
+            output = self.network(states[rows], [pictures[n][rows] for n in self.pictures])
+            loss = self._loss(output, {name: values[rows] for name, values in actions.items()})
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
     @torch.inference_mode()
     def act(
-        self, observation: Mapping[str, np.ndarray], reward: np.ndarray, first: np.ndarray, streams: np.ndarray
+        self,
+        observation: Mapping[str, np.ndarray],
+        reward: np.ndarray | None = None,
+        first: np.ndarray | None = None,
+        streams: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         states, pictures = self._inputs(observation)
         output, actions = self.network(states, [pictures[n] for n in self.pictures]), {}
@@ -140,8 +180,9 @@ class ClonePolicy:
 class _Network(nn.Module):
     """Features and pictures -> per action field (n, size) for continuous ones, (n, size, values) for discrete ones."""
 
-    def __init__(self, task: TaskSpec, num_features: int, num_pictures: int, width: int = 256) -> None:
+    def __init__(self, task: TaskSpec, num_features: int, width: int = 256) -> None:
         super().__init__()
+        num_pictures = sum(f.modality is Modality.IMAGE for f in task.observations)
         self.eyes = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),

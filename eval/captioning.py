@@ -12,6 +12,7 @@ import numpy as np
 
 from gato.agent import Agent
 from gato.episode import Episode
+from gato.plain import spanned
 from gato.spec import Modality, TaskSpec
 
 from ..data.captions import SUFFIXES, read_image
@@ -137,7 +138,7 @@ def wording_lines(part: dict[str, Any]) -> list[str]:
         return [f"  wording not measured: {wording}"]
     lines = [f"  wording of {part['pictures']} texts ({part['split']}), 95 % intervals"] if wording else []
     for speaker, measures in wording.items():
-        figures = [f"{name} {x['mean']:.3g} [{x['low']:.3g}, {x['high']:.3g}]" for name, x in measures.items()]
+        figures = [f"{name} {x['mean']:.3g} {spanned(x['low'], x['high'], '.3g')}".rstrip() for name, x in measures.items()]
         lines.append(f"    {speaker:26}{', '.join(figures)}")
     return lines
 

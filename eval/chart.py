@@ -113,7 +113,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def score_curves(
-    curves: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    curves: Mapping[str, Sequence[tuple[float, float, float | None, float | None]]],
     title: str,
     marks: Mapping[str, float],
     size: tuple[int, int] = (900, 460),
@@ -126,7 +126,7 @@ def score_curves(
     left, top, right, bottom = 60, 40, 250, 50
     inner = size[0] - left - right, size[1] - top - bottom
     points = [p for line in curves.values() for p in line]
-    numbers = [v for p in points for v in p[1:] if math.isfinite(v)] + list(marks.values())
+    numbers = [v for p in points for v in p[1:] if v is not None and math.isfinite(v)] + list(marks.values())
     low, high = min(numbers, default=0.0), max(numbers, default=1.0)
     low, high = low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
     counts = sorted({p[0] for p in points})
@@ -155,7 +155,7 @@ def score_curves(
         shapes.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         shapes += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in places]
         for (x, _), point in zip(places, sorted(line), strict=True):
-            if math.isfinite(point[2]) and math.isfinite(point[3]):
+            if all(end is not None and math.isfinite(end) for end in point[2:]):
                 ends = at(point[0], point[2])[1], at(point[0], point[3])[1]
                 shapes.append(f'<line x1="{x}" x2="{x}" y1="{ends[0]}" y2="{ends[1]}" stroke="{colour}"/>')
         shapes.append(f'<text x="{size[0] - right + 20}" y="{top + 14 + 18 * i}" fill="{colour}">{escape(label)}</text>')

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gato.agent import Agent, load
-from gato.plain import finite, reason
+from gato.plain import check_writable, finite, reason
 from gato.spec import TaskSpec
 
 from ..data.store import Store
@@ -60,6 +60,9 @@ def evaluate(
 def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     """Everything `gato eval` measures; written to `config.out` as well, after every task.
 
+    Where that file holds an earlier evaluation, a file beside it that ends in `.partial.json` is written, and takes its place when
+    all is measured; it stays beside it where nothing could be.
+
     **Returns:** among others `errors`: the tasks that could not be played, and why; the others are not held up by them.
 
     **Raises:** `ValueError` if `config.record` exists and was not made with these weights and settings, for a family of
@@ -73,6 +76,10 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     tasks = [agent.task(name) for name in _task_names(agent, config)]
     other = _other_agent(agent, [task.name for task in tasks], config)
     out = config.out or Path(checkpoint) / "eval.json"
+    check_writable(out)
+    for store in (*config.captions, *config.text, *([config.nearest] if config.nearest else [])):
+        Store(store_path(store))  # what is not there is found before the first episode
+    partial = out.with_name(f"{out.stem}.partial.json") if out.exists() else out
     results: dict[str, Any] = {
         "checkpoint": str(checkpoint), "seed": config.seed, "episodes": config.episodes, "demonstrations": config.demonstrations,
         "temperature": config.temperature, "memory": config.memory,
@@ -85,7 +92,7 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
             _add_task(results, agent, task, config, settings, out)
         except _OF_A_TASK as error:
             results["errors"].append({"task": task.name, "error": reason(error)})
-        _write(out, results)  # what was measured so far outlives whatever comes
+        _write(partial, results)  # what was measured so far outlives whatever comes, and so does the last evaluation
     results["families"] = summarise_families(results["tasks"])
     if other is not None:
         common = [other.task(row["task"]) for row in _plain(results) if row["task"] in other.tasks]
@@ -101,7 +108,10 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     results["bits_per_byte"] = [text_results(agent, Store(store_path(store)), config.documents) for store in config.text]
     results["text"] = [{"prompt": p, "continuation": agent.generate(p, 48, temperature=0.7)[len(p) :]} for p in config.prompts]
     results["seconds"] = time.monotonic() - started
-    _write(out, results)
+    measured = any(results[name] for name in ("tasks", "captions", "bits_per_byte", "text"))
+    _write(partial, results)
+    if measured:
+        partial.replace(out)
     return results
 
 

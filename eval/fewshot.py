@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -33,7 +34,9 @@ from ..data.store import Store, StoreWriter, stores_folder
 from ..train.finetune import finetune, merged, speed
 from ..train.protocol import MODES
 from .baseline import ClonePolicy, NearestPolicy
+from .baseline_folder import BaselineAgent, save_baseline
 from .chart import score_curves
+from .fewshot_choice import policy_to_take
 from .fewshot_table import SMOOTHED, few_shot_table, labels, origin_lines, summarise_cells
 from .recorder import weights_sha256
 from .rollout import RandomPolicy, rollout
@@ -43,6 +46,7 @@ from .summary import summarise
 
 WITHOUT_CHECKPOINT = ("scratch", "retrieve", "clone")  # whose cells another checkpoint of the same architecture may share
 MEASURED = 50  # demonstrations that origins are inferred from
+JUDGED = 1000  # demonstrations whose success is counted
 RANDOM_EPISODES = 20  # that measure the random return of a task the registry does not know
 
 
@@ -74,6 +78,12 @@ class Demonstrations:
                 f"{len(self.held_out)} held out; collect more or ask for fewer"
             )
         return self.read(np.random.default_rng(seed).permutation(self.pool)[:count])
+
+    def succeeded(self) -> dict[str, int] | None:
+        """How many of the demonstrations succeeded by their own flags, and how many have one; `None` where none has."""
+        flags = [self.store.episode(i).success for i in (*self.pool, *self.held_out)[:JUDGED]]
+        known = [flag for flag in flags if flag is not None]
+        return {"succeeded": sum(known), "judged": len(known)} if known else None
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> list[Episode]:
         return [replace(self.store.episode(int(i)), task=self.task) for i in numbers]
@@ -137,6 +147,13 @@ def _with_returns(task: TaskSpec, store: Store, numbers: Sequence[int], config: 
     return task.with_returns(random, expert), references
 
 
+def _opened(checkpoint: Path, config: FewShotConfig) -> Agent:
+    agent = load(checkpoint, config.device, config.verify)
+    if isinstance(agent, BaselineAgent):
+        raise ValueError(f"'{checkpoint}' holds a {agent.kind} policy, which cannot be fine-tuned; name the folder of a model")
+    return agent
+
+
 def _understood(demonstrations: Demonstrations, agent: Agent) -> Demonstrations:
     """The demonstrations with their observations measured as the agent does where it knows the task.
 
@@ -177,7 +194,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     demonstrations = open_demonstrations(config)
     for count in config.episodes:  # before the first cell, not after hours
         demonstrations.series(0, count)
-    agent = load(checkpoint, config.device, config.verify)
+    agent = _opened(checkpoint, config)
     demonstrations = _understood(demonstrations, agent)
     task = demonstrations.task
     seen, sibling = task.name in agent.tasks, envs.held_out().get(envs.registered_name(task))
@@ -197,7 +214,8 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         "origins": {name: list(origin) for name, origin in demonstrations.inferred.items()},
         "store": str(demonstrations.store.path), "pool": len(demonstrations.pool), "held_out": len(demonstrations.held_out),
         "left_out": demonstrations.left_out, "series": config.series, "rollouts": config.rollouts, "protocol": config.protocol,
-        "training": asdict(config.training), "rows": rows, "cells": cells,
+        "training": asdict(config.training), "rows": rows, "cells": cells, "succeeded": demonstrations.succeeded(),
+        "take": policy_to_take(out, task.name, cells, config.rollouts, config.temperature),
     }  # fmt: skip
     _write(out / "fewshot.json", json.dumps(finite(results), indent=1))
     _write(out / "fewshot.md", few_shot_table(results) + "\n")
@@ -211,7 +229,7 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
     """What `few_shot` would do: the tokens of two timesteps as the model sees them, the cells, and what they cost here."""
     from tempfile import TemporaryDirectory
 
-    agent, protocol = load(checkpoint, config.device, config.verify), config.training
+    agent, protocol = _opened(checkpoint, config), config.training
     demonstrations = _understood(open_demonstrations(config), agent)
     task = demonstrations.task
     _give_memory(agent, task, envs.held_out().get(envs.registered_name(task)), config.memory)
@@ -252,22 +270,26 @@ def _cell(
         return json.loads((folder / "result.json").read_text())
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    episodes = demonstrations.series(series, count)
+    episodes, started = demonstrations.series(series, count), time.monotonic()
     cell: dict[str, Any] = {"mode": mode, "episodes": count, "series": series, "timesteps": sum(e.num_timesteps for e in episodes)}
     task = demonstrations.task
-    policy: Policy
     if mode in MODES:
         cell |= _trained(agent, demonstrations, config, mode, episodes, series, folder)
     elif mode == "prompt":
         policy = _policy(agent, task, config)
         cell["figures"] = {"no learning": _measured(policy, task, config, episodes)}
     elif mode == "retrieve":
-        cell["figures"] = {"no learning": _measured(NearestPolicy(task, episodes), task, config)}
+        policy = NearestPolicy.of(task, episodes)
+        cell["seconds"] = round(time.monotonic() - started, 4)
+        cell["figures"] = {"no learning": _measured(policy, task, config)}
+        save_baseline(policy, folder / "policy")
     else:
         training = config.training
         timesteps = training.batch_size * agent.model.config.context_length // agent.tokenizer.tokens_per_timestep(task)
-        policy = ClonePolicy(task, episodes, training.steps, max(1, timesteps), series)
+        policy = ClonePolicy.of(task, episodes, training.steps, max(1, timesteps), series)
+        cell["seconds"] = round(time.monotonic() - started, 4)
         cell["figures"] = {"last step": _measured(policy, task, config)}
+        save_baseline(policy, folder / "policy")
     _write(folder / "result.json", json.dumps(finite(cell), indent=1))
     return cell
 
@@ -310,11 +332,12 @@ def _policy(agent: Agent, task: TaskSpec, config: FewShotConfig) -> GatoPolicy:
 
 
 def _measured(policy: Policy, task: TaskSpec, config: FewShotConfig, demonstrations: Sequence[Episode] = ()) -> dict[str, Any]:
+    started = time.monotonic()
     results = rollout(
         policy, task, config.rollouts, config.seed, min(config.rollouts, 50), demonstrations=demonstrations,
         **config.limits,
     )  # fmt: skip
-    return summarise(task, results)
+    return summarise(task, results) | {"seconds": round(time.monotonic() - started, 4)}
 
 
 def _paper_maximum(curve: Sequence[dict[str, Any]]) -> list[float]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from gato.plain import spanned
 from gato.spec import TaskSpec
 
 from ..train.protocol import MODES
+from .fewshot_choice import choice_lines
 from .score import nested_interval, normalised_score, score_scale
 
 SMOOTHED = 5  # evaluations in the paper's moving average
@@ -19,18 +21,23 @@ def summarise_cells(task: TaskSpec, cells: Sequence[dict[str, Any]]) -> list[dic
     """A row per mode, figure and number of demonstrations, over all series.
 
     **Returns:** `label` (mode and figure), `mode`, `figure`, `episodes`, `series` (how many), `mean`, `low` and `high`: the
-    normalised score with its interval over series and episodes, or the return where the task has no score.
+    normalised score with its interval over series and episodes (`None` for a single episode), or the return where the task has no score;
+    `success`: the share of the episodes, where it is known.
     """
     is_scored = score_scale(task.random_return, task.expert_return) is None
     groups: dict[tuple[str, str, int], list[np.ndarray]] = {}
+    successes: dict[tuple[str, str, int], list[float | None]] = {}
     for cell in cells:
         for figure, row in cell["figures"].items():
             returns = [r for r in row["returns"] if r is not None]
             found = normalised_score(returns, task.random_return, task.expert_return) if is_scored else np.asarray(returns)
-            groups.setdefault((cell["mode"], figure, cell["episodes"]), []).append(found)
+            key = cell["mode"], figure, cell["episodes"]
+            groups.setdefault(key, []).append(found)
+            successes.setdefault(key, []).append(row.get("success"))
     rows = []
     for (mode, figure, episodes), values in groups.items():
         mean, low, high = nested_interval(values)
+        known = [share for share in successes[mode, figure, episodes] if share is not None]
         label = f"{mode}, {figure}" if mode in MODES else mode
         rows.append(
             {
@@ -40,8 +47,9 @@ def summarise_cells(task: TaskSpec, cells: Sequence[dict[str, Any]]) -> list[dic
                 "episodes": episodes,
                 "series": len(values),
                 "mean": mean,
-                "low": low,
-                "high": high,
+                "low": low if np.isfinite(low) else None,
+                "high": high if np.isfinite(high) else None,
+                "success": float(np.mean(known)) if len(known) == len(values) else None,
             }
         )
     return rows
@@ -65,13 +73,15 @@ def few_shot_table(results: dict[str, Any]) -> str:
     if memory := results["memory"]:
         lines.append(f"trained and played in windows of {memory} timestep{'s' * (memory > 1)}")
     lines += origin_lines(results["origins"])
+    if judged := results["succeeded"]:
+        lines.append(f"by their own flags {judged['succeeded']} of {judged['judged']} demonstrations succeeded")
     lines += [] if scored else [f"no score: {results['unscored']}"]
     lines += [f"the {name} return: {where}" for name, where in results["references"].items() if where != "registry"]
     lines += ["", f"{'demonstrations':32}" + "".join(f"{c:>24}" for c in counts)]
     for label in labels(rows):
         found = {r["episodes"]: r for r in rows if r["label"] == label}
-        cells = [f"{found[c]['mean']:.1f} [{found[c]['low']:.1f}, {found[c]['high']:.1f}]" if c in found else "" for c in counts]
-        lines.append(f"{label:32}" + "".join(f"{cell:>24}" for cell in cells))
+        lines.append(f"{label:32}" + "".join(f"{_cell(found.get(c)):>24}" for c in counts))
+    lines += _success_lines(rows, counts)
     if any("maximum" in r["figure"] for r in rows):
         lines += [
             "",
@@ -79,7 +89,23 @@ def few_shot_table(results: dict[str, Any]) -> str:
         ]
     if results["series"] == 1:
         lines.append("One series: the intervals say nothing of other demonstrations and training seeds.")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *choice_lines(results["take"])])
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{row['mean']:.1f} {spanned(row['low'], row['high'], '.1f')}".rstrip()
+
+
+def _success_lines(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> list[str]:
+    """A second table: the share of successful episodes, where it is known."""
+    if all(r["success"] is None for r in rows):
+        return []
+    lines = ["", f"{'success':32}" + "".join(f"{c:>24}" for c in counts)]
+    for label in labels(rows):
+        found = {r["episodes"]: r["success"] for r in rows if r["label"] == label and r["success"] is not None}
+        if found:
+            lines.append(f"{label:32}" + "".join(f"{f'{found[c]:.0%}' if c in found else '':>24}" for c in counts))
+    return lines
 
 
 def origin_lines(origins: Mapping[str, Sequence[float]]) -> list[str]:

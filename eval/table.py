@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any
+
+from gato.plain import spanned
 
 from .captioning import retrieval_lines, wording_lines
 
@@ -25,7 +26,7 @@ def score_table(results: dict[str, Any]) -> str:
         lines += [f"  {e['caption'] or '(nothing)':40} | {e['title']}" for e in part["examples"]]
     for row in results.get("bits_per_byte", []):
         found = row["bits_per_byte"]
-        lines += ["", f"{row['store']}: {found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}] bits per byte "
+        lines += ["", f"{row['store']}: {found['mean']:.3f} {spanned(found['low'], found['high'], '.3f')} bits per byte "
                   f"over {row['documents']} documents, {row['bytes']:,} bytes"]  # fmt: skip
     for text in results["text"]:
         lines += ["", f"{text['prompt']}|{text['continuation']}"]
@@ -34,8 +35,8 @@ def score_table(results: dict[str, Any]) -> str:
 
 def _task_lines(row: dict[str, Any]) -> list[str]:
     name = f"  {row['ablation']}" if row["ablation"] else row["task"]
-    interval = _interval(row["low"], row["high"], ".4g")
-    score, span = ("", "") if row["score"] is None else (f"{row['score']:.1f}", _interval(row["score_low"], row["score_high"], ".1f"))
+    interval = spanned(row["low"], row["high"], ".4g")
+    score, span = ("", "") if row["score"] is None else (f"{row['score']:.1f}", spanned(row["score_low"], row["score_high"], ".1f"))
     reference = ["" if row[k] is None else f"{row[k]:.4g}" for k in ("random", "expert")]
     success = "" if row["success"] is None else f"{row['success']:.0%}"
     line = f"{name:38}{reference[0]:>9}{reference[1]:>9}{row['mean']:>9.4g}  {interval:20}{score:>7}  {span:>16}{success:>9}"
@@ -67,13 +68,7 @@ def task_notes(row: dict[str, Any]) -> list[str]:
 
 
 def _spanned(value: float, found: dict[str, Any]) -> str:
-    return f"{value:.1f} {_interval(found['low'], found['high'], '.1f')}".rstrip()
-
-
-def _interval(low: float | None, high: float | None, form: str) -> str:
-    """Nothing of a single episode, which says nothing of the spread."""
-    is_known = low is not None and high is not None and isfinite(low) and isfinite(high)
-    return f"[{low:{form}}, {high:{form}}]" if is_known else ""
+    return f"{value:.1f} {spanned(found['low'], found['high'], '.1f')}".rstrip()
 
 
 def _family_lines(families: Sequence[dict[str, Any]]) -> list[str]:
@@ -84,7 +79,7 @@ def _family_lines(families: Sequence[dict[str, Any]]) -> list[str]:
     lines.append(f"{'family':20}{'tasks':>10}{'scored':>8}{'IQM':>8}  {'95 % interval':>16}{'success':>9}  {'95 % interval':>14}{above}")
     published: list[str] = []
     for row in families:
-        iqm, span = ("", "") if row["iqm"] is None else (f"{row['iqm']:.1f}", _interval(row["low"], row["high"], ".1f"))
+        iqm, span = ("", "") if row["iqm"] is None else (f"{row['iqm']:.1f}", spanned(row["low"], row["high"], ".1f"))
         success, share = "", ""
         if row["success"] is not None:
             success, share = f"{row['success']:.0%}", f"[{row['success_low']:.0%}, {row['success_high']:.0%}]"
@@ -103,7 +98,7 @@ def _comparison_lines(against: dict[str, Any] | None) -> list[str]:
     lines = ["", f"minus {against['checkpoint']}, on the same episodes"]
     lines.append(f"{'task':38}{'pairs':>6}{'return':>10}  {'95 % interval':20}{'score':>8}  {'95 % interval':>16}")
     for row in against["tasks"]:
-        interval = _interval(row["low"], row["high"], "+.4g")
-        score, span = ("", "") if row["score"] is None else (f"{row['score']:+.1f}", _interval(row["score_low"], row["score_high"], "+.1f"))
+        interval = spanned(row["low"], row["high"], "+.4g")
+        score, span = ("", "") if row["score"] is None else (f"{row['score']:+.1f}", spanned(row["score_low"], row["score_high"], "+.1f"))
         lines.append(f"{row['task']:38}{row['pairs']:>6}{row['difference']:>+10.4g}  {interval:20}{score:>8}  {span:>16}")
     return lines

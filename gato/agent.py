@@ -362,7 +362,14 @@ class _Prompt:
 
 
 def load(folder: str | os.PathLike, device: str | None = None, verify: bool = True) -> Agent:
-    """Opens a checkpoint: model, tokenizer and task specs. See `Agent.load`."""
+    """Opens a checkpoint: model, tokenizer and task specs. See `Agent.load`.
+
+    The folder of a retrieval or cloning policy that `gato finetune` left gives what acts the same way in its one task.
+    """
+    if (Path(folder) / "baseline.json").is_file():
+        from gato.eval.baseline_folder import load_baseline
+
+        return load_baseline(Path(folder))  # type: ignore[return-value]
     return Agent.load(folder, device, verify)
 
 

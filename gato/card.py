@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .description import Description
+from .plain import spanned
 from .spec import TaskSpec
 
 PUBLISHED = ("config.json", "gato.json", "model*.safetensors*", "*_config.json", "tokenizer.model")  # no training state
@@ -78,7 +79,7 @@ def _task_row(task: TaskSpec) -> str:
 
 def score_lines(results: dict[str, Any]) -> list[str]:
     lines = [
-        f"- {row['task']}: return {row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}] over {row['episodes']} episodes"
+        f"- {row['task']}: return {row['mean']:.4g} {spanned(row['low'], row['high'], '.4g')} over {row['episodes']} episodes"
         for row in results.get("tasks", [])
         if row.get("ablation") is None
     ]
@@ -87,7 +88,7 @@ def score_lines(results: dict[str, Any]) -> list[str]:
             above = f"{row['above']['50']} above half of the expert"
             lines.append(
                 f"- {row['family']}, {row['tasks']} of {row['registered']} tasks: interquartile mean score {row['iqm']:.1f} "
-                f"[{row['low']:.1f}, {row['high']:.1f}], {above}"
+                f"{spanned(row['low'], row['high'], '.1f')}, {above}"
             )
     for part in results.get("captions", []):
         if found := part.get("retrieval"):

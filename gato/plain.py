@@ -62,3 +62,23 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise _Repeated(f"the name '{next(n for n in names if names.count(n) > 1)[:80]}' stands twice")
     return content
+
+
+def check_writable(path: Path) -> None:
+    """Before the work whose result goes there; makes the folder. **Raises:** `ValueError` if the file cannot be written."""
+    probe = path.with_name(f".{path.name}.probe")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "is a folder, expected a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be written: {error.strerror}; name another file") from None
+
+
+def spanned(low: float | None, high: float | None, form: str) -> str:
+    """`[low, high]` in a format such as `.1f`; nothing where a single value gave no interval."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return f"[{low:{form}}, {high:{form}}]"

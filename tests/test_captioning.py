@@ -97,12 +97,12 @@ def test_candidates_of_a_question_are_printed_with_their_likelihood(checkpoint, 
 @pytest.mark.parametrize(
     ("option", "line"),
     [
-        (["--candidates", "0"], "the number of candidates is from 1 to 256, found 0"),
-        (["--candidates", "1000"], "the number of candidates is from 1 to 256, found 1000"),
+        (["--candidates", "0"], "'candidates' is 0, expected a whole number from 1 to 256"),
+        (["--candidates", "1000"], "'candidates' is 1000, expected a whole number from 1 to 256"),
         (["--temperature", "inf"], "temperature"),
-        (["--temperature", "-1"], "temperature is at least 0"),
-        (["--max_new_tokens", "0"], "max_new_tokens at least 1"),
-        (["--batch_size", "0"], "batch_size is at least 1"),
+        (["--temperature", "-1"], "'temperature' is -1.0, expected a number from 0"),
+        (["--max_new_tokens", "0"], "'max_new_tokens' is 0"),
+        (["--batch_size", "0"], "'batch_size' is 0"),
     ],
 )
 def test_settings_without_sense_are_refused(checkpoint, photos, capsys, option, line):

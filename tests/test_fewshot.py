@@ -4,6 +4,7 @@ The new task is the corridor of five cells, played to its right end; nothing tha
 """
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from gato.data.collect import CollectConfig, collect
 from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
 from gato.eval.baseline import ClonePolicy, Features, NearestPolicy
+from gato.eval.baseline_folder import save_baseline
 from gato.eval.chart import score_curves
 from gato.eval.fewshot import _paper_maximum, few_shot, open_demonstrations, plan
 from gato.eval.fewshot_table import summarise_cells
@@ -149,22 +151,22 @@ def test_observations_far_from_zero_get_an_origin_that_the_policy_keeps(config, 
 def test_retrieving_plays_the_action_of_the_nearest_state():
     task = envs.task("gymnasium/mountain-car")
     states, actions = np.array([[-0.5, 0.0], [0.4, 0.05]], np.float32), np.array([0, 2])
-    policy = NearestPolicy(task, [Episode(task, {"observation": states}, {"action": actions}, np.zeros(2, np.float32))])
+    policy = NearestPolicy.of(task, [Episode(task, {"observation": states}, {"action": actions}, np.zeros(2, np.float32))])
     seen = np.array([[0.3, 0.04], [-0.6, 0.0]], np.float32)
     assert policy.act({"observation": seen}, np.zeros(2), np.zeros(2, bool), np.arange(2))["action"].tolist() == [2, 0]
 
 
 def test_a_text_that_no_demonstration_has_is_all_zeros_before_scaling(drive, robot):
-    features = Features(robot, [drive(3, "go"), drive(3, "stop", seed=1)])
+    features = Features.of(robot, [drive(3, "go"), drive(3, "stop", seed=1)])
     known, unknown = (features._raw(drive(1, goal).observations) for goal in ("go", "turn"))
     assert known.shape == unknown.shape and known.sum() - unknown.sum() == pytest.approx(1)
 
 
 def test_a_cloned_network_walks_the_corridor_and_drives_the_robot_inside_its_ranges(config, drive, robot):
     demonstrations = open_demonstrations(config)
-    policy = ClonePolicy(demonstrations.task, demonstrations.series(0, 10), steps=60, batch_size=16)
+    policy = ClonePolicy.of(demonstrations.task, demonstrations.series(0, 10), steps=60, batch_size=16)
     assert all(r.success for r in rollout(policy, demonstrations.task, 5))
-    motors = ClonePolicy(robot, [drive(4)], steps=2, batch_size=4).act(drive(3).observations, np.zeros(3), np.zeros(3, bool), np.arange(3))
+    motors = ClonePolicy.of(robot, [drive(4)], steps=2, batch_size=4).act(drive(3).observations)
     assert motors["motors"].shape == (3, 2) and (motors["motors"] >= [-1, 0]).all() and (motors["motors"] <= [1, 10]).all()
 
 
@@ -344,3 +346,113 @@ def test_a_state_of_the_other_overflow_mode_is_refused(make_gato, tokenizer, rob
     rolling, rebuild = (GatoPolicy(make_gato(), tokenizer, robot, overflow=mode) for mode in ("rolling", "rebuild"))
     with pytest.raises(ValueError, match="the state is of overflow 'rolling', the policy of 'rebuild'"):
         rebuild.load_state(rolling.state())
+
+
+# -- what a run leaves behind ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grid(checkpoint, home, tmp_path_factory) -> tuple[dict, Path]:
+    """A finished run of the baselines, and its folder."""
+    out = tmp_path_factory.mktemp("left") / "grid"
+    settings = FewShotConfig(
+        str(home / "toy/corridor"), episodes=(1, 6), modes=("retrieve", "clone"), steps=40, batch_size=2, rollouts=6, held_out=2,
+        device="cpu", out=out,
+    )  # fmt: skip
+    return few_shot(checkpoint, settings), out
+
+
+@pytest.mark.parametrize("mode", ["retrieve", "clone"])
+def test_a_baseline_is_saved_without_pickle_and_acts_after_loading_as_before(grid, mode):
+    results, out = grid
+    folder = out / "cells" / f"{mode}-6-0" / "policy"
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
+    agent = gato.load(folder)
+    policy = agent.policy("toy/corridor", temperature=0.5)
+    cell = next(c for c in results["cells"] if c["mode"] == mode and c["episodes"] == 6)
+    (row,) = cell["figures"].values()
+    again = gato.evaluate(policy, episodes=6)
+    assert again["returns"] == row["returns"] and again["success"] == row["success"]
+
+
+@pytest.mark.parametrize("mode", ["retrieve", "clone"])
+def test_a_baseline_is_evaluated_by_the_command_and_runs_in_a_loop(grid, mode, capsys):
+    folder = grid[1] / "cells" / f"{mode}-6-0" / "policy"
+    assert main(["eval", str(folder), "--episodes", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"][0]["task"] == "toy/corridor"
+    policy = gato.load(folder).policy("toy/corridor")
+    env = envs.make(policy.task)
+    observation, _ = env.reset(seed=0)
+    policy.reset()
+    for _ in range(3):
+        observation, *_ = env.step(policy.act_one(observation))
+
+
+def test_a_picture_an_instruction_and_motors_survive_saving(robot, drive, tmp_path):
+    episodes, seen = [drive(4, "go"), drive(3, "stop", seed=1)], drive(5, "stop", seed=2)
+    for policy in (NearestPolicy.of(robot, episodes), ClonePolicy.of(robot, episodes, steps=2, batch_size=4)):
+        save_baseline(policy, tmp_path / type(policy).__name__)
+        again = gato.load(tmp_path / type(policy).__name__).policy(robot)
+        np.testing.assert_array_equal(again.act(seen.observations)["motors"], policy.act(seen.observations)["motors"])
+
+
+def test_a_baseline_speaks_no_words_and_is_not_fine_tuned(grid, home, capsys):
+    folder = grid[1] / "cells" / "retrieve-1-0" / "policy"
+    with pytest.raises(ValueError, match="holds a retrieve policy, which acts in 'toy/corridor' and has no 'generate'"):
+        gato.load(folder).generate("left")
+    with pytest.raises(ValueError, match="was not trained on 'toy/corridr'"):
+        gato.load(folder).policy("toy/corridr")
+    assert main(["finetune", str(folder), "--data", str(home / "toy/corridor"), "--episodes", "1"]) == 2
+    assert "holds a retrieve policy, which cannot be fine-tuned" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["weights", "json", "kind", "cut", "missing"])
+def test_a_damaged_baseline_is_refused(grid, tmp_path, damage):
+    folder = tmp_path / "policy"
+    shutil.copytree(grid[1] / "cells" / "retrieve-1-0" / "policy", folder)
+    weights, content = folder / "model.safetensors", folder / "baseline.json"
+    if damage == "weights":
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    elif damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:20])
+    elif damage == "missing":
+        weights.unlink()
+    else:
+        content.write_text("{" if damage == "json" else content.read_text().replace("retrieve", "guess"))
+    with pytest.raises((ValueError, OSError), match=r"baseline\.json|model\.safetensors"):
+        gato.load(folder)
+
+
+def test_the_run_names_the_policy_to_take_and_its_lines_run(grid, tmp_path, monkeypatch, capsys):
+    results, out = grid
+    take = results["take"]
+    best = max(row["mean"] for cell in results["cells"] for row in cell["figures"].values())
+    assert take["row"]["mean"] == best and Path(take["folder"]).is_dir() and "highest mean return of 4 saved policies" in take["why"]
+    text = (out / "fewshot.md").read_text()
+    assert take["folder"] in text and take["command"] in text and take["python"] in text
+    exec(compile(take["python"], "loop", "exec"), {})  # the lines that people copy
+    assert main([*take["command"].split()[1:], "--json"]) == 0
+    capsys.readouterr()
+
+
+def test_success_stands_in_the_table_and_so_do_the_demonstrations_own_flags(grid):
+    results, out = grid
+    assert results["succeeded"] == {"succeeded": 12, "judged": 12}
+    lines = (out / "fewshot.md").read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("success"))
+    assert lines[at + 1].startswith("retrieve") and lines[at + 1].endswith("%")
+    assert "by their own flags 12 of 12 demonstrations succeeded" in lines
+
+
+def test_a_cell_says_how_long_it_took(grid):
+    for cell in grid[0]["cells"]:
+        assert cell["seconds"] > 0 and all(row["seconds"] > 0 for row in cell["figures"].values())
+
+
+def test_a_single_episode_has_no_interval(checkpoint, config, capsys):
+    results = few_shot(checkpoint, replace(config, rollouts=1))
+    assert all(row["low"] is None and row["high"] is None for row in results["rows"])
+    text = (config.out / "fewshot.md").read_text() + (config.out / "fewshot.svg").read_text()
+    assert "nan" not in text.lower() and "[" not in next(line for line in text.splitlines() if line.startswith("retrieve"))
+    assert main(["eval", str(results["take"]["folder"]), "--episodes", "1"]) == 0
+    assert "nan" not in capsys.readouterr().out

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gato import envs
+from gato.agent import Agent
 from gato.arguments import Parser
 from gato.cli import main
 from gato.data.collect import CollectConfig
@@ -209,3 +211,39 @@ def test_a_refused_evaluation_leaves_the_results_of_the_last_one(tmp_path: Path,
     for option in ("--episodes 0", "--temperature nan", "--num_envs -1", "--seed -1", "--overflow none", "--rate 0", "--documents 0"):
         assert f"'{option.split()[0].lstrip('-')}' is" in refused(["eval", str(tmp_path), *option.split()], capfd)
     assert json.loads((tmp_path / "eval.json").read_text()) == {"tasks": [1, 2]}
+
+
+@pytest.fixture
+def corridor_checkpoint(make_gato, tokenizer, tmp_path: Path) -> Path:
+    """A tiny untrained model that knows the corridor."""
+    task = envs.task("toy/corridor")
+    Agent(make_gato().float(), tokenizer, {task.name: task}).save(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+@pytest.mark.parametrize("out", ["file/x.json", "folder"])
+def test_results_that_cannot_be_written_are_refused_before_an_episode(corridor_checkpoint, tmp_path, monkeypatch, capfd, out) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr("gato.eval.control.rollout", lambda *a, **k: pytest.fail("an episode was played"))
+    line = refused(["eval", str(corridor_checkpoint), "--device", "cpu", "--out", str(tmp_path / out)], capfd)
+    assert f"'{tmp_path / out}' cannot be written" in line
+
+
+def test_a_store_that_is_not_there_is_named_before_the_first_episode(corridor_checkpoint, monkeypatch, capfd) -> None:
+    monkeypatch.setattr("gato.eval.control.rollout", lambda *a, **k: pytest.fail("an episode was played"))
+    for option in ("--captions", "--text", "--nearest"):
+        assert "nowhere" in refused(["eval", str(corridor_checkpoint), "--device", "cpu", option, "nowhere"], capfd)
+
+
+def test_an_evaluation_in_which_nothing_could_be_played_leaves_the_last_one(corridor_checkpoint, monkeypatch, capfd) -> None:
+    line = ["eval", str(corridor_checkpoint), "--device", "cpu", "--episodes", "2"]
+    assert main(line) == 0
+    before = (corridor_checkpoint / "eval.json").read_bytes()
+    monkeypatch.setattr("gato.eval.control.rollout", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("no display")))
+    assert main(line) == 1
+    assert (corridor_checkpoint / "eval.json").read_bytes() == before
+    assert "no display" in (corridor_checkpoint / "eval.partial.json").read_text()
+    monkeypatch.undo()
+    assert main(line) == 0 and not (corridor_checkpoint / "eval.partial.json").exists()
+    capfd.readouterr()

@@ -17,7 +17,7 @@ def caption(arguments: list[str]) -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("images", nargs="+", type=str, help="files, folders, and patterns such as 'photos/*.png'")
     parser.add_argument("--question", type=str, help="answered for each picture (checkpoints trained on data of format vqa)")
-    parser.add_option("--candidates", int, 1, Limits(1, 1000), "so many different texts, the likeliest first: beams, or samples")
+    parser.add_option("--candidates", int, 1, Limits(1, 256), "so many different texts, the likeliest first: beams, or samples")
     parser.add_option("--max_new_tokens", int, 32, COUNT)
     parser.add_option("--temperature", float, 0.0, TEMPERATURE, "0: the likeliest piece each time")
     parser.add_option("--seed", int, 0, SEED)
