@@ -1,7 +1,7 @@
 """A retrieval or cloning policy on disk: what `gato finetune` leaves behind beside its fine-tuned models, and `gato.load` opens.
 
-    baseline.json        kind, task spec, the demonstrations' texts, SHA-256 of the other file
-    model.safetensors    retrieval: the demonstrations' states and actions; cloning: the network
+baseline.json        kind, task spec, the demonstrations' texts, SHA-256 of the other file
+model.safetensors    retrieval: the demonstrations' states and actions; cloning: the network
 """
 
 from __future__ import annotations
