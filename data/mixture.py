@@ -19,14 +19,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gato import envs
 from gato.batch import TokenBatch, TokenSequence, collate, join
 from gato.spec import TaskSpec
+from gato.spelling import nearest
 
 from ..tokenizers.episode import EpisodeTokenizer
 from ..tokenizers.image import draw_positions
 from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocabulary import Vocabulary
-from .mixture_config import DataConfig, SourceConfig, check
+from .mixture_config import DataConfig, SourceConfig, check, is_held_out
 from .source import Piece, Source
 from .store import Store, stores_folder
 
@@ -71,6 +73,7 @@ class Mixture:
             Source(name, s, Store(store_path(name, s)), tokenizer, context_length, held_out) for name, s in config.sources.items()
         ]
         self._check_tasks()
+        self._check_held_out()
         sizes = {s.name: s.places.total * (1 if s.is_text else s.per_timestep) for s in self.sources} if config.temperature else {}
         weights = row_weights(config, sizes)
         self.shares = weights / weights.sum()
@@ -108,6 +111,18 @@ class Mixture:
                         f"task '{task.name}' has memory {memories[0]} in source '{first.name}' and {memories[1]} in '{source.name}', "
                         "but is played with one; give both the same"
                     )
+
+    def _check_held_out(self) -> None:
+        """Whether every name to hold out is one of a task somewhere: a slip of the pen would hold nothing out."""
+        known = {*envs.tasks(), *(source.name for source in self.sources)}
+        known |= {n for source in self.sources for t in source.store.tasks for n in (t.name, envs.registered_name(t))}
+        known |= {path.parent.relative_to(stores_folder()).as_posix() for path in stores_folder().glob("*/*/manifest.json")}
+        for pattern in self.config.held_out:
+            if not any(is_held_out(name, [pattern]) for name in known):
+                raise ValueError(
+                    f"held_out names '{pattern}', which is no task of the sources, of the registry or of the stores folder"
+                    f"{nearest(pattern, known) or '; docs/suites.md lists the registry'}"
+                )
 
     def _generator(self, step: int, row: int, lane: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, lane, row, step]))

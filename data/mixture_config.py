@@ -79,6 +79,8 @@ class DataConfig(Settings):
 
 def check(config: DataConfig) -> None:
     """**Raises:** `ValueError` for the first setting that makes no sense, before any file is opened."""
+    if not config.sources:
+        raise ValueError("the mixture has no sources; name at least one, such as 'sources: {gymnasium/cartpole: {}}'")
     weights = {name: 1.0 if s.weight is None else s.weight for name, s in config.sources.items()}
     if sum(weights.values()) <= 0:
         raise ValueError(f"mixture weights are {weights}; give at least one above zero")

@@ -17,14 +17,16 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from .setting import Limits, expected, fields_of, is_allowed, refusal
 from .spelling import nearest
+from .structure import check_structure
+from .yaml_file import load_yaml
 
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "a text"}
 _TYPES |= {"collections.abc.Mapping": "a mapping", "dict": "a mapping", "list": "a list"}
+MAX_LETTERS = 500  # of a message: a value in it may have any number
 
 
 class Parser(ArgumentParser):
@@ -33,11 +35,15 @@ class Parser(ArgumentParser):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **{"exit_on_error": False} | settings)  # jsonargparse makes parsers of this class too
         self.known: dict[str, tuple[Any, Limits]] = {}  # type and limits by dotted key
+        self._sections: dict[str, type] = {}  # the dataclasses whose values a file may hold, by option
 
     def add_config(self, config: type, skip: set[str] | None = None) -> None:
         """An option per field of `config`, nested ones with dots."""
         self.add_class_arguments(config, skip=skip or set())
         self.known |= {key: found for key, found in _limits_of(config) if key not in (skip or set())}
+        self._sections["config"] = config
+        hints = get_type_hints(config)
+        self._sections |= {f.name: hints[f.name] for f in dataclasses.fields(config) if dataclasses.is_dataclass(hints[f.name])}
         texts = dict(_descriptions(config))
         for action in self._actions:
             if action.dest in texts and not action.help:
@@ -50,12 +56,24 @@ class Parser(ArgumentParser):
 
     def parse(self, arguments: Sequence[str]) -> Namespace:
         """**Raises:** `ValueError` in one line."""
+        self._check_files(arguments)
         try:
             options = self.parse_args(flags_completed(self._tuples_joined(arguments), self._flags()))
         except ArgumentError as error:
-            raise ValueError(self._explain(" ".join(str(error).split()), arguments)) from None
+            text = self._explain(" ".join(str(error).split()), arguments)
+            raise ValueError(text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS // 2]} ... {text[-MAX_LETTERS // 2 :]}") from None
         self._check(options, arguments)
         return options
+
+    def _check_files(self, arguments: Sequence[str]) -> None:
+        """Whether the YAML files among the options, whole recipes and sections of one, are well-formed and have the right shape."""
+        words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
+        for option, word in pairwise(words):
+            name = option.removeprefix("--") if option.startswith("--") else ""
+            config = self._sections.get(name)
+            if config is None or (name != "config" and not _is_file(word)):
+                continue
+            check_structure(load_yaml(Path(word)), config, f" in '{word}'", "" if name == "config" else f"{name}.")
 
     def format_help(self, *formatter: Any) -> str:
         return re.sub(r"<class\s+'(?:[\w.]+\.)?(\w+)'>", r"\1", super().format_help(*formatter))
@@ -110,7 +128,8 @@ class Parser(ArgumentParser):
             return f"there is no key '{name}'{_held_by(name, arguments)}{nearest(name, self._names())}"
         if message.startswith("Unexpected config"):
             return f"a recipe is a mapping of options, found '{message.partition(': ')[2]}'; 'gato cp' gives one to start from"
-        return self._wrong_type(message, arguments) or message
+        found = re.search(r"(?:Problems parsing config:|Unable to load config \S+ -) (.*)", message)
+        return self._wrong_type(message, arguments) or (f"not valid YAML: {found[1]}" if found else message)
 
     def _wrong_type(self, message: str, arguments: Sequence[str]) -> str | None:
         keys = re.findall(r'Parser key "([\w./-]+)"', message)
@@ -171,6 +190,13 @@ def flags_completed(words: Sequence[str], flags: Container[str]) -> list[str]:
     return completed
 
 
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):  # a name too long, or with a null character
+        return False
+
+
 def _is_number(word: str) -> bool:
     return re.fullmatch(r"-?\d+(\.\d+)?", word) is not None
 
@@ -184,8 +210,8 @@ def _held_by(key: str, arguments: Sequence[str]) -> str:
     files = [file for option, file in pairwise(arguments) if option == "--config"]
     for path in reversed(files):
         try:
-            keys = set(_keys(yaml.safe_load(Path(path).read_text(encoding="utf-8"))))
-        except (OSError, yaml.YAMLError):
+            keys = set(_keys(load_yaml(Path(path))))
+        except (OSError, ValueError):
             continue
         if any(k == key or (k.startswith(f"{first}.") and k.endswith(f".{last}")) for k in keys):
             return f" in '{path}'"

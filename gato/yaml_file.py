@@ -68,6 +68,8 @@ def _bounded(value: Any) -> Any:
     count, left = 0, [value]
     while left:
         count, inner = count + 1, left.pop()
+        if isinstance(inner, str) and any("\ud800" <= letter <= "\udfff" for letter in inner):
+            raise ValueError(f"it holds half a character: {ascii(inner)[:60]}")
         if count > MAX_VALUES:
             raise ValueError(f"it holds more than {MAX_VALUES} values, or one that holds itself")
         left += [x for item in inner.items() for x in item] if isinstance(inner, dict) else inner if isinstance(inner, list | tuple) else []

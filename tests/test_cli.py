@@ -128,8 +128,8 @@ def test_an_unknown_key_is_answered_with_its_file_and_the_nearest(refusal, recip
         ("optim: {betas: [0.9]}", "'optim.betas' is [0.9] in 'FILE', expected 2 values, each a number from 0 and below 1"),
         ("train: 3", "'train' is 3 in 'FILE', expected a mapping of options"),
         ("train: {batch_size: null}", "'train.batch_size' is null in 'FILE', expected a whole number from 1 to 1,048,576"),
-        ("data: {sources: {a: {weight: x}}}", "'data.sources.weight' is x in 'FILE', expected a number from 0 to 1,000,000,000 or null"),
-        ("data: {sources: {a: 3}}", "'data.sources' is 3 in 'FILE', expected a mapping of options"),
+        ("data: {sources: {a: {weight: x}}}", "'data.sources.a.weight' is x in 'FILE', expected a number from 0 to 1,000,000,000 or null"),
+        ("data: {sources: {a: 3}}", "'data.sources.a' is 3 in 'FILE', expected a mapping of options; {} for the defaults"),
         ("", "a recipe is a mapping of options, found ''; 'gato cp' gives one to start from"),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_wrong_type_on_the_command_line_is_not_blamed_on_the_recipe(refusal) -
 
 
 def test_broken_yaml_and_missing_files_are_named(refusal, recipe, tmp_path: Path) -> None:
-    assert "parsing config" in refusal("pretrain", recipe("train: ["))
+    assert "line 1, column 9 is not valid YAML" in refusal("pretrain", recipe("train: ["))
     assert "missing.yaml" in refusal("pretrain", "demo", "--config", str(tmp_path / "missing.yaml"))
     assert refusal("tokenizer", "train", str(tmp_path / "missing.txt")) == f"{tmp_path / 'missing.txt'}: No such file or directory"
     for verb in (["eval"], ["generate", "--seed", "1"], ["show"], ["caption"], ["plot"]):

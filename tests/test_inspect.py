@@ -293,7 +293,7 @@ def test_a_recipe_and_a_run_bring_their_own_context_seed_and_steps(home, tmp_pat
     [
         ("sources: {toy/walks: {wieght: 1}}", "knows no key 'wieght'; did you mean 'weight'?"),
         ("sources: {toy/walks: {}}\nheldout: [a/b]", "there is no key 'data.heldout'; did you mean 'data.held_out'?"),
-        ("sources: {toy/walks: {weight: -1}}", "'data.sources.weight' is -1.0, expected a number from 0"),
+        ("sources: {toy/walks: {weight: -1}}", "'data.sources.toy/walks.weight' is -1, expected a number from 0"),
         ("sources: {toy/walks: {}}\nheld_out: [toy/*]", "source 'toy/walks' is held out by ['toy/*']"),
         ("sources: {toy/nowhere: {}}", "the folder does not exist"),
     ],

@@ -36,6 +36,7 @@ def test_plain_values_are_read_and_a_mark_of_the_encoding_is_passed_over(tmp_pat
         ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
         (b"a: \xff\n", " is not UTF-8 at byte 3"),
         ("a: \x00b", "is not valid YAML"),
+        ('a: ["x\\ud800"]', "is not valid YAML: it holds half a character: 'x\\ud800'"),
         ("a: &a [*a]", "or one that holds itself"),
         ("a: &a [x]\n" + "".join(f"{c}: &{c} [{', '.join([f'*{b}'] * 9)}]\n" for b, c in pairwise("abcdefgh")), "more than 100000 values"),
     ],

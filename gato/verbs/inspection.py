@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,21 +119,20 @@ def _folder(name: str) -> Path | None:
 
 def _mixture_of(name: str, options: Any) -> tuple[Any, int, int]:
     """The mixture of a recipe's name, a recipe, a run's folder or a mixture file; and its steps (0 if unknown) and batch size."""
+    from gato.data.mixture_config import check
+
     recorded = Path(name) / "run.json"
     path = recorded if recorded.is_file() else recipe_path(name)
     content = _content(path)
     if isinstance(content, dict) and "sources" in content:
-        from gato.data.mixture_config import DataConfig
-
-        parser = parser_of("data inspect", "")
-        parser.add_argument("--data", type=DataConfig)
-        data = build_config(parser, ["--data", str(path)], path).data
-        recipe = _recipe(recipe_path(options.recipe)) if options.recipe else None
+        data = mixture_file(path, content)
+        recipe = recipe_file(recipe_path(options.recipe)) if options.recipe else None
     elif options.recipe:
         raise ValueError(f"'{name}' is a recipe itself; --recipe is for a mixture file, which begins with 'sources:'")
     else:
-        recipe = _recipe(path)
+        recipe = recipe_file(path)
         data = recipe.data
+    check(data)
     settings: dict[str, Any] = {"context_length": 1024, "seed": 0, "steps": None, "batch_size": 512}
     if recipe:
         settings = {
@@ -157,13 +157,31 @@ def _content(path: Path) -> Any:
     return load_yaml(path)
 
 
-def _recipe(path: Path) -> Any:
+def mixture_file(path: Path, content: Any) -> Any:
+    """The `DataConfig` of a mixture file whose content was read. **Raises:** `ValueError` in one line with the file."""
+    from gato.data.mixture_config import DataConfig
+    from gato.structure import check_structure
+
+    try:
+        check_structure(content, DataConfig, "", "data.")
+    except ValueError as error:
+        raise ValueError(f"'{path}': {error}") from None
+    return build_config(_recipe_parser(), ["--data", str(path)], path).data
+
+
+def recipe_file(path: Path) -> Any:
+    """The `PretrainConfig` of a recipe's file. **Raises:** `ValueError` in one line with the file."""
+    return build_config(_recipe_parser(), ["--config", str(path)])
+
+
+@functools.cache
+def _recipe_parser() -> Any:
     from gato.train.recipe import PretrainConfig
 
     parser = parser_of("data inspect", "")
     parser.add_argument("--config", action="config")
     parser.add_config(PretrainConfig)
-    return build_config(parser, ["--config", str(path)])
+    return parser
 
 
 def _contents_text(found: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ def pretrain(arguments: list[str]) -> int | None:
         raise ValueError("--world-size belongs to --dry-run; --nproc starts processes")
     parser = parser_of("pretrain", about)
     parser.usage = "gato pretrain RECIPE [--nproc N | --dry-run --world-size N] [--config FILE] [--SECTION.OPTION VALUE ...]"
+    from gato.data.mixture_config import check
     from gato.train.recipe import PretrainConfig
 
     parser.add_argument("--config", action="config", help="a further YAML file; later files and options win")
@@ -36,6 +37,8 @@ def pretrain(arguments: list[str]) -> int | None:
         rest[:1] = ["--config", str(recipe_path(rest[0]))]
     built = build_config(parser, rest)
     config = PretrainConfig(model=built.model, data=built.data, optim=built.optim, train=built.train)
+    if not ways.dry_run:
+        check(config.data)
     from gato.train.pretrain import dry_run, outcome, pretrain
 
     if ways.dry_run:
