@@ -294,6 +294,13 @@ def test_an_episode_that_never_ends_is_truncated_and_said(evaluated):
     assert "3 of 3 episodes did not end within 40 timesteps and were truncated there (--episode_steps)" in printed.out
 
 
+def test_an_expert_that_never_arrives_is_cut_and_counted(tmp_path, caplog):
+    config = CollectConfig(tasks=["Endless-v0"], expert="own_envs:Right", episodes=2, workers=0, episode_steps=5, out=tmp_path)
+    (row,) = collect(config)
+    assert (row["cut"], row["timesteps"]) == (2, 10) and "2 of 2 episodes did not end by themselves" in caplog.text
+    assert Store(tmp_path / "Endless-v0").episode(0).truncated
+
+
 def test_a_limit_of_timesteps_is_the_tasks_own_unless_a_lower_one_is_given():
     endless, limited = envs.task("Endless-v0"), envs.task("Line-v1")
 

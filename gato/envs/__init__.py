@@ -16,6 +16,7 @@ from contextlib import suppress
 from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any
 
+from ..plain import reason
 from ..spec import TaskSpec
 from . import own
 from .demonstrator import Expert
@@ -246,7 +247,7 @@ def _build(name: str, env_id: str, kwargs: Mapping[str, Any], render_mode: str |
     except BaseException as error:  # whatever a constructor may raise, sys.exit() included
         if isinstance(error, ValueError):
             raise ValueError(f"the environment of task '{name}' cannot be made: {error}") from error
-        said = f"it calls sys.exit({error.code})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        said = f"it calls sys.exit({error.code})" if isinstance(error, SystemExit) else reason(error)
         raise RuntimeError(f"the environment of task '{name}' cannot be made: {said}") from error
 
 
@@ -255,11 +256,11 @@ def _spaces(env: gymnasium.Env) -> tuple[Any, Any]:
     found = []
     for role in ("observation_space", "action_space"):
         try:
-            space = getattr(env, role)
-        except (AttributeError, NotImplementedError):
-            space = None
+            space, why = getattr(env, role), ""
+        except Exception as error:  # it may be a property, which may do anything
+            space, why = None, "" if isinstance(error, AttributeError) else f" ({reason(error)})"
         if space is None:
-            raise ValueError(f"it has no {role}; set one of gymnasium.spaces in its __init__")
+            raise ValueError(f"it has no {role}{why}; set one of gymnasium.spaces in its __init__")
         found.append(space)
     return found[0], found[1]
 
