@@ -30,7 +30,7 @@ from ..tokenizers.text import TextTokenizer
 from ..tokenizers.vocabulary import Vocabulary
 from .mixture_config import DataConfig, SourceConfig, check, is_held_out
 from .source import Piece, Source
-from .store import Store, stores_folder
+from .store import Store, named_store, stores_folder
 
 WORKER_TIMEOUT = 300  # seconds that a worker may take for one update
 
@@ -273,4 +273,4 @@ def open_tokenizer(config: DataConfig, max_local_positions: int = 512) -> Episod
 
 
 def store_path(name: str, source: SourceConfig) -> Path:
-    return Path(source.store) if source.store else stores_folder() / name
+    return Path(source.store) if source.store else named_store(name)

@@ -67,6 +67,12 @@ def stores_folder() -> Path:
     return cache / "gato" / "stores"
 
 
+def named_store(name: str) -> Path:
+    """The folder that a store's name stands for; of a task named `MODULE:ID` it is that of the ID."""
+    folder = stores_folder() / name
+    return folder if folder.exists() else stores_folder() / name.rpartition(":")[2]
+
+
 class StoreWriter:
     """Appends episodes to a new or an existing store; also a context manager.
 

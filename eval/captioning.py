@@ -16,7 +16,7 @@ from gato.plain import spanned
 from gato.spec import Modality, TaskSpec
 
 from ..data.captions import SUFFIXES, read_image
-from ..data.store import Store, stores_folder
+from ..data.store import Store, named_store
 from .film import png_base64
 from .wording import nearest_texts, picture_of, question_of, text_of, wording_results, words
 
@@ -128,7 +128,7 @@ def caption_results(agent: Agent, store: str, num_examples: int = 24, seed: int 
 
 def store_path(name: str) -> Path:
     """A store's folder, or the place that its name stands for."""
-    return Path(name) if (Path(name) / "manifest.json").exists() else stores_folder() / name
+    return Path(name) if (Path(name) / "manifest.json").exists() else named_store(name)
 
 
 def wording_lines(part: dict[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ from gato.policy import GatoPolicy, Policy
 from gato.spec import TaskSpec
 
 from ..data.coarseness import inferred_origins
-from ..data.store import Store, StoreWriter, stores_folder
+from ..data.store import Store, StoreWriter, named_store
 from ..train.finetune import finetune, merged, speed
 from ..train.protocol import MODES
 from .baseline import ClonePolicy, NearestPolicy
@@ -380,7 +380,7 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
 
 def _store_folder(name: str) -> Path:
     """A store by folder or name, or the only (or `train`) store that an import left in a folder."""
-    for path in (Path(name), stores_folder() / name):
+    for path in (Path(name), named_store(name)):
         if (path / "manifest.json").is_file():
             return path
         inside = sorted(p.parent for p in path.glob("*/manifest.json"))

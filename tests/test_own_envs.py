@@ -170,14 +170,14 @@ def test_a_store_of_ones_own_environment_is_inspected_trained_on_and_scored(tmp_
         f"model: {{{model}}}\ndata: {{tokenizer: tokenizer.model, sources: {{Reports-v0: {{}}}}}}\n"
         "train: {name: own, steps: 2, batch_size: 2, device: cpu}\noptim: {warmup_steps: 1}\n"
     )
-    assert main(["data", "inspect", "own.yaml"]) == 0
+    assert main(["data", "validate", "own_envs:Reports-v0"]) == 0 and main(["data", "inspect", "own.yaml"]) == 0
     assert main(["pretrain", "own.yaml"]) == 0
     capsys.readouterr()
     assert main(["eval", "runs/own/final", "--tasks", "own_envs:Reports-v0", "--episodes", "4", "--device", "cpu"]) == 0
     row = json.loads((tmp_path / "runs/own/final/eval.json").read_text())["tasks"][0]
     assert row["task"] == "Reports-v0" and row["score"] is not None and row["success"] is not None
     few = ["--modes", "retrieve", "--rollouts", "3", "--held_out", "0", "--device", "cpu"]
-    line = ["finetune", "runs/own/final", "--data", "Reports-v0", "--env", "own_envs:Reports-v0", "--episodes", "2"]
+    line = ["finetune", "runs/own/final", "--data", "own_envs:Reports-v0", "--env", "own_envs:Reports-v0", "--episodes", "2"]
     assert main([*line, *few, "--success", "own_envs:reached"]) == 0
     printed = capsys.readouterr().out
     assert "100: expert 0." in printed and "measured when the demonstrations were collected" in printed

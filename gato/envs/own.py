@@ -112,8 +112,8 @@ def _unknown(module: str, wanted: str) -> str:
 
     if module:
         theirs = sorted(i for i, by in _registered_by.items() if by == module)
-        listed = f"; it registers {', '.join(theirs[:20])}{', ...' if len(theirs) > 20 else ''}" if theirs else ""
-        return f"module '{module}' registers no environment '{wanted}'{_nearest(wanted, theirs or list(gymnasium.registry))}{listed}"
+        listed = f"; it registers {', '.join(theirs[:10])}{', ...' if len(theirs) > 10 else ''}" if theirs else ""
+        return f"module '{module}' registers no environment '{wanted}'{_nearest(wanted, theirs or list(gymnasium.registry)) or listed}"
     return (
         f"there is no environment '{wanted}'{_nearest(wanted, list(gymnasium.registry))}; if a module of yours or of a package "
         f"registers it, name that: MODULE:{wanted}, or --import MODULE"

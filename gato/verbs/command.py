@@ -81,9 +81,9 @@ def open_store(name: str) -> Any:
 
 def store_folder(name: str) -> Path:
     """A folder, or what a name stands for. **Raises:** `ValueError` if no store is there."""
-    from gato.data.store import stores_folder
+    from gato.data.store import named_store
 
-    path = Path(name) if (Path(name) / "manifest.json").exists() else stores_folder() / name
+    path = Path(name) if (Path(name) / "manifest.json").exists() else named_store(name)
     if not (path / "manifest.json").exists():
         raise ValueError(f"there is no store at {path}: it has no manifest.json")
     return path

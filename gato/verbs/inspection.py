@@ -99,15 +99,15 @@ def _store(options: Any) -> Any:
 
 def _folder(name: str) -> Path | None:
     """The folder of a store of this name or path. A file, a run and a recipe's name come first, which are mixtures."""
-    from gato.data.store import stores_folder
+    from gato.data.store import named_store, stores_folder
 
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or name in recipes() or (path / "run.json").is_file():
         return None
-    found = [f for f in (path, stores_folder() / name) if (f / "manifest.json").is_file()]
+    found = [f for f in (path, named_store(name)) if (f / "manifest.json").is_file()]
     if found:
         return found[0]
-    folders = [f for f in (path, stores_folder() / name) if name and f.is_dir()]
+    folders = [f for f in (path, named_store(name)) if name and f.is_dir()]
     if inside := [f.parent for folder in folders for f in sorted([*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")])]:
         raise ValueError(f"'{name}' is a folder of stores; name one: {', '.join(map(str, inside[:8]))}")
     if path.is_file():
