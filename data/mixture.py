@@ -69,11 +69,10 @@ class Mixture:
         self.config, self.tokenizer, self.context_length, self.seed = config, tokenizer, context_length, seed
         self.num_depth_draws = num_depth_draws
         held_out = config.all_held_out
-        self.sources = [
-            Source(name, s, Store(store_path(name, s)), tokenizer, context_length, held_out) for name, s in config.sources.items()
-        ]
+        stores = {name: Store(store_path(name, s)) for name, s in config.sources.items()}
+        _check_held_out(config.held_out, stores)
+        self.sources = [Source(name, s, stores[name], tokenizer, context_length, held_out) for name, s in config.sources.items()]
         self._check_tasks()
-        self._check_held_out()
         sizes = {s.name: s.places.total * (1 if s.is_text else s.per_timestep) for s in self.sources} if config.temperature else {}
         weights = row_weights(config, sizes)
         self.shares = weights / weights.sum()
@@ -111,18 +110,6 @@ class Mixture:
                         f"task '{task.name}' has memory {memories[0]} in source '{first.name}' and {memories[1]} in '{source.name}', "
                         "but is played with one; give both the same"
                     )
-
-    def _check_held_out(self) -> None:
-        """Whether every name to hold out is one of a task somewhere: a slip of the pen would hold nothing out."""
-        known = {*envs.tasks(), *(source.name for source in self.sources)}
-        known |= {n for source in self.sources for t in source.store.tasks for n in (t.name, envs.registered_name(t))}
-        known |= {path.parent.relative_to(stores_folder()).as_posix() for path in stores_folder().glob("*/*/manifest.json")}
-        for pattern in self.config.held_out:
-            if not any(is_held_out(name, [pattern]) for name in known):
-                raise ValueError(
-                    f"held_out names '{pattern}', which is no task of the sources, of the registry or of the stores folder"
-                    f"{nearest(pattern, known) or '; docs/suites.md lists the registry'}"
-                )
 
     def _generator(self, step: int, row: int, lane: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, lane, row, step]))
@@ -252,6 +239,21 @@ def rank_rows(batch_size: int, rank: int, ranks: int) -> range:
     if not 0 <= rank < ranks <= batch_size:
         raise ValueError(f"rank {rank} of {ranks} has no row of a batch of {batch_size}; raise batch_size or use fewer ranks")
     return range(batch_size * rank // ranks, batch_size * (rank + 1) // ranks)
+
+
+def _check_held_out(patterns: Sequence[str], stores: Mapping[str, Store]) -> None:
+    """Whether every name to hold out is one of a task somewhere: a slip of the pen would hold nothing out."""
+    if not patterns:
+        return
+    known = {*envs.tasks(), *stores}
+    known |= {name for store in stores.values() for task in store.tasks for name in (task.name, envs.registered_name(task))}
+    known |= {path.parent.relative_to(stores_folder()).as_posix() for path in stores_folder().glob("*/*/manifest.json")}
+    for pattern in patterns:
+        if not any(is_held_out(name, [pattern]) for name in known):
+            raise ValueError(
+                f"held_out names '{pattern}', which is no task of the sources, of the registry or of the stores folder"
+                f"{nearest(pattern, known) or '; docs/suites.md lists the registry'}"
+            )
 
 
 def row_weights(config: DataConfig, sizes: Mapping[str, int]) -> np.ndarray:

@@ -11,6 +11,7 @@ of them are nested; it also seeds the training. A finished cell is a `result.jso
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ WITHOUT_CHECKPOINT = ("scratch", "retrieve", "clone")  # whose cells another che
 MEASURED = 50  # demonstrations that origins are inferred from
 JUDGED = 1000  # demonstrations whose success is counted
 RANDOM_EPISODES = 20  # that measure the random return of a task the registry does not know
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
     the first field that differs), or if too few demonstrations are left.
     """
     store = Store(_store_folder(config.data))
+    if unfinished := store.manifest.shortfall:
+        _log.warning("store %s holds %s", store.path, unfinished)
     name = config.env or store.tasks[0].name
     if config.env is None and store.tasks[0].env_id is None:
         raise ValueError(f"{store.path} does not say which environment its task '{name}' belongs to; give --env, such as CartPole-v1")
