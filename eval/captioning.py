@@ -12,7 +12,7 @@ import numpy as np
 
 from gato.agent import Agent
 from gato.episode import Episode
-from gato.plain import spanned
+from gato.plain import read_json, spanned
 from gato.spec import Modality, TaskSpec
 
 from ..data.captions import SUFFIXES, read_image
@@ -131,6 +131,17 @@ def store_path(name: str) -> Path:
     return Path(name) if (Path(name) / "manifest.json").exists() else named_store(name)
 
 
+def pictures_kind(part: dict[str, Any]) -> str:
+    """What the pictures are to the checkpoint, as far as its record of the training says."""
+    return {True: "pictures it was trained on", False: "held-out pictures"}.get(part.get("trained_on"), "pictures")  # type: ignore[arg-type]
+
+
+def was_trained_on(checkpoint: Path, store: Store) -> bool | None:
+    """Whether a store was among the sources of a checkpoint's training; `None` where nothing is recorded."""
+    recorded = checkpoint / "training.json"
+    return store.fingerprint in read_json(recorded)["data"].values() if recorded.is_file() else None
+
+
 def wording_lines(part: dict[str, Any]) -> list[str]:
     """The measures of `wording` as text, a speaker a line."""
     wording = part.get("wording") or {}
@@ -147,7 +158,7 @@ def retrieval_lines(part: dict[str, Any]) -> list[str]:
     """The right title among ten as text, a line for what ranked them."""
     if not part.get("retrieval"):
         return []
-    about = f"captions of {part['pictures']} held-out pictures ({part['split']})"
+    about = f"captions of {part['pictures']} {pictures_kind(part)} ({part['split']})"
     rows = [f"{about}: the right title among {NUM_CANDIDATES} by likelihood, chance {part['chance']:.0%}"]
     for key, label in RANKINGS.items():
         if found := part.get(key):

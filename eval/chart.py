@@ -116,14 +116,15 @@ def score_curves(
     curves: Mapping[str, Sequence[tuple[float, float, float | None, float | None]]],
     title: str,
     marks: Mapping[str, float],
-    size: tuple[int, int] = (900, 460),
+    best: tuple[str, float] | None = None,
+    size: tuple[int, int] = (960, 460),
 ) -> str:
     """A file of its own: lines with intervals over numbers of demonstrations, on a logarithmic axis.
 
     **Arguments:** `curves`: by label, points `(demonstrations, value, low, high)`; `marks`: horizontal lines by label;
-    `size`: width and height in pixels.
+    `best`: label and demonstrations of the point to ring, whose label is bold; `size`: width and height in pixels.
     """
-    left, top, right, bottom = 60, 40, 250, 50
+    left, top, right, bottom = 110, 40, 260, 50
     inner = size[0] - left - right, size[1] - top - bottom
     points = [p for line in curves.values() for p in line]
     numbers = [v for p in points for v in p[1:] if v is not None and math.isfinite(v)] + list(marks.values())
@@ -140,8 +141,7 @@ def score_curves(
     for label, value in marks.items():
         y = at(counts[0], value)[1]
         shapes.append(f'<line x1="{left}" x2="{left + inner[0]}" y1="{y}" y2="{y}" stroke="#999" stroke-dasharray="4 4"/>')
-        shapes.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end" fill="#666">{value:g}</text>')
-        shapes.append(f'<text x="{left + 4}" y="{y - 4}" fill="#666">{escape(label)}</text>')
+        shapes.append(f'<text x="{left - 14}" y="{y + 4}" text-anchor="end" fill="#666">{escape(label)} {value:g}</text>')
     for count in counts:
         shapes.append(f'<text x="{at(count, low)[0]}" y="{size[1] - 28}" text-anchor="middle">{count:g}</text>')
     shapes.append(f'<text x="{left + inner[0] / 2}" y="{size[1] - 8}" text-anchor="middle" fill="#666">demonstrations</text>')
@@ -158,6 +158,14 @@ def score_curves(
             if all(end is not None and math.isfinite(end) for end in point[2:]):
                 ends = at(point[0], point[2])[1], at(point[0], point[3])[1]
                 shapes.append(f'<line x1="{x}" x2="{x}" y1="{ends[0]}" y2="{ends[1]}" stroke="{colour}"/>')
-        shapes.append(f'<text x="{size[0] - right + 20}" y="{top + 14 + 18 * i}" fill="{colour}">{escape(label)}</text>')
+        is_best = best is not None and label == best[0]
+        if is_best:
+            shapes += [
+                f'<circle cx="{x}" cy="{y}" r="7" fill="none" stroke="#000" stroke-width="1.5"/>'
+                for (x, y), point in zip(places, sorted(line), strict=True)
+                if point[0] == best[1]
+            ]
+        weight, word = (' font-weight="bold"', f"{escape(label)} (best)") if is_best else ("", escape(label))
+        shapes.append(f'<text x="{size[0] - right + 20}" y="{top + 14 + 18 * i}" fill="{colour}"{weight}>{word}</text>')
     frame = f'xmlns="http://www.w3.org/2000/svg" width="{size[0]}" height="{size[1]}" font-family="sans-serif" font-size="12"'
     return f'<svg {frame}><rect width="100%" height="100%" fill="#fff"/>{"".join(shapes)}</svg>\n'

@@ -18,7 +18,7 @@ from gato.spec import TaskSpec
 
 from ..data.store import Store
 from .ablation import ablations
-from .captioning import caption_results, store_path
+from .captioning import caption_results, store_path, was_trained_on
 from .realtime import Pace
 from .recorder import Recorder, recording_settings
 from .replay import ActionKeeper, strip_of, write_films
@@ -104,7 +104,11 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
             except _OF_A_TASK as error:
                 results["errors"].append({"task": task.name, "error": f"by {config.against}: {reason(error)}"})
         results["against"] = {"checkpoint": str(config.against), "tasks": paired_comparison(results["tasks"], theirs)}
-    results["captions"] = [caption_results(agent, store, config.caption_examples, nearest=config.nearest) for store in config.captions]
+    results["captions"] = [
+        caption_results(agent, store, config.caption_examples, nearest=config.nearest)
+        | {"trained_on": was_trained_on(Path(checkpoint), Store(store_path(store)))}
+        for store in config.captions
+    ]
     results["bits_per_byte"] = [text_results(agent, Store(store_path(store)), config.documents) for store in config.text]
     results["text"] = [{"prompt": p, "continuation": agent.generate(p, 48, temperature=0.7)[len(p) :]} for p in config.prompts]
     results["seconds"] = time.monotonic() - started

@@ -32,13 +32,13 @@ from gato.spec import TaskSpec
 
 from ..data.coarseness import inferred_origins
 from ..data.store import Store, StoreWriter, named_store
-from ..train.finetune import finetune, merged, speed
+from ..train.finetune import finetune, merged
 from ..train.protocol import MODES
 from .baseline import ClonePolicy, NearestPolicy
 from .baseline_folder import BaselineAgent, save_baseline
 from .chart import score_curves
 from .fewshot_choice import policy_to_take
-from .fewshot_table import SMOOTHED, few_shot_table, labels, origin_lines, summarise_cells
+from .fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
 from .recorder import weights_sha256
 from .rollout import RandomPolicy, rollout
 from .score import score_scale
@@ -152,14 +152,14 @@ def _with_returns(task: TaskSpec, store: Store, numbers: Sequence[int], config: 
     return task.with_returns(random, expert), references
 
 
-def _opened(checkpoint: Path, config: FewShotConfig) -> Agent:
+def opened(checkpoint: Path, config: FewShotConfig) -> Agent:
     agent = load(checkpoint, config.device, config.verify)
     if isinstance(agent, BaselineAgent):
         raise ValueError(f"'{checkpoint}' holds a {agent.kind} policy, which cannot be fine-tuned; name the folder of a model")
     return agent
 
 
-def _understood(demonstrations: Demonstrations, agent: Agent) -> Demonstrations:
+def understood(demonstrations: Demonstrations, agent: Agent) -> Demonstrations:
     """The demonstrations with their observations measured as the agent does where it knows the task.
 
     A task that is new to it keeps the origins it has; one that has none gets those that the demonstrations ask for.
@@ -177,7 +177,7 @@ def _understood(demonstrations: Demonstrations, agent: Agent) -> Demonstrations:
     return replace(demonstrations, task=task.with_origins(inferred), inferred=inferred)
 
 
-def _give_memory(agent: Agent, task: TaskSpec, sibling: str | None, memory: int | None) -> int:
+def give_memory(agent: Agent, task: TaskSpec, sibling: str | None, memory: int | None) -> int:
     """Sets what the agent trains and plays this task with, and returns it; 0: as much as the context holds."""
     if memory is None:
         memory = agent.memories.get(task.name, agent.memories.get(sibling or "", 0))
@@ -199,11 +199,11 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     demonstrations = open_demonstrations(config)
     for count in config.episodes:  # before the first cell, not after hours
         demonstrations.series(0, count)
-    agent = _opened(checkpoint, config)
-    demonstrations = _understood(demonstrations, agent)
+    agent = opened(checkpoint, config)
+    demonstrations = understood(demonstrations, agent)
     task = demonstrations.task
     seen, sibling = task.name in agent.tasks, envs.held_out().get(envs.registered_name(task))
-    memory = _give_memory(agent, task, sibling, config.memory)
+    memory = give_memory(agent, task, sibling, config.memory)
     out = _claim(checkpoint, config, demonstrations, memory)
     cells = []
     for series in range(config.series):
@@ -226,41 +226,15 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     _write(out / "fewshot.md", few_shot_table(results) + "\n")
     curves = {label: [(r["episodes"], r["mean"], r["low"], r["high"]) for r in rows if r["label"] == label] for label in labels(rows)}
     marks = {"random": 0.0, "expert": 100.0} if results["unscored"] is None else {}
-    _write(out / "fewshot.svg", score_curves(curves, f"{task.name}: {'score' if marks else 'return'} over demonstrations", marks))
+    title = f"{task.name}: {'score' if marks else 'return'} over demonstrations"
+    _write(out / "fewshot.svg", score_curves(curves, title, marks, _best(rows)))
     return results | {"out": str(out)}
 
 
-def plan(checkpoint: Path, config: FewShotConfig) -> str:
-    """What `few_shot` would do: the tokens of two timesteps as the model sees them, the cells, and what they cost here."""
-    from tempfile import TemporaryDirectory
-
-    agent, protocol = _opened(checkpoint, config), config.training
-    demonstrations = _understood(open_demonstrations(config), agent)
-    task = demonstrations.task
-    _give_memory(agent, task, envs.held_out().get(envs.registered_name(task)), config.memory)
-    most = demonstrations.series(0, max(config.episodes))
-    per_timestep, context = agent.tokenizer.tokens_per_timestep(task), agent.model.config.context_length
-    lines = [agent.tokenizer.show(agent.tokenizer.encode(most[0].window(0, 2)))]
-    lines.append(f"{per_timestep} tokens a timestep, {context // per_timestep} timesteps in the context of {context}")
-    lines.append(
-        f"{len(demonstrations.pool)} demonstrations to draw from, {len(demonstrations.held_out)} held out, "
-        f"{demonstrations.left_out} left out"
-    )
-    lines += origin_lines(demonstrations.inferred)
-    total = 0.0
-    with TemporaryDirectory() as folder:
-        store = _subset(demonstrations, most, Path(folder) / "demonstrations")
-        for mode in (m for m in config.modes if m in MODES):
-            seconds, trained = speed(agent, task, store, protocol, mode)
-            cost = seconds * protocol.steps
-            total += cost * len(set(config.episodes)) * config.series
-            lines.append(
-                f"{mode}: {trained:,} trained parameters, {seconds:.3f} s an update, {cost:.0f} s a cell of {protocol.steps} updates"
-            )
-    cells = len(config.modes) * len(set(config.episodes)) * config.series
-    evaluations = protocol.steps // protocol.evaluate_every * protocol.evaluation_episodes + 2 * config.rollouts
-    lines.append(f"{cells} cells: {total:.0f} s of training in all; up to {evaluations} episodes played in each")
-    return "\n".join(lines)
+def _best(rows: Sequence[dict[str, Any]]) -> tuple[str, int]:
+    """Label and demonstrations of the highest row; the paper's maximum flatters and does not count."""
+    row = max((r for r in rows if "maximum" not in r["figure"]), key=lambda r: r["mean"])
+    return row["label"], row["episodes"]
 
 
 # -- cells -----------------------------------------------------------------------------------------
@@ -304,7 +278,7 @@ def _trained(
 ) -> dict[str, Any]:
     """A cell that learns: its three figures, its curve, and its policy as a checkpoint folder."""
     task, protocol = demonstrations.task, config.training
-    store = _subset(demonstrations, episodes, folder / "demonstrations")
+    store = subset(demonstrations, episodes, folder / "demonstrations")
     held_out = demonstrations.read(demonstrations.held_out)
 
     def evaluate(tuned: Agent, step: int) -> list[float | None]:
@@ -352,7 +326,7 @@ def _paper_maximum(curve: Sequence[dict[str, Any]]) -> list[float]:
     return max((w for w in windows if w), key=np.mean, default=[])
 
 
-def _subset(demonstrations: Demonstrations, episodes: Sequence[Episode], path: Path) -> Path:
+def subset(demonstrations: Demonstrations, episodes: Sequence[Episode], path: Path) -> Path:
     """A store of these episodes alone, which a mixture can read."""
     with StoreWriter(path, [demonstrations.task], {"source": "gato finetune", "of": demonstrations.store.fingerprint}) as writer:
         for episode in episodes:

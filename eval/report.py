@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ import yaml
 from gato.page import absent, section, write_page
 
 from ..train.metrics import read_metrics
+from .captioning import pictures_kind, wording_lines
 from .chart import curve, interval_bar, score_axis
-from .table import task_notes
+from .report_values import cell, counted, data_uri, decimals_of, duration, interval, is_number, number, percent, short
+from .table import task_notes, tasks_of
 
 
 def write_report(run: Path, out: Path) -> Path:
-    """Writes the page of a run's folder; what the folder lacks is named on the page.
+    """Writes the page of a run's folder; a section for which the folder holds nothing is left out.
 
     **Arguments:** `run`: holds `run.json`, `metrics.jsonl` and `final/eval.json`, as far as they exist;
     `out`: the HTML file.
@@ -50,12 +52,12 @@ def write_report(run: Path, out: Path) -> Path:
 
 
 def _header(name: str, parameters: int | None, metrics: Sequence[dict[str, Any]], results: dict[str, Any]) -> str:
-    scores = [row["score"] for row in _plain_rows(results) if _is_number(row.get("score"))]
+    scores = [row["score"] for row in _plain_rows(results) if is_number(row.get("score"))]
     facts = [("parameters", f"{parameters:,}" if parameters else "unknown")]
     if metrics:
         last = metrics[-1]
         facts += [
-            ("tokens", _short(last["tokens"])), ("training time", _duration(last["seconds"])), ("updates", f"{last['step']:,}"),
+            ("tokens", short(last["tokens"])), ("training time", duration(last["seconds"])), ("updates", f"{last['step']:,}"),
         ]  # fmt: skip
     if scores:
         facts.append(("tasks with a score of 50 or more", f"{sum(s >= 50 for s in scores)} of {len(scores)}"))
@@ -72,7 +74,7 @@ def _lead(results: dict[str, Any]) -> str:
     num_tasks = len(_plain_rows(results))
     does = [f"acts in {num_tasks} task{'s' if num_tasks > 1 else ''}"] if num_tasks else []
     does += ["captions pictures"] if results.get("captions") else []
-    does += ["continues text"] if results.get("text") else []
+    does += ["continues text"] if results.get("text") or results.get("bits_per_byte") else []
     if not does:
         return "One model, not yet evaluated."
     joined = does[0] if len(does) == 1 else f"{', '.join(does[:-1])} and {does[-1]}"
@@ -95,18 +97,20 @@ def _num_parameters(folder: Path) -> int | None:
 
 def _scores(results: dict[str, Any]) -> str:
     rows = results.get("tasks") or []
+    if not rows and not results.get("errors"):
+        return ""
     if not rows:
-        return section("Control", absent("No task was evaluated: final/eval.json is missing or lists none."))
-    numbers = [row[k] for row in rows for k in ("score", "score_low", "score_high") if _is_number(row.get(k))]
+        return section("Control", _notes(results))
+    numbers = [row[k] for row in rows for k in ("score", "score_low", "score_high") if is_number(row.get(k))]
     axis = score_axis(numbers)
-    has_success = any(_is_number(row.get("success")) for row in rows)
+    has_success = any(is_number(row.get("success")) for row in rows)
     body = "\n".join(_score_row(row, axis, has_success) for row in rows)
     head = "".join(f'<th scope="col" class="number">{label}</th>' for label in ("random", "expert", "this model"))
     head += '<th scope="col" class="number">success</th>' if has_success else ""
     head += f'<th scope="col" class="number">score</th><th scope="col" class="axis">{_axis_labels(axis)}</th>'
     about = (
-        f"Mean return over {_count(results.get('episodes'))} episodes a task, with its 95 % interval in grey. "
-        f"The score puts the random policy at 0 and the expert at 100. Start seed {_count(results.get('seed'))}."
+        f"Mean return over {counted(results.get('episodes'))} episodes a task, with its 95 % interval in grey. "
+        f"The score puts the random policy at 0 and the expert at 100. Start seed {counted(results.get('seed'))}."
     )
     if any(row.get("ablation") for row in rows):
         about += " Indented rows repeat a task with part of its observation taken away."
@@ -121,18 +125,18 @@ def _score_row(row: dict[str, Any], axis: tuple[float, float], has_success: bool
     name = escape(str(ablation or row["task"]))
     if row.get("failed"):
         name += f'<small class="failed">{row["failed"]} of {row["episodes"]} episodes failed</small>'
-    decimals = _decimals(row.get(k) for k in ("random", "expert", "mean", "low", "high"))
-    score, low, high = (row.get(k) if _is_number(row.get(k)) else None for k in ("score", "score_low", "score_high"))
-    label = f"score {_number(score, 1)}, 95 % interval {_number(low, 1)} to {_number(high, 1)}"
+    decimals = decimals_of(row.get(k) for k in ("random", "expert", "mean", "low", "high"))
+    score, low, high = (row.get(k) if is_number(row.get(k)) else None for k in ("score", "score_low", "score_high"))
+    label = f"score {number(score, 1)}, 95 % interval {number(low, 1)} to {number(high, 1)}"
     bar = "" if score is None else interval_bar(score, low, high, axis, (0, 100), label, "control" if ablation else "main")
     cells = [
-        _cell("random", "" if ablation else _number(row.get("random"), decimals)),
-        _cell("expert", "" if ablation else _number(row.get("expert"), decimals)),
-        _cell("this model", f"{_number(row.get('mean'), decimals)}{_interval(row.get('low'), row.get('high'), decimals)}"),
+        cell("random", "" if ablation else number(row.get("random"), decimals)),
+        cell("expert", "" if ablation else number(row.get("expert"), decimals)),
+        cell("this model", f"{number(row.get('mean'), decimals)}{interval(row.get('low'), row.get('high'), decimals)}"),
     ]
     if has_success:
-        cells.append(_cell("success", _percent(row["success"], 0) if _is_number(row.get("success")) else ""))
-    cells.append(_cell("score", f"<b>{_number(score, 1)}</b>{_interval(low, high, 1)}" if score is not None else "undefined"))
+        cells.append(cell("success", percent(row["success"], 0) if is_number(row.get("success")) else ""))
+    cells.append(cell("score", f"<b>{number(score, 1)}</b>{interval(low, high, 1)}" if score is not None else "undefined"))
     kind = ' class="ablation"' if ablation else ""
     return f'<tr{kind}><th scope="row">{name}</th>{"".join(cells)}<td class="axis">{bar}</td></tr>'
 
@@ -152,13 +156,13 @@ def _against(results: dict[str, Any]) -> str:
         return ""
     lines = []
     for row in found["tasks"]:
-        decimals = _decimals((row["difference"], row["low"], row["high"]))
-        score = "" if row["score"] is None else f"{_number(row['score'], 1)}{_interval(row['score_low'], row['score_high'], 1)}"
+        decimals = decimals_of((row["difference"], row["low"], row["high"]))
+        score = "" if row["score"] is None else f"{number(row['score'], 1)}{interval(row['score_low'], row['score_high'], 1)}"
         values = {
-            "pairs": str(row["pairs"]), "return": f"{_number(row['difference'], decimals)}{_interval(row['low'], row['high'], decimals)}",
+            "pairs": str(row["pairs"]), "return": f"{number(row['difference'], decimals)}{interval(row['low'], row['high'], decimals)}",
             "score": score,
         }  # fmt: skip
-        cells = "".join(_cell(label, value) for label, value in values.items())
+        cells = "".join(cell(label, value) for label, value in values.items())
         lines.append(f'<tr><th scope="row">{escape(str(row["task"]))}</th>{cells}</tr>')
     head = "".join(f'<th scope="col" class="number">{label}</th>' for label in ("pairs", "return", "score"))
     about = f"This model minus {found['checkpoint']}, on the same episodes; the intervals are of the paired differences."
@@ -177,13 +181,13 @@ def _families(rows: Sequence[dict[str, Any]]) -> str:
     head = "".join(f'<th scope="col" class="number">{label}</th>' for label in labels)
     lines = []
     for row in rows:
-        success = [100 * row[k] if _is_number(row[k]) else None for k in ("success", "success_low", "success_high")]
+        success = [100 * row[k] if is_number(row[k]) else None for k in ("success", "success_low", "success_high")]
         values = [
-            f"{row['tasks']} of {row['registered']}", str(row["scored"]),
-            f"{_number(row['iqm'], 1)}{_interval(row['low'], row['high'], 1)}",
-            f"{_number(success[0], 0)}{_interval(success[1], success[2], 0)}", *(str(row["above"][x]) for x in shares),
+            tasks_of(row), str(row["scored"]),
+            f"{number(row['iqm'], 1)}{interval(row['low'], row['high'], 1)}",
+            f"{number(success[0], 0)}{interval(success[1], success[2], 0)}", *(str(row["above"][x]) for x in shares),
         ]  # fmt: skip
-        cells = "".join(_cell(label, value) for label, value in zip(labels, values, strict=True))
+        cells = "".join(cell(label, value) for label, value in zip(labels, values, strict=True))
         lines.append(f'<tr><th scope="row">{escape(str(row["family"]))}</th>{cells}</tr>')
     about = (
         "By family: tasks played of those registered, the interquartile mean of their scores, success in per cent, "
@@ -193,10 +197,6 @@ def _families(rows: Sequence[dict[str, Any]]) -> str:
         f'<p>{escape(about)}</p>\n<table class="scores"><thead><tr><th scope="col">family</th>{head}</tr></thead>\n'
         f"<tbody>{''.join(lines)}</tbody></table>"
     )
-
-
-def _cell(label: str, content: str) -> str:
-    return f'<td class="number" data-label="{label}">{content}</td>'
 
 
 def _axis_labels(axis: tuple[float, float]) -> str:
@@ -209,10 +209,10 @@ def _axis_labels(axis: tuple[float, float]) -> str:
 def _films(results: dict[str, Any]) -> str:
     films = results.get("films") or {}
     if not films:
-        return section("Episodes", absent("No film strips were recorded."))
+        return ""
     figures = [
         f'<figure class="film"><figcaption>{escape(task)}</figcaption>'
-        f'<div tabindex="0"><img src="{_data_uri(film)}" alt="frames of an episode of {escape(task)}"></div></figure>'
+        f'<div tabindex="0"><img src="{data_uri(film)}" alt="frames of an episode of {escape(task)}"></div></figure>'
         for task, film in films.items()
     ]
     return section("Episodes", "<p>The first evaluated episode of each task, from left to right; not selected.</p>", *figures)
@@ -224,25 +224,32 @@ def _films(results: dict[str, Any]) -> str:
 def _captions(results: dict[str, Any]) -> str:
     parts = results.get("captions") or []
     if not parts:
-        return section("Captions", absent("No captions were evaluated."))
+        return ""
     return section("Captions", *(_caption_part(part) for part in parts))
 
 
 def _caption_part(part: dict[str, Any]) -> str:
     title = f"<h3>{escape(str(part.get('split', '')).replace('_', ' '))}</h3>"
     cards = "".join(_card(example) for example in part.get("examples") or [])
+    measured = _retrieval(part) + _wording(part)
     if not cards:
-        return title + _retrieval(part) + absent("No examples were kept.")
+        return title + measured
     legend = (
-        '<p>Held-out pictures in random order, not selected: <span class="ours">the model\'s caption</span>, '
+        f'<p>{escape(pictures_kind(part).capitalize())} in random order, not selected: <span class="ours">the model\'s caption</span>, '
         'and below it <span class="human">the title a human gave</span>.</p>'
     )
-    return f'{title}{_retrieval(part)}{legend}<div class="cards">{cards}</div>'
+    return f'{title}{measured}{legend}<div class="cards">{cards}</div>'
+
+
+def _wording(part: dict[str, Any]) -> str:
+    """How alike the captions' words are to those of people, a row per speaker."""
+    lines = [line.strip() for line in wording_lines(part)]
+    return f"<p>{escape(lines[0])}</p><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines[1:])}</ul>" if lines else ""
 
 
 def _card(example: dict[str, Any]) -> str:
     caption, title = str(example.get("caption") or "(nothing)"), str(example.get("title", ""))
-    picture = f'<img src="{_data_uri(example["image"])}" alt="{escape(title)}">' if example.get("image") else ""
+    picture = f'<img src="{data_uri(example["image"])}" alt="{escape(title)}">' if example.get("image") else ""
     words = f'<span class="ours">{escape(caption)}</span><span class="human">{escape(title)}</span>'
     return f"<figure>{picture}<figcaption>{words}</figcaption></figure>"
 
@@ -260,29 +267,48 @@ def _retrieval(part: dict[str, Any]) -> str:
         if part.get(key)
     ]
     if not rows:
-        return absent("Choosing titles was not measured.")
+        return ""
     about = (
-        f"Choosing the right title for each of {_count(part.get('pictures'))} held-out pictures among {round(1 / chance)} by likelihood; "
-        f"chance is {_percent(chance, 0)} (the upright line)."
+        f"Choosing the right title for each of {counted(part.get('pictures'))} {pictures_kind(part)} "
+        f"among {round(1 / chance)} by likelihood; "
+        f"chance is {percent(chance, 0)} (the upright line)."
     )
     return f'<p>{escape(about)}</p><table class="scores retrieval"><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _retrieval_row(label: str, found: dict[str, float], chance: float, kind: str) -> str:
-    text = f"<b>{_percent(found['accuracy'])}</b>{_interval(100 * found['low'], 100 * found['high'], 1)}"
+    text = f"<b>{percent(found['accuracy'])}</b>{interval(100 * found['low'], 100 * found['high'], 1)}"
     values = (100 * found["accuracy"], 100 * found["low"], 100 * found["high"])
-    bar = interval_bar(*values, (0, 100), (100 * chance,), f"{label}: {_percent(found['accuracy'])}", kind)
+    bar = interval_bar(*values, (0, 100), (100 * chance,), f"{label}: {percent(found['accuracy'])}", kind)
     return f'<tr><th scope="row">{escape(label)}</th><td class="number" data-label="score">{text}</td><td class="axis">{bar}</td></tr>'
 
 
 def _texts(results: dict[str, Any]) -> str:
     texts = results.get("text") or []
+    measured = _bits_per_byte(results.get("bits_per_byte") or [])
     if not texts:
-        return section("Text", absent("No texts were continued."))
+        return section("Text", measured) if measured else ""
     pairs = [(escape(str(t["prompt"])), escape(str(t["continuation"]))) for t in texts]
     quotes = [f'<blockquote><span class="human">{p}</span><span class="ours">{c}</span></blockquote>' for p, c in pairs]
     about = '<p><span class="human">The given beginning</span> and <span class="ours">how the model goes on</span>; not selected.</p>'
-    return section("Text", about, *quotes)
+    return section("Text", measured, about, *quotes)
+
+
+def _bits_per_byte(rows: Sequence[dict[str, Any]]) -> str:
+    """How well documents are predicted, a row per store."""
+    lines = []
+    for row in rows:
+        found = row["bits_per_byte"]
+        values = {
+            "bits per byte": f"<b>{number(found['mean'], 3)}</b>{interval(found['low'], found['high'], 3)}",
+            "documents": counted(row["documents"]), "bytes": counted(row["bytes"]),
+        }  # fmt: skip
+        cells = "".join(cell(label, value) for label, value in values.items())
+        lines.append(f'<tr><th scope="row">{escape(Path(str(row["store"])).name)}</th>{cells}</tr>')
+    if not lines:
+        return ""
+    head = "".join(f'<th scope="col" class="number">{label}</th>' for label in ("bits per byte", "documents", "bytes"))
+    return f'<table class="scores"><thead><tr><th scope="col">store</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
 
 
 # -- training --------------------------------------------------------------------------------------
@@ -290,20 +316,20 @@ def _texts(results: dict[str, Any]) -> str:
 
 def _curves(metrics: Sequence[dict[str, Any]]) -> str:
     if not metrics:
-        return section("Training", absent("There are no loss curves: metrics.jsonl is missing or empty."))
+        return ""
     last = metrics[-1]
     series = {"all sources": [(line["step"], line["loss"]) for line in metrics]}
     series |= {name: [] for name in sorted({name for line in metrics for name in line.get("loss_by_source", {})})}
     for line in metrics:
         for name, value in line.get("loss_by_source", {}).items():
             series[name].append((line["step"], value))
-    finite = {name: [(s, v) for s, v in points if _is_number(v)] for name, points in series.items()}
+    finite = {name: [(s, v) for s, v in points if is_number(v)] for name, points in series.items()}
     charts = [_curve(name, points, last["step"]) for name, points in finite.items() if points]
     padding = sum(line.get("padding_share", 0) for line in metrics) / len(metrics)
     about = (
         f"Loss per target over {last['step']:,} updates, a chart for each source; smoothed, with single updates behind, "
         f"on logarithmic axes. {last['tokens'] / max(last['seconds'], 1e-9):,.0f} tokens a second; "
-        f"{_percent(padding)} of the places were padding."
+        f"{percent(padding)} of the places were padding."
     )
     lost = sum(len(points) for points in series.values()) - sum(len(points) for points in finite.values())
     note = [absent(f"{lost} losses were not finite and are left out.")] if lost else []
@@ -321,12 +347,12 @@ def _curve(name: str, points: Sequence[tuple[float, float]], last_step: float) -
 
 def _settings(settings: dict[str, Any] | None) -> str:
     if not settings:
-        return section("Settings", absent("The settings are not known: run.json is missing."))
+        return ""
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     return section("Settings", f"<details><summary>the resolved configuration</summary><pre>{escape(text)}</pre></details>")
 
 
-# -- values ----------------------------------------------------------------------------------------
+# -- files ----------------------------------------------------------------------------------------
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -340,52 +366,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _plain_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in results.get("tasks") or [] if not row.get("ablation")]
-
-
-def _data_uri(picture: str) -> str:
-    return f"data:image/png;base64,{escape(picture)}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _decimals(values: Iterable[Any]) -> int:
-    """As many as give the largest of the values about four figures, so that a row's numbers can be compared."""
-    size = max((abs(v) for v in values if _is_number(v)), default=0)
-    return 0 if size >= 1000 else 1 if size >= 100 else 2 if size > 1 else 3
-
-
-def _number(value: Any, decimals: int) -> str:
-    """With a true minus sign; a dash for what is not known."""
-    return f"{value:,.{decimals}f}".replace("-", "\u2212") if _is_number(value) else "\u2013"
-
-
-def _interval(low: Any, high: Any, decimals: int) -> str:
-    if not (_is_number(low) and _is_number(high)):
-        return ""
-    return f"<small>[{_number(low, decimals)}, {_number(high, decimals)}]</small>"
-
-
-def _percent(share: float, decimals: int = 1) -> str:
-    return f"{100 * share:.{decimals}f} %"
-
-
-def _count(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else "an unknown number of" if value is None else str(value)
-
-
-def _short(number: float) -> str:
-    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if number >= size:
-            return f"{number / size:.3g} {word}"
-    return f"{number:,}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60):02} s"
-    return f"{minutes // 60} h {minutes % 60:02} min"

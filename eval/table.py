@@ -71,6 +71,11 @@ def _spanned(value: float, found: dict[str, Any]) -> str:
     return f"{value:.1f} {spanned(found['low'], found['high'], '.1f')}".rstrip()
 
 
+def tasks_of(row: dict[str, Any]) -> str:
+    """How many tasks of a family were played, of those that the registry has; one's own are of no registry."""
+    return f"{row['tasks']} of {row['registered']}" if row["registered"] >= row["tasks"] else str(row["tasks"])
+
+
 def _family_lines(families: Sequence[dict[str, Any]]) -> list[str]:
     if not families:
         return []
@@ -84,7 +89,7 @@ def _family_lines(families: Sequence[dict[str, Any]]) -> list[str]:
         if row["success"] is not None:
             success, share = f"{row['success']:.0%}", f"[{row['success_low']:.0%}, {row['success_high']:.0%}]"
         counts = "".join(f"{count:>6}" for count in row["above"].values())
-        tasks = f"{row['tasks']} of {row['registered']}" if row["registered"] >= row["tasks"] else str(row["tasks"])  # one's own
+        tasks = tasks_of(row)
         for source, found in row.get("published", {}).items():
             what = f"{row['family']}, {found['tasks']} tasks by the returns that {_SOURCES.get(source, source)} published"
             published.append(f"  {what}: {_spanned(found['iqm'], found)}")

@@ -4,6 +4,7 @@ The new task is the corridor of five cells, played to its right end; nothing tha
 """
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from gato.episode import Episode
 from gato.eval.baseline import ClonePolicy, Features, NearestPolicy
 from gato.eval.baseline_folder import save_baseline
 from gato.eval.chart import score_curves
-from gato.eval.fewshot import _paper_maximum, few_shot, open_demonstrations, plan
+from gato.eval.fewshot import _paper_maximum, few_shot, open_demonstrations
+from gato.eval.fewshot_plan import plan
 from gato.eval.fewshot_table import summarise_cells
 from gato.eval.rollout import rollout
 from gato.eval.settings import FewShotConfig
@@ -250,10 +252,16 @@ def test_checkpoints_of_one_architecture_share_the_cells_that_need_neither(confi
 
 def test_the_command_shows_layout_and_cost_before_anything_is_trained(config, checkpoint, capsys):
     arguments = ["finetune", str(checkpoint), "--data", config.data, "--episodes", "1,4", "--modes", "full", "--steps", "4"]
-    assert main([*arguments, "--batch_size", "2", "--device", "cpu", "--out", str(config.out), "--dry-run", "true"]) == 0
+    assert main([*arguments, "--batch_size", "2", "--device", "cpu", "--out", str(config.out), "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "3 tokens a timestep, 21 timesteps in the context of 64" in printed
     assert "2 cells" in printed and not Path(config.out).exists()
+
+
+def test_the_estimates_of_modes_that_do_the_same_work_agree(config, checkpoint):
+    lines = plan(checkpoint, replace(config, modes=("full", "scratch"))).splitlines()
+    full, scratch = (next(line for line in lines if line.startswith(f"{mode}: ")) for mode in ("full", "scratch"))
+    assert full.removeprefix("full") == scratch.removeprefix("scratch")
 
 
 # -- training ------------------------------------------------------------------------------------------
@@ -456,3 +464,14 @@ def test_a_single_episode_has_no_interval(checkpoint, config, capsys):
     assert "nan" not in text.lower() and "[" not in next(line for line in text.splitlines() if line.startswith("retrieve"))
     assert main(["eval", str(results["take"]["folder"]), "--episodes", "1"]) == 0
     assert "nan" not in capsys.readouterr().out
+
+
+def test_the_curves_start_right_of_their_labels_and_the_best_is_marked(grid):
+    results, out = grid
+    svg = (out / "fewshot.svg").read_text()
+    ends = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="end"', svg)]  # random, expert: they end here
+    xs = [float(x) for line in re.findall(r'points="([^"]+)"', svg) for x in re.findall(r"([\d.]+),", line)]
+    assert len(ends) == 2 and max(ends) < min(xs) - 7
+    assert svg.count('r="7"') == 1 and "(best)" in svg
+    best = max(results["rows"], key=lambda row: row["mean"])
+    assert f">{best['label']} (best)<" in svg

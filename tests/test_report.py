@@ -155,25 +155,43 @@ def test_notes_errors_and_the_paired_comparison_are_on_the_page(tmp_path: Path) 
     assert "This model minus runs/other" in page and "0.250" in page and "<script" not in page
 
 
-@pytest.mark.parametrize(
-    ("part", "line"),
-    [("tasks", "No task was evaluated"), ("films", "No film strips"), ("captions", "No captions"), ("text", "No texts")],
-)
-def test_a_missing_part_of_the_evaluation_is_named(tmp_path: Path, part: str, line: str) -> None:
+@pytest.mark.parametrize(("part", "title"), [("tasks", "Control"), ("films", "Episodes"), ("captions", "Captions"), ("text", "Text")])
+def test_a_section_without_content_is_left_out(tmp_path: Path, part: str, title: str) -> None:
     results = evaluation()
-    assert line not in page_of(write_run(tmp_path / "whole", results))
+    assert f"<h2>{title}</h2>" in page_of(write_run(tmp_path / "whole", results))
     del results[part]
-    assert line in page_of(write_run(tmp_path / "run", results))
+    assert f"<h2>{title}</h2>" not in page_of(write_run(tmp_path / "run", results))
 
 
 def test_a_run_without_evaluation_or_metrics_still_has_a_page(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     assert "not yet evaluated" in page_of(run)
     (run / "metrics.jsonl").unlink()
-    assert "no loss curves" in page_of(run)
+    assert "<h2>Training</h2>" not in page_of(run)
     (run / "run.json").unlink()
     (run / "final" / "eval.json").write_text(json.dumps({"tasks": [score_row()]}))
-    assert "settings are not known" in page_of(run)
+    assert "<h2>Settings</h2>" not in page_of(run) and "<h2>Control</h2>" in page_of(run)
+
+
+@pytest.mark.parametrize(("trained_on", "words"), [(True, "pictures it was trained on"), (False, "held-out pictures"), (None, None)])
+def test_pictures_are_called_held_out_only_where_the_training_did_not_have_them(tmp_path: Path, trained_on, words) -> None:
+    results = evaluation()
+    results["captions"][0]["trained_on"] = trained_on
+    page = page_of(write_run(tmp_path / "run", results)).lower()
+    assert (words in page) if words else ("held-out" not in page)
+    assert (trained_on is False) == ("held-out" in page)
+
+
+def test_bits_per_byte_and_wording_are_on_the_page(tmp_path: Path) -> None:
+    results = evaluation()
+    del results["text"]
+    results["bits_per_byte"] = [
+        {"store": "stores/text/test", "documents": 12, "bytes": 3400, "bits_per_byte": {"mean": 2.345, "low": 2.3, "high": 2.4}}
+    ]
+    results["captions"][0]["wording"] = {"the model": {"CIDEr-D": {"mean": 0.123, "low": 0.1, "high": None}}}
+    page = page_of(write_run(tmp_path / "run", results))
+    assert "<h2>Text</h2>" in page and "2.345" in page and "12" in page and "CIDEr-D 0.123" in page
+    assert "continues text" in page
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

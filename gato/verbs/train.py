@@ -115,7 +115,8 @@ def finetune(arguments: list[str]) -> None:
         options["modes"] = tuple(words["modes"].split(","))
     config = FewShotConfig(**options)
     use_threads(threads, checkpoint)
-    from gato.eval.fewshot import few_shot, plan
+    from gato.eval.fewshot import few_shot
+    from gato.eval.fewshot_plan import plan
     from gato.eval.fewshot_table import few_shot_table
 
     if dry:

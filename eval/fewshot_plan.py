@@ -1,0 +1,49 @@
+"""`gato finetune --dry-run`: what a grid would do and cost here, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gato import envs
+
+from ..train.finetune import speed
+from ..train.protocol import MODES
+from .fewshot import give_memory, open_demonstrations, opened, subset, understood
+from .fewshot_table import origin_lines
+from .settings import FewShotConfig
+
+
+def plan(checkpoint: Path, config: FewShotConfig) -> str:
+    """What `few_shot` would do: the tokens of two timesteps as the model sees them, the cells, and what they cost here."""
+    from tempfile import TemporaryDirectory
+
+    agent, protocol = opened(checkpoint, config), config.training
+    demonstrations = understood(open_demonstrations(config), agent)
+    task = demonstrations.task
+    give_memory(agent, task, envs.held_out().get(envs.registered_name(task)), config.memory)
+    most = demonstrations.series(0, max(config.episodes))
+    per_timestep, context = agent.tokenizer.tokens_per_timestep(task), agent.model.config.context_length
+    lines = [agent.tokenizer.show(agent.tokenizer.encode(most[0].window(0, 2)))]
+    lines.append(f"{per_timestep} tokens a timestep, {context // per_timestep} timesteps in the context of {context}")
+    lines.append(
+        f"{len(demonstrations.pool)} demonstrations to draw from, {len(demonstrations.held_out)} held out, "
+        f"{demonstrations.left_out} left out"
+    )
+    lines += origin_lines(demonstrations.inferred)
+    total, measured = 0.0, {}
+    with TemporaryDirectory() as folder:
+        store = subset(demonstrations, most, Path(folder) / "demonstrations")
+        for mode in (m for m in config.modes if m in MODES):
+            work = "full" if mode == "scratch" else mode  # other weights of the same architecture cost the same
+            if work not in measured:
+                measured[work] = speed(agent, task, store, protocol, work)
+            seconds, trained = measured[work]
+            cost = seconds * protocol.steps
+            total += cost * len(set(config.episodes)) * config.series
+            lines.append(
+                f"{mode}: {trained:,} trained parameters, {seconds:.3f} s an update, {cost:.0f} s a cell of {protocol.steps} updates"
+            )
+    cells = len(config.modes) * len(set(config.episodes)) * config.series
+    evaluations = protocol.steps // protocol.evaluate_every * protocol.evaluation_episodes + 2 * config.rollouts
+    lines.append(f"{cells} cells: {total:.0f} s of training in all; up to {evaluations} episodes played in each")
+    return "\n".join(lines)
