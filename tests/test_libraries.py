@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 from gato import libraries
 from gato.libraries import INSIDES
@@ -132,3 +133,27 @@ def test_another_version_than_the_tested_one_is_named(monkeypatch: pytest.Monkey
         libraries, "tested_versions", lambda: {"numpy": "0.0.1", "no-such-package": "1.0", "torch": metadata.version("torch").split("+")[0]}
     )
     assert libraries.untested_versions() == {"numpy": (installed, "0.0.1")}
+
+
+def test_transformers_warns_of_nothing_while_it_generates(agent, caplog, recwarn) -> None:
+    """It would name a cache of the old name, a setting that is going, an argument that it does not know."""
+    from transformers.utils import logging
+
+    logging.enable_propagation()
+    try:
+        agent.model.generate(**agent.processor()(text=["go to", "what"]), num_beams=2, max_new_tokens=4)
+        agent.model.generate(**agent.processor()(text=["go to"]), do_sample=True, max_new_tokens=4)
+    finally:
+        logging.disable_propagation()
+    assert not [record.getMessage() for record in caplog.records] and not [str(w.message) for w in recwarn]
+
+
+def test_a_cache_has_both_names_and_only_one_is_given_at_a_time(agent) -> None:
+    ids = agent.processor()(text=["go to the red ball"])["input_ids"]
+    whole = agent.model(input_ids=ids, use_cache=False).logits
+    for name in ("cache", "past_key_values"):
+        first = agent.model(input_ids=ids[:, :2], use_cache=True)
+        then = agent.model(input_ids=ids[:, 2:], **{name: first.cache})
+        torch.testing.assert_close(then.logits, whole[:, 2:], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="two names of one thing"):
+        agent.model(input_ids=ids, cache=first.cache, past_key_values=first.cache)
