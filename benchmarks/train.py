@@ -212,7 +212,7 @@ def ours(config: Any, mode: str, batch: Any, options: argparse.Namespace) -> tup
     learner = GatoLearner(Gato(config)).to(accelerator.device).train()
     parameters = sum(p.numel() for p in learner.parameters())
     if mode == "checkpointed":
-        learner.model.activation_checkpointing_enable()
+        learner.model.recompute_layers()
     if mode in ("compiled", "checkpointed") or (zero in ("zero1", "zero2") and options.device == "cuda"):
         learner.model.transformer.compile_layers()
     optimizer = make_optimizer(OptimConfig(), learner.parameter_groups(0.1))

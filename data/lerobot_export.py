@@ -97,7 +97,7 @@ class _Export:
         self.data = _Parts(folder / "data", DATA_BYTES)
         self.meta = _Parts(folder / "meta" / "episodes", DATA_BYTES)
         (folder / EPISODES_FILE).parent.mkdir()
-        self.ends = pq.ParquetWriter(folder / EPISODES_FILE, episode_schema(self.columns))
+        self.ends = pq.ParquetWriter(folder / EPISODES_FILE, _with_free_lists(episode_schema(self.columns)))
         self.sentences: dict[str, int] = {}
         self.stats: dict[str, dict[str, np.ndarray]] = {}
         self.num_episodes = self.num_frames = 0
@@ -134,7 +134,7 @@ class _Export:
         chunk, number = self.meta.begin()
         self.meta.write(pa.Table.from_pylist([row | {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": number}]))
         known = episode_row(self.columns, episode, self.indices[episode.task.name]) | {"first_row": pa.array([first], pa.int64())}
-        self.ends.write_table(pa.table([known[n] for n in self.ends.schema.names], schema=self.ends.schema))
+        self.ends.write_table(pa.table([pa.array(known[f.name].to_pylist(), f.type) for f in self.ends.schema], schema=self.ends.schema))
         self.num_episodes += 1
         self.num_frames += length
 
@@ -213,6 +213,12 @@ class _Export:
                 pixels = pictures[frames, ::step, ::step].reshape(-1, 3) / 255
                 found[name] = _summary(pixels, (3, 1, 1)) | {"count": np.array([len(frames)])}
         return found
+
+
+def _with_free_lists(schema: pa.Schema) -> pa.Schema:
+    """Lists of a fixed size may have another: pyarrow before 26 reads no Parquet file with a null among those of fixed size."""
+    fields = [f.with_type(pa.list_(f.type.value_type)) if pa.types.is_fixed_size_list(f.type) else f for f in schema]
+    return pa.schema(fields, schema.metadata)
 
 
 class _Parts:

@@ -92,6 +92,11 @@ class Gato(PreTrainedModel, GenerationMixin):
         self.post_init()
         self.write_text_only()
 
+    def recompute_layers(self) -> None:
+        """Has each layer keep its input only and be computed again in the backward pass (activation checkpointing)."""
+        enable = getattr(self, "activation_checkpointing_enable", None)  # its name from transformers 5.23 on
+        (enable or self.gradient_checkpointing_enable)()
+
     def write_text_only(self) -> None:
         """Greedy text, `MAX_NEW_TOKENS` long, is what `generate` gives where nothing else is asked for.
 

@@ -140,7 +140,7 @@ class Transformer(nn.Module):
 class Block(GradientCheckpointingLayer):
     """x + attention(norm(x)), then x + feed_forward(norm(x)); `scales` are the stochastic-depth factors (B, 1, 1).
 
-    After `activation_checkpointing_enable()` of the model it keeps only its input and is computed again in the backward pass.
+    After `recompute_layers()` of the model it keeps only its input and is computed again in the backward pass.
     """
 
     def __init__(self, index: int, num_heads: int, width: int, head_width: int, feed_forward: int, relative: bool, dropout: float) -> None:

@@ -482,7 +482,7 @@ def test_compiled_kernels_give_the_losses_of_plain_ones(make_gato, as_batch, dri
 def test_layers_that_are_computed_again_give_the_same_gradients(make_gato, as_batch, drive):
     model, batch = make_gato(), as_batch(drive(2))
     plain = loss_and_gradients(model, batch)
-    model.activation_checkpointing_enable()
+    model.recompute_layers()
     calls = []
     model.transformer.layers[0].attention.register_forward_hook(lambda *_: calls.append(1))
     torch.testing.assert_close(loss_and_gradients(model, batch), plain, **EXACT)

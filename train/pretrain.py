@@ -71,7 +71,7 @@ def pretrain(config: PretrainConfig) -> Path:
         torch.manual_seed(config.train.seed)
         learner = GatoLearner(Gato(model_config), len(mixture.sources)).to(accelerator.device)
         if config.train.recompute:
-            learner.model.activation_checkpointing_enable()
+            learner.model.recompute_layers()
         if config.train.compile:
             learner.model.transformer.compile_layers()
         if rank() == 0:  # what makes no sense has been refused by now, and nothing was made
