@@ -25,7 +25,7 @@ INSIDES = {
     "transformers.GenerationMixin._get_logits_processor": "gato/model.py: suppressed ids are looked up once",
     "transformers.GenerationMixin._prepare_generated_length": "gato/model.py: text ends where the context does",
     "transformers.GenerationConfig._from_model_config": "gato/model.py: the settings of text are not made anew",
-    "transformers.tokenization_python.PythonBackend._convert_token_to_id": "gato/processor.py: SentencePiece's pieces as a tokenizer of theirs",
+    "transformers.tokenization_python.PythonBackend._convert_token_to_id": "gato/processor.py: pieces as their tokenizers have them",
     "transformers.tokenization_python.PythonBackend._convert_id_to_token": "gato/processor.py, likewise",
     "transformers.PreTrainedTokenizerBase._decode": "gato/processor.py, likewise",
     "ale_py.AtariEnv._action_set": "gato/envs/atari.py: an expert looks ahead on the bare emulator",

@@ -114,6 +114,12 @@ def _unknown(module: str, wanted: str) -> str:
         theirs = sorted(i for i, by in _registered_by.items() if by == module)
         listed = f"; it registers {', '.join(theirs[:10])}{', ...' if len(theirs) > 10 else ''}" if theirs else ""
         return f"module '{module}' registers no environment '{wanted}'{_nearest(wanted, theirs or list(gymnasium.registry)) or listed}"
+    name = wanted.rpartition("-v")[0]
+    if others := [i for i in gymnasium.registry if i.rpartition("-v")[0] == name]:
+        version = metadata.version("gymnasium")
+        return (
+            f"there is no environment '{wanted}' in gymnasium {version}, which has {', '.join(others)}; another version of it may have it"
+        )
     return (
         f"there is no environment '{wanted}'{_nearest(wanted, list(gymnasium.registry))}; if a module of yours or of a package "
         f"registers it, name that: MODULE:{wanted}, or --import MODULE"
