@@ -78,8 +78,8 @@ def test_the_journey_of_an_own_environment_runs(tmp_path, monkeypatch, make_gato
     files = re.findall(r"```python\n(?=# (\S+\.py)\b)(.*?)```", OWN.read_text(), re.DOTALL)
     for name, code in files:
         (tmp_path / name).write_text(code)
-    assert [name for name, _ in files] == ["myenvs.py", "drive.py"]
-    commands = [command for _, commands in blocks(OWN) for command in commands]
+    assert [name for name, _ in files] == ["myenvs.py", "drive.py", "experts.py"]
+    commands = [command for why, commands in blocks(OWN) for command in commands if not why]
     assert [command.split()[1] for command in commands] == ["data", "data", "finetune", "eval"]
     try:
         for command in commands:
