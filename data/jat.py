@@ -15,24 +15,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 
-from gato.episode import Behaviour, Episode
+from gato.episode import Behaviour, Episode, OutOfRange
 from gato.setting import MAX_FLOAT32, MAX_SIDE, Settings, bounded
-from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.spec import FieldSpec, TaskSpec
 
 from .captions import caption_task, fit_image, read_image
 from .files import files_digest
 from .foreign import foreign_episode
 from .formats import Dataset
-from .jat_columns import CONTROL, FINAL, NUMBERS, columns_of, decode, numbers, picture_bytes, read_frame, required, take_apart
+from .jat_columns import CONTROL, FINAL, as_float32, columns_of, decode, elements, numbers, picture_bytes, required, take_apart
+from .jat_ranges import Ranges, check_columns
 from .left_out import LeftOut
+from .lines import json_object
 from .manifest import task_differences
-from .rows import RowFile, layout
+from .rows import RowFile, layout, strangers
 from .text import document_task
 
 # optional columns -> the name of the parameter they become, where they are no attribute of an episode
@@ -40,8 +43,6 @@ _LABELS = {
     "episode_id": "episode_id", "source": "source", "license": "licence", "task": None, "terminated": None, "truncated": None,
     "success": None, "behaviour": None, "seed": None, "parameters": None,
 }  # fmt: skip
-
-_DTYPES = {Modality.CONTINUOUS: "float32", Modality.DISCRETE: "int64", Modality.IMAGE: "uint8", Modality.TEXT: "str"}
 
 
 @dataclass(frozen=True)
@@ -77,23 +78,31 @@ class JatReader(Settings):
     clip_actions: bool = False
 
     def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
+        left_out = left_out or LeftOut()
         label, found = (path.as_posix(), _from_hub(path.as_posix(), self.subset)) if self.hub else _local(path, self.subset)
+        if not self.hub and (others := strangers(path)):
+            left_out.count("files that are no parquet, Arrow or JSON lines", others[0], len(others))
         splits = {split: [RowFile.open(file) for file in files] for split, files in found.items()}
         files = [file for parts in splits.values() for file in parts]
         names = _same_columns(files)
         name = self.task or (label.replace("-", "/", 1) if "-" in label and "/" not in label else f"jat/{Path(label).stem}")
-        tasks, inferred = self._tasks(name, files, names)
+        tasks, inferred = self._tasks(name, files, names, left_out)
+        known = {*_LABELS, *CONTROL, *FINAL.values(), "rewards"} if tasks[0].is_control else {*_LABELS, "text", "images"}
+        if unread := sorted(set(names) - known):
+            left_out.count("columns that are not read", unread[0], len(unread))
         return Dataset(
             source=label,
             digest=files_digest(files[0].path.parent, (file.path for file in files)),
             tasks=tasks,
             splits={split: sum(file.num_rows for file in parts) for split, parts in splits.items()},
-            episodes=_Episodes(splits, {t.name: t for t in tasks}, self),
+            episodes=_Episodes(splits, {t.name: t for t in tasks}, self, left_out),
             provenance={"format": "jat", "licence": self.licence, **inferred, **_unknown(names)},
-            left_out=left_out or LeftOut(),
+            left_out=left_out,
         )
 
-    def _tasks(self, name: str, files: Sequence[RowFile], names: Sequence[str]) -> tuple[tuple[TaskSpec, ...], dict[str, Any]]:
+    def _tasks(
+        self, name: str, files: Sequence[RowFile], names: Sequence[str], left_out: LeftOut
+    ) -> tuple[tuple[TaskSpec, ...], dict[str, Any]]:
         """The task specs, and what was inferred to make them."""
         if tasks := _own_tasks(files):
             inferred: dict[str, Any] = {}
@@ -101,7 +110,7 @@ class JatReader(Settings):
                 raise ValueError(f"{files[0].path} holds the tasks {[t.name for t in tasks]}, so they cannot all be named '{self.task}'")
             tasks = tuple(replace(t, name=self.task or t.name) for t in tasks)
         elif "rewards" in names and {"continuous_actions", "discrete_actions"} & set(names):
-            ranges = _Ranges(self)
+            ranges = Ranges(self, left_out.skip)
             for file in files:
                 ranges.read(file, [n for n in names if n in CONTROL or n in ("rewards", "task")])
             try:
@@ -150,6 +159,8 @@ def _same_columns(files: Sequence[RowFile]) -> list[str]:
     if not files:
         raise ValueError("the data set has no rows")
     first = files[0]
+    if twice := sorted({n for n in first.schema.names if first.schema.names.count(n) > 1}):
+        raise ValueError(f"{first.path} has the column '{twice[0]}' twice; rename one")
     for file in files[1:]:
         if set(file.schema.names) != set(first.schema.names):
             odd = sorted(set(file.schema.names) ^ set(first.schema.names))
@@ -181,113 +192,35 @@ def _unknown(names: Sequence[str]) -> dict[str, str]:
     return found | ({} if set(FINAL.values()) & set(names) else {"final_observation": "not stored"})
 
 
-class _Ranges:
-    """Widths and ranges of a data set's columns, and the names of its tasks, gathered row by row."""
-
-    def __init__(self, reader: JatReader) -> None:
-        self.reader = reader
-        self.tasks: dict[str, None] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.dtypes: dict[str, np.dtype] = {}
-        self.low: dict[str, np.ndarray] = {}
-        self.high: dict[str, np.ndarray] = {}
-        self.nulls: dict[str, str] = {}  # column -> the first row that lacks it
-
-    def read(self, file: RowFile, names: Sequence[str]) -> None:
-        pictures = "image_observations"
-        if pictures in names and pictures not in self.shapes and file.num_rows:  # they are large: one row says their size
-            label, row = next(file.rows(columns=[pictures]))
-            self._add(label, pictures, row)
-        for label, row in file.rows(columns=[n for n in names if n != pictures]):
-            if "task" in names and (task := row.column("task")[0].as_py()) is not None:
-                self.tasks[str(task)] = None
-            for name in set(row.schema.names) & CONTROL.keys():
-                self._add(label, name, row, is_json=file.path.suffix == ".jsonl")
-
-    def _add(self, label: str, name: str, row: pa.RecordBatch, is_json: bool = False) -> None:
-        if row.column(name).null_count:
-            self.nulls.setdefault(name, label)
-            return
-        modality = CONTROL[name][1]
-        if modality is Modality.IMAGE and name not in self.shapes:
-            self.shapes[name] = self._frame_shape(label, row.column(name).flatten())
-        elif modality is Modality.TEXT:
-            self.shapes[name] = ()
-        elif modality in NUMBERS:
-            values = numbers(row.column(name).flatten(), f"{label}: column '{name}'")
-            if is_json and values.dtype == np.float64:  # JSON has no float32, which is what the format says
-                values = values.astype(np.float32)
-            self._check(values, CONTROL[name], f"{label}: column '{name}'")
-            shape = self.shapes.setdefault(name, values.shape[1:])
-            if values.shape[1:] != shape:
-                raise ValueError(f"{label}: column '{name}' has timesteps of shape {values.shape[1:]}, the rows before it {shape}")
-            self.dtypes[name] = np.promote_types(self.dtypes.get(name, values.dtype), values.dtype)
-            self.low[name] = np.minimum(self.low.get(name, np.inf), values.min(axis=0))
-            self.high[name] = np.maximum(self.high.get(name, -np.inf), values.max(axis=0))
-
-    @staticmethod
-    def _check(values: np.ndarray, kind: tuple[str, Modality], label: str) -> None:
-        """What would spoil a range; the rest is for `Episode` to see."""
-        role, modality = kind
-        if len(values) == 0:
-            raise ValueError(f"{label}: an episode of no timesteps; leave the row out")
-        if modality is Modality.DISCRETE and values.dtype.kind not in "biu":
-            raise ValueError(f"{label} holds {values.dtype}, expected whole numbers")
-        if role == "action" and not np.isfinite(values).all():
-            raise ValueError(f"{label} at timestep {np.argwhere(~np.isfinite(values))[0, 0]} is not finite; leave the row out")
-
-    def _frame_shape(self, label: str, frames: pa.Array) -> tuple[int, ...]:
-        if self.reader.image_size is not None or not len(frames):
-            return (*(self.reader.image_size or (0, 0)), 3)
-        return read_frame(frames[0].as_py(), None, self.reader.stacked_frames, f"{label}: column 'image_observations', timestep 0").shape
-
-    def fields(self) -> tuple[tuple[FieldSpec, ...], dict[str, Any]]:
-        """The fields, and what was inferred in words."""
-        if partly := sorted(self.nulls.keys() & self.shapes.keys()):
-            raise ValueError(f"{self.nulls[partly[0]]}: column '{partly[0]}' is null, but not in all rows; import each task by itself")
-        fields, inferred = [], {}
-        for name, shape in self.shapes.items():
-            role, modality = CONTROL[name]
-            kind = "float64" if self.dtypes.get(name) == np.float64 and modality is Modality.CONTINUOUS else _DTYPES[modality]
-            low, high = self._bounds(name)
-            rows, columns = shape[:2] if modality is Modality.IMAGE else (0, 0)
-            resize: Literal["pad", "exact"] = "pad" if rows % 16 or columns % 16 else "exact"
-            fields.append(FieldSpec(name, modality, role, shape, kind, low, high, (name,), resize))
-            inferred[name] = {"shape": list(shape)} | ({} if low is None else {"low": low, "high": high})
-        return tuple(fields), {"inferred": inferred}
-
-    def _bounds(self, name: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-        role, modality = CONTROL[name]
-        if modality is Modality.DISCRETE:
-            most = self.reader.num_actions - 1 if role == "action" and self.reader.num_actions else int(np.max(self.high[name]))
-            return (min(0, int(np.min(self.low[name]))),), (most,)
-        if modality is not Modality.CONTINUOUS or role != "action":
-            return None, None
-        low, high = np.ravel(self.low[name]).astype(float), np.ravel(self.high[name]).astype(float)
-        constant = low == high  # an action that never changes has no range of its own
-        low, high = np.where(constant, low - 1, low), np.where(constant, high + 1, high)
-        given = self.reader.action_low, self.reader.action_high
-        return tuple(tuple(map(float, found)) if own is None else (own,) for found, own in zip((low, high), given, strict=True))  # type: ignore[return-value]
-
-
 # -- reading: rows ---------------------------------------------------------------------------------------
 
 
 class _Episodes:
     """Reads row by row; whole files before the start are not opened."""
 
-    def __init__(self, splits: Mapping[str, Sequence[RowFile]], tasks: Mapping[str, TaskSpec], reader: JatReader) -> None:
-        self.splits, self.tasks, self.reader = splits, tasks, reader
+    def __init__(
+        self, splits: Mapping[str, Sequence[RowFile]], tasks: Mapping[str, TaskSpec], reader: JatReader, left_out: LeftOut
+    ) -> None:
+        self.splits, self.tasks, self.reader, self.left_out = splits, tasks, reader, left_out
 
     def __call__(self, split: str, start: int) -> Iterator[Episode]:
         for file in self.splits[split]:
             if start < file.num_rows:
-                for label, row in file.rows(start):
-                    try:
-                        yield self._episode(row)
-                    except ValueError as error:
-                        raise ValueError(f"{label}: {error}") from None
+                yield from self.left_out.made(file.rows(start), partial(self._named, file))
             start = max(0, start - file.num_rows)
+
+    def _named(self, file: RowFile, labelled: tuple[str, pa.RecordBatch]) -> Episode:
+        """**Raises:** `ValueError` naming the file and the row."""
+        label, row = labelled
+        try:
+            check_columns(file, row, "it")
+            return self._episode(row)
+        except OutOfRange as error:
+            raise ValueError(
+                f"{label}: {error.found}; --clip_actions true clips, --action_low, --action_high and --num_actions widen"
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from None
 
     def _episode(self, row: pa.RecordBatch) -> Episode:
         labels = {name: row.column(name)[0].as_py() for name in _LABELS if name in row.schema.names}
@@ -298,10 +231,9 @@ class _Episodes:
         if len(self.tasks) > 1 and name not in self.tasks:
             raise ValueError(f"column 'task' is '{name}', expected one of {sorted(self.tasks)}")
         values = self._control(task, row) if task.is_control else self._said(task, row)
+        _check_labels(labels)
         if labels.get("parameters"):
-            parameters = json.loads(labels["parameters"])
-            if not isinstance(parameters, dict):
-                raise ValueError("column 'parameters' holds no JSON object")
+            parameters = json_object(labels["parameters"], "column 'parameters'")
         else:
             parameters = {_LABELS[k]: v for k, v in labels.items() if _LABELS.get(k) and v is not None}
         return foreign_episode(
@@ -318,13 +250,16 @@ class _Episodes:
 
     def _control(self, task: TaskSpec, row: pa.RecordBatch) -> dict[str, Any]:
         """Observations, actions, rewards and the final observation of an episode."""
-        rewards = numbers(required(row, "rewards").flatten(), "column 'rewards'").reshape(-1)
+        rewards = numbers(elements(required(row, "rewards"), "column 'rewards'"), "column 'rewards'")
+        if rewards.ndim != 1:
+            raise ValueError(f"column 'rewards' has the shape {rewards.shape[1:]} a timestep, expected one number")
         length = len(rewards)
         sides: dict[str, dict[str, np.ndarray]] = {"observation": {}, "action": {}}
         final: dict[str, Any] | None = {}
         for name, fields in columns_of(task).items():
             column = required(row, name)
-            values = [column[0].as_py()] * length if name == "instruction" else self._decode(column.flatten(), fields, name)
+            is_one = name == "instruction"
+            values = [column[0].as_py()] * length if is_one else self._decode(elements(column, f"column '{name}'"), fields, name)
             if len(values) != length:
                 raise ValueError(f"column '{name}' has {len(values)} timesteps but 'rewards' has {length}")
             parts = take_apart(fields, values)
@@ -340,7 +275,7 @@ class _Episodes:
         return {
             "observations": sides["observation"],
             "actions": sides["action"],
-            "rewards": rewards.astype(np.float32),
+            "rewards": as_float32(rewards),
             "final_observation": final if set(FINAL.values()) & set(row.schema.names) else None,
         }
 
@@ -358,3 +293,16 @@ class _Episodes:
             observations[field.name] = fit_image(picture, (field.shape[0], field.shape[1]))[None]
         actions = {task.actions[0].name: np.array([text], object)}
         return {"observations": observations, "actions": actions, "rewards": np.zeros(1, np.float32)}
+
+
+def _check_labels(labels: Mapping[str, Any]) -> None:
+    """What says something of a whole episode has the type for it. **Raises:** `ValueError` naming the column."""
+    for name in ("terminated", "truncated", "success"):
+        if labels.get(name) not in (None, 0, 1):
+            raise ValueError(f"column '{name}' is {labels[name]!r:.80}, expected true or false")
+    if labels.get("behaviour") not in (None, "", *get_args(Behaviour)):
+        raise ValueError(f"column 'behaviour' is {labels['behaviour']!r:.80}, expected one of {', '.join(get_args(Behaviour))}")
+    if (seed := labels.get("seed")) is not None and (type(seed) is not int or not -(2**63) <= seed < 2**63):
+        raise ValueError(f"column 'seed' is {seed!r:.80}, expected a whole number of 64 bits")
+    if not isinstance(labels.get("parameters"), str | None):
+        raise ValueError(f"column 'parameters' is {labels['parameters']!r:.80}, expected JSON as text")

@@ -31,6 +31,7 @@ CONTROL: dict[str, tuple[Role, Modality]] = {
 }
 FINAL = {name: f"final_{name.removesuffix('s')}" for name, (role, _) in CONTROL.items() if role == "observation" and name != "instruction"}
 NUMBERS = (Modality.CONTINUOUS, Modality.DISCRETE)
+MAX_AXES = 8
 
 
 def columns_of(task: TaskSpec) -> dict[str, list[FieldSpec]]:
@@ -61,16 +62,30 @@ def required(row: pa.RecordBatch, name: str) -> pa.Array:
     return column
 
 
+def elements(column: pa.Array, label: str) -> pa.Array:
+    """What the list of one row holds, a step each. **Raises:** `ValueError` if the row holds a single value."""
+    if not _is_list(column.type):
+        what = "one number" if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) else f"one {column.type}"
+        raise ValueError(f"{label} holds {what} a row; a row must be a whole episode (lists, one value for each timestep)")
+    return column.flatten()
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def numbers(values: pa.Array, label: str) -> np.ndarray:
     """(T, ...) of lists of one width each."""
     shape = [len(values)]
-    while pa.types.is_list(values.type) or pa.types.is_large_list(values.type) or pa.types.is_fixed_size_list(values.type):
+    while _is_list(values.type):
         if values.null_count:
             raise ValueError(f"{label} holds a null")
         widths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
         if len(set(widths.tolist())) > 1:
             t = int(np.argmax(widths != widths[0]))
             raise ValueError(f"{label} has {widths[t]} values at timestep {t}, but {widths[0]} before")
+        if len(shape) == MAX_AXES:
+            raise ValueError(f"{label} holds lists in lists, {MAX_AXES} deep; expected numbers")
         shape.append(int(widths[0]) if len(widths) else 0)
         values = values.flatten()
     if values.null_count and len(values):
@@ -78,6 +93,12 @@ def numbers(values: pa.Array, label: str) -> np.ndarray:
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type) or not len(values)):
         raise ValueError(f"{label} holds {values.type}, expected numbers")
     return (values.to_numpy(zero_copy_only=False) if len(values) else np.empty(0)).reshape(shape)
+
+
+def as_float32(values: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    """Floats of a smaller kind; what it cannot hold becomes infinite, which an episode refuses."""
+    with np.errstate(over="ignore"):
+        return values.astype(dtype)
 
 
 def take_apart(fields: Sequence[FieldSpec], values: Any) -> dict[str, np.ndarray]:
@@ -95,7 +116,7 @@ def take_apart(fields: Sequence[FieldSpec], values: Any) -> dict[str, np.ndarray
     found = {}
     for f, part in zip(fields, parts, strict=True):
         part = part.reshape(-1, *f.shape)
-        found[f.name] = part.astype(f.dtype) if f.modality is Modality.CONTINUOUS else exact_cast(part, f.dtype)
+        found[f.name] = as_float32(part, f.dtype) if f.modality is Modality.CONTINUOUS else exact_cast(part, f.dtype)
     return found
 
 

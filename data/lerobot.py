@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gato.episode import Behaviour, Episode
+from gato.episode import Behaviour, Episode, OutOfRange, clip_actions
 from gato.setting import MAX_FLOAT32, MAX_SIDE, Settings, bounded
 from gato.spec import NUM_DISCRETE_VALUES, FieldSpec, Modality, Role, TaskSpec
 
@@ -50,6 +50,7 @@ class LeRobotReader(Settings):
     - `action_high`: largest action, likewise.
     - `leave_out`: features to leave out.
     - `behaviour`: who acted.
+    - `clip_actions`: clip actions into their range and count them, instead of refusing them.
     """
 
     image_size: tuple[int, int] | None = bounded(None, 1, MAX_SIDE)
@@ -58,6 +59,7 @@ class LeRobotReader(Settings):
     action_high: list[float] | None = bounded(None, -MAX_FLOAT32, MAX_FLOAT32)  # noqa: RUF009
     leave_out: list[str] = field(default_factory=list)
     behaviour: Behaviour = "human"
+    clip_actions: bool = False
 
     def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """**Raises:** `ValueError` naming the file and what is wrong in it."""
@@ -65,18 +67,24 @@ class LeRobotReader(Settings):
         if unknown := sorted(set(self.leave_out) - set(layout.features)):
             raise ValueError(f"{path} has no features {unknown} to leave out; it has {sorted(layout.features)}")
         is_ours = self == LeRobotReader() and (layout.folder / TASKS_FILE).exists()
-        source = _Ours(layout) if is_ours else _Theirs(layout, self)
+        left_out = left_out or LeftOut()
+        source = _Ours(layout, left_out) if is_ours else _Theirs(layout, self, left_out)
         episodes = {name: len(places) for name, places in layout.splits.items()}
+        features = sorted(set(layout.features) - set(source.fields) - set(BOOKKEEPING) - set(source.outcomes))
+        if features:
+            left_out.count("features", features[0], len(features))
+        if unsplit := sorted(set(range(len(layout.lengths))).difference(*layout.splits.values())):
+            left_out.count("episodes that no split of info.json names", f"episode {unsplit[0]}", len(unsplit))
         facts = {
             "format": "lerobot",
             "version": layout.version,
             "licence": layout.licence,
             "fps": layout.fps,
             "robot": layout.robot,
-            "left_out": sorted(set(layout.features) - set(source.fields) - set(BOOKKEEPING) - set(source.outcomes)),
+            "features_left_out": features,
             "rewards": "next.reward" if "next.reward" in source.outcomes else "absent, so zeros",
         }
-        return Dataset(layout.folder.resolve().name, layout.digest(), source.tasks, episodes, source, facts, left_out or LeftOut())
+        return Dataset(layout.folder.resolve().name, layout.digest(), source.tasks, episodes, source, facts, left_out)
 
 
 def features_of(task: TaskSpec) -> tuple[dict[str, FieldSpec], FieldSpec | None]:
@@ -112,13 +120,14 @@ class _Source(ABC):
     fields: dict[str, FieldSpec]
     instruction: str | None
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
+    def __init__(self, layout: Layout, left_out: LeftOut) -> None:
+        self.layout, self.left_out = layout, left_out
         self.outcomes = [name for name in OUTCOMES if name in layout.features]
 
     def __call__(self, split: str, start: int) -> Iterator[Episode]:
         wanted = [f for f, spec in self.fields.items() if self.layout.features[f]["dtype"] != "video"]
         rows = Rows([*wanted, *self.outcomes, *BOOKKEEPING])
+        ends = self.layout.ends()
         for i in self.layout.splits[split][start:]:
             path, first = self.layout.rows(i)
             length = int(self.layout.lengths[i])
@@ -128,10 +137,17 @@ class _Source(ABC):
             try:
                 table = rows.read(path, first, length)
                 check_rows(table, i, first)
-                yield self.episode(i, self._values(i, table), table)
+                if path in ends and ends[path] == first + length:
+                    rows.check_end(path, first + length)
+                episode = self.episode(i, self._values(i, table), table)
+            except OutOfRange as error:
+                remedy = "--clip_actions true clips it, --action_low and --action_high widen the range"
+                self.left_out.episode(ValueError(f"{path}, episode {i}: {error.found}; {remedy}"))
             except ValueError as error:
                 text = str(error).removeprefix(str(path)).lstrip(", ")
-                raise ValueError(f"{path}, episode {i}: {text}") from None
+                self.left_out.episode(ValueError(f"{path}, episode {i}: {text}"))
+            else:
+                yield episode
 
     @abstractmethod
     def episode(self, i: int, values: dict[tuple[Role, str], np.ndarray], table: pa.Table) -> Episode:
@@ -148,7 +164,7 @@ class _Source(ABC):
         if self.instruction is not None:
             numbers = numbers_of(column_of(table, "task_index"), (), "int64")
             if unknown := set(numbers.tolist()) - set(self.layout.sentences):
-                raise ValueError(f"task_index is {min(unknown)}, which the file of tasks lacks; restore it, or set instruction to false")
+                raise ValueError(f"task_index is {min(unknown)}, which the file of tasks lacks; restore it, or say --instruction false")
             values["observation", self.instruction] = np.array([self.layout.sentences[int(k)] for k in numbers], object)
         return values
 
@@ -184,8 +200,8 @@ class _Source(ABC):
 class _Theirs(_Source):
     """A dataset by anyone: the task is what `info.json` and the statistics say."""
 
-    def __init__(self, layout: Layout, options: LeRobotReader) -> None:
-        super().__init__(layout)
+    def __init__(self, layout: Layout, options: LeRobotReader, left_out: LeftOut) -> None:
+        super().__init__(layout, left_out)
         self.options = options
         left_out = {*BOOKKEEPING, *options.leave_out}
         self.outcomes = [name for name in self.outcomes if name not in left_out]
@@ -196,24 +212,29 @@ class _Theirs(_Source):
         specs = [*self.fields.values()]
         if self.instruction:
             specs.append(FieldSpec("instruction", Modality.TEXT, "observation", dtype="str", path=("instruction",)))
-        self.tasks = (TaskSpec(f"lerobot/{layout.folder.resolve().name}", tuple(specs), licence=layout.licence),)
+        self.tasks = (
+            TaskSpec(f"lerobot/{layout.folder.resolve().name}", tuple(specs), licence=layout.licence, clip_actions=options.clip_actions),
+        )
 
     def episode(self, i: int, values: dict[tuple[Role, str], np.ndarray], table: pa.Table) -> Episode:
         flags = {n: numbers_of(column_of(table, n), (), "bool") for n in self.outcomes if n != "next.reward"}
         done = flags.get("next.done", np.zeros(len(table), bool))
         if done[:-1].any():
             t = int(np.argmax(done))
-            raise ValueError(f"next.done is true at frame {t} of {len(done)}; an episode ends once: leave 'next.done' out to read on")
+            raise ValueError(f"next.done is true at frame {t} of {len(done)}; an episode ends once; --leave_out '[\"next.done\"]' reads on")
+        actions, num_clipped = {name: v for (role, name), v in values.items() if role == "action"}, 0
+        if self.options.clip_actions:
+            actions, num_clipped = clip_actions(self.tasks[0], actions)
         return Episode(
             task=self.tasks[0],
             observations={name: v for (role, name), v in values.items() if role == "observation"},
-            actions={name: v for (role, name), v in values.items() if role == "action"},
+            actions=actions,
             rewards=self._rewards(table),
             terminated=bool(done[-1]),
             truncated=not done[-1],  # the recording was stopped
             behaviour=self.options.behaviour,
             success=bool(flags["next.success"].any()) if "next.success" in flags else None,
-            parameters={"episode_index": i},
+            parameters={"episode_index": i} | ({"clipped_actions": num_clipped} if num_clipped else {}),
         )
 
     def _field(self, name: str, path: tuple[str, ...]) -> FieldSpec:
@@ -227,7 +248,7 @@ class _Theirs(_Source):
         if kind == "string":
             return FieldSpec(modality=Modality.TEXT, dtype="str", **common)
         if kind not in ("bool", "float16", "float32", "float64", *(f"{u}int{b}" for u in ("", "u") for b in (8, 16, 32, 64))):
-            raise ValueError(f"{label} has dtype '{kind}', which has no token form; leave it out")
+            raise ValueError(f"{label} has dtype '{kind}', which has no token form; leave it out: --leave_out '[\"{name}\"]'")
         if kind == "bool":
             return FieldSpec(modality=Modality.DISCRETE, shape=shape, dtype="bool", low=(0,), high=(1,), **common)
         if kind.startswith("float") and role == "observation":
@@ -252,15 +273,15 @@ class _Theirs(_Source):
             return low, high
         if may_be_given and self.options.action_low is not None and self.options.action_high is not None:
             return np.zeros(size), np.zeros(size)  # not used
-        remedy = "give action_low and action_high" if may_be_given else "leave it out"
+        remedy = "give --action_low and --action_high" if may_be_given else f"leave it out: --leave_out '[\"{name}\"]'"
         raise ValueError(f"{label} needs a range, but the statistics in meta hold no smallest and largest value of its {size}; {remedy}")
 
 
 class _Ours(_Source):
     """A dataset that we exported: the task, the ends of the episodes and the last observations are kept beside."""
 
-    def __init__(self, layout: Layout) -> None:
-        super().__init__(layout)
+    def __init__(self, layout: Layout, left_out: LeftOut) -> None:
+        super().__init__(layout, left_out)
         path = layout.folder / TASKS_FILE
         try:
             self.tasks = tuple(TaskSpec.from_dict(t) for t in load_json(path)["tasks"])

@@ -75,8 +75,16 @@ class Layout:
             raise ValueError(f"{folder / 'meta'}: episode {i} has {lengths[i]} frames, expected 1 to {MAX_EPISODE_FRAMES}")
         return cls(
             folder, version, float(fps), features, _stats(folder), lengths, _splits(path, info, total), _sentences(folder, version),
-            rows, video, info.get("robot_type"), _licence(folder / "README.md"),
+            rows, video, _text_or_none(info, "robot_type", path), _licence(folder / "README.md"),
         )  # fmt: skip
+
+    def ends(self) -> dict[Path, int]:
+        """`{data file: the row behind its last episode}`."""
+        found: dict[Path, int] = {}
+        for i, length in enumerate(self.lengths.tolist()):
+            path, first = self.rows(i)
+            found[path] = max(found.get(path, 0), first + length)
+        return found
 
     def digest(self) -> str:
         """SHA-256 over the names and contents of all files, hidden ones excepted."""
@@ -119,27 +127,37 @@ def fill_template(template: str, folder: Path, **values: str | int) -> Path:
 def _get(info: Mapping[str, Any], key: str, kind: Any, path: Path) -> Any:
     value = info.get(key)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"{path} has {key} {value!r}; that is no LeRobot dataset")
+        raise ValueError(f"{path} has {key} {value!r:.80}; that is no LeRobot dataset")
     return value
+
+
+def _text_or_none(info: Mapping[str, Any], key: str, path: Path) -> str | None:
+    return None if info.get(key) is None else _get(info, key, str, path)
 
 
 def _check_feature(path: Path, name: str, feature: Any) -> None:
     shape = feature.get("shape") if isinstance(feature, dict) else None
     if not isinstance(shape, list) or not isinstance(feature.get("dtype"), str):
-        raise ValueError(f"{path}: feature '{name}' is {feature!r}; expected a dtype and a shape")
-    if not all(type(n) is int and n > 0 for n in shape):
-        raise ValueError(f"{path}: feature '{name}' has shape {shape}; expected positive whole numbers")
+        raise ValueError(f"{path}: feature '{name}' is {feature!r:.200}; expected a dtype and a shape")
+    if not all(type(n) is int and 0 < n < 2**31 for n in shape) or len(shape) > 8:
+        raise ValueError(f"{path}: feature '{name}' has shape {shape!r:.80}; expected positive whole numbers")
 
 
 def _splits(path: Path, info: Mapping[str, Any], total: int) -> dict[str, range]:
     splits = {}
-    for name, text in (info.get("splits") or {"train": f"0:{total}"}).items():
+    given = info.get("splits") or {"train": f"0:{total}"}
+    if not isinstance(given, dict):
+        raise ValueError(f"{path} has splits {given!r:.80}; expected names with episodes such as '0:{total}'")
+    for name, text in given.items():
         found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", str(text))
         if not found or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"{path}: split '{name}' is '{text}'; expected a plain name and episodes such as '0:{total}'")
         splits[name] = range(int(found[1]), int(found[2]))
         if splits[name].stop > total or not splits[name]:
             raise ValueError(f"{path}: split '{name}' holds the episodes {text}, but there are {total}")
+    for name, part in splits.items():
+        if twice := [other for other, its in splits.items() if other < name and max(its.start, part.start) < min(its.stop, part.stop)]:
+            raise ValueError(f"{path}: the splits '{twice[0]}' and '{name}' share episodes; give each episode to one of them")
     return splits
 
 
@@ -153,10 +171,12 @@ def _index_v2(folder: Path, info: Mapping[str, Any], total: int, cameras: list[s
     if total and lengths[-1] < 0:
         raise ValueError(f"{path} lists {int((lengths >= 0).sum())} episodes, but info.json has {total}; fetch it again or restore it")
     chunks = _get(info, "chunks_size", int, folder / "meta" / "info.json")
-    data, film = (str(info.get(key)) for key in ("data_path", "video_path"))
+    if chunks < 1:
+        raise ValueError(f"{folder / 'meta' / 'info.json'} has chunks_size {chunks}, expected at least 1")
+    data, film = _templates(folder, info, cameras)
 
     def place(template: str, i: int, **more: str) -> Path:
-        return fill_template(template, folder, episode_chunk=i // max(chunks, 1), episode_index=i, **more)
+        return fill_template(template, folder, episode_chunk=i // chunks, episode_index=i, **more)
 
     return lengths, lambda i: (place(data, i), 0), lambda i, key: (place(film, i, video_key=key), 0.0)
 
@@ -173,7 +193,7 @@ def _index_v3(folder: Path, info: Mapping[str, Any], total: int, cameras: list[s
     start = np.full(total, np.iinfo(np.int64).max)
     np.minimum.at(start, file.reshape(-1), first)  # the row of the whole dataset with which each file begins
     rows = first - start[file.reshape(-1)]
-    data, film = (str(info.get(key)) for key in ("data_path", "video_path"))
+    data, film = _templates(folder, info, cameras)
 
     def place(template: str, i: int, prefix: str, **more: str) -> Path:
         chunk, number = (int(columns[f"{prefix}/{what}"][i]) for what in ("chunk_index", "file_index"))
@@ -183,6 +203,12 @@ def _index_v3(folder: Path, info: Mapping[str, Any], total: int, cameras: list[s
         return place(film, i, f"videos/{key}", video_key=key), float(columns[f"videos/{key}/from_timestamp"][i])
 
     return length, lambda i: (place(data, i, "data"), int(rows[i])), video
+
+
+def _templates(folder: Path, info: Mapping[str, Any], cameras: list[str]) -> tuple[str, str]:
+    """Where data and films lie; films only where there are cameras."""
+    path = folder / "meta" / "info.json"
+    return _get(info, "data_path", str, path), _get(info, "video_path", str, path) if cameras else ""
 
 
 def _columns(folder: Path, names: list[str], total: int) -> dict[str, np.ndarray]:
@@ -213,7 +239,7 @@ def _columns(folder: Path, names: list[str], total: int) -> dict[str, np.ndarray
 def _sentences(folder: Path, version: str) -> dict[int, str]:
     if version != "v3.0":
         rows = [row for _, row in json_rows(folder / "meta" / "tasks.jsonl")]
-        found: dict[Any, Any] = {r.get("task_index"): r.get("task") for r in rows}
+        found = _numbered(folder / "meta" / "tasks.jsonl", [(r.get("task_index"), r.get("task")) for r in rows])
     else:
         path = folder / "meta" / "tasks.parquet"
         try:
@@ -223,9 +249,18 @@ def _sentences(folder: Path, version: str) -> dict[int, str]:
         texts = [name for name in ("task", "__index_level_0__") if name in columns]
         if not texts or "task_index" not in columns:
             raise ValueError(f"{path} has the columns {sorted(columns)}; expected task_index and the tasks as its index")
-        found = dict(zip(columns["task_index"], columns[texts[0]], strict=True))
-    if wrong := [k for k, v in found.items() if type(k) is not int or not isinstance(v, str)]:
-        raise ValueError(f"{folder / 'meta'}: task {wrong[0]!r} is {found[wrong[0]]!r}; expected a number and a text")
+        found = _numbered(path, list(zip(columns["task_index"], columns[texts[0]], strict=True)))
+    return found
+
+
+def _numbered(path: Path, pairs: list[tuple[Any, Any]]) -> dict[int, str]:
+    """The sentences by their numbers. **Raises:** `ValueError` for anything else, and for a number that is there twice."""
+    found: dict[int, str] = {}
+    for number, sentence in pairs:
+        if type(number) is not int or not isinstance(sentence, str):
+            raise ValueError(f"{path}: task {number!r:.80} is {sentence!r:.80}; expected a number and a text")
+        if found.setdefault(number, sentence) != sentence:
+            raise ValueError(f"{path} names the task {number} twice; give each its own number")
     return found
 
 
@@ -235,12 +270,12 @@ def _stats(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     parts = (r.get("stats") for _, r in json_rows(single)) if single.exists() else [load_json(whole)] if whole.exists() else []
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for part in parts:
-        for name, values in (part or {}).items():
+        for name, values in part.items() if isinstance(part, dict) else ():
             try:
                 low, high = (np.array(values[key], np.float64).reshape(-1) for key in ("min", "max"))
                 before = found.get(name, (low, high))
                 found[name] = np.minimum(low, before[0]), np.maximum(high, before[1])
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 continue  # `field_of` asks for bounds where it needs them and names what is missing
     return found
 

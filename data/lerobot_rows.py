@@ -52,6 +52,14 @@ class Rows:
             self._path = None
             raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}; fetch it again or restore it") from None
 
+    def check_end(self, path: Path, stop: int) -> None:
+        """**Raises:** `ValueError` if the file goes on behind the last row that an episode has in it."""
+        rows = open_parquet(path).metadata.num_rows
+        if rows != stop:
+            raise ValueError(
+                f"{path} has {rows} rows, but the metadata gives its episodes {stop}; the file and meta do not belong together"
+            )
+
     def _seek(self, path: Path, first: int) -> None:
         self._file: pq.ParquetFile = open_parquet(path)
         names = [n for n in self._file.schema_arrow.names if n in self._columns]

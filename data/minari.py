@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from gato.episode import Behaviour, Episode
-from gato.setting import Settings
+from gato.episode import Behaviour, Episode, OutOfRange
+from gato.setting import MAX_FLOAT32, Settings, bounded
 from gato.spec import MAX_ELEMENTS, Modality, Role, TaskSpec
 
 from .files import files_digest
 from .foreign import exact_cast, foreign_episode
 from .formats import Dataset
+from .frames import is_plain_picture, look
 from .left_out import LeftOut
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class MinariReader(Settings):
     - `behaviour`: who acted, where the dataset does not say.
     - `licence`: of the data.
     - `clip_actions`: clip actions into the action space and count them, instead of refusing them.
+    - `action_low`: bound of actions whose space has none.
+    - `action_high`: likewise.
     """
 
     root: Path | None = None
@@ -69,24 +72,31 @@ class MinariReader(Settings):
     behaviour: Behaviour = "expert"
     licence: str | None = None
     clip_actions: bool = False
+    action_low: float | None = bounded(None, -MAX_FLOAT32, MAX_FLOAT32)
+    action_high: float | None = bounded(None, -MAX_FLOAT32, MAX_FLOAT32)
 
     def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
+        left_out = left_out or LeftOut()
         folder = _find(path, self.root)
         metadata = _metadata(folder)
         storage = _storage(folder)
         tasks = self._tasks(folder, metadata, storage)
-        episodes = _Episodes(folder, storage, {t.name: t for t in tasks}, self.behaviour)
+        episodes = _Episodes(folder, storage, {t.name: t for t in tasks}, self.behaviour, left_out)
         num_episodes = metadata.get("total_episodes")
         if type(num_episodes) is not int or num_episodes < 1:
-            raise ValueError(f"{folder} has {num_episodes!r} episodes; expected at least one")
+            raise ValueError(f"{folder} has {num_episodes!r:.80} episodes; expected at least one")
+        _check_count(folder, storage, num_episodes)
+        infos = episodes.info_keys()
+        if infos:
+            left_out.count("infos, each a value a timestep", infos[0], len(infos))
         return Dataset(
             source=str(metadata["dataset_id"]),
             digest=files_digest(folder, (p for p in folder.rglob("*") if p.is_file())),
             tasks=tasks,
             splits={"train": num_episodes},
             episodes=episodes,
-            provenance={**_provenance(metadata, storage), "licence": tasks[0].licence, "infos_left_out": episodes.info_keys()},
-            left_out=left_out or LeftOut(),
+            provenance={**_provenance(metadata, storage), "licence": tasks[0].licence, "infos_left_out": infos},
+            left_out=left_out,
         )
 
     def _tasks(self, folder: Path, metadata: Mapping[str, Any], storage: MinariStorage) -> tuple[TaskSpec, ...]:
@@ -96,10 +106,12 @@ class MinariReader(Settings):
         else:
             name = str(metadata["dataset_id"])
             try:
-                task = TaskSpec.from_spaces(name if "/" in name else f"minari/{name}", storage.observation_space, storage.action_space)
+                action_space = _bounded(storage.action_space, self.action_low, self.action_high)
+                _refuse_pictures(storage.observation_space)
+                task = TaskSpec.from_spaces(name if "/" in name else f"minari/{name}", storage.observation_space, action_space)
                 tasks = (replace(task, **_environment(metadata)),)
-            except (ValueError, TypeError, AttributeError) as error:
-                raise ValueError(f"{folder}: {error}") from None
+            except (ValueError, TypeError, AttributeError, OverflowError) as error:
+                raise ValueError(f"{folder}: {_with_remedy(str(error))}") from None
         given: dict[str, Any] = {"name": self.task, "licence": self.licence, "clip_actions": self.clip_actions or None}
         return tuple(replace(t, **{k: v for k, v in given.items() if v is not None}) for t in tasks)
 
@@ -110,12 +122,13 @@ class MinariReader(Settings):
 class _Episodes:
     """Reads episode by episode, so that those before the start are not touched."""
 
-    def __init__(self, folder: Path, storage: MinariStorage, tasks: Mapping[str, TaskSpec], behaviour: Behaviour) -> None:
-        self.folder, self.storage, self.tasks, self.behaviour = folder, storage, tasks, behaviour
+    def __init__(
+        self, folder: Path, storage: MinariStorage, tasks: Mapping[str, TaskSpec], behaviour: Behaviour, left_out: LeftOut
+    ) -> None:
+        self.folder, self.storage, self.tasks, self.behaviour, self.left_out = folder, storage, tasks, behaviour, left_out
 
     def __call__(self, split: str, start: int) -> Iterator[Episode]:
-        for i in range(start, self.storage.total_episodes):
-            yield self._episode(i)
+        yield from self.left_out.made(range(start, self.storage.total_episodes), self._episode)
 
     def info_keys(self) -> list[str]:
         """Of the first episode: per-timestep values that a store has no column for."""
@@ -148,6 +161,8 @@ class _Episodes:
         notes, record = self._record(i)
         try:
             return self._mapped(notes, record)
+        except OutOfRange as error:
+            raise ValueError(f"{self.folder}, episode {i}: {error.found}; --clip_actions true clips them into their space") from None
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             text = f"has no {error}" if isinstance(error, KeyError) else error
             raise ValueError(f"{self.folder}, episode {i}: {text}") from None
@@ -183,6 +198,64 @@ class _Episodes:
             success=own["success"] if "success" in own else _reported_success(record["infos"] or {}),
             seed=None if known["seed"] is None else int(known["seed"]),
         )
+
+
+def _check_count(folder: Path, storage: MinariStorage, num_episodes: int) -> None:
+    """**Raises:** `ValueError` if the files hold other episodes than the metadata counts: minari would pass over the rest."""
+    if storage.FORMAT == "hdf5":
+        import h5py
+
+        try:
+            with h5py.File(folder / "main_data.hdf5", "r") as file:
+                found = sum(name.startswith("episode_") for name in file)
+        except _DAMAGE as error:
+            raise ValueError(f"{folder} cannot be read ({type(error).__name__}: {error}); fetch the dataset again") from None
+    else:
+        found = sum(part.is_dir() and part.name.isdigit() for part in folder.iterdir())
+    if found != num_episodes:
+        raise ValueError(f"{folder} holds {found} episodes, but its metadata says {num_episodes}; fetch it again, or mend total_episodes")
+
+
+def _bounded(space: gymnasium.Space, low: float | None, high: float | None) -> gymnasium.Space:
+    """An action space in which continuous values without bounds have these."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: _bounded(part, low, high) for key, part in space.spaces.items()})
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([_bounded(part, low, high) for part in space.spaces])
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating) or (low is None and high is None):
+        return space
+    lowest = space.low if low is None else np.where(np.isfinite(space.low), space.low, low)
+    highest = space.high if high is None else np.where(np.isfinite(space.high), space.high, high)
+    return spaces.Box(lowest.astype(space.dtype), highest.astype(space.dtype), dtype=space.dtype.type)
+
+
+def _refuse_pictures(space: gymnasium.Space) -> None:
+    """**Raises:** `ValueError` for observations that look like pictures and would be read as numbers."""
+    from gymnasium import spaces
+
+    for name, leaf in _leaves(space, "observation").items():
+        if (
+            isinstance(leaf, spaces.Box)
+            and not is_plain_picture(str(leaf.dtype), leaf.shape)
+            and (found := look(str(leaf.dtype), leaf.shape))
+        ):
+            raise ValueError(
+                f"'{name}' looks like {found} {leaf.shape}, which would be read as numbers; collect them as uint8 of (rows, columns, 3), "
+                "or import the HDF5 file with 'gato data import recordings', where a field may say 'modality: image'"
+            )
+
+
+def _with_remedy(text: str) -> str:
+    """What the reader's own options can do about a space."""
+    if "its range is not finite" in text:
+        return f"{text.partition(';')[0]}; give --action_low and --action_high"
+    if "discrete tokens hold" in text:
+        return (
+            f"{text.partition(';')[0]}; import it with an adapter that splits the number into several below 1,024 (docs/formats/adapter.md)"
+        )
+    return text
 
 
 def _columns(task: TaskSpec, role: Role, nested: Any, length: int) -> dict[str, np.ndarray]:

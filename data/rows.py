@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import SPLIT_OF_WORD, open_arrow
+from .arrays import first_line
+from .files import SPLIT_OF_WORD, files_below, open_arrow
 from .lines import json_rows, lines
 from .parquet import parquet_batches
 
@@ -40,17 +41,17 @@ class RowFile:
     def open(cls, path: Path) -> RowFile:
         """Reads no values but those of JSON lines."""
         try:
-            if path.suffix == ".parquet":
+            if path.suffix.lower() == ".parquet":
                 file = pq.ParquetFile(path)
                 return cls(path, file.metadata.num_rows, file.schema_arrow)
-            if path.suffix == ".arrow":
+            if path.suffix.lower() == ".arrow":
                 schema, batches = open_arrow(path)
                 return cls(path, sum(b.num_rows for b in batches), schema)
             first = next((_batch(place, row) for place, row in json_rows(path, MAX_LINE_BYTES)), None)
             num_rows = sum(bool(line.strip()) for _, line in lines(path, MAX_LINE_BYTES))
             return cls(path, num_rows, first.schema if first else pa.schema([]))
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path} is no readable {path.suffix} file ({error}); fetch it again") from None
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no readable {path.suffix} file ({first_line(error)}); fetch it again") from None
 
     def rows(self, start: int = 0, columns: Sequence[str] | None = None) -> Iterator[tuple[str, pa.RecordBatch]]:
         """`(label, batch of one row)` from row `start` on.
@@ -60,16 +61,18 @@ class RowFile:
         try:
             for row, batch in self._rows(start, columns):
                 yield f"{self.path}, row {row}", batch
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{self.path} is damaged ({error}); fetch it again") from None
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.path} is damaged ({first_line(error)}); fetch it again") from None
 
     def _rows(self, start: int, columns: Sequence[str] | None) -> Iterator[tuple[int, pa.RecordBatch]]:
-        if self.path.suffix == ".jsonl":
+        if self.path.suffix.lower() == ".jsonl":
             for number, (place, row) in enumerate(json_rows(self.path, MAX_LINE_BYTES)):
                 if number >= start:
                     yield number, _batch(place, row)
             return
-        first, batches = parquet_batches(self.path, start, columns) if self.path.suffix == ".parquet" else (0, open_arrow(self.path)[1])
+        first, batches = (
+            parquet_batches(self.path, start, columns) if self.path.suffix.lower() == ".parquet" else (0, open_arrow(self.path)[1])
+        )
         for batch in batches:
             if first + batch.num_rows > start:
                 batch.validate(full=True)  # offsets are claims of a file
@@ -87,9 +90,9 @@ def layout(root: Path) -> dict[str, dict[str, list[Path]]]:
     if not root.exists():
         raise ValueError(f"there is no file or folder '{root}'; for the name of a data set on the hub add --hub true")
     found: dict[str, dict[str, list[Path]]] = {}
-    files = [root] if root.is_file() else sorted(p for suffix in SUFFIXES for p in root.rglob(f"*{suffix}"))
+    files = [root] if root.is_file() else files_below(root, SUFFIXES)
     for path in files:
-        if path.suffix not in SUFFIXES:
+        if path.suffix.lower() not in SUFFIXES:
             raise ValueError(f"'{path}' is no file of rows; expected {', '.join(SUFFIXES)}")
         if path.name.startswith(("cache-", "indices-", ".")):  # what `datasets` leaves beside its data
             continue
@@ -107,8 +110,18 @@ def layout(root: Path) -> dict[str, dict[str, list[Path]]]:
     return found
 
 
+def strangers(root: Path) -> list[Path]:
+    """Files that are no rows and nothing that belongs beside them."""
+    if root.is_file():
+        return []
+    beside = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+    others = [p for p in files_below(root) if p.suffix.lower() not in (*SUFFIXES, ".md", ".yaml", ".lock")]
+    return [p for p in others if p.name not in beside and not p.name.upper().startswith(("LICENSE", "LICENCE", "README"))]
+
+
 def _batch(place: str, row: dict[str, Any]) -> pa.RecordBatch:
     try:
         return pa.RecordBatch.from_pylist([row])
-    except (ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{place} is no row of JSON: {error}") from None
+    except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
+        reason = "it holds a letter that is no Unicode" if isinstance(error, UnicodeError) else first_line(error)
+        raise ValueError(f"{place} is no row of JSON that has one type a column: {reason}") from None

@@ -16,6 +16,7 @@ from gato.data.captions import caption_task
 from gato.data.formats import import_dataset
 from gato.data.jat import JatReader
 from gato.data.jat_writer import JatWriter
+from gato.data.left_out import LeftOut
 from gato.data.store import Store
 from gato.data.text import document_task
 from gato.episode import Episode
@@ -359,3 +360,51 @@ def test_the_command_line_imports_and_exports(tmp_path, monkeypatch, capsys):
     assert main(["data", "export", "jat", str(tmp_path / "again"), "jat/train"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path / 'again'}: 2 episodes, 6 timesteps, 1 tasks"
     assert (tmp_path / "again" / "lab-swim" / "train-00000-of-00001.parquet").is_file()
+
+
+@pytest.mark.parametrize("name", ["rewards", "continuous_actions", "continuous_observations"])
+@pytest.mark.parametrize("value", [1.5, "[1.5]"])
+def test_a_row_for_each_timestep_is_refused_in_words(tmp_path, name, value):
+    path = write(tmp_path / "train.parquet", swim() | {name: value}, swim() | {name: value})
+    with pytest.raises(ValueError, match=rf"row 0: column '{name}' holds one .* a row; a row must be a whole episode"):
+        imported(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"success": "no"}, "column 'success' is 'no', expected true or false"),
+        ({"seed": 1.5}, "column 'seed' is 1.5, expected a whole number"),
+        ({"behaviour": "wizard"}, "column 'behaviour' is 'wizard', expected one of"),
+        ({"parameters": 3}, "column 'parameters' is 3, expected JSON as text"),
+        ({"continuous_observations": np.zeros((3, 16, 16)).tolist()}, "looks like grey pictures of float32"),
+        ({"rewards": [[1.0], [2.0], [3.0]]}, "column 'rewards' has the shape \\(1,\\) a timestep"),
+    ],
+)
+def test_an_odd_value_is_named_with_its_row_and_column(tmp_path, changed, line):
+    with pytest.raises(ValueError, match=line):
+        imported(write(tmp_path / "train.jsonl", swim() | changed), tmp_path / "out")
+
+
+def test_a_line_with_other_columns_than_the_first_is_refused(tmp_path):
+    path = write(tmp_path / "train.jsonl", swim(), swim(instruction="go"))
+    with pytest.raises(ValueError, match=r"line 2|row 1.*differ in the columns \['instruction'\]"):
+        imported(path, tmp_path / "out")
+
+
+def test_columns_and_files_that_are_not_read_are_counted_and_links_are_followed(tmp_path):
+    path = write(tmp_path / "here" / "train" / "0.parquet", swim(tactile=[1.0, 2.0, 3.0])).parent.parent
+    write(tmp_path / "elsewhere" / "0.parquet", swim(tactile=[1.0, 2.0, 3.0]))
+    (path / "test").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (path / "notes.csv").write_text("a,b")
+    left_out = LeftOut()
+    assert JatReader().open(path, left_out).splits == {"train": 1, "test": 1}
+    assert sorted(left_out.counts.items()) == [("columns that are not read", 1), ("files that are no parquet, Arrow or JSON lines", 1)]
+
+
+def test_bad_rows_are_skipped_where_it_is_allowed(tmp_path):
+    bad = swim() | {"rewards": [1.0]}
+    path = write(tmp_path / "train.parquet", swim(2), bad, swim(1))
+    left_out = LeftOut(1)
+    store = Store(import_dataset(JatReader().open(path, left_out), tmp_path / "out")["train"])
+    assert store.lengths.tolist() == [2, 1] and "row 1" in left_out.episodes[0]

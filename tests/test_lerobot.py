@@ -17,9 +17,10 @@ import pytest
 
 from gato.cli import main
 from gato.data.formats import import_dataset
+from gato.data.left_out import LeftOut
 from gato.data.lerobot import LeRobotReader
 from gato.data.lerobot_export import LeRobotWriter
-from gato.data.lerobot_layout import fill_template
+from gato.data.lerobot_layout import Layout, fill_template
 from gato.data.store import Store, StoreWriter
 from gato.data.video import VideoWriter, frames_at
 from gato.episode import Episode
@@ -169,7 +170,7 @@ def test_sentences_and_features_can_be_left_out_and_absent_rewards_are_said(brok
     assert LeRobotReader().open(folder).provenance["rewards"] == "next.reward"
     dataset = LeRobotReader(instruction=False, leave_out=["observation.images.front", "next.reward", "next.done"]).open(folder)
     assert [f.name for f in dataset.tasks[0].observations] == ["gripper", "images/wrist", "state"]
-    assert dataset.provenance["left_out"] == ["next.done", "next.reward", "observation.images.front"]
+    assert dataset.provenance["features_left_out"] == ["next.done", "next.reward", "observation.images.front"]
     assert dataset.provenance["rewards"] == "absent, so zeros"
     episode = next(dataset.episodes("train", 0))
     assert (episode.rewards.tolist(), episode.terminated, episode.truncated) == ([0.0] * 8, False, True)
@@ -413,7 +414,7 @@ def test_metadata_that_does_not_agree_is_refused(broken):
 def test_an_action_without_statistics_asks_for_its_range(broken):
     folder = broken("v30")
     (folder / "meta/stats.json").write_text('{"observation.gripper": {"min": [0], "max": [1]}}')
-    with pytest.raises(ValueError, match=r"feature 'action' needs a range, .*give action_low and action_high"):
+    with pytest.raises(ValueError, match=r"feature 'action' needs a range, .*give --action_low and --action_high"):
         LeRobotReader().open(folder)
     assert LeRobotReader(action_low=[-5], action_high=[5]).open(folder).tasks[0].actions[0].high == (5.0,)
 
@@ -454,3 +455,50 @@ def test_an_existing_folder_is_not_written_into(tmp_path, walk):
     store = stored(tmp_path / "store", walk([0], [0]))
     with pytest.raises(ValueError, match=r"store' exists; an export is a new folder"):
         LeRobotWriter().write([store], tmp_path / "store")
+
+
+# -- surplus and odd metadata ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["v21", "v30"])
+def test_a_row_more_than_the_metadata_says_is_refused(broken, version):
+    folder = broken(version)
+    path = sorted((folder / "data").rglob("*.parquet"))[-1]
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table.slice(len(table) - 1)]), path)
+    with pytest.raises(ValueError, match=r"has \d+ rows, but the metadata gives its episodes \d+"):
+        episodes_of(folder, leave_out=[name for name in Layout.open(folder).features if "image" in name])
+
+
+def test_actions_that_leave_their_range_are_answered_with_options_that_there_are(broken):
+    folder = broken("v21")
+    cameras = [name for name in Layout.open(folder).features if "image" in name]
+    with pytest.raises(ValueError, match="--clip_actions true clips it, --action_low and --action_high widen the range"):
+        episodes_of(folder, action_low=[-0.001], action_high=[0.001], leave_out=cameras)
+    episode = episodes_of(folder, action_low=[-0.001], action_high=[0.001], leave_out=cameras, clip_actions=True)[0]
+    assert episode.parameters["clipped_actions"] > 0 and abs(episode.actions["action"]).max() <= 0.0011
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"splits": ["train"]}, "has splits"),
+        ({"splits": {"train": "0:2", "test": "1:3"}}, "share episodes"),
+        ({"chunks_size": 0}, "chunks_size 0, expected at least 1"),
+        ({"data_path": None}, "has data_path None"),
+        ({"robot_type": {"a": 1}}, "has robot_type"),
+    ],
+)
+def test_odd_values_of_the_metadata_are_named(broken, changed, line):
+    folder = broken("v21")
+    edit_info(folder, **changed)
+    with pytest.raises(ValueError, match=line):
+        LeRobotReader().open(folder)
+
+
+def test_episodes_of_no_split_are_counted(broken):
+    folder = broken("v21")
+    edit_info(folder, splits={"train": "0:2"})
+    left_out = LeftOut()
+    LeRobotReader().open(folder, left_out)
+    assert left_out.counts["episodes that no split of info.json names"] == 1

@@ -188,7 +188,7 @@ def test_damaged_and_missing_files_are_named(tmp_path, root):
     folder = root / name / "data"
     content = (folder / "main_data.hdf5").read_bytes()
     (folder / "main_data.hdf5").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"push-v0/data, episode 0 cannot be read \(OSError"):
+    with pytest.raises(ValueError, match=r"push-v0/data cannot be read \(OSError"):
         imported(name, tmp_path / "out")
     (folder / "main_data.hdf5").unlink()
     with pytest.raises(ValueError, match=r"push-v0/data cannot be opened \(ValueError: No data found"):
@@ -313,3 +313,21 @@ def test_the_command_line_imports_and_exports(tmp_path, root, monkeypatch, capsy
     assert main(["data", "import", "minari", str(root / "nowhere-v0")]) == 2
     assert os.path.exists(root / "again-v0" / "data" / "main_data.hdf5")
     np.testing.assert_array_equal(minari.load_dataset("again-v0")[1].observations, minari.load_dataset(name)[1].observations)
+
+
+def test_actions_without_bounds_take_those_of_the_options(tmp_path, root):
+    free = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    moved = np.zeros((3, 1), np.float32)
+    name = dataset(buffer(actions=moved), action=free)
+    with pytest.raises(ValueError, match="its range is not finite with low < high; give --action_low and --action_high"):
+        imported(name, tmp_path / "a")
+    task = imported(name, tmp_path / "b", action_low=-2.0, action_high=2.0).tasks[0]
+    assert (task.actions[0].low, task.actions[0].high) == ((-2.0,), (2.0,))
+
+
+def test_episodes_that_the_metadata_does_not_count_are_refused(tmp_path, root):
+    name = dataset(buffer(), buffer())
+    path = next(root.rglob("metadata.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"total_episodes": 1}))
+    with pytest.raises(ValueError, match="holds 2 episodes, but its metadata says 1; fetch it again, or mend total_episodes"):
+        imported(name, tmp_path / "a")
