@@ -85,5 +85,16 @@ def store_folder(name: str) -> Path:
 
     path = Path(name) if (Path(name) / "manifest.json").exists() else named_store(name)
     if not (path / "manifest.json").exists():
+        refuse_folder_of_stores(name)
         raise ValueError(f"there is no store at {path}: it has no manifest.json")
     return path
+
+
+def refuse_folder_of_stores(name: str) -> None:
+    """**Raises:** `ValueError` that names the stores in a folder, such as the one that an import of several splits made."""
+    from gato.data.store import named_store
+
+    folders = [f for f in (Path(name), named_store(name)) if name and f.is_dir()]
+    found = [f.parent for folder in folders for f in sorted([*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")])]
+    if found:
+        raise ValueError(f"'{name}' is a folder of stores; name one: {', '.join(map(str, found[:8]))}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..setting import COUNT, INDEX, SEED, Limits
 from ..spelling import nearest
-from .command import build_config, open_store, parse, parser_of, print_rows, table
+from .command import build_config, open_store, parse, parser_of, print_rows, refuse_folder_of_stores, table
 from .recipes import recipe_path, recipes
 
 OF_A_MIXTURE = ("context_length", "seed", "steps", "batch_size", "step", "row", "recipe", "html")
@@ -107,13 +107,11 @@ def _folder(name: str) -> Path | None:
     found = [f for f in (path, named_store(name)) if (f / "manifest.json").is_file()]
     if found:
         return found[0]
-    folders = [f for f in (path, named_store(name)) if name and f.is_dir()]
-    if inside := [f.parent for folder in folders for f in sorted([*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")])]:
-        raise ValueError(f"'{name}' is a folder of stores; name one: {', '.join(map(str, inside[:8]))}")
+    refuse_folder_of_stores(name)
     if path.is_file():
         raise ValueError(f"'{name}' is a file, but no recipe or mixture, which are named *.yaml; a store is a folder")
     known = [str(f.parent.relative_to(stores_folder())) for f in stores_folder().glob("*/*/manifest.json")] + recipes()
-    what = "it has no manifest.json" if folders else "there is no such folder"
+    what = "it has no manifest.json" if path.is_dir() else "there is no such folder"
     raise ValueError(f"'{name}' is no store ({what}) and no recipe (shipped are {', '.join(recipes())}){nearest(name, known)}")
 
 
