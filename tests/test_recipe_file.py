@@ -160,6 +160,12 @@ def test_a_section_in_a_file_of_its_own_is_read_as_strictly(tmp_path: Path, caps
             assert line in capsys.readouterr().err
 
 
+def test_a_section_s_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture) -> None:
+    for word in ("nosuch.yaml", "3"):
+        assert main(["pretrain", "demo", "--data", word]) == 2
+        assert capsys.readouterr().err.startswith(f"gato: 'data' is {word}, expected a YAML file or a mapping of options")
+
+
 def test_a_folder_and_a_missing_file_are_no_recipes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "folder.yaml").mkdir()
     for name in ("folder.yaml", "missing.yaml"):

@@ -95,6 +95,7 @@ def refuse_folder_of_stores(name: str) -> None:
     from gato.data.store import named_store
 
     folders = [f for f in (Path(name), named_store(name)) if name and f.is_dir()]
-    found = [f.parent for folder in folders for f in sorted([*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")])]
+    files = [f for folder in folders for f in sorted([*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")])]
+    found = [f.parent for f in files if b'"gato-store"' in f.read_bytes()[:100]]  # a checkpoint has a file of this name too
     if found:
         raise ValueError(f"'{name}' is a folder of stores; name one: {', '.join(map(str, found[:8]))}")
