@@ -209,14 +209,15 @@ def _fill(writer: StoreWriter, dataset: Dataset, split: str) -> None:
             progress.advance()
 
     start = writer.num_episodes + len(skipped)
-    with Progress(f"{dataset.source} {split}", total, done=start) as progress:
-        for episode in dataset.episodes(split, start):
+    try:
+        with Progress(f"{dataset.source} {split}", total, done=start) as progress:
+            for episode in dataset.episodes(split, start):
+                note_skipped()
+                writer.append(episode)
+                progress.advance()
             note_skipped()
-            writer.append(episode)
-            progress.advance()
-        note_skipped()
-    if any(writer.provenance.get(key) != value for key, value in left_out.notes().items()):
-        writer.note(**left_out.notes())
+    finally:
+        writer.provenance.update(left_out.notes())  # what was counted while it was read; saved when the writer closes
     if (found := writer.num_episodes + len(skipped)) != total:
         raise ValueError(f"{dataset.source} {split} had {total} episodes when it was opened and {found} when it was read: it changed")
     if not writer.num_episodes:

@@ -103,7 +103,7 @@ class InterleavedReader(Settings):
                 counts[document.split] += 1
                 named.update(picture for picture, _ in document.parts if isinstance(picture, Path))
         if not counts:
-            raise ValueError("; ".join([f"{path} holds no document with a picture and words", *left_out.lines()]))
+            raise ValueError(f"{path} holds no document with a picture and words; {left_out.summary()}")
         count_others(path, [*files, *named], left_out, SUFFIXES, "pictures that no document names") if path.is_dir() else None
         digest = files_digest(path if path.is_dir() else path.parent, files)
         task = interleaved_task(f"interleaved/{shown(stem_of(path))}", self.image_size, LICENCE)

@@ -102,6 +102,11 @@ class LeftOut:
         """For the user: a line for each kind."""
         return [f"left out: {count} {what}, such as {self.examples[what]}" for what, count in self.counts.items()]
 
+    def summary(self) -> str:
+        """All of it in one line, for the refusal of a source of which nothing is left."""
+        skipped = [f"skipped: {len(self.rows)} bad rows, such as {next(iter(self.rows))}"] if self.rows else []
+        return "; ".join([*self.lines(), *skipped]) or "nothing was left out"
+
     def _admit(self, error: ValueError) -> None:
         bad = len(self.rows) + len(self.episodes)
         if bad < self.skip:

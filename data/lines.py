@@ -117,6 +117,10 @@ def json_rows(path: Path, limit: int | None = None, left_out: LeftOut | None = N
             refuse_undecoded(text, place)
             row = json_object(text, place)
         except ValueError as error:
+            if text.strip() == "[" or text.lstrip().startswith("[{"):
+                raise ValueError(
+                    f"{place} begins a JSON list; expected an object on every line: write it so, as 'jq -c .[]' does"
+                ) from None
             if left_out is None:
                 raise
             left_out.row(error)

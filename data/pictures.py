@@ -55,8 +55,7 @@ def picture_dataset(path: Path, task: TaskSpec, pictures: Pictures, left_out: Le
     **Raises:** `ValueError` if there are no pictures.
     """
     if not pictures.splits:
-        what = "; ".join(left_out.lines()) or "nothing was left out"
-        raise ValueError(f"{path} holds no picture with text ({pictures.layout}); {what}")
+        raise ValueError(f"{path} holds no picture with text ({pictures.layout}); {left_out.summary()}")
     return Dataset(
         source=path.name,
         digest=options_digest(pictures.digest, **options),

@@ -78,7 +78,9 @@ class TextReader(Settings):
             else:
                 counts[document.split] += 1
         if not counts:
-            raise ValueError("; ".join([f"{path} holds no documents", *left_out.lines()]))
+            names = [Table.open(file).names for file in files[:1] if suffix_of(file) != ".txt"]
+            lacking = f" under '{self.column}' (it has {names[0][:20]}; name another one with --column)" if names else ""
+            raise ValueError(f"{path} holds no documents{lacking}; {left_out.summary()}")
         task = document_task(f"text/{stem_of(path)}")
         digest = files_digest(path if path.is_dir() else path.parent, files)
         return Dataset(
@@ -251,9 +253,9 @@ def _files(path: Path, left_out: LeftOut) -> list[Path]:
         raise ValueError(f"{path} does not exist")
     if not path.is_dir():
         if suffix_of(path) not in (*TABLES, ".txt"):
-            raise ValueError(
-                f"{path} has the suffix '{path.suffix}'; expected {', '.join(TABLES)} or .txt, gzipped or not, or a folder of such files"
-            )
+            kinds = f"{', '.join(TABLES)} or .txt, gzipped or not, or a folder of such files"
+            remedy = "; JSON lines are named .jsonl" if suffix_of(path) == ".json" else ""
+            raise ValueError(f"{path} has the suffix '{path.suffix}'; expected {kinds}{remedy}")
         return [path]
     tables, texts = files_below(path, TABLES), files_below(path, [".txt"])
     if tables and texts:

@@ -12,6 +12,7 @@ from PIL import Image
 from gato.agent import Agent
 from gato.data.formats import import_dataset
 from gato.data.interleaved import InterleavedReader, interleaved_task
+from gato.data.left_out import LeftOut
 from gato.data.mixture import DataConfig, Mixture, SourceConfig
 from gato.data.store import Store
 from gato.data.vqa import question_task
@@ -96,3 +97,22 @@ def test_what_is_no_document_is_named(album, row, message):
     album.write_text(json.dumps(row) + "\n")
     with pytest.raises(ValueError, match=message):
         InterleavedReader().open(album)
+
+
+def test_documents_without_words_are_counted_and_bad_ones_skipped(tmp_path):
+    Image.new("RGB", (4, 4), RED).save(tmp_path / "a.png")
+    rows = [
+        {"images": ["a.png", None], "texts": [None, "red"]},
+        {"images": ["a.png", None], "texts": [None, " "]},
+        {"images": ["a.png"], "texts": [None]},
+        {"images": [None], "texts": ["alone"]},
+        {"images": "a.png", "texts": "red"},
+        {"images": [3, None], "texts": [None, "x"]},
+        {"images": ["a.png", None], "texts": [None, 3]},
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = InterleavedReader((16, 16)).open(path, left_out := LeftOut(3))
+    assert [e.actions["text"].tolist() for e in dataset.episodes("train", 0)] == [["red"]]
+    assert left_out.counts == {"documents without words": 2, "documents without a picture": 1}
+    assert [row.removeprefix(f"{path}, line ")[0] for row in left_out.rows] == ["5", "6", "7"]

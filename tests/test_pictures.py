@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from gato.data.formats import import_dataset
+from gato.data.left_out import LeftOut
 from gato.data.pictures import PicturesReader
 from gato.data.store import Store
 
@@ -278,3 +279,130 @@ def test_a_blank_or_foreign_caption_file_is_named(tmp_path):
     files(tmp_path, {"a.txt": b"\xff\x01"})
     with pytest.raises(ValueError, match=r"a.txt is not UTF-8 at byte 0"):
         found(tmp_path)
+
+
+# -- what is left out, and captions under other names ------------------------------------------------
+
+
+def jsonl(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_rows_without_words_are_left_out_in_every_layout(tmp_path):
+    files(tmp_path, {"a.png": RED})
+    table = jsonl(tmp_path / "a.jsonl", *({"file_name": "a.png", "caption": c} for c in ("one", "", None, float("nan"), " ", [], [""])))
+    assert found(table) == {"train": [("one", RED)]}
+    assert PicturesReader().open(table).left_out.counts == {"rows without text": 6}
+    annotations = [{"image_id": i, "caption": c} for i, c in ((9, "red"), (8, " "), (7, None))]
+    path = coco(files(tmp_path / "coco", {f"train2017/{i}.png": RED for i in (7, 8, 9)}), annotations=annotations)
+    assert found(path) == {"train": [("red", RED)]}
+    assert PicturesReader().open(path).left_out.counts == {"annotations without a caption": 2, "pictures without a caption": 2}
+    plain = files(tmp_path / "plain", {"a.png": RED, "a.txt": "red", "b.png": BLUE, "b.txt": " \n"})
+    assert found(plain) == {"train": [("red", RED)]}
+    assert PicturesReader().open(plain).left_out.examples == {"pictures with a blank caption": f"{plain}/b.png"}
+
+
+def test_blank_and_further_captions_of_a_row_are_counted(tmp_path):
+    path = parquet(tmp_path / "a.parquet", picture(RED, ["", "one", "two", None]), picture(BLUE, ["three"]))
+    assert found(path) == {"train": [("one", RED), ("two", RED), ("three", BLUE)]}
+    assert PicturesReader().open(path).left_out.counts == {"blank texts of rows that have others": 2}
+    assert found(path, captions="first") == {"train": [("one", RED), ("three", BLUE)]}
+    assert PicturesReader(captions="first").open(path).left_out.counts == {"blank texts of rows that have others": 2, "further captions": 1}
+
+
+@pytest.mark.parametrize("name", ["captions", "sentences", "description", "alt_text", "prompt", "TEXT"])
+def test_a_caption_is_found_under_a_usual_name_if_there_is_one_alone(tmp_path, name):
+    path = parquet(tmp_path / "a.parquet", {"image": encoded(RED), name: "one"})
+    assert found(path) == {"train": [("one", RED)]}
+    parquet(path, {"image": encoded(RED), name: "one", "texts": "two"})
+    with pytest.raises(ValueError, match=r"row 0: the caption may be any of \[.*'texts'.*; name its key with --caption_column"):
+        found(path)
+    assert found(parquet(path, {"image": encoded(RED), name: "one", "text": "two"})) == {"train": [("two", RED)]}
+
+
+def test_lists_that_csv_holds_as_text_are_lists_and_brackets_alone_are_text(tmp_path):
+    files(tmp_path, {"a.png": RED, "metadata.CSV": "file_name;caption\na.png;\"['a cat', 'a dog']\"\na.png;[applause]\n"})
+    assert found(tmp_path) == {"train": [("a cat", RED), ("a dog", RED), ("[applause]", RED)]}
+
+
+def test_bad_pictures_cost_themselves_alone_and_are_named(tmp_path):
+    rows = [picture(RED, "one"), {**picture(RED, "two"), "image": b"no"}, {**picture(RED, "three"), "image": None}, picture(BLUE, "four")]
+    out = import_dataset(PicturesReader().open(parquet(tmp_path / "a.parquet", *rows), LeftOut(2)), tmp_path / "out")["train"]
+    store = Store(out)
+    assert [store.episode(i).actions["caption"][0] for i in range(store.num_episodes)] == ["one", "four"]
+    assert [(x["row"].partition(", row ")[2][0], x["before"]) for x in store.manifest.provenance["skipped"]] == [("1", 1), ("2", 1)]
+
+
+def test_a_missing_picture_of_coco_is_one_bad_row_with_its_annotations_counted(tmp_path):
+    path = coco(files(tmp_path, {"train2017/8.png": BLUE}))
+    dataset = PicturesReader().open(path, left_out := LeftOut(1))
+    assert [e.actions["caption"][0] for e in dataset.episodes("train", 0)] == ["blue"]
+    assert left_out.counts["annotations of skipped pictures"] == 1 and "9.png is missing" in next(iter(left_out.rows))
+
+
+def test_ids_of_coco_are_checked(tmp_path):
+    images = [
+        {"id": 9, "file_name": "9.png"},
+        {"id": 9, "file_name": "8.png"},
+        {"id": [7], "file_name": "9.png"},
+        {"file_name": "9.png"},
+        3,
+    ]
+    annotations = [{"image_id": 9, "caption": "red"}, {"image_id": {}, "caption": "x"}, {"caption": "x"}, None]
+    path = coco(files(tmp_path, {"train2017/9.png": RED, "train2017/8.png": BLUE}), images=images, annotations=annotations)
+    dataset = PicturesReader().open(path, left_out := LeftOut(9))
+    assert [e.actions["caption"][0] for e in dataset.episodes("train", 0)] == ["red"]
+    assert [row.partition(".json, ")[2] for row in left_out.rows] == [
+        "image 1 has the id 9 of another picture, 9.png; give each its own",
+        "image 2 has a list as 'id', expected a number or a text",
+        "image 3 has no 'id'",
+        "image 4 is a number, expected an object",
+        "annotation 1 has an object as 'image_id', expected a number or a text",
+        "annotation 2 has no 'image_id'",
+        "annotation 3 is null, expected an object",
+    ]
+
+
+def test_a_folder_says_what_else_lies_in_it(tmp_path):
+    names = {"a.png": RED, "a.txt": "red", "b.tiff": b"II*\0", "b.txt": "x", "c.png": BLUE, "notes.md": "x"}
+    left_out = PicturesReader().open(files(tmp_path, names)).left_out
+    assert left_out.counts == {"other files": 2, "pictures without a caption": 1, "captions without a picture": 1}
+    assert left_out.examples["other files"] == f"{tmp_path}/b.tiff"
+
+
+def test_linked_folders_are_read(tmp_path):
+    files(tmp_path / "elsewhere", {"b.png": BLUE, "b.txt": "blue"})
+    files(tmp_path / "in", {"train/a.png": RED, "train/a.txt": "red"})
+    (tmp_path / "in" / "val").symlink_to(tmp_path / "elsewhere")
+    assert found(tmp_path / "in") == {"train": [("red", RED)], "validation": [("blue", BLUE)]}
+
+
+def test_an_address_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="line 1 names the address 'http://x/a.png'; nothing is fetched: download it and name the file"):
+        found(jsonl(tmp_path / "a.jsonl", {"image": "http://x/a.png", "caption": "x"}))
+
+
+def test_animations_are_counted_also_where_an_import_went_on(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(buffer, "GIF", save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")])
+    rows = [{"image": buffer.getvalue(), "caption": str(i)} for i in range(3)]
+    path = parquet(tmp_path / "a.parquet", *rows[:2], {"image": b"no", "caption": "x"}, rows[2])
+    with pytest.raises(ValueError, match="row 2: the picture is no readable picture"):
+        import_dataset(PicturesReader().open(path), tmp_path / "out")
+    dataset = PicturesReader().open(path, LeftOut(1))
+    store = Store(import_dataset(dataset, tmp_path / "out")["train"])
+    what = "animations of which the first picture alone is kept"
+    assert store.manifest.provenance["left_out"] == {what: 3} and store.episode(0).parameters["animated"]
+    again = PicturesReader().open(path, LeftOut(1))
+    import_dataset(again, tmp_path / "out")
+    assert again.left_out.counts == {what: 3}
+
+
+def test_what_a_row_says_of_its_picture_must_be_storable(tmp_path):
+    path = parquet(tmp_path / "a.parquet", {"image": encoded(RED), "caption": "x", "licence": b"CC0"})
+    with pytest.raises(ValueError, match="a.parquet, row 0: 'licence' is bytes, which has no JSON form; take it out"):
+        found(path)
+    path = parquet(path, {"image": encoded(RED), "caption": "x", "license": "CC0", "source": float("nan"), "concept": None})
+    (episode,) = PicturesReader().open(path).episodes("train", 0)
+    assert episode.parameters == {"licence": "CC0"}

@@ -1,5 +1,6 @@
 """Documents: import, and their token ids made once."""
 
+import gzip
 import json
 import pickle
 
@@ -10,6 +11,7 @@ import pytest
 
 from gato.data.captions import caption_task
 from gato.data.formats import import_dataset
+from gato.data.left_out import LeftOut
 from gato.data.store import Store, StoreWriter
 from gato.data.text import TextReader, TokenisedText, document_task, texts_of
 
@@ -210,3 +212,72 @@ def test_the_manifest_says_where_the_documents_come_from(tmp_path):
     provenance = json.loads((store.path / "manifest.json").read_text())["provenance"]
     assert provenance["source"] == "source.txt"
     assert len(provenance["sha256"]) == 64
+
+
+# -- what is left out, and files as people have them -------------------------------------------------
+
+
+def test_rows_without_words_are_left_out_and_bad_ones_skipped_where_they_may_be(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [
+        '{"text": null}',
+        '{"text": NaN}',
+        '{"text": " "}',
+        '{"title": "x"}',
+        '{"text": 3}',
+        "[1]",
+        '{"text": "\\ud800"}',
+        '{"text": "ok"}',
+    ]
+    path.write_text("\n".join(rows))
+    dataset = TextReader().open(path, left_out := LeftOut(3))
+    assert [e.actions["text"][0] for e in dataset.episodes("train", 0)] == ["ok"]
+    assert left_out.counts == {"blank documents": 4} and left_out.examples == {"blank documents": f"{path}, line 1"}
+    assert [row.removeprefix(f"{path}, line ")[0] for row in left_out.rows] == ["5", "6", "7"]
+
+
+def test_a_paragraph_that_is_not_utf8_costs_itself_alone(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\n\ntwo \xff\nlines\n\nthree\n")
+    dataset = TextReader().open(tmp_path / "a.txt", left_out := LeftOut(1))
+    assert [e.actions["text"][0] for e in dataset.episodes("train", 0)] == ["one", "three"]
+    assert next(iter(left_out.rows)).startswith(f"{tmp_path}/a.txt, line 3 is not UTF-8: it has the byte 0xff")
+
+
+def test_a_folder_says_what_else_lies_in_it(tmp_path):
+    for name, content in {"a.TXT": b"one", "b.txt.gz": gzip.compress(b"two"), "c.md": b"x", "d.txt": b"\x89PNG\0\0"}.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "e.txt").mkdir()
+    dataset = TextReader().open(tmp_path, left_out := LeftOut(1))
+    assert [(e.actions["text"][0], e.parameters["title"]) for e in dataset.episodes("train", 0)] == [("one", "a"), ("two", "b")]
+    assert left_out.counts == {"other files": 1} and left_out.examples["other files"] == f"{tmp_path}/c.md"
+    assert next(iter(left_out.rows)).startswith(f"{tmp_path}/d.txt is not UTF-8 at byte 0")
+
+
+def test_a_file_whose_name_is_not_utf8_is_read_and_its_title_can_be_stored(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    try:
+        (folder / b"caf\xe9.txt".decode("utf-8", "surrogateescape")).write_text("one")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes UTF-8 alone")
+    store = imported(folder, tmp_path / "out")["train"]
+    assert list(texts_of(store)) == ["one"] and store.episode(0).parameters == {"title": "caf\ufffd"}
+
+
+def test_line_ends_inside_a_document_are_bare_newlines(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "one\r\ntwo\rthree"}))
+    assert list(texts_of(imported(tmp_path / "a.jsonl", tmp_path / "out")["train"])) == ["one\ntwo\nthree"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"body": "x"}\n', r"holds no documents under 'text' \(it has \['body'\]; name another one with --column\)"),
+        ("a.jsonl", b'[\n{"text": "x"}]\n', "line 1 begins a JSON list; expected an object on every line"),
+        ("a.json", b"[]", "has the suffix '.json'; .*; JSON lines are named .jsonl"),
+    ],
+)
+def test_the_remedy_for_a_file_of_another_form_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        TextReader().open(tmp_path / name)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from gato.data.formats import import_dataset
+from gato.data.left_out import LeftOut
 from gato.data.store import Store
 from gato.data.vqa import VqaReader, question_task
 
@@ -123,3 +124,65 @@ def test_files_that_do_not_fit_are_named(tmp_path):
         found(path)
     with pytest.raises(ValueError, match=r"questions.json has no 'annotations'; it has"):
         found(path, annotations=path, images=tmp_path / "images")
+
+
+# -- answers as people write them --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "answer", "all_answers"),
+    [
+        ({"answers": "kitchen"}, "kitchen", ["kitchen"]),
+        ({"answers": '["blue", "red"]'}, "blue", ["blue", "red"]),
+        ({"answers": "['blue', 'red']"}, "blue", ["blue", "red"]),
+        ({"answers": ["hall", "hall", "shed"]}, "hall", ["hall", "hall", "shed"]),
+        ({"answers": {"answer": ["no", "yes", "yes"], "answer_id": [1, 2, 3]}}, "yes", ["no", "yes", "yes"]),
+        ({"answers": {"answer": "no"}}, "no", ["no"]),
+        ({"answers": ["", None, {"answer": "no"}, {"answer": None}]}, "no", ["no"]),
+        ({"answer": ["no", "yes", "yes"]}, "yes", ["no", "yes", "yes"]),
+        ({"answer": "", "answers": ["no"]}, "no", ["no"]),
+        ({"multiple_choice_answer": "red", "answer": "rose", "answers": ["rose"]}, "red", ["rose"]),
+        ({"answer": "two"}, "two", None),
+    ],
+)
+def test_an_answer_is_the_same_however_it_is_written(tmp_path, row, answer, all_answers):
+    (tmp_path / "a.png").write_bytes(encoded(RED))
+    (tmp_path / "vqa.jsonl").write_text(json.dumps({"image": "a.png", "question": "What?", **row}))
+    (episode,) = VqaReader().open(tmp_path / "vqa.jsonl").episodes("train", 0)
+    assert episode.actions["answer"][0] == answer and episode.parameters.get("answers") == all_answers
+
+
+@pytest.mark.parametrize(
+    "row", [{"answers": []}, {"answers": None}, {"answer": ""}, {"answer": " "}, {"answers": [None, ""]}, {"answers": ""}, {}]
+)
+def test_a_question_without_an_answer_is_left_out_and_counted(tmp_path, row):
+    (tmp_path / "a.png").write_bytes(encoded(RED))
+    rows = [{"image": "a.png", "question": "What?", **more} for more in (row, {"answer": "red"})]
+    (tmp_path / "vqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert found(tmp_path / "vqa.jsonl") == {"train": [("What?", "red", RED)]}
+    assert VqaReader().open(tmp_path / "vqa.jsonl").left_out.examples == {"rows without text": f"{tmp_path}/vqa.jsonl, line 1"}
+
+
+def test_every_question_of_vqa2_is_accounted_for(tmp_path):
+    path, options = vqa2(tmp_path)
+    questions = json.loads(path.read_text())
+    questions["questions"] += [{"image_id": [9], "question": "x", "question_id": 9001}, {"question": "x"}, 7]
+    questions["questions"] += [{"image_id": "9", "question": " ", "question_id": 9001}]
+    path.write_text(json.dumps(questions))
+    answers = json.loads(options["annotations"].read_text())
+    answers["annotations"] += [
+        {"question_id": 9001, "answer": "again"},
+        {"question_id": 5, "answer": "x"},
+        {"question_id": 10002, "answer": 3},
+    ]
+    options["annotations"].write_text(json.dumps(answers))
+    dataset = VqaReader(**options).open(path, left_out := LeftOut(9))
+    assert sum(dataset.splits.values()) == 2
+    assert left_out.counts == {"questions without an answer": 1, "questions without words": 1, "answers without a question": 1}
+    assert [row.partition(", ")[2] for row in left_out.rows] == [
+        "annotation 2 answers question 9001 again; keep one annotation of a question",
+        "annotation 4: an answer is a number (3), expected text",
+        "question 3 has a list as 'image_id', expected a number or a text",
+        "question 4 has no 'question_id'",
+        "question 5 is a number, expected an object",
+    ]

@@ -1,5 +1,6 @@
 """Tar shards: what is a sample, and what no shard may do to us."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from gato.data.formats import import_dataset
+from gato.data.left_out import LeftOut
 from gato.data.store import Store
 from gato.data.webdataset import WebdatasetReader, expand_braces
 
@@ -200,3 +202,73 @@ def test_compressed_shards_and_foreign_files_are_refused_with_the_remedy(tmp_pat
     (tmp_path / "b.tar").write_bytes(b"no tar" * 1000)
     with pytest.raises(ValueError, match=r"b.tar is cut or no tar file"):
         found(tmp_path / "b.tar")
+
+
+# -- shards as people make them ----------------------------------------------------------------------
+
+
+def test_members_that_are_passed_over_are_counted_with_the_remedy(tmp_path):
+    names = ("22.05.png", "22.05.txt", "0.seg.npy", "README.md", ".png")
+    path = shard(tmp_path / "a.tar", ("0.png", encoded(RED)), ("0.txt", "red"), *((name, "x") for name in names))
+    left_out = WebdatasetReader().open(path).left_out
+    assert list(left_out.counts.values()) == [2, 3]
+    assert left_out.lines()[0].endswith(f"(rename them: the key ends at the first dot), such as {path}: 22.05.png")
+    with pytest.raises(ValueError, match="a.tar holds no picture with text .* left out: 2 members with further dots .* 1.5.png$"):
+        found(shard(path, ("1.5.png", encoded(RED)), ("1.5.txt", "red")))
+
+
+def test_the_members_of_a_sample_may_lie_apart(tmp_path):
+    path = shard(tmp_path / "a.tar", ("a.png", encoded(RED)), ("b.png", encoded(BLUE)), ("b.txt", "blue"), ("a.txt", "red"), ("c.txt", "x"))
+    assert found(path) == {"train": [("red", RED), ("blue", BLUE)]}
+    assert WebdatasetReader().open(path).left_out.counts == {"samples without a picture": 1}
+
+
+def test_parts_that_lie_apart_are_not_put_together_where_names_repeat(tmp_path):
+    first = (("a.png", encoded(RED)), ("a.txt", "red"), ("b.png", encoded(RED)))
+    path = shard(tmp_path / "a.tar", *first, ("a.png", encoded(BLUE)), ("a.txt", "blue"), ("b.txt", "blue"))
+    assert found(path) == {"train": [("red", RED), ("blue", BLUE)]}  # as where two shards of equal numbers became one
+    ((what, count),) = WebdatasetReader().open(path).left_out.counts.items()
+    assert what.endswith("(make the shard anew with tar --sort=name)") and count == 2
+
+
+def test_a_packed_shard_is_told_by_its_content(tmp_path):
+    (tmp_path / "a.tar").write_bytes(gzip.compress(b"x"))
+    with pytest.raises(ValueError, match="a.tar is compressed with gzip, .*; unpack it to a plain .tar first"):
+        found(tmp_path / "a.tar")
+
+
+def test_captions_in_json_are_text_or_lists_under_a_usual_name(tmp_path):
+    said = [{"caption": ["red", "rose", ""]}, {"text": "blue"}, {"caption": None}, {"captions": ["one"]}, {"caption": " "}]
+    members = [
+        (f"{i}.{kind}", content) for i, row in enumerate(said) for kind, content in (("png", encoded(RED)), ("json", json.dumps(row)))
+    ]
+    path = shard(tmp_path / "a.tar", *members)
+    assert [caption for caption, _ in found(path)["train"]] == ["red", "rose", "blue", "one"]
+    dataset = WebdatasetReader().open(path)
+    assert [e.actions["caption"][0] for e in dataset.episodes("train", 1)] == ["rose", "blue", "one"]
+    assert dataset.left_out.counts == {"samples with a blank caption": 2}
+
+
+def test_bad_samples_cost_themselves_alone(tmp_path):
+    members = [
+        ("0.png", encoded(RED)),
+        ("0.txt", b"\xff"),
+        ("1.png", b"no picture"),
+        ("1.txt", "x"),
+        ("2.png", encoded(RED)),
+        ("2.png", b"x"),
+    ]
+    path = shard(tmp_path / "a.tar", *members, ("2.txt", "x"), ("3.png", encoded(BLUE)), ("3.txt", "blue"))
+    dataset = WebdatasetReader().open(path, left_out := LeftOut(3))
+    assert [e.actions["caption"][0] for e in dataset.episodes("train", 0)] == ["blue"]
+    assert [row.partition("sample ")[2][:3] for row in (*left_out.rows, *left_out.episodes)] == ["'2'", "'0'", "'1'"]
+
+
+def test_names_of_members_may_be_any_bytes(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", encoding="latin1", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in (("ä.png", encoded(RED)), ("ä.txt", b"red")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    (episode,) = WebdatasetReader().open(tmp_path / "a.tar").episodes("train", 0)
+    assert episode.parameters == {"original": "\ufffd.png"}
