@@ -221,7 +221,10 @@ def _fill(writer: StoreWriter, dataset: Dataset, split: str) -> None:
     if (found := writer.num_episodes + len(skipped)) != total:
         raise ValueError(f"{dataset.source} {split} had {total} episodes when it was opened and {found} when it was read: it changed")
     if not writer.num_episodes:
-        raise ValueError(f"{dataset.source} {split} holds no episode but {total} bad ones; the last one: {skipped[-1]['row']}")
+        last = skipped[-1]["row"]
+        raise ValueError(
+            f"{dataset.source} {split} holds no episode but {total} bad ones (name other splits by --splits); the last one: {last}"
+        )
 
 
 def _class(table: Mapping[str, tuple[str, str]], name: str) -> Any:

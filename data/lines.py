@@ -145,7 +145,8 @@ def parse_json(content: str | bytes, place: str) -> Any:
     except RecursionError:
         raise ValueError(f"{place} is not valid JSON: it is nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"{place} is not valid JSON: {error}") from None
+        what = "a number has more than 4,300 digits" if "int_max_str_digits" in str(error) else error
+        raise ValueError(f"{place} is not valid JSON: {what}") from None
 
 
 def json_kind(value: object) -> str:

@@ -90,6 +90,7 @@ def test_a_quote_that_is_never_closed_is_refused_since_it_swallows_rows(tmp_path
         ("a.csv", b"BZh91AY", "a.csv is packed with bzip2; unpack it first"),
         ("a.parquet.gz", b"", "a.parquet.gz has the suffix '.gz'; .* unpack it first"),
         ("a.jsonl", '{"text": 1, "text": 2}', "a.jsonl, line 1 is not valid JSON: the key 'text' is there twice in an object"),
+        ("a.jsonl", '{"text": ' + "9" * 5_000 + "}", "a.jsonl, line 1 is not valid JSON: a number has more than 4,300 digits"),
         ("a.jsonl", "[" * 100_000, "a.jsonl, line 1 is not valid JSON: it is nested too deeply"),
         ("a.jsonl", "{'text': 1}", "a.jsonl, line 1 is not valid JSON: Expecting property name"),
     ],
