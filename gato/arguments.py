@@ -128,7 +128,7 @@ class Parser(ArgumentParser):
             return f"there is no key '{name}'{_held_by(name, arguments)}{nearest(name, self._names())}"
         if message.startswith("Unexpected config"):
             return f"a recipe is a mapping of options, found '{message.partition(': ')[2]}'; 'gato cp' gives one to start from"
-        if found := re.search(r"""Parser key "([\w.]+)": Unable to load config ["'](.*?)["']$""", message):
+        if found := re.search(r"""Parser key "([\w.]+)": Unable to load config ["']([^"']*)["']$""", message):
             return f"'{found[1]}' is {found[2]}, expected a YAML file or a mapping of options; there is no such file"
         found = re.search(r"(?:Problems parsing config:|Unable to load config \S+ -) (.*)", message)
         return self._wrong_type(message, arguments) or (f"not valid YAML: {found[1]}" if found else message)
