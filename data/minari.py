@@ -28,6 +28,7 @@ from .foreign import exact_cast, foreign_episode
 from .formats import Dataset
 from .frames import is_plain_picture, look
 from .left_out import LeftOut
+from .lines import json_object
 
 if TYPE_CHECKING:
     import gymnasium
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 MAX_METADATA_BYTES = 2**27  # a picture's space alone lists every bound of every pixel
 MAX_EPISODE_BYTES = 2**33
+
+_TEXTS = ("dataset_id", "minari_version", "data_format", "observation_space", "action_space")
 
 # what minari, h5py and pyarrow raise for files that are not what they expect
 _DAMAGE = (
@@ -111,7 +114,8 @@ class MinariReader(Settings):
                 task = TaskSpec.from_spaces(name if "/" in name else f"minari/{name}", storage.observation_space, action_space)
                 tasks = (replace(task, **_environment(metadata)),)
             except (ValueError, TypeError, AttributeError, OverflowError) as error:
-                raise ValueError(f"{folder}: {_with_remedy(str(error))}") from None
+                text = str(error) if isinstance(error, ValueError) else _reason(error)
+                raise ValueError(f"{folder}: {_with_remedy(text)}") from None
         given: dict[str, Any] = {"name": self.task, "licence": self.licence, "clip_actions": self.clip_actions or None}
         return tuple(replace(t, **{k: v for k, v in given.items() if v is not None}) for t in tasks)
 
@@ -143,7 +147,7 @@ class _Episodes:
             (record,) = self.storage.get_episodes([i])
             return dict(notes), record
         except _DAMAGE as error:
-            raise ValueError(f"{label} cannot be read ({type(error).__name__}: {error}); fetch the dataset again") from None
+            raise ValueError(f"{label} cannot be read ({_reason(error)}); fetch the dataset again") from None
 
     def _check_size(self, i: int) -> None:
         """HDF5 may promise far more values than the file has bytes."""
@@ -163,8 +167,8 @@ class _Episodes:
             return self._mapped(notes, record)
         except OutOfRange as error:
             raise ValueError(f"{self.folder}, episode {i}: {error.found}; --clip_actions true clips them into their space") from None
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            text = f"has no {error}" if isinstance(error, KeyError) else error
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+            text = f"has no {error}" if isinstance(error, KeyError) else error if isinstance(error, ValueError) else _reason(error)
             raise ValueError(f"{self.folder}, episode {i}: {text}") from None
 
     def _mapped(self, notes: Mapping[str, Any], record: Mapping[str, Any]) -> Episode:
@@ -301,13 +305,27 @@ def _metadata(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, more than {MAX_METADATA_BYTES}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if missing := {"dataset_id", "minari_version", "data_format", "observation_space", "action_space"} - set(values):
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a JSON {type(values).__name__}, expected an object")
+        if missing := set(_TEXTS) - set(values):
             # minari would build the environment that the file names to ask for its spaces
             raise ValueError(f"it lacks {sorted(missing)}; write it again with a newer minari")
+        for key in _TEXTS:
+            if not isinstance(values[key], str):
+                raise ValueError(f"'{key}' is {values[key]!r:.80}, expected a text")
         for key in ("observation_space", "action_space"):
-            _check_shapes(json.loads(values[key]))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is no metadata of a Minari dataset: {error}") from None
+            _check_shapes(json_object(values[key], f"'{key}'"))
+        env_spec = values.get("env_spec")
+        if not (env_spec is None or (isinstance(env_spec, str) and isinstance(json.loads(env_spec or "{}"), dict | None))):
+            raise ValueError(f"'env_spec' is {env_spec!r:.80}, expected an object as text")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no metadata of a Minari dataset: a space is not written as minari does ({type(error).__name__})"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no metadata of a Minari dataset: it is not UTF-8 at byte {error.start}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no metadata of a Minari dataset: {str(error)[:300]}") from None
     return values
 
 
@@ -329,7 +347,14 @@ def _storage(folder: Path) -> MinariStorage:
     except ImportError as error:
         raise ImportError(f"{folder}: {error}; run: pip install 'opengato[minari]'") from None
     except (NotImplementedError, *_DAMAGE) as error:
-        raise ValueError(f"{folder} cannot be opened ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{folder} cannot be opened ({_reason(error)}); write it again with minari, or fetch it again") from None
+
+
+def _reason(error: BaseException) -> str:
+    """What a library says of a file; of a type that it did not expect, only that."""
+    if isinstance(error, TypeError | AttributeError | AssertionError | IndexError):
+        return f"{type(error).__name__}: a value is not written as minari does"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def import_minari() -> tuple[Any, Any]:
@@ -358,7 +383,8 @@ def _own_tasks(folder: Path, metadata: Mapping[str, Any]) -> tuple[TaskSpec, ...
     try:
         return tuple(TaskSpec.from_dict(values) for values in metadata.get("gato", {}).get("tasks", ()))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder / 'metadata.json'}, key 'gato': {error}") from None
+        text = str(error)[:300] if isinstance(error, ValueError) else f"it holds no task specs ({type(error).__name__})"
+        raise ValueError(f"{folder / 'metadata.json'}, key 'gato': {text}") from None
 
 
 def _provenance(metadata: Mapping[str, Any], storage: MinariStorage) -> dict[str, Any]:
