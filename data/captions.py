@@ -92,13 +92,19 @@ def fit_image(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     rows, columns = array.shape[:2]
     if (rows, columns) == tuple(size):
         return array
-    scale = min(size[0] / rows, size[1] / columns)
-    fitted_rows, fitted_columns = (max(1, round(n * scale)) for n in (rows, columns))
-    scaled = Image.fromarray(array).resize((fitted_columns, fitted_rows), Image.Resampling.BICUBIC)
+    inside = fitted_box((rows, columns), size)
+    height, width = (part.stop - part.start for part in inside)
     canvas = np.full((*size, 3), 255, np.uint8)
-    top, left = (size[0] - fitted_rows) // 2, (size[1] - fitted_columns) // 2
-    canvas[top : top + fitted_rows, left : left + fitted_columns] = np.asarray(scaled)
+    canvas[inside] = np.asarray(Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC))
     return canvas
+
+
+def fitted_box(shape: tuple[int, int], size: tuple[int, int]) -> tuple[slice, slice]:
+    """Which rows and columns of `size` a picture of another shape takes when it is fitted in; the rest is padding."""
+    scale = min(size[0] / shape[0], size[1] / shape[1])
+    fitted = [max(1, round(n * scale)) for n in shape]
+    starts = [(whole - part) // 2 for whole, part in zip(size, fitted, strict=True)]
+    return slice(starts[0], starts[0] + fitted[0]), slice(starts[1], starts[1] + fitted[1])
 
 
 @dataclass(frozen=True)

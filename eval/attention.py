@@ -7,6 +7,7 @@ the picture at all stands beside it. Attention is where information is read, not
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from gato.agent import Agent, as_picture
 from gato.page import section, write_page
 from gato.transformer import Attention, AttentionContext, rotate
 
+from ..data.captions import fitted_box, read_image
 from .film import png_base64
 
 CELL = 128  # pixels of one map's longer side
@@ -31,12 +33,14 @@ CELL = 128  # pixels of one map's longer side
 @dataclass(frozen=True)
 class CaptionAttention:
     """- `picture` uint8 (rows, columns, 3); `caption`.
-    - `maps` (layers, heads, patch rows, patch columns): mean attention of the written tokens on each patch.
+    - `maps` (layers, heads, patch rows, patch columns): mean attention of the written tokens on each patch; 0 on those that are padding.
+    - `inside`: the rows and columns of `picture` that are no padding.
     """
 
     picture: np.ndarray
     caption: str
     maps: np.ndarray
+    inside: tuple[slice, slice] = (slice(None), slice(None))
 
     @property
     def shares(self) -> np.ndarray:
@@ -47,7 +51,11 @@ class CaptionAttention:
 def caption_attention(agent: Agent, image: Any, caption: str | None = None, question: str | None = None) -> CaptionAttention:
     """The attention of every token of a caption (or, with a `question`, of its answer), by default the model's own."""
     _, spec = agent.caption_task() if question is None else agent.question_task()
+    if isinstance(image, (str, os.PathLike, bytes)):
+        image = read_image(image if isinstance(image, bytes) else Path(image))
+    shape = (image.height, image.width) if hasattr(image, "height") else np.asarray(image).shape[:2]
     picture = as_picture(image, spec)
+    inside = fitted_box((shape[0], shape[1]), (picture.shape[0], picture.shape[1]))
     if caption is None:
         caption = agent.caption(picture) if question is None else agent.answer(picture, question)
     (prompt,) = agent._picture_prompts([picture], None if question is None else [question])
@@ -60,7 +68,10 @@ def caption_attention(agent: Agent, image: Any, caption: str | None = None, ques
     written = torch.stack(layers)[:, 0, :, len(prompt.ids) - 1 :, : len(prompt.patches)]  # (layers, H, written, patches)
     rows, columns = (n // 16 for n in spec.patched_size)
     maps = rearrange(written.mean(dim=2), "l h (r c) -> l h r c", r=rows, c=columns)
-    return CaptionAttention(picture, caption, maps.float().cpu().numpy())
+    seen = np.zeros((16 * rows, 16 * columns))
+    seen[inside] = 1
+    is_picture = rearrange(seen, "(r x) (c y) -> r c (x y)", x=16, y=16).any(axis=2)
+    return CaptionAttention(picture, caption, maps.float().cpu().numpy() * is_picture, inside)
 
 
 @contextmanager
@@ -152,7 +163,10 @@ def draw_overlay(found: CaptionAttention, size: int = 384) -> Any:
     shape = (round(columns * scale), round(rows * scale))  # PIL's (width, height)
     mean = found.maps.mean(axis=(0, 1))
     share = (mean - mean.min()) / max(float(np.ptp(mean)), 1e-12)
-    heat = Image.fromarray((255 * share).astype(np.uint8)).resize(shape, Image.Resampling.BILINEAR)
+    heat = Image.fromarray((255 * share).astype(np.uint8)).resize((columns, rows), Image.Resampling.BILINEAR)
+    shown = np.zeros((rows, columns), np.uint8)
+    shown[found.inside] = np.asarray(heat)[found.inside]
+    heat = Image.fromarray(shown).resize(shape, Image.Resampling.BILINEAR)
     picture = Image.fromarray(found.picture).resize(shape, Image.Resampling.BICUBIC)
     faded = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", shape, "white"), 0.3)
     return Image.composite(Image.new("RGB", shape, (214, 39, 40)), faded, heat.point(lambda v: int(0.7 * v)))

@@ -179,10 +179,13 @@ class Agent:
         max_new_tokens: int = 32,
         temperature: float = 0.0,
         seed: int = 0,
+        include: Sequence[str] = (),
     ) -> list[list[Candidate]]:
         """Up to `count` different captions (or answers) of each picture, the likeliest first.
 
         They are beams where `temperature` is zero, and samples else. The likelihood is the model's own, at temperature 1.
+
+        **Arguments:** `include`: a text for each picture that is to be among its candidates, such as the caption that is shown.
         """
         if not 1 <= count <= MAX_CANDIDATES:
             raise ValueError(f"the number of candidates is from 1 to {MAX_CANDIDATES}, found {count}")
@@ -192,7 +195,7 @@ class Agent:
         pictures = self._pictures(images, spec)
         result = []
         for i, picture in enumerate(pictures):
-            texts = list(dict.fromkeys(found[i * count : (i + 1) * count]))
+            texts = list(dict.fromkeys([*include[i : i + 1], *found[i * count : (i + 1) * count]]))[:count]
             asked = {f.name: np.array([questions[i]], object) for f in task.observations if questions and f is not spec}
             episodes = [
                 Episode(task, {spec.name: picture[None], **asked}, {task.actions[0].name: np.array([t], object)}, np.zeros(1, np.float32))

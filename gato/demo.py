@@ -92,7 +92,7 @@ class Demo:
         for said in written:
             yield Description(said)
         with self._model:
-            (found,) = self.agent.candidates([picture], 4, None if asked is None else [asked], **sampling)
+            (found,) = self.agent.candidates([picture], 4, None if asked is None else [asked], include=[said], **sampling)
             seen = caption_attention(self.agent, picture, said, asked)
         yield Description(said, tuple(found), draw_overlay(seen), draw_maps(seen))
 

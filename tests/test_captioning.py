@@ -13,12 +13,12 @@ from PIL import Image
 from gato.agent import Agent
 from gato.chat import chat
 from gato.cli import main
-from gato.data.captions import caption_task
+from gato.data.captions import caption_task, fitted_box
 from gato.data.store import Store, StoreWriter
 from gato.data.text import document_task
 from gato.data.vqa import question_task
 from gato.episode import Episode
-from gato.eval.attention import caption_attention, draw_maps, recorded
+from gato.eval.attention import caption_attention, draw_maps, draw_overlay, recorded
 from gato.eval.captioning import candidate_titles, caption_results, most_alike, picture_files, retrieval_lines, wording_lines
 from gato.eval.episode_attention import draw_timesteps, episode_attention
 from gato.eval.text import document_bits, ratio_interval, text_results, windows
@@ -268,6 +268,30 @@ def test_attention_maps_have_a_cell_per_patch_and_shares_below_one(agent):
     assert found.maps.shape == (2, 2, 1, 2)
     assert ((found.shares > 0) & (found.shares < 1)).all()
     assert draw_maps(found).size == (3 * 132 - 4, 2 * 68 - 4)  # 32 x 16 pixels are drawn as 128 x 64
+
+
+def test_where_it_looked_leaves_out_the_padding_of_a_picture_of_another_shape(agent):
+    square = np.zeros((40, 40, 3), np.uint8)  # takes columns 8 to 24 of 16 x 32
+    found = caption_attention(agent, square, "a red ball")
+    assert found.inside == (slice(0, 16), slice(8, 24))
+    drawn = np.asarray(draw_overlay(found, size=32))
+    assert (drawn[:, :6, :1] == drawn[:, :6]).all() and (drawn[:, 26:, :1] == drawn[:, 26:]).all()  # grey: red nowhere
+    tall = np.zeros((160, 16, 3), np.uint8)  # 2 columns in the middle, so both patches
+    assert fitted_box(tall.shape[:2], (64, 64)) == (slice(0, 64), slice(29, 35))
+
+
+def test_patches_of_padding_alone_have_no_attention(make_gato, tokenizer):
+    task = caption_task("captions", (16, 64))
+    found = caption_attention(
+        Agent(make_gato(context_length=96).float(), tokenizer, {task.name: task}), np.zeros((16, 16, 3), np.uint8), "a"
+    )
+    assert found.maps.shape[2:] == (1, 4) and (found.maps[..., [0, 3]] == 0).all() and (found.maps[..., [1, 2]] > 0).all()
+
+
+def test_the_caption_that_is_shown_is_among_its_candidates(agent):
+    for said in ("the cat", "a red ball"):
+        (found,) = agent.candidates([pictures(1)[0]], 3, include=[said], max_new_tokens=4)
+        assert said in [c.text for c in found] and len(found) <= 3
 
 
 def test_attention_is_written_as_a_page_or_a_picture(checkpoint, photos, tmp_path, capsys):

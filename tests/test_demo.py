@@ -196,7 +196,7 @@ def test_without_gradio_the_command_says_how_to_install_it(agent, tmp_path, monk
     assert main(["demo", str(tmp_path)]) == 2
     assert "pip install 'opengato[page]'" in capsys.readouterr().err
     assert main(["demo", str(tmp_path), "--port", "70000"]) == 2
-    assert "a port is a number from 0 to 65535, found 70000" in capsys.readouterr().err
+    assert "'port' is 70000, expected a whole number from 0 to 65,535" in capsys.readouterr().err
 
 
 def test_an_upload_that_is_too_large_is_refused(address):

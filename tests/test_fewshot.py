@@ -86,7 +86,7 @@ def test_more_demonstrations_than_there_are_is_refused(config):
 
 
 def test_no_demonstrations_are_refused(config):
-    with pytest.raises(ValueError, match="'episodes' is \[0\], expected a list, each a whole number from 1"):
+    with pytest.raises(ValueError, match=r"'episodes' is \[0\], expected a list, each a whole number from 1"):
         replace(config, episodes=(0,))
 
 
