@@ -69,7 +69,7 @@ def embed(model: Gato, mixture: Mixture, rows: Sequence[Row]) -> np.ndarray:
         with torch.inference_mode(), _outputs(model) as layers:
             model(
                 input_ids=batch.ids, local_positions=batch.local_position, pixel_values=batch.patches, patch_boxes=batch.patch_boxes,
-                document_ids=batch.document, use_cache=False, logits_to_keep=1,
+                patch_index=batch.patch_index, document_ids=batch.document, use_cache=False, logits_to_keep=1,
             )  # fmt: skip
         pooled.append(torch.stack([(out * is_token).sum(dim=1) / is_token.sum(dim=1) for out in layers]).float().cpu().numpy())
     return np.concatenate(pooled, axis=1)

@@ -54,7 +54,7 @@ def episode_attention(agent: Agent, episode: Episode) -> EpisodeAttention:
     with torch.inference_mode(), recorded(agent.model) as layers:
         agent.model(
             input_ids=batch.ids, local_positions=batch.local_position, pixel_values=batch.patches, patch_boxes=batch.patch_boxes,
-            use_cache=False, logits_to_keep=1,
+            patch_index=batch.patch_index, use_cache=False, logits_to_keep=1,
         )  # fmt: skip
     weights = np.stack([layer[0][:, queries].float().cpu().numpy() for layer in layers])  # (layers, H, queries, L)
     steps = int(acting.max()) + 1

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gato.agent import Agent
+from gato.model import find_targets
 
 from ..data.store import Store
 from .wording import text_of
@@ -56,7 +57,8 @@ def document_bits(agent: Agent, text: str) -> float:
             inputs[row, : last - first] = torch.tensor(ids[first:last])
             labels[row, scored - first : last - first] = torch.tensor(ids[scored:last])
         with torch.inference_mode():
-            losses = agent.model(input_ids=inputs.to(agent.model.device), labels=labels.to(agent.model.device)).token_losses
+            ids, targets = inputs.to(agent.model.device), labels.to(agent.model.device)
+            losses = agent.model(input_ids=ids, labels=targets, target_index=find_targets(targets)).token_losses
         total += float(losses.double().sum()) / np.log(2)
     return float(total)
 

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import digests
+from . import digests, given
 from .description import Description
 from .device import pick_device
 from .episode import Episode
+from .picture import as_picture
 from .plain import shown
 from .setting import COUNT, SEED, TEMPERATURE, check_value
 from .spec import FieldSpec, Modality, TaskSpec
@@ -133,6 +134,8 @@ class Agent:
         from .policy import GatoPolicy
 
         spec = self.task(task) if isinstance(task, str) else task
+        if not isinstance(spec, TaskSpec):
+            raise ValueError(f"a task is {given.kind(task)}, expected the name of one or a TaskSpec")
         if memory is None and overflow == "rebuild":
             memory = self.memories.get(spec.name)
         return GatoPolicy(
@@ -153,7 +156,8 @@ class Agent:
 
         **Arguments:** `streamer`: as for `generate`; for a single picture only.
         """
-        return self._continue(self._picture_prompts(images), max_new_tokens, temperature, seed, streamer=streamer)
+        shown = given.several("images", images, "pictures; caption takes a single one")
+        return self._continue(self._picture_prompts(shown), max_new_tokens, temperature, seed, streamer=streamer)
 
     def answer(self, image: Any, question: str, **generation: Any) -> str:
         """The answer to a question about one picture; `image` as for `caption`."""
@@ -169,7 +173,8 @@ class Agent:
         streamer: Any = None,
     ) -> list[str]:
         """Answers to one question per picture, in one batch."""
-        return self._continue(self._picture_prompts(images, questions), max_new_tokens, temperature, seed, streamer=streamer)
+        shown, asked = given.several("images", images, "pictures; answer takes a single one"), given.texts("questions", questions)
+        return self._continue(self._picture_prompts(shown, asked), max_new_tokens, temperature, seed, streamer=streamer)
 
     def candidates(
         self,
@@ -187,11 +192,12 @@ class Agent:
 
         **Arguments:** `include`: a text for each picture that is to be among its candidates, such as the caption that is shown.
         """
-        if not 1 <= count <= MAX_CANDIDATES:
-            raise ValueError(f"the number of candidates is from 1 to {MAX_CANDIDATES}, found {count}")
+        given.whole_number("count", count, 1, MAX_CANDIDATES)
+        images = given.several("images", images, "pictures")
+        questions = None if questions is None else given.texts("questions", questions)
         prompts = self._picture_prompts(images, questions)
         found = self._continue(prompts, max_new_tokens, temperature, seed, count)
-        task, spec = self.question_task() if questions else self.caption_task()
+        task, spec = self.caption_task() if questions is None else self.question_task()
         pictures = self._pictures(images, spec)
         result = []
         for i, picture in enumerate(pictures):
@@ -260,6 +266,7 @@ class Agent:
 
         **Raises:** `ValueError` for an empty text (there is no token to continue) or one longer than the context.
         """
+        given.text("text", text)
         if self.tokenizer.text is None:
             raise ValueError("this checkpoint was trained without text")
         ids = self.tokenizer.text.encode(text)
@@ -280,18 +287,20 @@ class Agent:
 
         own = self.tokenizer
         tokenizer = EpisodeTokenizer(own.text, own.vocabulary, False, own.max_local_positions) if actions_only else own
-        rows = [tokenizer.encode(episode) for episode in episodes]
+        rows = [tokenizer.encode(episode) for episode in given.several("episodes", episodes, "episodes")]
+        if not rows:
+            return np.zeros(0)
         batch = collate(rows, max(map(len, rows)), self.tokenizer.vocabulary.pad).to(self.model.device)
         with torch.inference_mode():
             out = self.model(
                 input_ids=batch.ids, local_positions=batch.local_position, pixel_values=batch.patches,
-                patch_boxes=batch.patch_boxes, labels=batch.labels,
+                patch_boxes=batch.patch_boxes, patch_index=batch.patch_index, labels=batch.labels, target_index=batch.target_index,
             )  # fmt: skip
         owner = (out.token_index // batch.ids.shape[1]).cpu().numpy()
         return -np.bincount(owner, weights=out.token_losses.double().cpu().numpy(), minlength=len(rows))
 
     def _pictures(self, images: Sequence[Any], spec: FieldSpec) -> np.ndarray:
-        return np.stack([as_picture(image, spec) for image in images])
+        return np.stack([as_picture(image, spec) for image in images]) if len(images) else np.zeros((0, *spec.shape), np.uint8)
 
     def _picture_prompts(self, images: Sequence[Any], questions: Sequence[str] | None = None) -> list[_Prompt]:
         task, spec = self.caption_task() if questions is None else self.question_task()
@@ -320,12 +329,13 @@ class Agent:
         from gato.tokenizers.text import END
 
         vocabulary, context = self.tokenizer.vocabulary, self.model.config.context_length
+        temperature, seed = given.temperature(temperature), given.whole_number("seed", seed, 0, given.MAX_SEED)
+        max_new_tokens = given.whole_number("max_new_tokens", max_new_tokens, 1, 2**31 - 1)
+        if not prompts:
+            return []
         longest = max(len(p.ids) for p in prompts)
         if longest >= context:
             raise ValueError(f"the prompt has {longest} tokens but the context holds {context}; shorten it")
-        check_value("temperature", temperature, float, TEMPERATURE)
-        check_value("max_new_tokens", max_new_tokens, int, COUNT)
-        check_value("seed", seed, int, SEED)
         ids = np.array([[vocabulary.pad] * (longest - len(p.ids)) + p.ids for p in prompts], np.int64)
         mask = np.array([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts])
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
@@ -388,21 +398,3 @@ def _quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def as_picture(image: Any, spec: FieldSpec) -> np.ndarray:
-    """Any form of picture (path, bytes of a file, PIL image, array) as uint8 of the field's shape: aspect kept, centred on white."""
-    from PIL.Image import Image
-
-    from gato.data.captions import MAX_PIXELS, as_rgb, fit_image, read_image
-
-    if isinstance(image, (str, os.PathLike, bytes)):
-        image = read_image(image if isinstance(image, bytes) else Path(image))
-    elif isinstance(image, Image):
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"the picture has {image.height}x{image.width} pixels, more than {MAX_PIXELS}; scale it down")
-        image = as_rgb(image)
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"a picture is uint8 (rows, columns, 3); found {array.dtype} {array.shape}")
-    return array if array.shape == spec.shape else fit_image(array, (spec.shape[0], spec.shape[1]))

@@ -32,7 +32,7 @@ class GatoConfig(PreTrainedConfig):
     """
 
     model_type = "gato"
-    keys_to_ignore_at_inference = ["cache", "past_key_values"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "hidden_states", "token_losses", "token_index"]
     attribute_map = {
         "hidden_size": "width",
         "num_hidden_layers": "num_layers",

@@ -26,17 +26,20 @@ from .config import GatoConfig
 from .digests import renew_model
 from .embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
 from .head import weighted_loss
+from .inputs import check_inputs
 from .libraries import cache_name
 from .transformer import Attention, Block, PositionScheme, Transformer, document_blocks
 
+CACHES = (None, "dynamic", "offloaded")  # of transformers' that grow with the text
 MAX_NEW_TOKENS = 32  # of a generation that names no number
 
 
 @dataclass
 class GatoOutput(ModelOutput):
     """- `loss`: weighted sum of the target losses over the denominator, if labels were given.
-    - `logits` (B, L or kept, vocab_size): only without labels.
+    - `logits` (B, L or kept, vocab_size): in training only without labels, and not where `target_index` says what is wanted.
     - `cache`: the keys and values so far; transformers before 5.24 calls it `past_key_values`.
+    - `hidden_states`: of the embedding and after each layer (B, L, width), the last one normalised; where they are asked for.
     - `token_losses` (K,), `token_index` (K,): each target's loss and its flat position in `labels`.
     """
 
@@ -51,6 +54,7 @@ class GatoOutput(ModelOutput):
         def cache(self) -> Cache | None:
             return self.past_key_values
 
+    hidden_states: tuple[Tensor, ...] | None = None
     token_losses: Tensor | None = None
     token_index: Tensor | None = None
 
@@ -80,6 +84,7 @@ class Gato(PreTrainedModel, GenerationMixin):
     _no_split_modules = ["Block"]
     _supports_sdpa = True
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True  # `num_items_in_batch`, which transformers' Trainer passes where it is said
 
     def __init__(self, config: GatoConfig, patch_embedder: nn.Module | None = None) -> None:
         super().__init__(config)
@@ -119,7 +124,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         cache: Cache | None = None,
         past_key_values: Cache | None = None,
         labels: Tensor | None = None,
-        label_weights: Tensor | None = None,
+        row_weights: Tensor | None = None,
         num_items_in_batch: Tensor | float | None = None,
         depth_noise: Tensor | None = None,
         target_index: Tensor | None = None,
@@ -127,8 +132,10 @@ class Gato(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> GatoOutput:
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> GatoOutput | tuple[Any, ...]:
         """
         **Arguments:**
 
@@ -139,13 +146,22 @@ class Gato(PreTrainedModel, GenerationMixin):
         - `document_ids` (B, L): attention stays within a document; -1 is padding. Not together with a cache.
         - `cache`: keys and values of what came before; `past_key_values` is its older name, and only one of them is given.
         - `labels` (B, L): the id of each target token, else -100; the token at l is predicted from l - 1.
-        - `label_weights` (B,): loss weight of each row.
+        - `row_weights` (B,): loss weight of each row. (Not `label_...`: transformers' Trainer takes every such name for labels.)
         - `num_items_in_batch`: what the weighted sum is divided by; by default this batch's weighted targets.
         - `depth_noise` (B, 2 * num_layers): see `Transformer`.
         - `target_index` (K,), `patch_index` (N,): flat places in `labels` and `input_ids` of the targets and the patches, as
           `TokenBatch` has them. By default they are looked for, which makes a GPU wait.
         - `logits_to_keep`: only the last so many positions (0: all), or a tensor of positions.
+        - `return_dict`: False for a tuple of what is there, in the order of `GatoOutput`.
+
+        **Raises:** `TypeError` for an argument of another name; `ValueError` for shapes that do not fit, pictures without slots
+        and slots without pictures, and what is not supported: `inputs_embeds`, `output_attentions`, a static cache.
         """
+        config = self.config
+        if inputs_embeds is not None:
+            raise ValueError("inputs_embeds are not taken, since ids say where pictures stand; give input_ids")
+        if config.output_attentions if output_attentions is None else output_attentions:
+            raise ValueError("attentions are not kept by the fused kernels; gato.eval.attention.recorded computes them")
         if cache is not None and past_key_values is not None:
             raise ValueError("'cache' and 'past_key_values' are two names of one thing; give one of them")
         cache = past_key_values if cache is None else cache
@@ -153,25 +169,35 @@ class Gato(PreTrainedModel, GenerationMixin):
             use_cache = self.config.use_cache and labels is None and not self.training
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
+        check_inputs(input_ids, config.image_token_id, attention_mask, pixel_values, patch_boxes, patch_index, labels, cache)
         embedded = self.embedding(input_ids, local_positions, pixel_values, patch_boxes, patch_index)
         past = cache.get_seq_length() if cache is not None else 0
         mask, positions = attention_layout(input_ids, past, attention_mask, document_ids)
         indices = torch.arange(past + input_ids.shape[1], device=input_ids.device)[None]
+        wants_logits = labels is None or (target_index is None and not self.training)
         if labels is not None and target_index is None:
             target_index = find_targets(labels)
+        keep = None if target_index is None else (target_index - 1).clamp(min=0)
+        wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        states: list[Tensor] | None = [] if wants_states else None
+        is_whole = wants_logits or states is not None
         blocks = None
         if document_ids is not None and document_ids.is_cuda and self.config.positions != "transformer_xl":
             mask, blocks = None, document_blocks(document_ids)
         hidden = self.transformer(
-            embedded, mask, query_positions=indices[:, past:] if past else indices, key_positions=indices,
-            learned_positions=positions, cache=cache, depth_noise=depth_noise,
-            keep=None if target_index is None else (target_index - 1).clamp(min=0), blocks=blocks,
+            embedded, mask, query_positions=indices[:, past:] if past else indices, key_positions=indices, learned_positions=positions,
+            cache=cache, depth_noise=depth_noise, keep=None if is_whole else keep, blocks=blocks, states=states,
         )  # fmt: skip
+        found: dict[str, Any] = {cache_name(): cache}
         if labels is not None:
             assert target_index is not None
-            return self._loss(hidden, labels, target_index, label_weights, num_items_in_batch)
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        return GatoOutput(logits=self.score(hidden[:, keep]), **{cache_name(): cache})
+            before = hidden.flatten(0, 1)[keep] if is_whole else hidden
+            found |= self._loss(before, labels, target_index, row_weights, num_items_in_batch)
+        if wants_logits:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            found["logits"] = self.score(hidden[:, kept])
+        out = GatoOutput(**found, hidden_states=None if states is None else tuple(states))
+        return out if (config.return_dict if return_dict is None else return_dict) else out.to_tuple()
 
     def score(self, hidden: Tensor, ids: Tensor | slice | None = None) -> Tensor:
         """Logits (..., V) of hidden states (..., width), over the vocabulary or over `ids` only; a slice of ids is not copied."""
@@ -180,7 +206,7 @@ class Gato(PreTrainedModel, GenerationMixin):
 
     def _loss(
         self, hidden: Tensor, labels: Tensor, index: Tensor, weights: Tensor | None, denominator: Tensor | float | None
-    ) -> GatoOutput:
+    ) -> dict[str, Tensor]:
         """`hidden` (K, width) are the states before the places `index` of `labels`."""
         targets = labels.flatten()[index]
         weight = (targets >= 0).to(hidden.dtype if weights is None else weights.dtype)
@@ -191,7 +217,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         floor = 1e-8  # a batch without targets has loss zero, not 0 / 0
         divisor = denominator.clamp(min=floor) if isinstance(denominator, Tensor) else max(denominator, floor)
         loss, losses = weighted_loss(hidden, self.embedding.tokens.weight, targets.clamp(min=0), weight / divisor, self.config.vocab_size)
-        return GatoOutput(loss=loss, token_losses=losses * (targets >= 0), token_index=index)
+        return {"loss": loss, "token_losses": losses * (targets >= 0), "token_index": index}
 
     # -- what transformers asks for ----------------------------------------------------------------
 
@@ -217,10 +243,17 @@ class Gato(PreTrainedModel, GenerationMixin):
         renew_model(Path(save_directory))
 
     def prepare_inputs_for_generation(self, input_ids: Any, is_first_iteration: bool | None = False, **kwargs: Any) -> dict:  # type: ignore[override]
-        """Pictures and local positions belong to the prompt: with a cache they are passed on the first step only."""
+        """Pictures and local positions belong to the prompt: once its slots are in the cache they are passed no more."""
         # transformers annotates `self` of its mixin with a protocol of its own internals, which no model satisfies for mypy
         inputs: dict = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)  # type: ignore[misc]
-        if not is_first_iteration and kwargs.get(cache_name()) is not None:
+        for name in ("tokenizer", "assistant_tokenizer"):  # for stop strings; transformers hands them on to `forward`
+            inputs.pop(name, None)
+        mask = inputs.get("attention_mask")
+        if is_first_iteration and mask is not None and mask.ndim == 2 and not bool(mask[:, -1].all()):
+            raise ValueError("a prompt is padded on the right, so that its continuation would follow the padding; pad on the left")
+        cache, patches = kwargs.get(cache_name()), inputs.get("pixel_values")
+        is_past = cache is not None and cache.get_seq_length() > 0
+        if is_past and (patches is None or not bool((inputs["input_ids"] == self.config.image_token_id).any())):
             for name in ("pixel_values", "patch_boxes", "local_positions"):
                 inputs.pop(name, None)
         elif (local := inputs.get("local_positions")) is not None:
@@ -233,12 +266,17 @@ class Gato(PreTrainedModel, GenerationMixin):
         vocab_size = self.config.vocab_size
         return LogitsProcessorList(Suppress(p, vocab_size) if isinstance(p, SuppressTokensLogitsProcessor) else p for p in made)
 
-    def _prepare_generated_length(self, *args: Any, input_ids_length: int, **kwargs: Any) -> Any:  # type: ignore[override]
+    def _prepare_generated_length(self, generation_config: Any, *, input_ids_length: int, **kwargs: Any) -> Any:  # type: ignore[override]
         """Text ends where the context does, which transformers itself would only warn of."""
-        context = self.config.context_length
+        context, kind = self.config.context_length, generation_config.cache_implementation
+        if kind not in CACHES:
+            known = ", ".join(map(str, CACHES))
+            raise ValueError(f"there is no {kind} cache for this model, whose positions grow; known are {known}")
+        if input_ids_length == 0:
+            raise ValueError("the prompt has no token, so there is nothing to continue; give at least one")
         if input_ids_length >= context:
             raise ValueError(f"the prompt has {input_ids_length} tokens but the context holds {context}; shorten it")
-        settings = super()._prepare_generated_length(*args, input_ids_length=input_ids_length, **kwargs)  # type: ignore[misc]  # as above
+        settings = super()._prepare_generated_length(generation_config, input_ids_length=input_ids_length, **kwargs)  # type: ignore[misc]  # as above
         settings.max_length = min(settings.max_length, context)
         return settings
 
@@ -255,6 +293,15 @@ class Gato(PreTrainedModel, GenerationMixin):
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         return input_ids, model_kwargs | packed
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+        """The table as it is. **Raises:** `ValueError` for another size: every kind of value has its ids at fixed places."""
+        if new_num_tokens not in (None, self.config.vocab_size):
+            raise ValueError(
+                f"the table has {self.config.vocab_size} ids, {new_num_tokens} were asked for; text, values and slots have fixed places in "
+                "it, so it cannot be resized: train a tokenizer that knows the pieces, and a model with it"
+            )
+        return self.embedding.tokens
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding.tokens

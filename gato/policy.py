@@ -93,8 +93,10 @@ class GatoPolicy:
         static: bool = False,
         memory: int | None = None,
     ) -> None:
-        if memory is not None and (memory < 1 or overflow != "rebuild"):
+        if memory is not None and (given.whole_number("memory", memory, 0, 2**31) < 1 or overflow != "rebuild"):
             raise ValueError(f"memory is {memory} with overflow '{overflow}'; give at least 1 timestep, and overflow 'rebuild'")
+        given.temperature(temperature)
+        given.whole_number("seed", seed, 0, given.MAX_SEED)
         if overflow not in ("rebuild", "rolling"):
             raise ValueError(f"overflow is '{overflow}', expected 'rebuild' or 'rolling'")
         check_value("temperature", temperature, float, TEMPERATURE)

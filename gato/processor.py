@@ -22,6 +22,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_python import PreTrainedTokenizer
 
+from . import given
 from .config import GatoConfig
 from .spec import FieldSpec, Modality
 
@@ -53,7 +54,7 @@ class GatoImageProcessor(BaseImageProcessor):
         size = (self.image_size[0], self.image_size[1]) if self.image_size is not None else None
         return FieldSpec("image", Modality.IMAGE, "observation", (self.height, self.width, 3), "uint8", resize=self.resize, image_size=size)  # type: ignore[arg-type]
 
-    def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
+    def preprocess(self, images: Any, return_tensors: str | None = None) -> BatchFeature:  # type: ignore[override]
         """
         **Arguments:** `images`: one picture or several, in any form that `as_picture` takes.
 
@@ -61,7 +62,7 @@ class GatoImageProcessor(BaseImageProcessor):
         """
         from gato.tokenizers.image import patch_boxes, patchify, resize
 
-        from .agent import as_picture
+        from .picture import as_picture
 
         spec = self.field
         pictures = images if isinstance(images, (list, tuple)) else [images]
@@ -100,9 +101,10 @@ class GatoTokenizer(PreTrainedTokenizer):
         ranges = Vocabulary.separate_discrete(self.text.size)  # where discrete values lie changes none of these
         self._special = {PAD: ranges.pad, IMAGE: ranges.image, SEPARATOR: ranges.separator}
         self._first_after_text, self._end = self.text.size, max(self._special.values()) + 1
-        given = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": PAD}
+        names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": PAD}
         extra = kwargs.pop("extra_special_tokens", None) or [IMAGE, SEPARATOR]
-        super().__init__(**{**given, **kwargs}, extra_special_tokens=extra, sha256=self.text.hash)
+        super().__init__(**{**names, **kwargs}, extra_special_tokens=extra, sha256=self.text.hash)
+        self._check_known(self.all_special_tokens)
 
     @property
     def vocab_size(self) -> int:
@@ -112,8 +114,32 @@ class GatoTokenizer(PreTrainedTokenizer):
         """Pieces, then the continuous bins and the slots, by name."""
         return {self._convert_id_to_token(i): i for i in range(self._end)}
 
+    def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int:
+        """0, since all that may be named is there. **Raises:** `ValueError` for a token that is not: the model has no row for it."""
+        self._check_known(new_tokens if isinstance(new_tokens, (list, tuple)) else [new_tokens])
+        return 0
+
+    def add_special_tokens(self, special_tokens_dict: dict[str, Any], *args: Any, **kwargs: Any) -> int:  # type: ignore[override]
+        """As `add_tokens`."""
+        values = special_tokens_dict.values()
+        self._check_known([token for value in values for token in (value if isinstance(value, (list, tuple)) else [value])])
+        return super().add_special_tokens(special_tokens_dict, *args, **kwargs)
+
+    def _check_known(self, tokens: Sequence[Any]) -> None:
+        unknown = self.text.piece(0)
+        if new := [str(t) for t in tokens if str(t) != unknown and self._convert_token_to_id(str(t)) == 0]:
+            raise ValueError(
+                f"the token {new[0]!r} is not in this vocabulary, whose ids have fixed places; train a tokenizer that knows it, and a "
+                "model with it"
+            )
+
     def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any) -> list[str]:
-        """Pieces of `text`. transformers' own method would cut special tokens out of what a user typed."""
+        """Pieces of `text`. transformers' own method would cut special tokens out of what a user typed.
+
+        **Raises:** `TypeError` for an argument of another name, which transformers hands on to here.
+        """
+        if unknown := sorted(kwargs.keys() - {"split_special_tokens", "is_split_into_words"}):
+            raise TypeError(f"the tokenizer got an unexpected argument '{unknown[0]}'")
         return [self.text.piece(i) for i in self.text.encode(text)]
 
     def _convert_token_to_id(self, token: str) -> int:
@@ -164,23 +190,30 @@ class GatoProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, **kwargs)
 
     def __call__(
-        self, images: Any = None, text: str | Sequence[str] | None = None, return_tensors: str | None = "pt", **kwargs: Any
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        return_tensors: str | None = "pt",
+        padding: bool | str = True,
+        padding_side: str = "left",
+        truncation: bool | str | None = False,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
     ) -> BatchFeature:
         """
-        **Arguments:** `images`: one picture per row, or none; `text`: per row the question about the picture
-        ("" for a caption), or without pictures the text to continue.
+        **Arguments:**
+
+        - `images`: one picture per row, or none; `text`: per row the question about the picture ("" for a caption), or without
+          pictures the text to continue.
+        - `padding`: True or "longest", "max_length", or False; `padding_side`: "left", which generation needs, or "right".
+        - `truncation`: questions and texts are cut to `max_length` tokens, of which a picture keeps all of its own.
 
         **Returns:** `input_ids`, `attention_mask` (B, L) and with pictures `pixel_values`, `patch_boxes`.
 
-        **Raises:** `ValueError` if there are not as many pictures as texts, or a text to continue is empty.
+        **Raises:** `ValueError` if there are not as many pictures as texts, a text to continue is empty, or a row is longer than
+        `max_length` and not to be cut; `TypeError` for an argument of another name.
         """
-        pictures = None if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
-        texts = [text] if isinstance(text, str) else list(text) if text is not None else [""] * len(pictures or [])
-        if pictures is not None and len(pictures) == 1 and pictures and isinstance(pictures[0], (list, tuple)):
-            pictures = list(pictures[0])
-        if not texts or (pictures is not None and len(pictures) != len(texts)):
-            found = "no" if pictures is None else str(len(pictures))
-            raise ValueError(f"{found} pictures were given for {len(texts)} texts; give one picture per text, or texts alone")
+        pictures, texts = _paired(images, text)
         tokenizer = self.tokenizer
         data: dict[str, Any] = {}
         before: list[int] = []
@@ -189,11 +222,21 @@ class GatoProcessor(ProcessorMixin):
             data = dict(self.image_processor(pictures, return_tensors="np"))
             before = [tokenizer.convert_tokens_to_ids(IMAGE)] * (len(data["patch_boxes"]) // len(pictures))
             after = [tokenizer.convert_tokens_to_ids(SEPARATOR)]
-        rows = [before + tokenizer.text.encode(t) + after for t in texts]
+        pieces = [tokenizer.text.encode(t) for t in texts]
+        if max_length is not None:
+            room = given.whole_number("max_length", max_length, 1, 2**31) - len(before) - len(after)
+            pieces = [_cut(p, room, truncation, tokenizer.truncation_side) for p in pieces]
+        elif truncation or padding == "max_length":
+            raise ValueError("truncation and padding to a length need max_length; give it")
+        rows = [before + p + after for p in pieces]
         if empty := [i for i, row in enumerate(rows) if not row]:
             raise ValueError(f"text {empty[0]} is empty and has no picture, so there is nothing to continue; give at least one character")
-        padded = tokenizer.pad({"input_ids": rows}, padding=True, return_tensors="np", padding_side="left")
-        data = {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]} | data
+        padded = tokenizer.pad(
+            {"input_ids": rows}, padding=padding, max_length=max_length, pad_to_multiple_of=pad_to_multiple_of, padding_side=padding_side
+        )
+        if return_tensors is not None and len(lengths := {len(row) for row in padded["input_ids"]}) > 1:
+            raise ValueError(f"rows of {sorted(lengths)} tokens make no tensor; set padding=True, or return_tensors=None for lists")
+        data = {name: padded[name] for name in ("input_ids", "attention_mask")} | data
         return BatchFeature(data, tensor_type=return_tensors)
 
     @property
@@ -203,6 +246,31 @@ class GatoProcessor(ProcessorMixin):
     def post_process_image_text_to_text(self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any) -> list[str]:
         """The text of each row of ids."""
         return self.tokenizer.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens)
+
+
+def _paired(images: Any, text: Any) -> tuple[list[Any] | None, list[str]]:
+    """Pictures, if there are any, and as many texts. **Raises:** `ValueError` if they do not pair."""
+    pictures = None if images is None else list(images) if isinstance(images, (list, tuple)) else [images]
+    if pictures and all(isinstance(p, (list, tuple)) for p in pictures):  # as pipelines hand them over, per row
+        pictures = list(pictures[0]) if len(pictures) == 1 else [p[0] if len(p) == 1 else p for p in pictures]
+    texts = [text] if isinstance(text, str) else [""] * len(pictures or []) if text is None else given.texts("text", text)
+    if not texts or (pictures is not None and len(pictures) != len(texts)):
+        found = "no" if pictures is None else str(len(pictures))
+        raise ValueError(f"{found} pictures were given for {len(texts)} texts; give one picture per text, or texts alone")
+    return pictures, texts
+
+
+def _cut(pieces: list[int], room: int, truncation: bool | str | None, side: str) -> list[int]:
+    """The pieces that find room. **Raises:** `ValueError` if they do not and are not to be cut, or there is none."""
+    if truncation not in (True, False, None, "longest_first", "only_first", "do_not_truncate"):
+        raise ValueError(f"truncation is {truncation!r}, expected True or False")
+    if room < 0:
+        raise ValueError(f"max_length is {-room} tokens too short for a picture and its separator alone; raise it")
+    if len(pieces) <= room:
+        return pieces
+    if truncation in (False, None, "do_not_truncate"):
+        raise ValueError(f"a text has {len(pieces)} pieces, but max_length leaves {room}; set truncation=True, or raise it")
+    return pieces[len(pieces) - room :] if side == "left" else pieces[:room]
 
 
 AutoImageProcessor.register(GatoConfig, image_processor_classes={"pil": GatoImageProcessor}, exist_ok=True)

@@ -83,6 +83,7 @@ class Transformer(nn.Module):
         depth_noise: Tensor | None = None,
         keep: Tensor | None = None,
         blocks: Any = None,
+        states: list[Tensor] | None = None,
     ) -> Tensor:
         """
         **Arguments:**
@@ -93,6 +94,7 @@ class Transformer(nn.Module):
         - `depth_noise` (B, 2 * num_layers) in [0, 1): a row skips a sub-layer where it is below `drop_path`.
         - `keep` (K,): the flat places (b * L + l) whose states are wanted; nothing behind the last attention is computed
           for others.
+        - `states`: a list that is given what goes into each layer, and what is returned.
 
         **Returns:** (B, L, D), or (K, D) with `keep`.
         """
@@ -108,9 +110,14 @@ class Transformer(nn.Module):
         if depth_noise is not None and self.drop_path > 0:
             scales = (depth_noise >= self.drop_path).to(hidden.dtype) / (1 - self.drop_path)  # (B, 2 * num_layers)
         for i, layer in enumerate(self.layers):
+            if states is not None:
+                states.append(hidden)
             pair = (None, None) if scales is None else (scales[:, 2 * i, None, None], scales[:, 2 * i + 1, None, None])
             hidden = layer(hidden, context, cache, pair, keep if i == len(self.layers) - 1 else None)
-        return self.norm(hidden)
+        hidden = self.norm(hidden)
+        if states is not None:
+            states.append(hidden)
+        return hidden
 
     def compile_layers(self, **settings: Any) -> None:
         """Has `torch.compile` make one kernel graph of a layer, which all layers share; parameters and their names stay.

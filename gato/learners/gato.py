@@ -29,7 +29,7 @@ class GatoLearner(nn.Module):
             patch_boxes=batch.patch_boxes,
             document_ids=batch.document if batch.is_packed else None,
             labels=batch.labels,
-            label_weights=batch.weights,
+            row_weights=batch.weights,
             num_items_in_batch=batch.denominator,
             depth_noise=batch.depth_noise if self.training else None,
             target_index=batch.target_index,
