@@ -189,13 +189,22 @@ def _kind(encoded: bytes) -> str:
 def as_rgb(image: Image.Image) -> np.ndarray:
     """A decoded picture, upright, as uint8 (rows, columns, 3): transparent pixels become white, 16-bit greys are scaled."""
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would cut everything above 255 off
-        grey = (np.asarray(image).astype(np.uint32).clip(0, 65535) + 128) // 257
+    if image.mode == "F":
+        raise ValueError("the picture has floating-point pixels (mode F), whose white nobody knows; convert it to 8 bits")
+    if image.mode.startswith("I"):  # whole numbers, of which Pillow's own conversion would cut everything above 255 off
+        values = np.asarray(image).astype(np.int64)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise ValueError(f"the picture has pixels from {values.min()} to {values.max()} (mode I), expected 8 or 16 bits; convert it")
+        # `I;16` is what a file of 16 bits is; `I` alone may as well hold 8
+        grey = values if image.mode == "I" and values.max(initial=0) <= 255 else (values + 128) // 257
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.array(image.convert("RGB"))
+    try:
+        return np.array(image.convert("RGB"))
+    except ValueError:
+        raise ValueError(f"the picture is of mode {image.mode}, which has no way to RGB; convert it") from None
 
 
 def _episode(task: TaskSpec, row: PictureRow) -> Episode:

@@ -20,8 +20,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from gato.agent import Agent, as_picture
+from gato.agent import Agent
 from gato.page import section, write_page
+from gato.picture import as_picture
 from gato.transformer import Attention, AttentionContext, rotate
 
 from ..data.captions import fitted_box, read_image

@@ -12,6 +12,7 @@ import numpy as np
 
 from gato.agent import Agent
 from gato.episode import Episode
+from gato.picture import check_local
 from gato.plain import read_json, spanned
 from gato.spec import Modality, TaskSpec
 
@@ -29,18 +30,22 @@ RANKINGS = {  # what ranks the titles
 }
 PICTURES_AT_ONCE = 32
 MAX_FILES = 100_000
+OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".tif", ".tiff", ".svg", ".pdf", ".psd", ".jp2", ".jxl", ".ico", ".tga", ".dng")  # not read
 
 
 def picture_files(names: Sequence[str]) -> list[Path]:
     """Files as they are named, the pictures below folders, and what patterns match; sorted within each.
 
-    **Raises:** `ValueError` for a folder or a pattern without pictures, and for more than `MAX_FILES`.
+    Pictures in forms that are not read, such as TIFF, are among them, so that what reads them names them.
+
+    **Raises:** `ValueError` for a folder or a pattern without pictures, an address, and for more than `MAX_FILES`.
     """
     found: list[Path] = []
     for name in names:
+        check_local(name)
         path = Path(name)
         if path.is_dir():
-            here = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            here = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES + OTHER_SUFFIXES and p.is_file())
         elif not path.exists() and any(c in name for c in "*?["):
             here = sorted(Path(p) for p in glob(name, recursive=True) if Path(p).is_file())
         else:

@@ -28,7 +28,7 @@ from .device import pick_device
 from .episode import Episode
 from .picture import as_picture
 from .plain import shown
-from .setting import COUNT, SEED, TEMPERATURE, check_value
+from .setting import COUNT, SEED, TEMPERATURE, Limits, check_value
 from .spec import FieldSpec, Modality, TaskSpec
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ class Agent:
 
         **Arguments:** `streamer`: as for `generate`; for a single picture only.
         """
-        shown = given.several("images", images, "pictures; caption takes a single one")
-        return self._continue(self._picture_prompts(shown), max_new_tokens, temperature, seed, streamer=streamer)
+        pictures = given.several("images", images, "pictures; caption takes a single one")
+        return self._continue(self._picture_prompts(pictures), max_new_tokens, temperature, seed, streamer=streamer)
 
     def answer(self, image: Any, question: str, **generation: Any) -> str:
         """The answer to a question about one picture; `image` as for `caption`."""
@@ -173,8 +173,8 @@ class Agent:
         streamer: Any = None,
     ) -> list[str]:
         """Answers to one question per picture, in one batch."""
-        shown, asked = given.several("images", images, "pictures; answer takes a single one"), given.texts("questions", questions)
-        return self._continue(self._picture_prompts(shown, asked), max_new_tokens, temperature, seed, streamer=streamer)
+        pictures, asked = given.several("images", images, "pictures; answer takes a single one"), given.texts("questions", questions)
+        return self._continue(self._picture_prompts(pictures, asked), max_new_tokens, temperature, seed, streamer=streamer)
 
     def candidates(
         self,
@@ -192,7 +192,7 @@ class Agent:
 
         **Arguments:** `include`: a text for each picture that is to be among its candidates, such as the caption that is shown.
         """
-        given.whole_number("count", count, 1, MAX_CANDIDATES)
+        check_value("count", count, int, Limits(1, MAX_CANDIDATES))
         images = given.several("images", images, "pictures")
         questions = None if questions is None else given.texts("questions", questions)
         prompts = self._picture_prompts(images, questions)
@@ -329,8 +329,9 @@ class Agent:
         from gato.tokenizers.text import END
 
         vocabulary, context = self.tokenizer.vocabulary, self.model.config.context_length
-        temperature, seed = given.temperature(temperature), given.whole_number("seed", seed, 0, given.MAX_SEED)
-        max_new_tokens = given.whole_number("max_new_tokens", max_new_tokens, 1, 2**31 - 1)
+        check_value("temperature", temperature, float, TEMPERATURE)
+        check_value("max_new_tokens", max_new_tokens, int, COUNT)
+        check_value("seed", seed, int, SEED)
         if not prompts:
             return []
         longest = max(len(p.ids) for p in prompts)

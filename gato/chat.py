@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from .agent import Agent
 
@@ -49,13 +48,13 @@ class Conversation:
         self._turns[-1] += reply + "\n"
 
 
-def chat(agent: Agent, image: Path | None, max_new_tokens: int, temperature: float, seed: int) -> None:
+def chat(agent: Agent, image: str | None, max_new_tokens: int, temperature: float, seed: int) -> None:
     """Reads standard input line by line. **Raises:** `ValueError` if the checkpoint knows no text, or no questions for a picture."""
     from transformers import TextStreamer
 
-    from gato.data.captions import read_image
+    from gato.picture import pixels_of
 
-    picture = None if image is None else read_image(image)
+    picture = None if image is None else pixels_of(image)
     if picture is not None:
         agent.question_task()
     conversation, words = Conversation(agent, max_new_tokens), agent.text_tokenizer()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping
-from numbers import Integral, Real
 from typing import Any
 
 from .plain import shown
-
-MAX_SEED = 2**63 - 1
 
 
 def several(name: str, given: Any, of: str) -> list[Any]:
@@ -18,8 +14,10 @@ def several(name: str, given: Any, of: str) -> list[Any]:
 
     **Raises:** `ValueError` for a single thing, such as a text, a path or a picture.
     """
-    single = isinstance(given, (str, bytes, bytearray, memoryview, os.PathLike, Mapping)) or hasattr(given, "read") or hasattr(given, "size")
-    if (single and getattr(given, "ndim", 0) != 4) or not isinstance(given, Iterable):
+    single = (
+        isinstance(given, (str, bytes, bytearray, memoryview, os.PathLike, Mapping)) or hasattr(given, "read") or hasattr(given, "size")
+    )
+    if (single and getattr(given, "ndim", 0) not in (1, 4)) or not isinstance(given, Iterable):
         raise ValueError(f"{name} is {kind(given)}, expected a list of {of}")
     return list(given)
 
@@ -34,20 +32,6 @@ def text(name: str, given: Any) -> str:
 def texts(name: str, given: Any) -> list[str]:
     """**Raises:** `ValueError` if it is no list of texts."""
     return [text(f"{name}[{i}]", value) for i, value in enumerate(several(name, given, "texts"))]
-
-
-def whole_number(name: str, given: Any, low: int, high: int) -> int:
-    """**Raises:** `ValueError` if it is no whole number from `low` to `high`."""
-    if isinstance(given, bool) or not isinstance(given, Integral) or not low <= given <= high:
-        raise ValueError(f"{name} is {shown(given)}, expected a whole number from {low} to {high}")
-    return int(given)
-
-
-def temperature(given: Any) -> float:
-    """**Raises:** `ValueError` if it is no finite number of at least 0."""
-    if isinstance(given, bool) or not isinstance(given, Real) or not math.isfinite(given) or given < 0:
-        raise ValueError(f"temperature is {shown(given)}, expected a number of at least 0 (0: the likeliest each time)")
-    return float(given)
 
 
 def kind(given: Any) -> str:

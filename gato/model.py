@@ -19,6 +19,7 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.modeling_utils import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
 from .batch import NO_LOCAL
@@ -88,6 +89,7 @@ class Gato(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: GatoConfig, patch_embedder: nn.Module | None = None) -> None:
         super().__init__(config)
+        self.loss_type = "ForCausalLM"  # transformers' Trainer then counts no first label, which nothing predicts
         embedder = patch_embedder or PatchEmbedder(config.width, config.patch_channels)
         self.embedding = Embedding(config.table_rows, config.width, config.image_token_id, config.max_local_positions, embedder)
         self.transformer = Transformer(
@@ -166,7 +168,9 @@ class Gato(PreTrainedModel, GenerationMixin):
             raise ValueError("'cache' and 'past_key_values' are two names of one thing; give one of them")
         cache = past_key_values if cache is None else cache
         if use_cache is None:
-            use_cache = self.config.use_cache and labels is None and not self.training
+            use_cache = config.use_cache and labels is None and not self.training
+        if self.training and labels is not None:
+            use_cache = False  # nobody would read it, and layers that are computed again would write to it twice
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         check_inputs(input_ids, config.image_token_id, attention_mask, pixel_values, patch_boxes, patch_index, labels, cache)
@@ -382,5 +386,6 @@ def attention_layout(
 AutoConfig.register("gato", GatoConfig, exist_ok=True)
 for _auto in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
     _auto.register(GatoConfig, Gato, exist_ok=True)
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["gato"] = "Gato"  # by this Trainer knows that smoothed labels are to be shifted, too
 
 from . import processor  # noqa: E402, F401  the processor belongs to the model's contract, and needs its configuration

@@ -43,7 +43,10 @@ def pixels_of(image: Any) -> np.ndarray:
         return read_image(content)
     if isinstance(image, Image):
         _check_size(image.height, image.width)
-        return as_rgb(image)
+        try:
+            return as_rgb(image)
+        except OSError as error:  # it was opened, but not read yet
+            raise ValueError(f"the picture is damaged: {error}; restore it or leave it out") from None
     if hasattr(image, "detach"):  # torch's
         image = image.detach().cpu().numpy()
     if not isinstance(image, np.ndarray):

@@ -18,7 +18,7 @@ from .action_step import ActionStep
 from .batch import ACTION_LOCAL, NO_LOCAL, TokenSequence, join
 from .episode import Episode
 from .model import Gato
-from .setting import TEMPERATURE, check_value
+from .setting import SEED, TEMPERATURE, check_value
 from .spec import Modality, TaskSpec
 from .stream_cache import StreamCache
 
@@ -93,10 +93,9 @@ class GatoPolicy:
         static: bool = False,
         memory: int | None = None,
     ) -> None:
-        if memory is not None and (given.whole_number("memory", memory, 0, 2**31) < 1 or overflow != "rebuild"):
+        if memory is not None and (type(memory) is not int or memory < 1 or overflow != "rebuild"):
             raise ValueError(f"memory is {memory} with overflow '{overflow}'; give at least 1 timestep, and overflow 'rebuild'")
-        given.temperature(temperature)
-        given.whole_number("seed", seed, 0, given.MAX_SEED)
+        check_value("seed", seed, int, SEED)
         if overflow not in ("rebuild", "rolling"):
             raise ValueError(f"overflow is '{overflow}', expected 'rebuild' or 'rolling'")
         check_value("temperature", temperature, float, TEMPERATURE)

@@ -23,7 +23,8 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_python import PreTrainedTokenizer
 
 from . import given
-from .config import GatoConfig
+from .config import NUM_BINS, GatoConfig
+from .setting import COUNT, check_value
 from .spec import FieldSpec, Modality
 
 PAD, IMAGE, SEPARATOR = "<pad slot>", "<image slot>", "<separator slot>"  # no piece holds a space, so no text spells them
@@ -134,18 +135,13 @@ class GatoTokenizer(PreTrainedTokenizer):
             )
 
     def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any) -> list[str]:
-        """Pieces of `text`. transformers' own method would cut special tokens out of what a user typed.
-
-        **Raises:** `TypeError` for an argument of another name, which transformers hands on to here.
-        """
-        if unknown := sorted(kwargs.keys() - {"split_special_tokens", "is_split_into_words"}):
-            raise TypeError(f"the tokenizer got an unexpected argument '{unknown[0]}'")
+        """Pieces of `text`. transformers' own method would cut special tokens out of what a user typed."""
         return [self.text.piece(i) for i in self.text.encode(text)]
 
     def _convert_token_to_id(self, token: str) -> int:
         if token in self._special:
             return self._special[token]
-        if token.startswith("<bin ") and token[5:-1].isdigit():
+        if token.startswith("<bin ") and token[5:-1].isdecimal() and int(token[5:-1]) < NUM_BINS:
             return self._first_after_text + int(token[5:-1])
         return self.text.id(token)
 
@@ -224,7 +220,8 @@ class GatoProcessor(ProcessorMixin):
             after = [tokenizer.convert_tokens_to_ids(SEPARATOR)]
         pieces = [tokenizer.text.encode(t) for t in texts]
         if max_length is not None:
-            room = given.whole_number("max_length", max_length, 1, 2**31) - len(before) - len(after)
+            check_value("max_length", max_length, int, COUNT)
+            room = max_length - len(before) - len(after)
             pieces = [_cut(p, room, truncation, tokenizer.truncation_side) for p in pieces]
         elif truncation or padding == "max_length":
             raise ValueError("truncation and padding to a length need max_length; give it")

@@ -44,7 +44,9 @@ def _attention(options: Any) -> None:
     from gato.agent import load
     from gato.data.captions import SUFFIXES
     from gato.eval.attention import caption_attention, write_attention
+    from gato.picture import check_local
 
+    check_local(options.attention)
     if Path(options.attention).is_file() or Path(options.attention).suffix.lower() in SUFFIXES:
         seen = caption_attention(load(options.name, options.device, options.verify), options.attention)
         page = write_attention(seen, options.out)

@@ -69,7 +69,7 @@ def generate(arguments: list[str]) -> None:
 def chat(arguments: list[str]) -> None:
     parser = parser_of("chat", "Talk with a checkpoint, a line at a time. An empty line or the end of the input ends it.")
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--image", type=Path, help="the lines are questions about this picture")
+    parser.add_argument("--image", type=str, help="the lines are questions about this picture")
     parser.add_option("--max_new_tokens", int, 48, COUNT)
     parser.add_option("--temperature", float, 0.0, TEMPERATURE, "0: the likeliest piece each time")
     parser.add_option("--seed", int, 0, SEED)
