@@ -380,7 +380,7 @@ def load(folder: str | os.PathLike, device: str | None = None, verify: bool = Tr
 
     The folder of a retrieval or cloning policy that `gato finetune` left gives what acts the same way in its one task.
     """
-    if (Path(folder) / "baseline.json").is_file():
+    if isinstance(folder, (str, os.PathLike)) and (Path(folder) / "baseline.json").is_file():
         from gato.eval.baseline_folder import load_baseline
 
         return load_baseline(Path(folder))  # type: ignore[return-value]

@@ -59,10 +59,10 @@ def test_questions_are_a_list_of_texts(agent, questions, fault):
     assert fault.replace("\\", "") in refusal(agent.answers, [RED], questions)
 
 
-@pytest.mark.parametrize("text", [None, 3, b"go", ["go"], {"text": "go"}])
-def test_a_text_is_a_text(agent, text):
-    assert "text is" in refusal(agent.generate, text) and "expected a text" in refusal(agent.generate, text)
-    assert "expected a text" in refusal(agent.answer, RED, text)
+@pytest.mark.parametrize("wrong", [None, 3, b"go", ["go"], {"text": "go"}])
+def test_a_text_is_a_text(agent, wrong):
+    assert "text is" in refusal(agent.generate, wrong) and "expected a text" in refusal(agent.generate, wrong)
+    assert "expected a text" in refusal(agent.answer, RED, wrong)
 
 
 @pytest.mark.parametrize(

@@ -355,6 +355,7 @@ import sys, torch
 import gato.model
 from transformers import AutoModelForCausalLM
 folder = sys.argv[1]
+torch.set_num_threads(int(sys.argv[2]))  # another number adds in another order
 for load in (gato.model.Gato, AutoModelForCausalLM):
     model = load.from_pretrained(folder, dtype=torch.float64).eval()
     assert type(model) is gato.model.Gato
@@ -370,7 +371,9 @@ def test_saved_weights_give_equal_logits_in_a_new_process(make_gato, as_batch, d
     model.save_pretrained(tmp_path)
     names = {"input_ids": "ids", "local_positions": "local_position", "pixel_values": "patches", "patch_boxes": "patch_boxes"}
     torch.save(({k: getattr(batch, v) for k, v in names.items()}, logits_of(model, batch)), tmp_path / "expected.pt")
-    done = subprocess.run([sys.executable, "-c", _RELOAD, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _RELOAD, str(tmp_path), str(torch.get_num_threads())], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.stdout.strip() == "equal", done.stderr
 
 
