@@ -371,9 +371,8 @@ def test_saved_weights_give_equal_logits_in_a_new_process(make_gato, as_batch, d
     model.save_pretrained(tmp_path)
     names = {"input_ids": "ids", "local_positions": "local_position", "pixel_values": "patches", "patch_boxes": "patch_boxes"}
     torch.save(({k: getattr(batch, v) for k, v in names.items()}, logits_of(model, batch)), tmp_path / "expected.pt")
-    done = subprocess.run(
-        [sys.executable, "-c", _RELOAD, str(tmp_path), str(torch.get_num_threads())], capture_output=True, text=True, cwd=ROOT, check=False
-    )
+    command = [sys.executable, "-c", _RELOAD, str(tmp_path), str(torch.get_num_threads())]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stdout.strip() == "equal", done.stderr
 
 
