@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 from .left_out import LeftOut
@@ -30,14 +30,14 @@ _MARKS = (
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstandard", b"PK\x03\x04": "zip"}
 
 
-def suffix_of(path: Path) -> str:
+def suffix_of(path: PurePath) -> str:
     """A file's suffix in small letters, that of the packed file where it is gzipped: `.jsonl` of `A.JSONL.gz`."""
-    return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    return PurePath(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
-def stem_of(path: Path) -> str:
+def stem_of(path: PurePath) -> str:
     """A file's name without what `suffix_of` gives."""
-    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+    return PurePath(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
 
 
 def packing_of(start: bytes) -> str | None:

@@ -40,7 +40,7 @@ class _Row:
     split: str
     values: Mapping[str, Any]
     known: Mapping[str, Any]
-    texts: Texts
+    texts: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]]
     num_blank: int
     num_further: int
     picture: Path | None
@@ -147,7 +147,8 @@ class PictureTable:
             found = self._texts(values)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
-        texts = [x for x in found if None not in x[0].values()]
+        worded = [({name: text for name, text in said.items() if text is not None}, said, further) for said, further in found]
+        texts = [(words, further) for words, said, further in worded if len(words) == len(said)]
         kept = texts[:1] if self._only_first else texts
         split = named_split(values.get("split"), place) or self._split(table, values)
         known = known_parameters(values, None, place)

@@ -174,8 +174,8 @@ class CocoCaptions:
                 else:
                     captioned.add(key)
                     yield PictureRow(place, picture, {"caption": caption}, known)
-        for key, (picture, _) in pictures.items():
-            self._left_out.count("pictures without a caption", picture, key not in captioned)
+        for known_key, (picture, _) in pictures.items():
+            self._left_out.count("pictures without a caption", picture, known_key not in captioned)
 
     def _pictures(self, content: Mapping[str, Any], file: Path, folder: Path) -> dict[object, tuple[Path, dict[str, Any]]]:
         """`{id: (file, what is known of it)}`."""
