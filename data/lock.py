@@ -11,6 +11,8 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 LOCK_NAME = ".lock"
@@ -70,6 +72,13 @@ class FolderLock:
     def _explain(self, holder: dict | None) -> str:
         who = f"process {holder['pid']} on host '{holder['host']}'" if holder else "another process"
         return f"{self.path.parent} is being written by {who}; wait for it, or remove {self.path} if it no longer runs"
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Those of some folders, the innermost first, that hold nothing."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _read(path: Path) -> str | None:

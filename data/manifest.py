@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -274,13 +273,6 @@ def _with_digest(content: bytes) -> bytes:
     """Puts the SHA-256 of the content in the place of its last blank."""
     before, _, after = content.rpartition(_BLANK.encode())
     return before + hashlib.sha256(content).hexdigest().encode() + after
-
-
-def remove_empty(folders: Sequence[Path]) -> None:
-    """Those of some folders, the innermost first, that hold nothing."""
-    with suppress(OSError):
-        for folder in folders:
-            folder.rmdir()
 
 
 def sync_folder(folder: Path) -> None:

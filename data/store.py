@@ -34,18 +34,8 @@ from gato.spec import TaskSpec
 
 from .columns import episode_row, episode_schema, timestep_columns, timestep_rows, timestep_schema
 from .journal import JOURNAL_NAME, Journal, check_journal
-from .lock import FolderLock
-from .manifest import (
-    DISK_FULL,
-    MANIFEST_NAME,
-    FileEntry,
-    Manifest,
-    ShardEntry,
-    remove_empty,
-    sync_folder,
-    task_differences,
-    with_known_returns,
-)  # fmt: skip
+from .lock import FolderLock, remove_empty
+from .manifest import DISK_FULL, MANIFEST_NAME, FileEntry, Manifest, ShardEntry, sync_folder, task_differences, with_known_returns
 from .shard import Shard
 from .table import TEMPORARY, TableWriter, batch_rows, check_name
 
