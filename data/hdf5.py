@@ -171,6 +171,9 @@ class Hdf5Arrays:
         if isinstance(value, self._h5py.Empty):
             raise ValueError(f"{self.path}: the attribute '{key}' is empty")
         found = np.asarray(value, object if isinstance(value, str | bytes) else None)
+        if found.dtype.kind == "O":  # h5py hides in a text what is no UTF-8; as bytes it is refused
+            texts = [v.encode("utf-8", "surrogateescape") if isinstance(v, str) else v for v in found.reshape(-1)]
+            found = np.array([*texts, None], object)[:-1].reshape(found.shape)
         self._attributes[key] = found
         return found
 

@@ -26,12 +26,11 @@ from gato.spec import MAX_ELEMENTS, Modality, Role, TaskSpec
 from .files import files_digest
 from .foreign import exact_cast, foreign_episode
 from .formats import Dataset
-from .frames import is_plain_picture, look
 from .left_out import LeftOut
 from .lines import json_object
+from .minari_spaces import leaves_of, refuse_pictures, with_bounds, with_remedy
 
 if TYPE_CHECKING:
-    import gymnasium
     from minari.dataset.minari_storage import MinariStorage
 
 MAX_METADATA_BYTES = 2**27  # a picture's space alone lists every bound of every pixel
@@ -109,13 +108,13 @@ class MinariReader(Settings):
         else:
             name = str(metadata["dataset_id"])
             try:
-                action_space = _bounded(storage.action_space, self.action_low, self.action_high)
-                _refuse_pictures(storage.observation_space)
+                action_space = with_bounds(storage.action_space, self.action_low, self.action_high)
+                refuse_pictures(storage.observation_space)
                 task = TaskSpec.from_spaces(name if "/" in name else f"minari/{name}", storage.observation_space, action_space)
                 tasks = (replace(task, **_environment(metadata)),)
             except (ValueError, TypeError, AttributeError, OverflowError) as error:
                 text = str(error) if isinstance(error, ValueError) else _reason(error)
-                raise ValueError(f"{folder}: {_with_remedy(text)}") from None
+                raise ValueError(f"{folder}: {with_remedy(text)}") from None
         given: dict[str, Any] = {"name": self.task, "licence": self.licence, "clip_actions": self.clip_actions or None}
         return tuple(replace(t, **{k: v for k, v in given.items() if v is not None}) for t in tasks)
 
@@ -218,48 +217,6 @@ def _check_count(folder: Path, storage: MinariStorage, num_episodes: int) -> Non
         found = sum(part.is_dir() and part.name.isdigit() for part in folder.iterdir())
     if found != num_episodes:
         raise ValueError(f"{folder} holds {found} episodes, but its metadata says {num_episodes}; fetch it again, or mend total_episodes")
-
-
-def _bounded(space: gymnasium.Space, low: float | None, high: float | None) -> gymnasium.Space:
-    """An action space in which continuous values without bounds have these."""
-    from gymnasium import spaces
-
-    if isinstance(space, spaces.Dict):
-        return spaces.Dict({key: _bounded(part, low, high) for key, part in space.spaces.items()})
-    if isinstance(space, spaces.Tuple):
-        return spaces.Tuple([_bounded(part, low, high) for part in space.spaces])
-    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating) or (low is None and high is None):
-        return space
-    lowest = space.low if low is None else np.where(np.isfinite(space.low), space.low, low)
-    highest = space.high if high is None else np.where(np.isfinite(space.high), space.high, high)
-    return spaces.Box(lowest.astype(space.dtype), highest.astype(space.dtype), dtype=space.dtype.type)
-
-
-def _refuse_pictures(space: gymnasium.Space) -> None:
-    """**Raises:** `ValueError` for observations that look like pictures and would be read as numbers."""
-    from gymnasium import spaces
-
-    for name, leaf in _leaves(space, "observation").items():
-        if (
-            isinstance(leaf, spaces.Box)
-            and not is_plain_picture(str(leaf.dtype), leaf.shape)
-            and (found := look(str(leaf.dtype), leaf.shape))
-        ):
-            raise ValueError(
-                f"'{name}' looks like {found} {leaf.shape}, which would be read as numbers; collect them as uint8 of (rows, columns, 3), "
-                "or import the HDF5 file with 'gato data import recordings', where a field may say 'modality: image'"
-            )
-
-
-def _with_remedy(text: str) -> str:
-    """What the reader's own options can do about a space."""
-    if "its range is not finite" in text:
-        return f"{text.partition(';')[0]}; give --action_low and --action_high"
-    if "discrete tokens hold" in text:
-        return (
-            f"{text.partition(';')[0]}; import it with an adapter that splits the number into several below 1,024 (docs/formats/adapter.md)"
-        )
-    return text
 
 
 def _columns(task: TaskSpec, role: Role, nested: Any, length: int) -> dict[str, np.ndarray]:
@@ -393,15 +350,6 @@ def _provenance(metadata: Mapping[str, Any], storage: MinariStorage) -> dict[str
     if storage.jpeg_encoding:
         is_image = import_minari()[1].is_image_space
         spaces = {"observation": storage.observation_space, "action": storage.action_space}
-        if lossy := [name for role, space in spaces.items() for name in _leaves(space, role) if is_image(_leaves(space, role)[name])]:
+        if lossy := [name for role, space in spaces.items() for name in leaves_of(space, role) if is_image(leaves_of(space, role)[name])]:
             found["lossy_jpeg"] = lossy
     return found
-
-
-def _leaves(space: gymnasium.Space, name: str) -> dict[str, gymnasium.Space]:
-    from gymnasium import spaces
-
-    if not isinstance(space, spaces.Dict | spaces.Tuple):
-        return {name: space}
-    parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-    return {inner: leaf for key, part in parts for inner, leaf in _leaves(part, f"{name}/{key}").items()}

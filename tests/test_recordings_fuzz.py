@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 import yaml
 
 from gato.data.first_spec import first_spec
@@ -151,4 +152,28 @@ def test_first_specs_of_mutated_files(tmp_path, seeds):
         return path
 
     counts = fuzz(seeds, made, first)
+    assert min(counts.values()) > len(seeds) / 20
+
+
+@seeds(fast=150, slow=5_000)
+def test_mutated_hdf5_files(tmp_path, seeds):
+    h5py = pytest.importorskip("h5py", reason="needs the extra 'hdf5'")
+    spec = written(tmp_path, SPEC.replace("observations:", "episodes: data/*\nobservations:", 1).replace("{key: goal}", "{key: '@goal'}"))
+    path = tmp_path / "run.h5"
+
+    def made(rng: np.random.Generator) -> int | None:
+        groups = [mutated_arrays(rng), arrays(2)]
+        with h5py.File(path, "w") as file:
+            for i, found in enumerate(groups):
+                group = file.create_group(f"data/demo_{i}")
+                group.attrs["goal"] = one_of(rng, ("go", "go", "go", b"gr\xc3\xbc", b"\xff", 3, [1.5], ["a", "b"])) if i == 0 else "go"
+                for name, value in found.items():
+                    try:
+                        group[name.replace("\0", "") or "_"] = value.astype("S") if value.dtype.kind == "U" else value
+                    except (TypeError, ValueError, OSError):  # what HDF5 cannot hold
+                        group.pop(name, None)
+            act = file["data/demo_0"].get("act")
+            return None if not isinstance(act, h5py.Dataset) or not act.shape else act.shape[0] + 2
+
+    counts = fuzz(seeds, made, lambda number: read(path, spec, number))
     assert min(counts.values()) > len(seeds) / 20
