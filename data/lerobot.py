@@ -25,6 +25,7 @@ from gato.spec import NUM_DISCRETE_VALUES, FieldSpec, Modality, Role, TaskSpec
 from .captions import fit_image
 from .columns import FINAL
 from .formats import Dataset
+from .frames import look
 from .left_out import LeftOut
 from .lerobot_layout import Layout, open_parquet
 from .lerobot_rows import Rows, check_rows, column_of, numbers_of, pictures_of
@@ -242,6 +243,12 @@ class _Theirs(_Source):
         role = _role(name)
         common: dict[str, Any] = {"name": "/".join(path) or "action", "role": role, "path": path}
         label = f"{self.layout.folder}: feature '{name}'"
+        leave_out = f"leave it out: --leave_out '[\"{name}\"]'"
+        notes = self.layout.features[name].get("info")
+        if kind == "video" and isinstance(notes, dict) and notes.get("video.is_depth_map") is True:
+            raise ValueError(f"{label} is a film of distances, which would be read as colours; {leave_out}")
+        if role == "observation" and kind not in ("image", "video", "string") and (found := look(kind, shape)):
+            raise ValueError(f"{label} looks like {found} {shape}, which would be read as numbers; store it as dtype image, or {leave_out}")
         if kind in ("image", "video"):
             rows, columns = self.options.image_size or (64, 64)
             return FieldSpec(modality=Modality.IMAGE, shape=(rows, columns, 3), dtype="uint8", **common)

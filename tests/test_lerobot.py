@@ -502,3 +502,13 @@ def test_episodes_of_no_split_are_counted(broken):
     left_out = LeftOut()
     LeRobotReader().open(folder, left_out)
     assert left_out.counts["episodes that no split of info.json names"] == 1
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("uint8", [3, 32, 32]), ("float32", [32, 32, 3]), ("float32", [32, 32])])
+def test_numbers_that_look_like_pictures_are_refused_with_the_option_that_leaves_them_out(broken, dtype, shape):
+    folder = broken("v21")
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    edit_info(folder, features=info["features"] | {"observation.depth": {"dtype": dtype, "shape": shape, "names": None}})
+    with pytest.raises(ValueError, match=r"looks like .*pictures.*--leave_out '\[\"observation.depth\"\]'"):
+        LeRobotReader().open(folder)
+    assert LeRobotReader(leave_out=["observation.depth"]).open(folder).splits
