@@ -216,14 +216,14 @@ def killed_at(rank: int, step: int, of: int | None = None) -> None:
 # Where a save is cut off: what it is called, the function at whose call, which call of it (counted from the second save), and
 # whether before or after it.
 POINTS: dict[str, tuple[str, int, str]] = {
-    "before the first file": ("Agent.save", 1, "before"),
-    "weights written, not hashed": ("Agent.save", 1, "after"),
+    "before the first file": ("Agent.write", 1, "before"),
+    "weights written, not hashed": ("Agent.write", 1, "after"),
     "optimizer's state written": ("checkpoint.save_file", 1, "after"),
     "before the generator's state": ("checkpoint.save_file", 2, "before"),
-    "the first file hashed": ("checkpoint._sha256", 1, "after"),
-    "before the manifest": ("checkpoint._write_json", 3, "before"),
-    "half a manifest": ("checkpoint._write_json", 3, "half"),
-    "manifest written, not synced": ("checkpoint._write_json", 3, "after"),
+    "the first file hashed": ("digests.sha256", 1, "after"),
+    "before the manifest": ("digests.record", 1, "before"),
+    "half a manifest": ("digests.record", 1, "half"),
+    "manifest written, not synced": ("digests.record", 1, "after"),
     "before the rename": ("Path.rename", 1, "before"),
     "renamed, the older one still there": ("Path.rename", 1, "after"),
     "the older one half removed": ("checkpoint._remove", 1, "half"),
@@ -233,12 +233,13 @@ POINTS: dict[str, tuple[str, int, str]] = {
 
 def killed_in_save(rank: int, point: str) -> None:
     """The first rank dies at `point` of the run's second save."""
+    from gato import digests
     from gato.agent import Agent
     from gato.train import checkpoint
 
     name, number, when = POINTS[point]
     owner, attribute = name.split(".")
-    holder: Any = {"Agent": Agent, "checkpoint": checkpoint, "Path": Path}[owner]
+    holder: Any = {"Agent": Agent, "checkpoint": checkpoint, "digests": digests, "Path": Path}[owner]
     original, save, saves, calls = getattr(holder, attribute), checkpoint.save, [0], [0]
 
     def counted(*arguments: Any, **rest: Any) -> None:
@@ -252,7 +253,7 @@ def killed_in_save(rank: int, point: str) -> None:
         if when == "half" and attribute == "_remove":
             (arguments[0] / "manifest.json").unlink()
         elif when == "half":
-            arguments[0].write_text(json.dumps(arguments[1])[: len(json.dumps(arguments[1])) // 2])
+            (arguments[0] / f"{digests.NAME}.tmp-{os.getpid()}").write_text('{"format": 1, "fi')
         elif when == "after":
             original(*arguments, **rest)
         die()

@@ -345,17 +345,17 @@ def test_a_plan_splits_the_batch_and_counts_what_is_sent():
 
 
 def test_operations_of_a_layer_counted_by_hand():
-    """Width 4, one head of 2, GEGLU of 8, context 3, ten ids: q, k, v 3*4*2, attention 3*2, output 4*2, GEGLU 4*8*1.5, head 4*10.
+    """Width 4, one head of 2, GEGLU of 8, context 3, 1,034 ids: q, k, v 3*4*2, attention 3*2, output 4*2, GEGLU 4*8*1.5, head 4*1034.
 
     Of the last layer tokens meet what stands before the end of attention, targets the rest and the head.
     """
     from gato.model import GatoConfig
 
-    sizes = dict(num_heads=1, width=4, head_width=2, feed_forward=8, context_length=3, vocab_size=10)
-    one, two = (GatoConfig(num_layers=n, **sizes) for n in (1, 2))
+    sizes = dict(num_heads=1, width=4, head_width=2, feed_forward=8, context_length=3, vocab_size=1034, continuous_start=10)
+    one, two = (GatoConfig(num_layers=n, image_token_id=9, pad_token_id=8, **sizes) for n in (1, 2))
     assert flops_per_update(one, tokens=1, targets=0) == 6 * (24 + 6)
     assert flops_per_update(two, tokens=1, targets=0) == 6 * (2 * (24 + 6) + 8 + 48)
-    assert flops_per_update(one, tokens=0, targets=1) == flops_per_update(two, tokens=0, targets=1) == 6 * (8 + 48 + 40)
+    assert flops_per_update(one, tokens=0, targets=1) == flops_per_update(two, tokens=0, targets=1) == 6 * (8 + 48 + 4136)
 
 
 @pytest.mark.parametrize("size", ["gato-79m", "gato-364m", "gato-1b"])
