@@ -1,8 +1,9 @@
 """How many CPU threads torch computes with and how they wait, settled before it is imported.
 
 OpenMP's threads spin while they wait for each other. Where another process takes a core, the spinning ones hold up
-the one that works, at every layer of every timestep (docs/evaluation.md has figures). So the command lets them sleep, and small
-models compute with one thread, unless the environment or `--threads` says otherwise. `import gato` alone settles nothing.
+the one that works, at every layer of every timestep (docs/evaluation.md has figures). So the command lets them spin for some
+microseconds only and then sleep, and small models act with one thread, unless the environment or `--threads` says otherwise.
+`import gato` alone settles nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from .setting import MAX_THREADS, Limits
 
 THREADS = Limits(1, MAX_THREADS)
 THREADS_HELP = "of the CPU (default: OMP_NUM_THREADS; else one for a small model, and torch's choice for others)"
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}  # GNU's threads heed the count, others the policy
 SMALL = 40_000_000  # bytes of weights: ten million parameters
 
 
@@ -27,7 +29,7 @@ def waiting_chosen(environment: Mapping[str, str]) -> str | None:
 def wait_passively() -> None:
     """For this process, if torch is not imported yet, and for those that it starts."""
     if waiting_chosen(os.environ) is None:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.update(WAITING)
 
 
 def use_threads(threads: int | None, checkpoint: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gato.doctor import _threads
-from gato.threads import SMALL, use_threads, wait_passively, waiting_chosen
+from gato.threads import SMALL, WAITING, use_threads, wait_passively, waiting_chosen
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,8 @@ def nothing_chosen(monkeypatch: pytest.MonkeyPatch):
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-    os.environ.pop("OMP_WAIT_POLICY", None)
+    for name in WAITING:
+        os.environ.pop(name, None)
 
 
 def folder_of(size: int, path: Path) -> Path:
@@ -31,10 +32,10 @@ def folder_of(size: int, path: Path) -> Path:
 
 def test_the_command_settles_waiting_before_torch_is_imported_and_the_library_does_not() -> None:
     script = "import os, sys, gato; print(os.environ.get('OMP_WAIT_POLICY'));"
-    script += "from gato.cli import main; main(['ls', '--json']); print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    script += "from gato.cli import main; main(['ls', '--json']); print(*map(os.environ.get, ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')), 'torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     lines = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment).stdout.splitlines()
-    assert lines[0] == "None" and lines[-1] == "PASSIVE False"
+    assert lines[0] == "None" and lines[-1] == "PASSIVE 1000 False"
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"])
@@ -42,7 +43,7 @@ def test_what_somebody_chose_stays(name: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv(name, "100")
     wait_passively()
     assert waiting_chosen(os.environ) == name and os.environ[name] == "100"
-    assert name == "OMP_WAIT_POLICY" or "OMP_WAIT_POLICY" not in os.environ
+    assert not [other for other in WAITING if other != name and other in os.environ]
 
 
 def test_a_small_model_has_one_thread_and_a_large_one_keeps_torchs_choice(tmp_path: Path) -> None:
