@@ -51,7 +51,7 @@ def make_environment(folder: Path, versions: list[str], resolution: str) -> Path
     found = next((path for v in versions if (path := _uv("python", "find", "--no-python-downloads", v, check=False))), sys.executable)
     _uv("venv", "-q", "--python", found, str(folder))
     python = folder / "bin" / "python"
-    _uv("pip", "install", "-q", "--python", str(python), "--resolution", resolution, "-e", EXTRAS)
+    _uv("pip", "install", "-q", "--compile-bytecode", "--python", str(python), "--resolution", resolution, "-e", EXTRAS)
     tools = ["setuptools", "wheel", "ninja", "py-cpuinfo"]
     _uv("pip", "install", "-q", "--python", str(python), *tools)
     lowest = next(line for line in (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines() if line.startswith("deepspeed"))
