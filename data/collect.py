@@ -255,9 +255,14 @@ def _collect_task(task: TaskSpec, config: CollectConfig, crew: Crew) -> dict[str
 
 
 def _with_returns(task: TaskSpec, summary: Mapping[str, Any], config: CollectConfig, crew: Crew) -> TaskSpec:
-    """What the registry does not know of both returns: random play is measured, the expert's is that of the episodes without noise."""
+    """What the registry does not know of both returns: random play is measured, the expert's is that of the episodes without noise.
+
+    They hold for episodes of this length, so the task takes over the limit too.
+    """
     if envs.is_measured(task):
         return task
+    if config.episode_steps:
+        task = replace(task, episode_limit=min(config.episode_steps, task.episode_limit or config.episode_steps))
     expert, random = summary["expert_return"], task.random_return
     if random is None:
         jobs = (Job(task, i, config.seed, expert=_RANDOM, episode_steps=config.episode_steps) for i in range(RANDOM_EPISODES))

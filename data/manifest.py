@@ -241,7 +241,7 @@ class Manifest:
 def task_differences(expected: Sequence[TaskSpec], found: Sequence[TaskSpec]) -> list[str]:
     """What two lists of task specs disagree on, one line each.
 
-    Random and expert returns do not count: they are often measured after the first episodes.
+    Random and expert returns do not count, nor does a limit that one side lacks: they are often measured after the first episodes.
     """
     if [t.name for t in expected] != [t.name for t in found]:
         return [f"tasks are {[t.name for t in found]}, expected {[t.name for t in expected]}"]
@@ -249,6 +249,8 @@ def task_differences(expected: Sequence[TaskSpec], found: Sequence[TaskSpec]) ->
     for a, b in zip(expected, found, strict=True):
         mine, theirs = (json.loads(json.dumps(t.with_returns(None, None).to_dict())) for t in (a, b))
         fields = [{(f["role"], f["name"]): f for f in values.pop("fields")} for values in (mine, theirs)]
+        if None in (mine["episode_limit"], theirs["episode_limit"]):
+            mine["episode_limit"] = theirs["episode_limit"]
         pairs = [(f"task '{a.name}'", mine, theirs)]
         for role, name in sorted(fields[0].keys() | fields[1].keys()):
             label = f"task '{a.name}': {role} '{name}'"

@@ -51,7 +51,7 @@ def recording_files(path: Path, left_out: LeftOut) -> list[Path]:
         return [path]
     if path.is_dir():
         found = [f for f in files_below(path) if not _is_beside(f)]
-        files_below(path, {Path(suffix).suffix for suffix in SUFFIXES})  # refuses links that lead nowhere
+        files_below(path, {suffix.removesuffix(".gz") for suffix in SUFFIXES})  # refuses links that lead nowhere
     elif any(sign in str(path) for sign in "*?["):
         found = [f for f in map(Path, glob.glob(str(path), recursive=True)) if f.is_file()]
     else:

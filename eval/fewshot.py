@@ -127,11 +127,14 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
     return Demonstrations(store, task, tuple(numbers[count:]), tuple(numbers[:count]), store.num_episodes - len(numbers), references)
 
 
+_FOUND_OUT = ("random_return", "expert_return", "success", "episode_limit")
+
+
 def _as_stored(task: TaskSpec, store: Store) -> TaskSpec:
-    """What collecting the demonstrations found out about a task, where nothing else says it: both returns, and what success is."""
+    """What collecting the demonstrations found out about a task, where nothing else says it: both returns, success, the limit."""
     for known in store.tasks:
         if known.name == task.name:
-            found = {name: getattr(known, name) for name in ("random_return", "expert_return", "success") if getattr(task, name) is None}
+            found = {name: getattr(known, name) for name in _FOUND_OUT if getattr(task, name) is None}
             return replace(task, **found)
     return task
 
@@ -220,7 +223,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         "store": str(demonstrations.store.path), "pool": len(demonstrations.pool), "held_out": len(demonstrations.held_out),
         "left_out": demonstrations.left_out, "series": config.series, "rollouts": config.rollouts, "protocol": config.protocol,
         "training": asdict(config.training), "rows": rows, "cells": cells, "succeeded": demonstrations.succeeded(),
-        "take": policy_to_take(out, task.name, cells, config.rollouts, config.temperature),
+        "take": policy_to_take(out, task, cells, config.rollouts, config.temperature, config.limits),
     }  # fmt: skip
     _write(out / "fewshot.json", json.dumps(finite(results), indent=1))
     _write(out / "fewshot.md", few_shot_table(results) + "\n")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from gato.data.recording import EPISODE_STEPS
+from gato.spec import TaskSpec
 
 SIMPLEST_FIRST = ("retrieve", "clone", "frozen", "lora", "scratch", "full")
 OTHER_STARTS = 1_000_000  # seeds from here on are none that a cell was measured on
@@ -15,10 +18,10 @@ policy = gato.load("{folder}").policy("{task}"{temperature})
 env = envs.make(policy.task)
 observation, _ = env.reset(seed=0)
 policy.reset()
-ended = False
-while not ended:
+for timestep in range({steps}):
     observation, reward, terminated, truncated, info = env.step(policy.act_one(observation))
-    ended = terminated or truncated"""
+    if terminated or truncated:
+        break"""
 
 
 def saved_figure(cell: dict[str, Any]) -> str:
@@ -26,10 +29,13 @@ def saved_figure(cell: dict[str, Any]) -> str:
     return next(name for name in ("chosen on held-out", "last step", "no learning") if name in cell["figures"])
 
 
-def policy_to_take(out: Path, task: str, cells: Sequence[dict[str, Any]], rollouts: int, temperature: float) -> dict[str, Any] | None:
+def policy_to_take(
+    out: Path, task: TaskSpec, cells: Sequence[dict[str, Any]], rollouts: int, temperature: float, limits: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """The saved policy with the highest mean return; `None` where no cell left one behind.
 
-    All were measured on the same starts. Where means are equal, fewer demonstrations win, then the simpler way of learning.
+    All were measured on the same starts, within the `limits` of the run. Where means are equal, fewer demonstrations win, then the
+    simpler way of learning.
 
     **Returns:** `folder`, `mode`, `episodes`, `series`, `figure`, its `row`, `why`, `python` and `command`.
     """
@@ -48,11 +54,14 @@ def policy_to_take(out: Path, task: str, cells: Sequence[dict[str, Any]], rollou
     )
     said = "" if temperature == 1 else f", temperature={temperature:g}"
     option = "" if temperature == 1 else f" --temperature {temperature:g}"
+    steps = limits["episode_steps"]
+    option += "" if steps is None else f" --episode_steps {steps}"
+    longest = min((n for n in (task.episode_limit, steps) if n), default=EPISODE_STEPS)
     return {
         "folder": str(folder), "mode": cell["mode"], "episodes": cell["episodes"], "series": cell["series"], "figure": saved_figure(cell),
         "row": {name: value for name, value in row.items() if name != "returns"}, "why": why,
-        "python": LOOP.format(folder=folder, task=task, temperature=said),
-        "command": f"gato eval {folder} --tasks {task} --episodes {rollouts} --seed {OTHER_STARTS}{option}",
+        "python": LOOP.format(folder=folder, task=task.name, temperature=said, steps=longest),
+        "command": f"gato eval {folder} --tasks {task.name} --episodes {rollouts} --seed {OTHER_STARTS}{option}",
     }  # fmt: skip
 
 

@@ -77,11 +77,14 @@ def few_shot_table(results: dict[str, Any]) -> str:
         lines.append(f"by their own flags {judged['succeeded']} of {judged['judged']} demonstrations succeeded")
     lines += [] if scored else [f"no score: {results['unscored']}"]
     lines += [f"the {name} return: {where}" for name, where in results["references"].items() if where != "registry"]
-    lines += ["", f"{'demonstrations':32}" + "".join(f"{c:>24}" for c in counts)]
+    lines += ["", f"{'demonstrations':32}" + "".join(f"{c:>28}" for c in counts)]
     for label in labels(rows):
         found = {r["episodes"]: r for r in rows if r["label"] == label}
-        lines.append(f"{label:32}" + "".join(f"{_cell(found.get(c)):>24}" for c in counts))
+        lines.append(f"{label:32}" + "".join(f" {_cell(found.get(c)):>27}" for c in counts))
     lines += _success_lines(rows, counts)
+    if cut := [row for cell in results["cells"] for row in cell["figures"].values() if row.get("cut")]:
+        count = sum(row["cut"] for row in cut)
+        lines.append(f"{count:,} episodes did not end within {cut[0]['cut_at']:,} timesteps and were truncated there (--episode_steps)")
     if any("maximum" in r["figure"] for r in rows):
         lines += [
             "",
@@ -100,11 +103,11 @@ def _success_lines(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> lis
     """A second table: the share of successful episodes, where it is known."""
     if all(r["success"] is None for r in rows):
         return []
-    lines = ["", f"{'success':32}" + "".join(f"{c:>24}" for c in counts)]
+    lines = ["", f"{'success':32}" + "".join(f"{c:>28}" for c in counts)]
     for label in labels(rows):
         found = {r["episodes"]: r["success"] for r in rows if r["label"] == label and r["success"] is not None}
         if found:
-            lines.append(f"{label:32}" + "".join(f"{f'{found[c]:.0%}' if c in found else '':>24}" for c in counts))
+            lines.append(f"{label:32}" + "".join(f"{f'{found[c]:.0%}' if c in found else '':>28}" for c in counts))
     return lines
 
 

@@ -113,7 +113,6 @@ def odd_column(rng, size: int) -> pa.Array:
             pa.array([decimal.Decimal("1.5")] * size),
             pa.array([[("k", "v")]] * size, pa.map_(pa.string(), pa.string())),
             pa.array(["x", "0.png"] * size, pa.large_string()),
-            pa.array(["x", "0.png"] * size, pa.string_view()),
             pa.array([[1, 2]] * size, pa.list_(pa.int8(), 2)),
         ),
     )

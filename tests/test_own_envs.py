@@ -401,3 +401,12 @@ def test_an_environment_that_only_has_a_window_says_so(evaluated):
 def test_a_spec_of_an_own_environment_survives_json():
     task = envs.task("Everything-v0")
     assert TaskSpec.from_dict(json.loads(json.dumps(task.to_dict()))) == task
+
+
+def test_the_limit_under_which_both_returns_were_measured_is_the_tasks_own_from_then_on(tmp_path):
+    config = CollectConfig(tasks=["Endless-v0"], expert="own_envs:Right", episodes=2, workers=0, episode_steps=5, out=tmp_path)
+    collect(config)
+    (task,) = Store(tmp_path / "Endless-v0").tasks
+    assert task.episode_limit == 5
+    (again,) = collect(CollectConfig(tasks=["Endless-v0"], expert="own_envs:Right", episodes=3, workers=0, episode_steps=5, out=tmp_path))
+    assert again["timesteps"] == 15

@@ -13,6 +13,7 @@ from gato.cli import main
 from gato.data.first_spec import first_spec
 from gato.data.formats import import_dataset
 from gato.data.left_out import LeftOut
+from gato.data.recording_files import recording_files
 from gato.data.recordings import Recordings
 from gato.data.store import Store
 from gato.episode import Episode
@@ -443,3 +444,13 @@ def _refused_with(path: Path, left_out: LeftOut) -> str:
     with pytest.raises(ValueError) as caught:
         stores(path, SPEC, left_out)
     return str(caught.value)
+
+
+def test_a_link_among_recordings_that_leads_nowhere_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros(2))
+    for name in ("b.npz", "c.csv"):
+        (tmp_path / name).symlink_to("/nowhere/at-all")
+        with pytest.raises(ValueError, match=rf"{name} is a link to /nowhere/at-all, which does not exist"):
+            recording_files(tmp_path, LeftOut())
+        (tmp_path / name).unlink()
+    assert recording_files(tmp_path, LeftOut()) == [tmp_path / "a.npz"]

@@ -109,8 +109,8 @@ def test_a_column_that_is_there_twice_is_refused_in_parquet_too(tmp_path):
         rows(tmp_path / "a.parquet", "text")
 
 
-def test_dictionaries_and_views_of_text_are_text(tmp_path):
-    table = pa.table({"a": pa.array(["x", None]).dictionary_encode(), "b": pa.array(["y", "z"], pa.string_view())})
+def test_dictionaries_and_large_texts_are_text(tmp_path):
+    table = pa.table({"a": pa.array(["x", None]).dictionary_encode(), "b": pa.array(["y", "z"], pa.large_string())})
     pq.write_table(table, tmp_path / "a.parquet")
     assert Table.open(tmp_path / "a.parquet").texts == {"a", "b"}
     assert rows(tmp_path / "a.parquet", "a", "b") == [{"a": "x", "b": "y"}, {"a": None, "b": "z"}]

@@ -32,7 +32,8 @@ def folder_of(size: int, path: Path) -> Path:
 
 def test_the_command_settles_waiting_before_torch_is_imported_and_the_library_does_not() -> None:
     script = "import os, sys, gato; print(os.environ.get('OMP_WAIT_POLICY'));"
-    script += "from gato.cli import main; main(['ls', '--json']); print(*map(os.environ.get, ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')), 'torch' in sys.modules)"
+    script += "from gato.cli import main; main(['ls', '--json']);"
+    script += "print(*map(os.environ.get, ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')), 'torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     lines = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment).stdout.splitlines()
     assert lines[0] == "None" and lines[-1] == "PASSIVE 1000 False"
