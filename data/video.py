@@ -95,7 +95,7 @@ def video_facts(path: Path) -> dict[str, object]:
             "video.codec": stream.codec_context.codec.canonical_name,
             "video.pix_fmt": stream.pix_fmt,
             "video.is_depth_map": False,
-            "video.fps": float(stream.average_rate) if stream.average_rate.denominator > 1 else int(stream.average_rate),
+            "video.fps": int(rate) if (rate := float(stream.average_rate)).is_integer() else rate,
             "video.channels": 3,
             "has_audio": False,
         }
