@@ -32,7 +32,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gato.batch import ACTION_LOCAL, NO_LOCAL, Kind, TokenBatch, TokenSequence, collate
 from gato.episode import Episode
-from gato.head import weighted_loss
+from gato.layers.head import weighted_loss
 from gato.learners.gato import GatoLearner
 from gato.model import Gato, GatoConfig
 from gato.spec import FieldSpec, Modality, TaskSpec

@@ -34,14 +34,14 @@ import pyarrow as pa
 import torch
 
 from gato.batch import TokenSequence, join
-from gato.data.captions import caption_task
-from gato.data.columns import episode_schema, timestep_columns, timestep_schema
-from gato.data.manifest import FileEntry, Manifest, ShardEntry
+from gato.data.formats.picture_row import caption_task
+from gato.data.formats.text import document_task
 from gato.data.mixture import DataConfig, Mixture, Row, SourceConfig
+from gato.data.shards.columns import episode_schema, timestep_columns, timestep_schema
+from gato.data.shards.manifest import FileEntry, Manifest, ShardEntry
+from gato.data.shards.table import TableWriter, batch_rows
 from gato.data.source import Piece, Source
 from gato.data.store import StoreWriter
-from gato.data.table import TableWriter, batch_rows
-from gato.data.text import document_task
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer

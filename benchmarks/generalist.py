@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gato.data.lines import load_json
+from gato.data.formats.lines import load_json
 from gato.eval.summary import summarise_families
 
 # The 39 BabyAI levels that JAT was trained and measured on, and its interquartile means (Gallouedec et al., 2024).

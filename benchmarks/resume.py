@@ -39,16 +39,16 @@ data:
 optim: {learning_rate: 0.003, warmup_steps: 2, eps: 1.0e-5}
 train: {name: small, steps: 20, batch_size: 8, micro_batch_size: 2, save_every: 3, threads: 1, device: cpu, timeout: 60}
 """
-PRELOADED = ["gato.train.zero", "gato.train.pretrain", "gato.verbs.train", "gato.arguments", "deepspeed", "sentencepiece", "pyarrow"]
+PRELOADED = ["gato.train.zero", "gato.train.pretrain", "gato.cli.train", "gato.cli.arguments", "deepspeed", "sentencepiece", "pyarrow"]
 
 
 def make_stores(home: Path) -> None:
     """Corridor episodes, forty documents, twenty pictures with captions, and a tokenizer of 300 pieces."""
     import numpy as np
 
-    from gato.data.collect import CollectConfig, collect
+    from gato.data.collection.collect import CollectConfig, collect
+    from gato.data.formats.text import document_task
     from gato.data.store import StoreWriter
-    from gato.data.text import document_task
     from gato.episode import Episode
     from gato.spec import FieldSpec, Modality, TaskSpec
     from gato.tokenizers.text import TextTokenizer

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gato import envs
-from gato.data.collect import measure
+from gato.data.collection.collect import measure
 
 ROOT = Path(__file__).parent.parent
 ROWS, PAGE, REGISTRY = ROOT / "docs" / "suites.jsonl", ROOT / "docs" / "suites.md", ROOT / "configs" / "tasks.yaml"

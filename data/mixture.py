@@ -23,12 +23,12 @@ from gato import envs
 from gato.batch import TokenBatch, TokenSequence, collate, join
 from gato.spec import TaskSpec
 from gato.spelling import nearest
+from gato.tokenizers.episode import EpisodeTokenizer
+from gato.tokenizers.image import draw_positions
+from gato.tokenizers.text import TextTokenizer
+from gato.tokenizers.vocabulary import Vocabulary
 
-from ..tokenizers.episode import EpisodeTokenizer
-from ..tokenizers.image import draw_positions
-from ..tokenizers.text import TextTokenizer
-from ..tokenizers.vocabulary import Vocabulary
-from .mixture_config import DataConfig, SourceConfig, check, is_held_out
+from .selection import DataConfig, SourceConfig, check, is_held_out
 from .source import Piece, Source
 from .store import Store, named_store, stores_folder
 

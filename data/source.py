@@ -18,13 +18,13 @@ import numpy as np
 
 from gato import envs
 from gato.batch import NO_LOCAL, Kind, TokenSequence
+from gato.data.formats.text import TokenisedText
 from gato.spec import Modality, TaskSpec
+from gato.tokenizers.episode import EpisodeTokenizer
 
-from ..tokenizers.episode import EpisodeTokenizer
 from .augment import augmented
-from .mixture_config import SourceConfig, is_held_out, refuse_held_out
+from .selection import SourceConfig, is_held_out, refuse_held_out
 from .store import Store
-from .text import TokenisedText
 
 _log = logging.getLogger(__name__)
 

@@ -29,15 +29,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from gato.data.shards.columns import episode_row, episode_schema, timestep_columns, timestep_rows, timestep_schema
+from gato.data.shards.journal import JOURNAL_NAME, Journal, check_journal
+from gato.data.shards.manifest import (
+    DISK_FULL,
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    sync_folder,
+    task_differences,
+    with_known_returns,
+)
+from gato.data.shards.shard import Shard
+from gato.data.shards.table import TEMPORARY, TableWriter, batch_rows, check_name
 from gato.episode import Episode
+from gato.lock import FolderLock, remove_empty
 from gato.spec import TaskSpec
-
-from .columns import episode_row, episode_schema, timestep_columns, timestep_rows, timestep_schema
-from .journal import JOURNAL_NAME, Journal, check_journal
-from .lock import FolderLock, remove_empty
-from .manifest import DISK_FULL, MANIFEST_NAME, FileEntry, Manifest, ShardEntry, sync_folder, task_differences, with_known_returns
-from .shard import Shard
-from .table import TEMPORARY, TableWriter, batch_rows, check_name
 
 SHARD_BYTES = 128 * 2**20
 

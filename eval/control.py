@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gato.agent import Agent, load
-from gato.plain import check_writable, finite, reason
+from gato.data.store import Store
+from gato.disk import check_writable, finite, reason
+from gato.eval.words.captioning import caption_results, store_path, was_trained_on
+from gato.eval.words.text import text_results
 from gato.spec import TaskSpec
 
-from ..data.store import Store
 from .ablation import ablations
-from .captioning import caption_results, store_path, was_trained_on
 from .realtime import Pace
 from .recorder import Recorder, recording_settings
 from .replay import ActionKeeper, strip_of, write_films
 from .rollout import EpisodeResult, Transform, rollout
 from .settings import EvalConfig
 from .summary import paired_comparison, summarise, summarise_families
-from .text import text_results
 
 if TYPE_CHECKING:
     from gato.episode import Episode

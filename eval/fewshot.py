@@ -23,22 +23,22 @@ import numpy as np
 
 from gato import envs
 from gato.agent import Agent, load
+from gato.data.inspection.coarseness import inferred_origins
+from gato.data.store import Store, StoreWriter, named_store
 from gato.device import pick_device
+from gato.disk import finite
 from gato.envs.success import check_criterion
 from gato.episode import Episode
-from gato.plain import finite
+from gato.eval.report.chart import score_curves
+from gato.eval.report.fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
 from gato.policy import GatoPolicy, Policy
 from gato.spec import TaskSpec
+from gato.train.finetune import finetune, merged
+from gato.train.protocol import MODES
 
-from ..data.coarseness import inferred_origins
-from ..data.store import Store, StoreWriter, named_store
-from ..train.finetune import finetune, merged
-from ..train.protocol import MODES
 from .baseline import ClonePolicy, NearestPolicy
 from .baseline_folder import BaselineAgent, save_baseline
-from .chart import score_curves
 from .fewshot_choice import policy_to_take
-from .fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
 from .recorder import weights_sha256
 from .rollout import RandomPolicy, rollout
 from .score import score_scale

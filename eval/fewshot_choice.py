@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gato.data.recording import EPISODE_STEPS
+from gato.envs.recording import EPISODE_STEPS
 from gato.spec import TaskSpec
 
 SIMPLEST_FIRST = ("retrieve", "clone", "frozen", "lora", "scratch", "full")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from gato import envs
+from gato.eval.report.fewshot_table import origin_lines
+from gato.train.finetune import speed
+from gato.train.protocol import MODES
 
-from ..train.finetune import speed
-from ..train.protocol import MODES
 from .fewshot import give_memory, open_demonstrations, opened, subset, understood
-from .fewshot_table import origin_lines
 from .settings import FewShotConfig
 
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..train.checkpoint import steps
+from gato.train.checkpoint import steps
+
 from .control import evaluate_checkpoint
 from .settings import EvalConfig
 

@@ -6,9 +6,8 @@ from hashlib import file_digest
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from gato.data.store import Store, StoreWriter
 from gato.spec import TaskSpec
-
-from ..data.store import Store, StoreWriter
 
 if TYPE_CHECKING:
     from gato.episode import Episode

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gato import envs
-from gato.plain import reason
+from gato.data.video import VideoWriter
+from gato.disk import reason
+from gato.envs.recording import Recording, ask
+from gato.envs.stream import Watched
 from gato.spec import TaskSpec
 
-from ..data.recording import Recording, ask
-from ..data.video import VideoWriter
 from .film import as_frame, film_strip
-from .watch import Watched
 
 if TYPE_CHECKING:
     from gato.episode import Episode

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gato import envs
+from gato.disk import reason
 from gato.envs.demonstrator import Expert
+from gato.envs.recording import Recording, episode_seed, expert_episode, stack_values
+from gato.envs.stream import Watched
 from gato.episode import Episode, check_values, outside
-from gato.plain import reason
+from gato.progress import Progress
 from gato.spec import FieldSpec, Modality, TaskSpec
 
-from ..data.progress import Progress
-from ..data.recording import Recording, episode_seed, expert_episode, stack_values
 from .realtime import Pace
 from .settings import EPISODE_SECONDS, STEP_SECONDS
-from .watch import Watched
 
 if TYPE_CHECKING:
     from gato.policy import Policy

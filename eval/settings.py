@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gato.setting import MAX_COUNT, MAX_SEED, MAX_TEMPERATURE, Settings, bounded, choice
-
-from ..train.protocol import MODES, PROTOCOLS, Protocol
+from gato.train.protocol import MODES, PROTOCOLS, Protocol
 
 BASELINES = ("prompt", "retrieve", "clone")  # no learning; the nearest state's action; a small network from nothing
 STEP_SECONDS = 60.0  # that an environment may take for one answer

@@ -25,9 +25,9 @@ import numpy as np
 from . import digests, given
 from .description import Description
 from .device import pick_device
+from .disk import shown
 from .episode import Episode
 from .picture import as_picture
-from .plain import shown
 from .setting import COUNT, SEED, TEMPERATURE, Limits, check_value
 from .spec import FieldSpec, Modality, TaskSpec
 

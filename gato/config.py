@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
-from .plain import shown
+from .disk import shown
 
 MAX_SIZE = 2**24  # of ids, positions, and widths: a configuration comes from a file, and must not make us allocate at its word
 _NUMBERS: dict[str, tuple[int, int]] = {

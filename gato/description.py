@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .plain import kind_of, read_json, shown
+from .disk import kind_of, read_json, shown
 from .spec import TaskSpec
 
 if TYPE_CHECKING:

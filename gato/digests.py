@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .plain import read_json, shown
+from .disk import read_json, shown
 
 NAME = "manifest.json"
 FORMAT = 1

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .plain import shown
+from .disk import shown
 
 
 def several(name: str, given: Any, of: str) -> list[Any]:

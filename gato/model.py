@@ -22,14 +22,15 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
+from gato.layers.embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
+from gato.layers.head import weighted_loss
+from gato.layers.inputs import check_inputs
+from gato.layers.transformer import Attention, Block, PositionScheme, Transformer, document_blocks
+
 from .batch import NO_LOCAL
 from .config import GatoConfig
 from .digests import renew_model
-from .embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
-from .head import weighted_loss
-from .inputs import check_inputs
 from .libraries import cache_name
-from .transformer import Attention, Block, PositionScheme, Transformer, document_blocks
 
 CACHES = (None, "dynamic", "offloaded")  # of transformers' that grow with the text
 MAX_NEW_TOKENS = 32  # of a generation that names no number
@@ -163,7 +164,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         if inputs_embeds is not None:
             raise ValueError("inputs_embeds are not taken, since ids say where pictures stand; give input_ids")
         if config.output_attentions if output_attentions is None else output_attentions:
-            raise ValueError("attentions are not kept by the fused kernels; gato.eval.attention.recorded computes them")
+            raise ValueError("attentions are not kept by the fused kernels; gato.eval.insight.attention.recorded computes them")
         if cache is not None and past_key_values is not None:
             raise ValueError("'cache' and 'past_key_values' are two names of one thing; give one of them")
         cache = past_key_values if cache is None else cache

@@ -16,7 +16,7 @@ FORMS = "a file's name or bytes, an open file, a PIL picture, or a uint8 array (
 
 def as_picture(image: Any, spec: FieldSpec) -> np.ndarray:
     """A picture as uint8 of the field's shape: aspect kept, centred on white. **Raises:** `ValueError`, see `pixels_of`."""
-    from gato.data.captions import fit_image
+    from gato.data.formats.picture_row import fit_image
 
     array = pixels_of(image)
     return array if array.shape == spec.shape else fit_image(array, (spec.shape[0], spec.shape[1]))
@@ -29,7 +29,7 @@ def pixels_of(image: Any) -> np.ndarray:
     """
     from PIL.Image import Image
 
-    from gato.data.captions import MAX_BYTES, as_rgb, read_image
+    from gato.data.formats.picture_row import MAX_BYTES, as_rgb, read_image
 
     if isinstance(image, (str, os.PathLike)):
         check_local(os.fspath(image))
@@ -63,7 +63,7 @@ def check_local(name: str | bytes) -> None:
 def _of_array(array: np.ndarray) -> np.ndarray:
     from PIL import Image
 
-    from gato.data.captions import as_rgb
+    from gato.data.formats.picture_row import as_rgb
 
     is_picture = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
     if array.dtype != np.uint8 or not is_picture or array.size == 0:
@@ -80,7 +80,7 @@ def _of_array(array: np.ndarray) -> np.ndarray:
 
 
 def _check_size(rows: int, columns: int) -> None:
-    from gato.data.captions import MAX_PIXELS
+    from gato.data.formats.picture_row import MAX_PIXELS
 
     if not 0 < rows * columns <= MAX_PIXELS:
         raise ValueError(f"the picture has {rows}x{columns} pixels, expected 1 to {MAX_PIXELS}; scale it")

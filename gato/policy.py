@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 
-from .action_step import ActionStep
+from gato.layers.action_step import ActionStep
+from gato.layers.stream_cache import StreamCache
+
 from .batch import ACTION_LOCAL, NO_LOCAL, TokenSequence, join
 from .episode import Episode
 from .model import Gato
 from .setting import SEED, TEMPERATURE, check_value
 from .spec import Modality, TaskSpec
-from .stream_cache import StreamCache
 
 if TYPE_CHECKING:
     from gato.tokenizers.episode import EpisodeTokenizer

@@ -5,7 +5,7 @@
         steps: int | None = bounded(None, 1, 10**9)
         precision: str = choice("auto", ("auto", "bf16", "fp32"))
 
-`Settings` checks type and range on construction; `gato/arguments.py` checks the same before, to name the file.
+`Settings` checks type and range on construction; `gato/cli/arguments.py` checks the same before, to name the file.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .plain import kind_of, shown
+from .disk import kind_of, shown
 
 _SURROGATE = re.compile("[\\ud800-\\udfff]")  # half a character, which no file can hold
 MAX_NAME = 2**10  # letters

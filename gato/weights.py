@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .plain import read_json, shown
+from .disk import read_json, shown
 
 if TYPE_CHECKING:
     from .model import Gato, GatoConfig

@@ -11,9 +11,9 @@ import torch
 
 from gato.agent import Agent
 from gato.batch import collate
-from gato.data.captions import caption_task
-from gato.data.text import document_task
-from gato.data.vqa import question_task
+from gato.data.formats.picture_row import caption_task
+from gato.data.formats.text import document_task
+from gato.data.formats.vqa import question_task
 from gato.episode import Episode
 from gato.model import Gato, GatoConfig
 from gato.spec import FieldSpec, Modality, TaskSpec

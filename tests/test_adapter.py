@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 
 from gato.cli import main
-from gato.data.adapter import Adapter
-from gato.data.formats import import_dataset
-from gato.data.left_out import LeftOut
+from gato.data.formats.adapter import Adapter
+from gato.data.formats.dataset import import_dataset
+from gato.data.formats.left_out import LeftOut
 from gato.data.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +67,8 @@ def test_a_row_more_of_every_observation_is_the_final_one(adapted):
 
 
 def test_whole_episodes_and_all_their_arguments_are_taken(adapted):
-    body = "from gato.data.adapter import episode_of; yield episode_of(task, {**good, 'success': True, 'behaviour': 'human', 'seed': 7})"
+    body = "from gato.data.formats.adapter import episode_of; "
+    body += "yield episode_of(task, {**good, 'success': True, 'behaviour': 'human', 'seed': 7})"
     episode = adapted(body).episode(0)
     assert (episode.success, episode.behaviour, episode.seed) == (True, "human", 7)
 
@@ -151,7 +152,7 @@ def test_one_object_that_is_changed_between_episodes_gives_each_as_it_was(adapte
 
 
 def test_a_function_that_never_ends_is_read_as_far_as_is_said(tmp_path, monkeypatch):
-    from gato.data import adapter
+    from gato.data.formats import adapter
 
     (tmp_path / "a.py").write_text(f"{HEAD}\ndef episodes(path):\n    while True: yield good\n")
     monkeypatch.setattr(adapter, "MAX_EPISODES", 50)

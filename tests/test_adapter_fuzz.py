@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 
-from gato.data.adapter import Adapter
+from gato.data.formats.adapter import Adapter
 from tests.mutations import ODD, fuzz, mutated_array, mutated_text, mutated_value, one_of, seeds
 
 TEXT = """import numpy as np

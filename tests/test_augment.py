@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gato.data.augment import augmented
-from gato.data.captions import caption_task
+from gato.data.formats.picture_row import caption_task
 from gato.episode import Episode
 
 

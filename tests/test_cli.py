@@ -270,8 +270,8 @@ def test_later_files_and_then_options_win(gato, recipe) -> None:
 
 @pytest.mark.parametrize("words", [["64", "32"], ["[64,32]"]])
 def test_a_pair_is_two_words_or_a_list(words) -> None:
-    from gato.arguments import Parser
-    from gato.data.pictures import PicturesReader
+    from gato.cli.arguments import Parser
+    from gato.data.formats.pictures import PicturesReader
 
     parser = Parser(prog="gato data import pictures")
     parser.add_argument("path", type=Path)
@@ -297,7 +297,7 @@ def test_show_names_the_sizes_for_an_unknown_one(refusal, tmp_path: Path) -> Non
 
 
 def test_json_has_null_where_a_number_is_not_finite(capsys: pytest.CaptureFixture) -> None:
-    from gato.verbs.command import print_rows
+    from gato.cli.command import print_rows
 
     print_rows([{"low": float("nan"), "high": (float("inf"), 1.5)}], True, str)
     assert json.loads(capsys.readouterr().out) == [{"low": None, "high": [None, 1.5]}]

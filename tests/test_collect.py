@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 
 from gato import envs
-from gato.data.attempt import Noise
-from gato.data.collect import CollectConfig, collect, least_return, measure, store_path, window_expert_return
+from gato.data.collection.attempt import Noise
+from gato.data.collection.collect import CollectConfig, collect, least_return, measure, store_path, window_expert_return
 from gato.data.store import Store, StoreWriter
 from gato.envs.demonstrator import RuleExpert
 

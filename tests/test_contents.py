@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from gato.cli import main
-from gato.data.contents import contents, episode_contents
+from gato.data.formats.text import document_task
+from gato.data.inspection.contents import contents, episode_contents
 from gato.data.store import Store, StoreWriter
-from gato.data.text import document_task
 from gato.episode import Episode
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +73,7 @@ def test_a_large_store_is_read_in_evenly_spread_parts_and_says_so(tmp_path: Path
         for _ in range(3):
             writer.append(walk([0] * 4096, [1] * 4096))
     assert [f["scanned"] for f in contents(Store(tmp_path), max_timesteps=8000)["fields"]] == [8192, 8192]
-    monkeypatch.setattr("gato.data.contents.contents.__defaults__", (8000,))
+    monkeypatch.setattr("gato.data.inspection.contents.contents.__defaults__", (8000,))
     assert main(["data", "inspect", str(tmp_path)]) == 0
     assert "found in 8,192 timesteps, evenly spread" in capsys.readouterr().out
 

@@ -20,6 +20,7 @@ from benchmarks import resume
 from benchmarks.resume import Run
 from gato.batch import Kind
 from gato.cli import main
+from gato.cli.recipes import recipe_path
 from gato.config import preset
 from gato.data.mixture import DataConfig, Mixture, SourceConfig, open_tokenizer
 from gato.model import Gato
@@ -27,7 +28,6 @@ from gato.train import launch, ranks, zero
 from gato.train.metrics import read_metrics
 from gato.train.plan import flops_per_update, plan
 from gato.train.recipe import OptimConfig, TrainConfig
-from gato.verbs.recipes import recipe_path
 
 ROOT = Path(gato.__file__).parent.parent
 NEEDS_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gato import doctor
-from gato.cli import main
+from gato.cli import doctor, main
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gato.data.captions import PictureRow, caption_task, fit_image, picture_episode
-from gato.data.duplicates import MAX_BITS, compare_sources, duplicate_words, find_duplicates, mean_colours, perceptual_hash
-from gato.data.formats import import_dataset
+from gato.data.formats.dataset import import_dataset
+from gato.data.formats.picture_row import PictureRow, caption_task, fit_image, picture_episode
+from gato.data.formats.text import TextReader
+from gato.data.inspection.duplicates import MAX_BITS, compare_sources, duplicate_words, find_duplicates, mean_colours, perceptual_hash
 from gato.data.mixture import DataConfig, Mixture, SourceConfig
 from gato.data.store import Store, StoreWriter
-from gato.data.text import TextReader
 
 
 def scene(seed: int) -> Image.Image:

@@ -13,8 +13,8 @@ pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 import gymnasium
 
 from gato import envs
-from gato.data.recording import Recording, expert_episode
 from gato.envs.demonstrator import RandomExpert
+from gato.envs.recording import Recording, expert_episode
 from gato.envs.success import PARAMETERS, succeeded
 from gato.spec import Modality, TaskSpec
 

@@ -13,18 +13,18 @@ import pytest
 from gato import digests, envs
 from gato.agent import Agent, load
 from gato.cli import main
-from gato.data.collect import CollectConfig, collect
+from gato.data.collection.collect import CollectConfig, collect
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.toy import Corridor
 from gato.eval.ablation import ablations
 from gato.eval.control import evaluate_checkpoint
 from gato.eval.film import film_strip
 from gato.eval.follow import follow
+from gato.eval.report.table import score_table
 from gato.eval.rollout import EpisodeResult, expert_rollout
 from gato.eval.score import interquartile_mean, nested_interval, success_interval
 from gato.eval.settings import EvalConfig
 from gato.eval.summary import paired_comparison, summarise, summarise_families
-from gato.eval.table import score_table
 from gato.policy import GatoPolicy
 from gato.spec import TaskSpec
 

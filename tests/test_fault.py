@@ -14,7 +14,7 @@ import pytest
 
 from gato import cli
 from gato.cli import main
-from gato.data.files import inside
+from gato.data.formats.files import inside
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,7 +26,7 @@ def failing(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.delenv("GATO_DEBUG", raising=False)
 
     def run(verb, is_ours: bool = True) -> tuple[int, str]:
-        ours = FunctionType(verb.__code__, {**globals(), "__name__": "gato.verbs.test"}, None, None, verb.__closure__)
+        ours = FunctionType(verb.__code__, {**globals(), "__name__": "gato.cli.test"}, None, None, verb.__closure__)
         monkeypatch.setitem(cli.VERBS, "ls", ours if is_ours else verb)
         code = main(["ls", "--word"])
         captured = capsys.readouterr()

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from gato.cli import main
-from gato.data.journal import JOURNAL_NAME
-from gato.data.lock import LOCK_NAME
+from gato.data.formats.text import TokenisedText, document_task
+from gato.data.shards.journal import JOURNAL_NAME
 from gato.data.store import Store, StoreWriter
-from gato.data.text import TokenisedText, document_task
 from gato.episode import Episode
+from gato.lock import LOCK_NAME
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -377,7 +377,7 @@ EQUAL = {"rewards": [ZEROS], "discrete_actions": [[0]], "continuous_observations
     ],
 )
 def test_a_parquet_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch, capsys, kind, columns):
-    monkeypatch.setattr("gato.data.parquet.BOMB_BYTES", 2**20)  # a real one need not be larger to be a test
+    monkeypatch.setattr("gato.data.formats.parquet.BOMB_BYTES", 2**20)  # a real one need not be larger to be a test
     path = tmp_path / "bomb.parquet"
     pq.write_table(pa.table(columns), path, compression="zstd")
     assert path.stat().st_size < 6_000

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gato.data.files import files_below
+from gato.data.formats.files import files_below
 
 
 def made(folder: Path, *names: str) -> Path:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gato.data.formats import import_dataset, reader
+from gato.data.formats.dataset import import_dataset, reader
 from gato.data.store import Store
 
 FOREIGN = Path(__file__).parent / "fixtures" / "foreign"

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gato.data.columns import episode_row, timestep_columns, timestep_rows
-from gato.data.interleaved import InterleavedReader
-from gato.data.left_out import LeftOut
-from gato.data.pictures import PicturesReader
-from gato.data.text import TextReader
-from gato.data.vqa import VqaReader
-from gato.data.webdataset import WebdatasetReader
+from gato.data.formats.interleaved import InterleavedReader
+from gato.data.formats.left_out import LeftOut
+from gato.data.formats.pictures import PicturesReader
+from gato.data.formats.text import TextReader
+from gato.data.formats.vqa import VqaReader
+from gato.data.formats.webdataset import WebdatasetReader
+from gato.data.shards.columns import episode_row, timestep_columns, timestep_rows
 from tests.mutations import ODD_NAMES, fuzz, mutated_bytes, mutated_names, mutated_text, mutated_value, one_of
 
 SMALL = (16, 16)

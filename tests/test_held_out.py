@@ -9,11 +9,11 @@ import yaml
 
 from gato import envs
 from gato.cli import main
+from gato.cli.recipes import recipe_path, recipes
 from gato.data.mixture import DataConfig, Mixture, SourceConfig, check
 from gato.data.source import is_held_out
 from gato.data.store import StoreWriter
 from gato.spec import TaskSpec
-from gato.verbs.recipes import recipe_path, recipes
 
 NOTHING_HELD_OUT = {"babyai-view", "toy"}  # descriptions to learn from, and a family of one task
 

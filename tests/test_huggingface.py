@@ -13,9 +13,9 @@ from transformers import AutoModelForImageTextToText, pipeline
 
 import gato
 from gato.agent import Agent
-from gato.card import model_card
 from gato.cli import main
 from gato.processor import GatoTokenizer
+from gato.serve.card import model_card
 
 ROOT = Path(__file__).parent.parent
 

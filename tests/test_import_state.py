@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from gato.cli import main
-from gato.data.collect import CollectConfig, collect
-from gato.data.formats import Dataset, import_dataset
-from gato.data.left_out import LeftOut
-from gato.data.manifest import Manifest
+from gato.data.collection.collect import CollectConfig, collect
+from gato.data.formats.dataset import Dataset, import_dataset
+from gato.data.formats.left_out import LeftOut
 from gato.data.mixture import DataConfig, Mixture, SourceConfig
+from gato.data.shards.manifest import Manifest
 from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
 from gato.spec import TaskSpec
@@ -153,7 +153,7 @@ def test_validate_says_that_an_import_did_not_end_and_exits_with_1(source, tmp_p
 
 
 def test_training_on_such_a_store_and_inspection_say_so(source, tmp_path: Path, tokenizer, caplog: pytest.LogCaptureFixture) -> None:
-    from gato.data.inspection import inspect
+    from gato.data.inspection.scan import inspect
 
     with pytest.raises(ValueError):
         import_dataset(source({"train": [0, 1, "bad"]}), tmp_path)
@@ -165,7 +165,7 @@ def test_training_on_such_a_store_and_inspection_say_so(source, tmp_path: Path, 
 
 
 def test_inspection_names_what_the_import_left_out(source, tmp_path: Path, tokenizer) -> None:
-    from gato.data.inspection import inspect
+    from gato.data.inspection.scan import inspect
 
     dataset = source({"train": ["bad", 0, 1]}, skip=1)
     dataset.left_out.count("rows without text", "lab.csv, line 7", 2)
@@ -181,7 +181,7 @@ def test_a_killed_collection_says_what_is_missing_and_goes_on(tmp_path: Path) ->
     script = f"""
         import os, signal, sys
         from gato.data import collect, store
-        from gato.data.collect import CollectConfig
+        from gato.data.collection.collect import CollectConfig
         append = store.StoreWriter.append
         def killed(self, episode):
             append(self, episode)

@@ -12,13 +12,13 @@ import torch
 
 from gato.batch import TokenBatch
 from gato.cli import main
-from gato.data.captions import caption_task
-from gato.data.inspection import inspect
-from gato.data.inspection_figures import Histogram
-from gato.data.inspection_page import row_text, write_inspection, write_row
+from gato.data.formats.picture_row import caption_task
+from gato.data.formats.text import document_task
+from gato.data.inspection.figures import Histogram
+from gato.data.inspection.page import row_text, write_inspection, write_row
+from gato.data.inspection.scan import inspect
 from gato.data.mixture import DataConfig, Mixture, SourceConfig
 from gato.data.store import StoreWriter
-from gato.data.text import document_task
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers.text import TextTokenizer

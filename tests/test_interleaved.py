@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from gato.agent import Agent
-from gato.data.formats import import_dataset
-from gato.data.interleaved import InterleavedReader, interleaved_task
-from gato.data.left_out import LeftOut
+from gato.data.formats.dataset import import_dataset
+from gato.data.formats.interleaved import InterleavedReader, interleaved_task
+from gato.data.formats.left_out import LeftOut
+from gato.data.formats.vqa import question_task
 from gato.data.mixture import DataConfig, Mixture, SourceConfig
 from gato.data.store import Store
-from gato.data.vqa import question_task
 from gato.episode import Episode
 from gato.tokenizers.episode import EpisodeTokenizer
 

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from gato.cli import main
-from gato.data.captions import caption_task
-from gato.data.formats import import_dataset
-from gato.data.jat import JatReader
-from gato.data.jat_writer import JatWriter
-from gato.data.left_out import LeftOut
+from gato.data.formats.dataset import import_dataset
+from gato.data.formats.jat import JatReader
+from gato.data.formats.jat_writer import JatWriter
+from gato.data.formats.left_out import LeftOut
+from gato.data.formats.picture_row import caption_task
+from gato.data.formats.text import document_task
 from gato.data.store import Store
-from gato.data.text import document_task
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 from tests.round_trip import assert_equal, everything, stored

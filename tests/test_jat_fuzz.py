@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from gato.data.jat import JatReader
+from gato.data.formats.jat import JatReader
 from tests.mutations import fuzz, mutated_bytes, mutated_text, mutated_value, one_of, seeds
 
 

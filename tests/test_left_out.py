@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from gato.cli import main
-from gato.data.formats import Dataset, import_dataset
-from gato.data.left_out import BadRow, LeftOut
+from gato.data.formats.dataset import Dataset, import_dataset
+from gato.data.formats.left_out import BadRow, LeftOut
+from gato.data.formats.text import document_task
 from gato.data.store import Store, StoreWriter
-from gato.data.text import document_task
 from gato.episode import Episode
 
 TASK = document_task("text/numbers")
@@ -157,7 +157,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_left_out import numbers
-from gato.data.formats import import_dataset
+from gato.data.formats.dataset import import_dataset
 from gato.data.store import StoreWriter
 append, left = StoreWriter.append, int(sys.argv[2])
 def counted(self, episode):

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from gato.cli import main
-from gato.data.formats import import_dataset
-from gato.data.left_out import LeftOut
-from gato.data.lerobot import LeRobotReader
-from gato.data.lerobot_export import LeRobotWriter
-from gato.data.lerobot_layout import Layout, fill_template
+from gato.data.formats.dataset import import_dataset
+from gato.data.formats.left_out import LeftOut
+from gato.data.formats.lerobot.layout import Layout, fill_template
+from gato.data.formats.lerobot.reader import LeRobotReader
+from gato.data.formats.lerobot.writer import LeRobotWriter
 from gato.data.store import Store, StoreWriter
 from gato.data.video import VideoWriter, frames_at
 from gato.episode import Episode

@@ -54,7 +54,7 @@ def touched() -> Iterator[tuple[str, str]]:
 
 def overridden() -> Iterator[tuple[str, str]]:
     """(class, name) of every private name of another library's class that a class of ours defines anew."""
-    for module in ("gato.model", "gato.processor", "gato.transformer", "gato.arguments", "gato.policy"):
+    for module in ("gato.model", "gato.processor", "gato.layers.transformer", "gato.cli.arguments", "gato.policy"):
         for _, cls in inspect.getmembers(importlib.import_module(module), inspect.isclass):
             if cls.__module__ == module:
                 foreign = [
@@ -108,7 +108,7 @@ def test_the_tested_versions_are_those_of_this_python() -> None:
 def test_the_lock_holds_every_package_that_the_extras_ask_for() -> None:
     from packaging.requirements import Requirement
 
-    from gato import doctor
+    from gato.cli import doctor
 
     core, extras = doctor._requirements()
     asked = {Requirement(line).name for line in [*core, *(line for lines in extras.values() for line in lines)]} - {"opengato"}
@@ -119,7 +119,7 @@ def test_the_lock_holds_every_package_that_the_extras_ask_for() -> None:
 def test_every_tested_version_lies_in_its_range() -> None:
     from packaging.requirements import Requirement
 
-    from gato import doctor
+    from gato.cli import doctor
 
     core, extras = doctor._requirements()
     ranges = [Requirement(line) for line in [*core, *(line for lines in extras.values() for line in lines)]]

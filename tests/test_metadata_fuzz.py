@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gato.data.lerobot import LeRobotReader
+from gato.data.formats.lerobot.reader import LeRobotReader
 from tests.mutations import fuzz, mutated_bytes, mutated_value, one_of, seeds
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -69,7 +69,7 @@ def test_mutated_metadata_of_lerobot(tmp_path, version, seeds):
 @seeds(fast=400, slow=4_000)
 def test_mutated_metadata_of_minari(tmp_path, monkeypatch, seeds):
     pytest.importorskip("minari", reason="pip install 'opengato[minari]'")
-    from gato.data.minari import MinariReader
+    from gato.data.formats.minari import MinariReader
     from tests.test_minari import buffer, dataset
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))

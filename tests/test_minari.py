@@ -16,10 +16,10 @@ from gymnasium import spaces  # noqa: E402
 from minari.data_collector import EpisodeBuffer  # noqa: E402
 
 from gato.cli import main  # noqa: E402
-from gato.data.captions import caption_task  # noqa: E402
-from gato.data.formats import import_dataset  # noqa: E402
-from gato.data.minari import MinariReader  # noqa: E402
-from gato.data.minari_writer import MinariWriter  # noqa: E402
+from gato.data.formats.dataset import import_dataset  # noqa: E402
+from gato.data.formats.minari import MinariReader  # noqa: E402
+from gato.data.formats.minari_writer import MinariWriter  # noqa: E402
+from gato.data.formats.picture_row import caption_task  # noqa: E402
 from gato.data.store import Store  # noqa: E402
 from gato.episode import Episode  # noqa: E402
 from gato.spec import TaskSpec  # noqa: E402

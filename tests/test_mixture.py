@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from gato.batch import Kind, TokenBatch, join
+from gato.data.formats.text import document_task
 from gato.data.mixture import DataConfig, Mixture, SourceConfig, rank_rows, row_weights
 from gato.data.source import episode_keys
 from gato.data.store import Store, StoreWriter
-from gato.data.text import document_task
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer

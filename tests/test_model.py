@@ -14,11 +14,11 @@ from torch import nn
 
 from gato.batch import ACTION_LOCAL, NO_LOCAL, collate, join
 from gato.config import GatoConfig, preset
-from gato.embedding import smooth_rows
-from gato.head import CPU_CHUNK, weighted_loss
+from gato.layers.embedding import smooth_rows
+from gato.layers.head import CPU_CHUNK, weighted_loss
+from gato.layers.transformer import document_blocks
 from gato.learners.gato import GatoLearner
 from gato.model import Gato, attention_layout
-from gato.transformer import document_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 EXACT = dict(rtol=1e-9, atol=1e-9)  # float64, up to the order of summation; rotary angles are equal bit by bit
@@ -143,7 +143,7 @@ def test_masked_targets_give_no_gradient(tiny, as_batch, walk):
 
 
 def test_every_token_of_a_text_only_batch_is_a_target_except_padding(tokenizer):
-    from gato.data.text import document_task
+    from gato.data.formats.text import document_task
     from gato.episode import Episode
 
     task = document_task("text/toy")

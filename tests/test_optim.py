@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from gato import transformer
+from gato.layers import transformer
 from gato.learners.gato import GatoLearner
 from gato.train import recipe
 from gato.train.optim import OptimConfig, learning_rate, make_optimizer, seconds_per_update

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from gato.cli import VERBS, main
-from gato.data.captions import caption_task
-from gato.data.collect import CollectConfig, collect
+from gato.cli.output import only_documents, wants_json, write_document
+from gato.data.collection.collect import CollectConfig, collect
+from gato.data.formats.picture_row import caption_task
+from gato.data.formats.text import document_task
 from gato.data.store import StoreWriter
-from gato.data.text import document_task
 from gato.episode import Episode
-from gato.output import only_documents, wants_json, write_document
 from gato.tokenizers.text import TextTokenizer
 
 RECIPE = """
@@ -112,7 +112,7 @@ def test_an_error_under_json_leaves_standard_output_empty(verb: str, tmp_path: P
 def test_prints_of_python_of_c_and_of_children_go_to_standard_error() -> None:
     script = """
 import os, subprocess, sys
-from gato.output import only_documents, write_document
+from gato.cli.output import only_documents, write_document
 early = sys.stdout
 with only_documents():
     print("python"); early.write("an old reference\\n"); os.write(1, b"c library\\n")

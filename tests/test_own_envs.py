@@ -16,10 +16,10 @@ pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 from gato import envs
 from gato.agent import Agent, load
 from gato.cli import main
-from gato.data.collect import CollectConfig, collect
-from gato.data.recording import EPISODE_STEPS, Recording
+from gato.data.collection.collect import CollectConfig, collect
 from gato.data.store import Store
 from gato.envs import own
+from gato.envs.recording import EPISODE_STEPS, Recording
 from gato.envs.success import check_criterion, succeeded
 from gato.eval.film import as_frame
 from gato.eval.rollout import RandomPolicy, rollout

@@ -16,7 +16,7 @@ import yaml
 
 import gato
 from gato.cli import main
-from gato.verbs.recipes import recipes
+from gato.cli.recipes import recipes
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("tokenizers", "data", "train", "eval")
@@ -25,7 +25,7 @@ CORE = sorted(
         *(ROOT / "gato").glob("*.py"),
         *(ROOT / "gato" / "learners").glob("*.py"),
         *(ROOT / "gato" / "envs").glob("*.py"),
-        *(ROOT / "gato" / "verbs").glob("*.py"),
+        *(path for folder in ("cli", "layers", "serve") for path in (ROOT / "gato" / folder).glob("*.py")),
     ]
 )
 
@@ -86,7 +86,7 @@ def test_training_and_acting_need_no_optional_package() -> None:
     absent = ("deepspeed", "datasets", "gymnasium", "minigrid", "metaworld", "matplotlib", "peft")
     run_python(
         f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"  # None in sys.modules: importing it fails
-        "import gato.train.pretrain, gato.policy, gato.agent, gato.eval.control, gato.eval.report, gato.data.mixture, gato.envs\n"
+        "import gato.train.pretrain, gato.policy, gato.agent, gato.eval.control, gato.eval.report.page, gato.data.mixture, gato.envs\n"
         "[getattr(gato, name) for name in gato.__all__]"
     )
 

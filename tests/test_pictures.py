@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gato.data.formats import import_dataset
-from gato.data.left_out import LeftOut
-from gato.data.pictures import PicturesReader
+from gato.data.formats.dataset import import_dataset
+from gato.data.formats.left_out import LeftOut
+from gato.data.formats.pictures import PicturesReader
 from gato.data.store import Store
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

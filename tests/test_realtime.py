@@ -8,10 +8,10 @@ import pytest
 pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 
 from gato import envs
+from gato.envs.stream import Watched
 from gato.eval.control import evaluate
 from gato.eval.realtime import Pace
 from gato.eval.rollout import rollout
-from gato.eval.watch import Watched
 
 CORRIDOR = envs.task("toy/corridor")
 

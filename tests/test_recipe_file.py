@@ -13,11 +13,11 @@ import yaml
 from mutations import SEEDS, fuzz, mutated_bytes, mutated_text, mutated_value, one_of
 
 from gato.cli import main
+from gato.cli.inspection import mixture_file, recipe_file
+from gato.cli.recipes import recipe_path, recipes
 from gato.data.mixture import DataConfig, Mixture, SourceConfig
-from gato.data.mixture_config import check
+from gato.data.selection import check
 from gato.data.store import StoreWriter
-from gato.verbs.inspection import mixture_file, recipe_file
-from gato.verbs.recipes import recipe_path, recipes
 from gato.yaml_file import load_yaml
 
 RECIPE = """# a comment

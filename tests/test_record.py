@@ -11,7 +11,7 @@ pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 from gato import envs
 from gato.agent import Agent
 from gato.cli import main
-from gato.data.formats import WRITERS, import_dataset, reader
+from gato.data.formats.dataset import WRITERS, import_dataset, reader
 from gato.data.store import Store
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from gato.cli import main
-from gato.data import arrays
-from gato.data.first_spec import first_spec
-from gato.data.formats import import_dataset
-from gato.data.recordings import Recordings
+from gato.data.formats.dataset import import_dataset
+from gato.data.formats.recordings import arrays
+from gato.data.formats.recordings.first_spec import first_spec
+from gato.data.formats.recordings.reader import Recordings
 from gato.data.store import Store
 from gato.episode import Episode
 from gato.spec import Modality

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from gato.cli import main
-from gato.data.first_spec import first_spec
-from gato.data.formats import import_dataset
-from gato.data.left_out import LeftOut
-from gato.data.recording_files import recording_files
-from gato.data.recordings import Recordings
+from gato.data.formats.dataset import import_dataset
+from gato.data.formats.left_out import LeftOut
+from gato.data.formats.recordings.files import recording_files
+from gato.data.formats.recordings.first_spec import first_spec
+from gato.data.formats.recordings.reader import Recordings
 from gato.data.store import Store
 from gato.episode import Episode
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from gato.data.first_spec import first_spec
-from gato.data.recordings import Recordings
+from gato.data.formats.recordings.first_spec import first_spec
+from gato.data.formats.recordings.reader import Recordings
 from tests.mutations import fuzz, mutated_array, mutated_bytes, mutated_names, mutated_text, mutated_value, one_of, seeds
 
 SPEC = """

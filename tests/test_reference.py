@@ -16,18 +16,19 @@ import pytest
 import yaml
 from PIL import Image
 
-from gato.data import packages, picture_sources, reference, text_sources
-from gato.data.concepts import concept_of, synonyms
-from gato.data.entries import gcide_prose, hacker_prose, prose
-from gato.data.packages import Missing, Package, fetch, unpack
-from gato.data.picture_sources import Picture, PictureSource
-from gato.data.picture_splits import Families, HeldOut, split_pictures
-from gato.data.reference import ReferenceConfig, build
+from gato.cli.recipes import recipe_path
+from gato.data.reference import build as reference
+from gato.data.reference import packages, picture_sources, text_sources
+from gato.data.reference.build import ReferenceConfig, build
+from gato.data.reference.concepts import concept_of, synonyms
+from gato.data.reference.entries import gcide_prose, hacker_prose, prose
+from gato.data.reference.packages import Missing, Package, fetch, unpack
+from gato.data.reference.picture_sources import Picture, PictureSource
+from gato.data.reference.picture_splits import Families, HeldOut, split_pictures
+from gato.data.reference.text_sources import TextSource, read_dialogues, read_dictionary
+from gato.data.reference.titles import Titled, stamp_caption
+from gato.data.reference.wordnet import WordNet, read_wordnet
 from gato.data.store import Store
-from gato.data.text_sources import TextSource, read_dialogues, read_dictionary
-from gato.data.titles import Titled, stamp_caption
-from gato.data.wordnet import WordNet, read_wordnet
-from gato.verbs.recipes import recipe_path
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gato.eval.chart import curve, interval_bar, score_axis, smoothed
-from gato.eval.report import write_report
+from gato.eval.report.chart import curve, interval_bar, score_axis, smoothed
+from gato.eval.report.page import write_report
 
 PICTURE = base64.b64encode(b"not looked into").decode()
 NASTY = "<script>alert('x')</script> & \"quotes\""

@@ -13,14 +13,14 @@ import pytest
 
 from gato import envs
 from gato.agent import Agent
-from gato.arguments import Parser
 from gato.cli import main
-from gato.data.collect import CollectConfig
-from gato.data.formats import READERS, WRITERS, reader, writer
-from gato.data.mixture_config import DataConfig, SourceConfig
-from gato.data.reference import ReferenceConfig
-from gato.demo_page import DemoConfig
+from gato.cli.arguments import Parser
+from gato.data.collection.collect import CollectConfig
+from gato.data.formats.dataset import READERS, WRITERS, reader, writer
+from gato.data.reference.build import ReferenceConfig
+from gato.data.selection import DataConfig, SourceConfig
 from gato.eval.settings import EvalConfig, FewShotConfig
+from gato.serve.demo_page import DemoConfig
 from gato.setting import Limits, Settings, bounded, expected, fields_of, is_allowed
 from gato.train.protocol import PROTOCOLS, Protocol
 from gato.train.recipe import ModelConfig, OptimConfig, PretrainConfig, TrainConfig

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gato.data.left_out import LeftOut
-from gato.data.lines import lines, load_json, suffix_of
-from gato.data.source_table import Table
-from gato.data.words import listed, sayings, words
+from gato.data.formats.left_out import LeftOut
+from gato.data.formats.lines import lines, load_json, suffix_of
+from gato.data.formats.source_table import Table
+from gato.data.formats.words import listed, sayings, words
 
 
 def rows(path, *columns, skip=0):
@@ -126,7 +126,7 @@ def test_what_is_not_there_does_not_exist(tmp_path):
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_lines_end_in_a_newline_whatever_the_file_has(tmp_path, ends, encoding, monkeypatch):
-    monkeypatch.setattr("gato.data.lines._CHUNK_BYTES", 8)  # so that ends and letters lie across chunks
+    monkeypatch.setattr("gato.data.formats.lines._CHUNK_BYTES", 8)  # so that ends and letters lie across chunks
     path = written(tmp_path / "a.txt", ends.join(["one", "", "zwölf ☃", "three"]).encode(encoding))
     assert [text for _, text in lines(path)] == ["one\n", "\n", "zwölf ☃\n", "three"]
     assert [place.rpartition(" ")[2] for place, _ in lines(path)] == ["1", "2", "3", "4"]

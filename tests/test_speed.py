@@ -70,7 +70,7 @@ def test_tokens_made_one_value_at_a_time_are_ours():
 
 @pytest.mark.parametrize("mode", ["eager", "checkpointed", "gpt2", "llama"])
 def test_a_line_of_the_training_table_is_made_on_the_cpu(mode, monkeypatch):
-    monkeypatch.setattr("gato.transformer.Transformer.compile_layers", lambda self: None)  # making kernels takes half a minute
+    monkeypatch.setattr("gato.layers.transformer.Transformer.compile_layers", lambda self: None)  # making kernels takes half a minute
     options = Namespace(device="cpu", rows=2, context=32, vocabulary=2000, steps=1, targets=0.25, patches=0.25, fp32=False)
     line = benchmark.measure("1x32x2", mode, options)
     assert line["tokens_per_second"] > 0 and line["flops"] > 0 and sum(line["parts"].values()) == pytest.approx(1, abs=0.05)

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gato.data.lock import LOCK_NAME
 from gato.data.store import Store, StoreWriter, stores_folder
 from gato.episode import Episode
+from gato.lock import LOCK_NAME
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gato.data.captions import caption_task
-from gato.data.formats import import_dataset
-from gato.data.left_out import LeftOut
+from gato.data.formats.dataset import import_dataset
+from gato.data.formats.left_out import LeftOut
+from gato.data.formats.picture_row import caption_task
+from gato.data.formats.text import TextReader, TokenisedText, document_task, texts_of
 from gato.data.store import Store, StoreWriter
-from gato.data.text import TextReader, TokenisedText, document_task, texts_of
 
 
 def characters(texts: list[str]) -> list[list[int]]:
@@ -111,10 +111,10 @@ def test_what_is_no_text_is_named(tmp_path, name, content, message):
 
 
 def test_lines_and_documents_have_limits(tmp_path, monkeypatch):
-    monkeypatch.setattr("gato.data.lines.MAX_LINE_BYTES", 10)
+    monkeypatch.setattr("gato.data.formats.lines.MAX_LINE_BYTES", 10)
     with pytest.raises(ValueError, match=r"source.txt, line 2 has more than 10 bytes; break it into several"):
         stored(tmp_path, "short\n12345678901\n")
-    monkeypatch.setattr("gato.data.text.MAX_DOCUMENT", 12)
+    monkeypatch.setattr("gato.data.formats.text.MAX_DOCUMENT", 12)
     with pytest.raises(ValueError, match=r"line 2: the document has more than 12 characters; break it up"):
         stored(tmp_path, "123456\n123456\n")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gato.doctor import _threads
-from gato.threads import SMALL, WAITING, use_threads, wait_passively, waiting_chosen
+from gato.cli.doctor import _threads
+from gato.cli.threads import SMALL, WAITING, use_threads, wait_passively, waiting_chosen
 
 
 @pytest.fixture(autouse=True)

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 
 import gato
 from gato import digests
-from gato.data.collect import CollectConfig, collect
-from gato.data.lock import FolderLock
+from gato.data.collection.collect import CollectConfig, collect
+from gato.data.formats.text import document_task
 from gato.data.mixture import DataConfig, Mixture, SourceConfig
 from gato.data.store import StoreWriter
-from gato.data.text import document_task
 from gato.episode import Episode
+from gato.lock import FolderLock
 from gato.tokenizers.text import TextTokenizer
 from gato.train import checkpoint
 from gato.train import pretrain as training

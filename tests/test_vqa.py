@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gato.data.formats import import_dataset
-from gato.data.left_out import LeftOut
+from gato.data.formats.dataset import import_dataset
+from gato.data.formats.left_out import LeftOut
+from gato.data.formats.vqa import VqaReader, question_task
 from gato.data.store import Store
-from gato.data.vqa import VqaReader, question_task
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

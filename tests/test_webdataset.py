@@ -8,10 +8,10 @@ import tarfile
 import pytest
 from PIL import Image
 
-from gato.data.formats import import_dataset
-from gato.data.left_out import LeftOut
+from gato.data.formats.dataset import import_dataset
+from gato.data.formats.left_out import LeftOut
+from gato.data.formats.webdataset import WebdatasetReader, expand_braces
 from gato.data.store import Store
-from gato.data.webdataset import WebdatasetReader, expand_braces
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -168,7 +168,7 @@ def test_forged_lengths_are_refused(tmp_path, size):
 
 def test_members_that_are_too_large_are_refused_unread(tmp_path, monkeypatch):
     path = shard(tmp_path / "a.tar", ("a.png", encoded(RED)), ("a.txt", "x" * 2000))
-    monkeypatch.setattr("gato.data.webdataset.MAX_TEXT_BYTES", 1000)
+    monkeypatch.setattr("gato.data.formats.webdataset.MAX_TEXT_BYTES", 1000)
     with pytest.raises(ValueError, match=r"sample 'a': .txt has 2000 bytes, more than 1000"):
         found(path)
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from gato import digests
 from gato.agent import Agent
-from gato.plain import read_json
+from gato.disk import read_json
 
 
 @dataclass(frozen=True)

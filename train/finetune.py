@@ -18,12 +18,12 @@ from torch import nn
 
 from gato.agent import Agent
 from gato.batch import TokenSequence, collate, join
+from gato.data.mixture import DataConfig, Mixture, SourceConfig
 from gato.episode import Episode
 from gato.learners.gato import GatoLearner
 from gato.model import Gato
 from gato.spec import TaskSpec
 
-from ..data.mixture import DataConfig, Mixture, SourceConfig
 from .checkpoint import Progress
 from .engine import PlainEngine
 from .loop import StopRequest, seconds_per_step, train

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from gato.batch import Kind, TokenBatch
+from gato.data.mixture import Mixture, rank_rows
 
-from ..data.mixture import Mixture, rank_rows
 from .checkpoint import Progress
 from .engine import Engine
 from .metrics import MetricsLog, memory_bytes

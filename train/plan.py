@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gato.head import CHUNK
+from gato.layers.head import CHUNK
 from gato.model import Gato, GatoConfig
 
 from .ranks import check_rows

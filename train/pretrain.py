@@ -19,15 +19,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gato.agent import Agent
+from gato.data.mixture import Mixture, open_tokenizer
 from gato.device import pick_device
+from gato.disk import read_json
 from gato.learners.gato import GatoLearner
+from gato.lock import FolderLock
 from gato.model import Gato
-from gato.plain import read_json
+from gato.tokenizers.episode import EpisodeTokenizer
+from gato.tokenizers.vocabulary import Vocabulary
 
-from ..data.lock import FolderLock
-from ..data.mixture import Mixture, open_tokenizer
-from ..tokenizers.episode import EpisodeTokenizer
-from ..tokenizers.vocabulary import Vocabulary
 from . import checkpoint
 from .checkpoint import Progress, Snapshot
 from .engine import Engine, PlainEngine

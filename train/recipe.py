@@ -8,14 +8,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
+from gato.data.selection import DataConfig
 from gato.setting import MAX_COUNT, MAX_SEED, MAX_THREADS, Settings, bounded, choice, text
-
-from ..data.mixture_config import DataConfig
-from ..tokenizers.vocabulary import Vocabulary
+from gato.tokenizers.vocabulary import Vocabulary
 
 SIZES = tuple(f"gato-{size}{twin}" for size in ("79m", "364m", "1b") for twin in ("", "-rope"))  # those of `gato.model.preset`
 RUN_NAME = r"[^\s./\\-][^/\\\x00-\x1f]{0,59}"  # a folder beside others, on every system
-PositionScheme = Literal["rope", "transformer_xl", "learned"]  # those of `gato.transformer`, which imports torch
+PositionScheme = Literal["rope", "transformer_xl", "learned"]  # those of `gato.layers.transformer`, which imports torch
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from contextlib import suppress
 from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any
 
-from ..plain import reason
-from ..spec import TaskSpec
+from gato.disk import reason
+from gato.spec import TaskSpec
+
 from . import own
 from .demonstrator import Expert
 

@@ -1,0 +1,112 @@
+"""Where a model looks while it acts: its attention over past timesteps, and over the patches of the picture before it.
+
+An action's first token is predicted from the separator, its others from the action tokens before them. Their attention
+is averaged per timestep and summed over the tokens of each timestep that is looked at. As for captions (`attention.py`),
+attention is where information is read, not why an action was chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+
+from gato.agent import Agent
+from gato.batch import ACTION_LOCAL, Kind, TokenSequence, collate
+from gato.episode import Episode
+from gato.eval.film import png_base64
+from gato.page import section, write_page
+from gato.spec import Modality
+
+from .attention import CELL, CaptionAttention, draw_maps, recorded
+
+MAX_TOKENS = 512  # all layers' weights over them are held at once
+
+
+@dataclass(frozen=True)
+class EpisodeAttention:
+    """- `timesteps` (layers, heads, T, T): how much of the attention of the row's action falls on the column's timestep; rows add up to 1.
+    - `patches`: the last acting timestep's picture with the attention of its action on each patch; `None` without a single picture.
+    """
+
+    timesteps: np.ndarray
+    patches: CaptionAttention | None
+
+
+def episode_attention(agent: Agent, episode: Episode) -> EpisodeAttention:
+    """The attention of an episode's actions, from its first timestep as far as the context and `MAX_TOKENS` reach.
+
+    **Raises:** `ValueError` if not even one action fits.
+    """
+    tokens = agent.tokenizer.encode(episode.window(0, MAX_TOKENS)).cut(min(agent.model.config.context_length, MAX_TOKENS))
+    actions = np.flatnonzero(tokens.local_position == ACTION_LOCAL)
+    if not len(actions):
+        raise ValueError(
+            f"there is no action within the first {len(tokens)} tokens of this episode of '{episode.task.name}', so no attention"
+        )
+    queries, acting = actions - 1, tokens.timestep[actions]  # a token is predicted from the one before it
+    batch = collate([tokens], len(tokens), agent.tokenizer.vocabulary.pad).to(agent.model.device)
+    with torch.inference_mode(), recorded(agent.model) as layers:
+        agent.model(
+            input_ids=batch.ids, local_positions=batch.local_position, pixel_values=batch.patches, patch_boxes=batch.patch_boxes,
+            patch_index=batch.patch_index, use_cache=False, logits_to_keep=1,
+        )  # fmt: skip
+    weights = np.stack([layer[0][:, queries].float().cpu().numpy() for layer in layers])  # (layers, H, queries, L)
+    steps = int(acting.max()) + 1
+    of_query = (acting == np.arange(steps)[:, None]) / np.maximum(np.bincount(acting, minlength=steps), 1)[:, None]  # (T, queries)
+    of_key = tokens.timestep[:, None] == np.arange(steps)  # (L, T)
+    found = np.einsum("tq,lhqk,ks->lhts", of_query, weights, of_key)
+    return EpisodeAttention(found, _patches(episode, tokens, steps - 1, np.einsum("q,lhqk->lhk", of_query[-1], weights)))
+
+
+def _patches(episode: Episode, tokens: TokenSequence, step: int, weights: np.ndarray) -> CaptionAttention | None:
+    images = [f for f in episode.task.observations if f.modality is Modality.IMAGE]
+    if len(images) != 1:
+        return None
+    here = np.flatnonzero((tokens.kind == Kind.PATCH) & (tokens.timestep == step))
+    rows, columns = (n // 16 for n in images[0].patched_size)
+    picture = np.asarray(episode.observations[images[0].name][step])
+    return CaptionAttention(picture, f"timestep {step}", rearrange(weights[..., here], "l h (r c) -> l h r c", r=rows, c=columns))
+
+
+def draw_timesteps(found: EpisodeAttention) -> Any:
+    """A PIL image: a row per layer, a column per head; in each map a row per acting timestep, a column per timestep looked at."""
+    from PIL import Image
+
+    layers, heads = found.timesteps.shape[:2]
+    sheet = Image.new("RGB", (heads * (CELL + 4) - 4, layers * (CELL + 4) - 4), "white")
+    for i in range(layers):
+        for j in range(heads):
+            light = np.sqrt(found.timesteps[i, j] / max(float(found.timesteps[i, j].max()), 1e-12))  # so that small shares show
+            cell = Image.fromarray((255 * light).astype(np.uint8)).resize((CELL, CELL), Image.Resampling.NEAREST)
+            sheet.paste(cell.convert("RGB"), (j * (CELL + 4), i * (CELL + 4)))
+    return sheet
+
+
+def write_episode_attention(found: EpisodeAttention, name: str, out: Path) -> Path:
+    """A page (.html) of all maps, or the map over timesteps alone as a picture (.png). **Raises:** `ValueError` for another suffix."""
+    if out.suffix not in (".png", ".html"):
+        raise ValueError(f"'{out}' is neither .png nor .html; name one of these")
+    if out.suffix == ".png":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draw_timesteps(found).save(out)
+        return out
+    about = (
+        f"A row per layer, a column per head. In each map a row is an action of timesteps 0 to {found.timesteps.shape[2] - 1}, a column a "
+        "timestep that it looks at; brightness is the square root of the share, scaled to the map's largest."
+    )
+    over_time = _image("attention over timesteps", draw_timesteps(found))
+    parts = [section(f"Attention over timesteps: {name}", f"<p>{escape(about)}</p>", over_time)]
+    if found.patches is not None:
+        over_patches = _image("attention over patches", draw_maps(found.patches))
+        parts.append(section(f"Over the patches of the last, {found.patches.caption}", over_patches))
+    return write_page(out, "attention", parts)
+
+
+def _image(label: str, picture: Any) -> str:
+    return f'<img alt="{label}" style="max-width:100%" src="data:image/png;base64,{png_base64(picture)}">'

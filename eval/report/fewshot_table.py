@@ -1,0 +1,123 @@
+"""The cells of `gato finetune` as rows with intervals, and the rows as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gato.disk import spanned
+from gato.eval.fewshot_choice import choice_lines
+from gato.eval.score import nested_interval, normalised_score, score_scale
+from gato.spec import TaskSpec
+from gato.train.protocol import MODES
+
+SMOOTHED = 5  # evaluations in the paper's moving average
+
+
+def summarise_cells(task: TaskSpec, cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row per mode, figure and number of demonstrations, over all series.
+
+    **Returns:** `label` (mode and figure), `mode`, `figure`, `episodes`, `series` (how many), `mean`, `low` and `high`: the
+    normalised score with its interval over series and episodes (`None` for a single episode), or the return where the task has no score;
+    `success`: the share of the episodes, where it is known.
+    """
+    is_scored = score_scale(task.random_return, task.expert_return) is None
+    groups: dict[tuple[str, str, int], list[np.ndarray]] = {}
+    successes: dict[tuple[str, str, int], list[float | None]] = {}
+    for cell in cells:
+        for figure, row in cell["figures"].items():
+            returns = [r for r in row["returns"] if r is not None]
+            found = normalised_score(returns, task.random_return, task.expert_return) if is_scored else np.asarray(returns)
+            key = cell["mode"], figure, cell["episodes"]
+            groups.setdefault(key, []).append(found)
+            successes.setdefault(key, []).append(row.get("success"))
+    rows = []
+    for (mode, figure, episodes), values in groups.items():
+        mean, low, high = nested_interval(values)
+        known = [share for share in successes[mode, figure, episodes] if share is not None]
+        label = f"{mode}, {figure}" if mode in MODES else mode
+        rows.append(
+            {
+                "label": label,
+                "mode": mode,
+                "figure": figure,
+                "episodes": episodes,
+                "series": len(values),
+                "mean": mean,
+                "low": low if np.isfinite(low) else None,
+                "high": high if np.isfinite(high) else None,
+                "success": float(np.mean(known)) if len(known) == len(values) else None,
+            }
+        )
+    return rows
+
+
+def few_shot_table(results: dict[str, Any]) -> str:
+    """The table as text: a line per mode and figure, a column per number of demonstrations."""
+    rows, scored = results["rows"], results["unscored"] is None
+    counts = sorted({r["episodes"] for r in rows})
+    what = f"score (0: random {results['random']:.4g}, 100: expert {results['expert']:.4g})" if scored else "return"
+    training = results["training"]
+    lines = [
+        f"{results['task']} from {results['checkpoint']}{', which was trained on it' if results['seen'] else ''}: {what}, "
+        f"95 % interval over {results['series']} series x {results['rollouts']} episodes",
+        f"{results['protocol']} protocol: {training['steps']} updates of {training['batch_size']} rows; demonstrations: {results['pool']} "
+        f"to draw from, {results['held_out']} held out, {results['left_out']} left out",
+    ]
+    if sibling := results["sibling"]:
+        unseen = "" if sibling["seen"] else ", which this checkpoint was not trained on either"
+        lines.append(f"the registry holds the task out of pretraining; its nearest trained sibling is {sibling['task']}{unseen}")
+    if memory := results["memory"]:
+        lines.append(f"trained and played in windows of {memory} timestep{'s' * (memory > 1)}")
+    lines += origin_lines(results["origins"])
+    if judged := results["succeeded"]:
+        lines.append(f"by their own flags {judged['succeeded']} of {judged['judged']} demonstrations succeeded")
+    lines += [] if scored else [f"no score: {results['unscored']}"]
+    lines += [f"the {name} return: {where}" for name, where in results["references"].items() if where != "registry"]
+    lines += ["", f"{'demonstrations':32}" + "".join(f"{c:>28}" for c in counts)]
+    for label in labels(rows):
+        found = {r["episodes"]: r for r in rows if r["label"] == label}
+        lines.append(f"{label:32}" + "".join(f" {_cell(found.get(c)):>27}" for c in counts))
+    lines += _success_lines(rows, counts)
+    if cut := [row for cell in results["cells"] for row in cell["figures"].values() if row.get("cut")]:
+        count = sum(row["cut"] for row in cut)
+        lines.append(f"{count:,} episodes did not end within {cut[0]['cut_at']:,} timesteps and were truncated there (--episode_steps)")
+    if any("maximum" in r["figure"] for r in rows):
+        lines += [
+            "",
+            f"The paper's maximum is the best of noisy evaluations (moving average of {SMOOTHED}) and flatters; compare last steps.",
+        ]
+    if results["series"] == 1:
+        lines.append("One series: the intervals say nothing of other demonstrations and training seeds.")
+    return "\n".join([*lines, "", *choice_lines(results["take"])])
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{row['mean']:.1f} {spanned(row['low'], row['high'], '.1f')}".rstrip()
+
+
+def _success_lines(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> list[str]:
+    """A second table: the share of successful episodes, where it is known."""
+    if all(r["success"] is None for r in rows):
+        return []
+    lines = ["", f"{'success':32}" + "".join(f"{c:>28}" for c in counts)]
+    for label in labels(rows):
+        found = {r["episodes"]: r["success"] for r in rows if r["label"] == label and r["success"] is not None}
+        if found:
+            lines.append(f"{label:32}" + "".join(f"{f'{found[c]:.0%}' if c in found else '':>28}" for c in counts))
+    return lines
+
+
+def origin_lines(origins: Mapping[str, Sequence[float]]) -> list[str]:
+    """What was inferred of the demonstrations' observations."""
+    return [
+        f"observation '{name}' lies where bins are coarse; it is measured from the demonstrations' medians: "
+        + ", ".join(f"{x:g}" for x in origin)
+        for name, origin in origins.items()
+    ]
+
+
+def labels(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(r["label"] for r in rows))

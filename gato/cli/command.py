@@ -1,0 +1,101 @@
+"""What the verbs share: a parser from our docstrings, the names of stores, and rows printed as a table or as JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from .output import write_document
+
+IMPORT = "--import MODULE, any number of times: imports modules of yours first, so that names can mean the environments they register"
+
+
+def parser_of(verb: str, description: str) -> Any:
+    from .arguments import Parser
+
+    return Parser(prog=f"gato {verb}", description=description, epilog=IMPORT)
+
+
+def parse(parser: Any, arguments: Sequence[str]) -> Any:
+    """**Raises:** `ValueError` with one line for bad options. A plain namespace, since jsonargparse renames `values`."""
+    return SimpleNamespace(**parser.parse(arguments).as_dict())
+
+
+def build_config(parser: Any, arguments: Sequence[str], file: Path | None = None) -> Any:
+    """The parsed dataclasses; an error names `file`, where the parser does not know that it is one."""
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # renamed in jsonargparse 4.49
+    try:
+        return instantiate(parser.parse(arguments))
+    except ValueError as error:
+        raise ValueError(f"'{file}': {error}" if file else str(error)) from None
+
+
+def add_loading(parser: Any) -> None:
+    """The options of every verb that loads a checkpoint."""
+    parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, mps; by default the best one here")
+    parser.add_argument("--verify", type=bool, default=True, help="compare the checkpoint's files with their hashes first")
+
+
+def one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, ImportError):
+        return f"{text}; 'gato doctor' says what is missing"
+    return text
+
+
+def print_rows(rows: Any, as_json: bool, text: Callable[[], str]) -> None:
+    if as_json:
+        write_document(rows)
+    else:
+        print(text())
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of equal keys as aligned columns."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+        return "" if value is None else str(value)
+
+    if not rows:
+        return "(nothing)"
+    lines = [list(rows[0]), *([cell(v) for v in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def open_store(name: str) -> Any:
+    from gato.data.store import Store
+
+    store = Store(store_folder(name))
+    if unfinished := store.manifest.shortfall:
+        print(f"gato: {name} holds {unfinished}", file=sys.stderr)
+    return store
+
+
+def store_folder(name: str) -> Path:
+    """A folder, or what a name stands for. **Raises:** `ValueError` if no store is there."""
+    from gato.data.store import named_store
+
+    path = Path(name) if (Path(name) / "manifest.json").exists() else named_store(name)
+    if not (path / "manifest.json").exists():
+        refuse_folder_of_stores(name)
+        raise ValueError(f"there is no store at {path}: it has no manifest.json")
+    return path
+
+
+def refuse_folder_of_stores(name: str) -> None:
+    """**Raises:** `ValueError` that names the stores in a folder, such as the one that an import of several splits made."""
+    from gato.data.store import named_store
+
+    folders = [f for f in (Path(name), named_store(name)) if name and f.is_dir()]
+    files = [f for folder in folders for f in sorted([*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")])]
+    found = [f.parent for f in files if b'"gato-store"' in f.read_bytes()[:100]]  # a checkpoint has a file of this name too
+    if found:
+        raise ValueError(f"'{name}' is a folder of stores; name one: {', '.join(map(str, found[:8]))}")

@@ -1,0 +1,116 @@
+"""`gato show`, `gato tokenize`, `gato doctor`: what is in a checkpoint, in a value, on a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gato.setting import INDEX, Limits
+
+from .command import add_loading, open_store, parse, parser_of, print_rows, table
+
+
+def show(arguments: list[str]) -> None:
+    parser = parser_of("show", "Parameters by part of a size (gato-79m ...) or a checkpoint, and a checkpoint's tasks.")
+    parser.add_argument("name", type=str)
+    parser.add_argument(
+        "--attention", type=str, help="a picture, or a store of episodes: draw where the checkpoint looks while it captions or acts"
+    )
+    parser.add_option("--episode", int, 0, INDEX, "of the store that --attention names")
+    parser.add_argument("--out", type=Path, default=Path("attention.html"), help="of --attention: .html or .png")
+    add_loading(parser)
+    parser.add_argument("--json", action="store_true")
+    options = parse(parser, arguments)
+    if options.attention:
+        _attention(options)
+        return
+    from gato.config import preset
+    from gato.description import Description, check_folder
+    from gato.weights import empty_model, read_config
+
+    is_checkpoint = Path(options.name).exists()
+    if is_checkpoint:
+        check_folder(Path(options.name))
+    config = read_config(Path(options.name)) if is_checkpoint else preset(options.name)
+    counts = empty_model(config).count_parameters()
+    content: dict[str, Any] = {"name": options.name, "positions": config.positions, "parameters": counts}
+    if is_checkpoint:
+        content["tasks"] = list(Description.load(Path(options.name)).tasks)
+    lines = [f"{part:28}{count:>16,}" for part, count in counts.items()] + content.get("tasks", [])
+    print_rows(content, options.json, lambda: "\n".join(lines))
+
+
+def _attention(options: Any) -> None:
+    from gato.agent import load
+    from gato.data.formats.picture_row import SUFFIXES
+    from gato.eval.insight.attention import caption_attention, write_attention
+    from gato.picture import check_local
+
+    check_local(options.attention)
+    if Path(options.attention).is_file() or Path(options.attention).suffix.lower() in SUFFIXES:
+        seen = caption_attention(load(options.name, options.device, options.verify), options.attention)
+        page = write_attention(seen, options.out)
+        print_rows({"caption": seen.caption, "page": page}, options.json, lambda: f"{seen.caption}: {page}")
+        return
+    from gato.eval.insight.episode_attention import episode_attention, write_episode_attention
+
+    store = open_store(options.attention)
+    if not 0 <= options.episode < store.num_episodes:
+        raise ValueError(f"store {options.attention} has episodes 0 to {store.num_episodes - 1}, there is no episode {options.episode}")
+    found = episode_attention(load(options.name, options.device, options.verify), store.episode(options.episode))
+    page = write_episode_attention(found, f"episode {options.episode} of {options.attention}", options.out)
+    print_rows({"store": options.attention, "episode": options.episode, "page": page}, options.json, lambda: str(page))
+
+
+def validate(arguments: list[str]) -> int:
+    about = "Read every file of checkpoints and compare it with what was saved: names, shapes, numbers, hashes."
+    parser = parser_of("validate", f"{about} Exit code 1 if something is damaged.")
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="folders such as runs/NAME/final")
+    parser.add_argument("--json", action="store_true")
+    options = parse(parser, arguments)
+    from .validation import validate_checkpoint
+
+    rows = [row for folder in options.checkpoints for row in validate_checkpoint(folder)]
+    print_rows(rows, options.json, lambda: "\n".join(_validation_lines(rows)))
+    return int(any(row["sound"] is False for row in rows))
+
+
+def _validation_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        state = {True: "sound", False: "DAMAGED", None: "not known"}[row["sound"]]
+        yield f"{row['checkpoint']}  {row['check']:32}  {state}{': ' if row['finding'] else ''}{row['finding'] or ''}"
+
+
+def tokenize(arguments: list[str]) -> None:
+    from .tokens import tokenize
+
+    parser = parser_of(
+        "tokenize", "Show how values become ids: numbers in the 32k layout, text and episodes with the tokenizer of the stores folder."
+    )
+    parser.add_argument("kind", choices=["continuous", "discrete", "text", "episode"])
+    parser.add_argument("--role", choices=["observation", "action"], default="observation")
+    parser.add_option("--low", float, -1.0, Limits(), "of a continuous action's range")
+    parser.add_option("--high", float, 1.0, Limits(), "of a continuous action's range")
+    parser.add_argument("--decode", action="store_true", help="from ids back to values")
+    parser.add_argument("--checkpoint", type=Path, help="use this checkpoint's tokenizer and ids")
+    parser.add_option("--episode", int, 0, INDEX)
+    parser.add_option("--timestep", int, 0, INDEX)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("values", nargs="+", type=str, help="numbers, ids, a text, or a store; after '--'")
+    options = parse(parser, arguments)
+    store = open_store(options.values[0]) if options.kind == "episode" else None
+    rows = tokenize(options, store)
+    print_rows(rows, options.json, lambda: table(rows))
+
+
+def doctor(arguments: list[str]) -> None:
+    from argparse import ArgumentParser  # our own parser's library may be what is missing
+
+    parser = ArgumentParser(prog="gato doctor", allow_abbrev=False, description="What is installed, what is missing, and what that means.")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    from .doctor import findings
+
+    rows = findings()
+    print_rows(rows, options.json, lambda: table(rows))

@@ -1,0 +1,1 @@
+"""What the transformer is made of, and what acting keeps of a pass."""

@@ -1,0 +1,111 @@
+"""Ids, patches and their positions -> vectors (Gato, section 2.2 and appendix C).
+
+One table serves all ids. A patch goes through a small ResNet block and gets a row and a column vector;
+every observation token gets the vector of its place within the timestep; action tokens share one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gato.batch import ACTION_LOCAL, NO_LOCAL
+
+NUM_POSITION_BINS = 128
+
+
+class TokenTable(nn.Embedding):
+    """The shared table, (rows, width). Its transpose is the output head, so it is tied by construction."""
+
+
+def smooth_rows(num_rows: int, width: int, std: float, bandwidth: float, generator: torch.Generator | None = None) -> Tensor:
+    """Random rows that change smoothly with their index: neighbouring bins start alike.
+
+    Random Fourier features of the bin's value x in [-1, 1]: sums of cos(2 pi f x + phase) with
+    frequencies f drawn from N(0, bandwidth^2). Each entry has the standard deviation `std`, as independent
+    rows would have; only the correlation between rows differs.
+    """
+    features = 256
+    x = torch.linspace(-1, 1, num_rows)[:, None]
+    frequency = torch.randn(1, features, generator=generator) * bandwidth
+    phase = torch.rand(1, features, generator=generator) * 2 * math.pi
+    mixing = torch.randn(features, width, generator=generator)
+    return std * math.sqrt(2 / features) * torch.cos(2 * math.pi * frequency * x + phase) @ mixing
+
+
+class PatchEmbedder(nn.Module):
+    """uint8 (N, 16, 16, 3) -> (N, width): a stem and one pre-activation ResNet block with GroupNorm and GELU.
+
+    The paper gives 32 groups, GELU and the v2 order, not the channels; 32 channels keep the parameter
+    counts of all three published sizes. Replaceable: anything with this signature will do
+    (`Gato(config, patch_embedder=...)`).
+    """
+
+    def __init__(self, width: int, channels: int = 32, groups: int = 32) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, kernel_size=4, stride=4)  # 16x16 -> 4x4
+        self.block = nn.Sequential(
+            nn.GroupNorm(groups, channels), nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(groups, channels), nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1),
+        )  # fmt: skip
+        self.activation = nn.GELU()
+        self.project = nn.Linear(channels * 16, width)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        pixels = (patches.permute(0, 3, 1, 2).to(self.stem.weight.dtype) / 127.5 - 1) / 4  # [-1, 1] / sqrt(16)
+        x = self.stem(pixels)
+        x = x + self.block(x)
+        return self.project(self.activation(x).flatten(1))
+
+
+class Embedding(nn.Module):
+    """A batch's ids and patches -> (B, L, width).
+
+    **Arguments:** `image_id`: ids with this value take the patches, in order, row by row.
+    """
+
+    def __init__(self, num_rows: int, width: int, image_id: int, max_local_positions: int, patch_embedder: nn.Module) -> None:
+        super().__init__()
+        self.image_id, self.action_row = image_id, max_local_positions
+        self.tokens = TokenTable(num_rows, width)
+        self.patch_embedder = patch_embedder
+        self.patch_rows = nn.Embedding(NUM_POSITION_BINS, width)
+        self.patch_columns = nn.Embedding(NUM_POSITION_BINS, width)
+        self.local = nn.Embedding(max_local_positions + 1, width)  # the last row is shared by all action tokens
+
+    def forward(
+        self, ids: Tensor, local_positions: Tensor | None, patches: Tensor | None, patch_boxes: Tensor | None, index: Tensor | None = None
+    ) -> Tensor:
+        """
+        **Arguments:** `ids`, `local_positions` (B, L); `patches` uint8 (N, 16, 16, 3), `patch_boxes` (N, 4); `index` (N,): the
+        flat place of each patch in `ids`, B * L for a spare one; by default the image slots, in order.
+
+        **Raises:** `ValueError` if the patches do not match the image slots. Spare patches, and patches where there are
+        no slots at all, are embedded and dropped: their gradient is zero, but there is one.
+        """
+        if patches is None or patch_boxes is None:
+            embedded = self.tokens(ids)
+        else:
+            embedded = self._with_patches(ids, patches, patch_boxes, self._slots(ids, len(patches)) if index is None else index)
+        if local_positions is not None:
+            place = torch.where(local_positions == ACTION_LOCAL, self.action_row, local_positions.clamp(min=0))
+            embedded = embedded + self.local(place) * (local_positions != NO_LOCAL)[..., None].to(embedded.dtype)
+        return embedded
+
+    def _with_patches(self, ids: Tensor, patches: Tensor, boxes: Tensor, index: Tensor) -> Tensor:
+        middle = ((boxes[:, 0::2] + boxes[:, 1::2] + 1) // 2).clamp(max=NUM_POSITION_BINS - 1)  # (N, 2): the rounded mean
+        vectors = self.patch_embedder(patches) + self.patch_rows(middle[:, 0]) + self.patch_columns(middle[:, 1])
+        flat = self.tokens(F.pad(ids.flatten(), (0, 1)))  # one place more, where spare patches go
+        flat = flat.index_copy(0, index, vectors.to(flat.dtype))
+        return flat[:-1].view(*ids.shape, -1)
+
+    def _slots(self, ids: Tensor, num_patches: int) -> Tensor:
+        slots = (ids == self.image_id).flatten().nonzero()[:, 0]
+        if len(slots) == 0:
+            return slots.new_full((num_patches,), ids.numel())
+        if len(slots) != num_patches:
+            raise ValueError(f"{num_patches} patches were given for {len(slots)} image slots")
+        return slots

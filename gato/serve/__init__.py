@@ -1,0 +1,1 @@
+"""What talks to people and programs about a trained model: chat, the web page, the card of a published model."""
