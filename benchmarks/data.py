@@ -34,9 +34,8 @@ import pyarrow as pa
 import torch
 
 from gato.batch import TokenSequence, join
-from gato.data.formats.picture_row import caption_task
-from gato.data.formats.text import document_task
-from gato.data.mixture import DataConfig, Mixture, Row, SourceConfig
+from gato.data.mixture import Mixture, Row
+from gato.data.selection import DataConfig, SourceConfig
 from gato.data.shards.columns import episode_schema, timestep_columns, timestep_schema
 from gato.data.shards.manifest import FileEntry, Manifest, ShardEntry
 from gato.data.shards.table import TableWriter, batch_rows
@@ -47,6 +46,7 @@ from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
+from gato.words import caption_task, document_task
 
 CONTEXT, ROWS, CORES = 1024, 8, 16
 START_UP = ("opening", "first batch", "opening a part", "first batch of a part")

@@ -47,11 +47,11 @@ def make_stores(home: Path) -> None:
     import numpy as np
 
     from gato.data.collection.collect import CollectConfig, collect
-    from gato.data.formats.text import document_task
     from gato.data.store import StoreWriter
     from gato.episode import Episode
     from gato.spec import FieldSpec, Modality, TaskSpec
     from gato.tokenizers.text import TextTokenizer
+    from gato.words import document_task
 
     collect(CollectConfig(tasks=["toy/corridor"], episodes=30, workers=0, out=str(home / "stores")))
     sentences = ["the agent goes right until it reaches the end of the corridor", "left and right are two actions"] * 20

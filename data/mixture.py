@@ -14,13 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from gato import envs
 from gato.batch import TokenBatch, TokenSequence, collate, join
+from gato.data.stores import named_store, stores_folder
 from gato.spec import TaskSpec
 from gato.spelling import nearest
 from gato.tokenizers.episode import EpisodeTokenizer
@@ -28,9 +28,9 @@ from gato.tokenizers.image import draw_positions
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
 
-from .selection import DataConfig, SourceConfig, check, is_held_out
+from .selection import DataConfig, check, is_held_out
 from .source import Piece, Source
-from .store import Store, named_store, stores_folder
+from .store import Store
 
 WORKER_TIMEOUT = 300  # seconds that a worker may take for one update
 
@@ -69,7 +69,7 @@ class Mixture:
         self.config, self.tokenizer, self.context_length, self.seed = config, tokenizer, context_length, seed
         self.num_depth_draws = num_depth_draws
         held_out = config.all_held_out
-        stores = {name: Store(store_path(name, s)) for name, s in config.sources.items()}
+        stores = {name: Store(s.store or named_store(name)) for name, s in config.sources.items()}
         _check_held_out(config.held_out, stores)
         self.sources = [Source(name, s, stores[name], tokenizer, context_length, held_out) for name, s in config.sources.items()]
         self._check_tasks()
@@ -272,7 +272,3 @@ def open_tokenizer(config: DataConfig, max_local_positions: int = 512) -> Episod
     text = TextTokenizer.load(config.tokenizer or stores_folder() / "tokenizer.model")
     vocabulary = Vocabulary(text.size) if text.size >= 1024 else Vocabulary.separate_discrete(text.size)
     return EpisodeTokenizer(text, vocabulary, config.loss_on_text_observations, max_local_positions)
-
-
-def store_path(name: str, source: SourceConfig) -> Path:
-    return Path(source.store) if source.store else named_store(name)

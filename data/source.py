@@ -18,7 +18,7 @@ import numpy as np
 
 from gato import envs
 from gato.batch import NO_LOCAL, Kind, TokenSequence
-from gato.data.formats.text import TokenisedText
+from gato.data.documents import TokenisedText
 from gato.spec import Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -29,46 +28,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gato.data.shards.columns import episode_row, episode_schema, timestep_columns, timestep_rows, timestep_schema
-from gato.data.shards.journal import JOURNAL_NAME, Journal, check_journal
-from gato.data.shards.manifest import (
-    DISK_FULL,
-    MANIFEST_NAME,
-    FileEntry,
-    Manifest,
-    ShardEntry,
-    sync_folder,
-    task_differences,
-    with_known_returns,
-)
-from gato.data.shards.shard import Shard
-from gato.data.shards.table import TEMPORARY, TableWriter, batch_rows, check_name
+from gato.disk import sync
 from gato.episode import Episode
 from gato.lock import FolderLock, remove_empty
 from gato.spec import TaskSpec
 
+from .shards.columns import episode_row, episode_schema, timestep_columns, timestep_rows, timestep_schema
+from .shards.journal import JOURNAL_NAME, Journal, check_journal
+from .shards.manifest import DISK_FULL, MANIFEST_NAME, FileEntry, Manifest, ShardEntry, task_differences, with_known_returns
+from .shards.shard import Shard
+from .shards.table import TEMPORARY, TableWriter, batch_rows, check_name
+
 SHARD_BYTES = 128 * 2**20
 
 _log = logging.getLogger(__name__)
-
-
-def stores_folder() -> Path:
-    """Where stores are kept: `$GATO_HOME/stores`, else `gato/stores` in the platform's cache folder."""
-    if home := os.environ.get("GATO_HOME"):
-        return Path(home).expanduser() / "stores"
-    if sys.platform == "darwin":
-        cache = Path.home() / "Library" / "Caches"
-    elif os.name == "nt":
-        cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "gato" / "stores"
-
-
-def named_store(name: str) -> Path:
-    """The folder that a store's name stands for; of a task named `MODULE:ID` it is that of the ID."""
-    folder = stores_folder() / name
-    return folder if folder.exists() else stores_folder() / name.rpartition(":")[2]
 
 
 class StoreWriter:
@@ -197,7 +170,7 @@ class StoreWriter:
                 for table, batch in zip(tables, batches, strict=True):
                     table.append(batch)
             timesteps, episodes = (FileEntry(**table.finish()) for table in tables)
-            sync_folder(self.path)
+            sync(self.path)
             self._save((*self._manifest.shards, ShardEntry(timesteps, episodes)))
         except OSError as error:
             self._abandon(tables)

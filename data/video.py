@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.data.formats.picture_row import MAX_PIXELS
+from gato.picture import MAX_PIXELS
 
 CODECS = {"libsvtav1": {"crf": "30", "preset": "8"}, "h264": {"crf": "18"}}  # encoder -> its options
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from gato.agent import Agent, load
 from gato.data.store import Store
+from gato.data.stores import find_store, named_store
 from gato.disk import check_writable, finite, reason
-from gato.eval.words.captioning import caption_results, store_path, was_trained_on
+from gato.eval.words.captioning import caption_results, was_trained_on
 from gato.eval.words.text import text_results
 from gato.spec import TaskSpec
 
@@ -78,7 +79,7 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     out = config.out or Path(checkpoint) / "eval.json"
     check_writable(out)
     for store in (*config.captions, *config.text, *([config.nearest] if config.nearest else [])):
-        Store(store_path(store))  # what is not there is found before the first episode
+        Store(find_store(store))  # what is not there is found before the first episode
     partial = out.with_name(f"{out.stem}.partial.json") if out.exists() else out
     results: dict[str, Any] = {
         "checkpoint": str(checkpoint), "seed": config.seed, "episodes": config.episodes, "demonstrations": config.demonstrations,
@@ -106,10 +107,10 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
         results["against"] = {"checkpoint": str(config.against), "tasks": paired_comparison(results["tasks"], theirs)}
     results["captions"] = [
         caption_results(agent, store, config.caption_examples, nearest=config.nearest)
-        | {"trained_on": was_trained_on(Path(checkpoint), Store(store_path(store)))}
+        | {"trained_on": was_trained_on(Path(checkpoint), Store(find_store(store)))}
         for store in config.captions
     ]
-    results["bits_per_byte"] = [text_results(agent, Store(store_path(store)), config.documents) for store in config.text]
+    results["bits_per_byte"] = [text_results(agent, Store(find_store(store)), config.documents) for store in config.text]
     results["text"] = [{"prompt": p, "continuation": agent.generate(p, 48, temperature=0.7)[len(p) :]} for p in config.prompts]
     results["seconds"] = time.monotonic() - started
     measured = any(results[name] for name in ("tasks", "captions", "bits_per_byte", "text"))
@@ -234,7 +235,7 @@ def _demonstrations(task: TaskSpec, count: int) -> list[Episode]:
     """The first expert episodes of the task's store. **Raises:** `ValueError` where there are fewer."""
     if not count:
         return []
-    store = Store(store_path(task.name))
+    store = Store(named_store(task.name))
     found = [int(i) for i in np.flatnonzero(store.behaviours == "expert") if store.tasks[store.task_indices[i]].name == task.name]
     if len(found) < count:
         raise ValueError(f"{count} demonstrations are wanted as prompts, but {store.path} has {len(found)} expert episodes of it")

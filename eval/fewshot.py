@@ -24,7 +24,8 @@ import numpy as np
 from gato import envs
 from gato.agent import Agent, load
 from gato.data.inspection.coarseness import inferred_origins
-from gato.data.store import Store, StoreWriter, named_store
+from gato.data.store import Store, StoreWriter
+from gato.data.stores import find_store
 from gato.device import pick_device
 from gato.disk import finite
 from gato.envs.success import check_criterion
@@ -98,7 +99,7 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
     **Raises:** `ValueError` if there is no such store or environment, if no episode fits the environment's fields (naming
     the first field that differs), or if too few demonstrations are left.
     """
-    store = Store(_store_folder(config.data))
+    store = Store(find_store(config.data, "train"))
     if unfinished := store.manifest.shortfall:
         _log.warning("store %s holds %s", store.path, unfinished)
     name = config.env or store.tasks[0].name
@@ -358,20 +359,6 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
     out.mkdir(parents=True, exist_ok=True)
     _write(path, json.dumps(settings, indent=1))
     return out
-
-
-def _store_folder(name: str) -> Path:
-    """A store by folder or name, or the only (or `train`) store that an import left in a folder."""
-    for path in (Path(name), named_store(name)):
-        if (path / "manifest.json").is_file():
-            return path
-        inside = sorted(p.parent for p in path.glob("*/manifest.json"))
-        chosen = [p for p in inside if p.name == "train"] or inside
-        if len(chosen) == 1:
-            return chosen[0]
-        if chosen:
-            raise ValueError(f"'{path}' holds {len(chosen)} stores ({', '.join(p.name for p in chosen[:5])}); name one of them")
-    raise ValueError(f"there is no store '{name}'; collect demonstrations, or bring your recordings in with 'gato data import'")
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,9 +1,10 @@
-"""Values as JSON can hold them, JSON files that others may have changed, and errors as one line."""
+"""What goes to disk and comes from it: values as JSON can hold them, JSON files that others may have changed, syncing."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,14 @@ def spanned(low: float | None, high: float | None, form: str) -> str:
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return ""
     return f"[{low:{form}}, {high:{form}}]"
+
+
+def sync(path: Path) -> None:
+    """Makes what a file holds, or renames inside a folder, durable, on the systems that allow it."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

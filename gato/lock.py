@@ -1,7 +1,8 @@
 """One writer per folder: a lock file that names the process holding it.
 
 The file is removed when the writer closes. If the process died first, the next writer on the same
-machine notices that it is gone, says so in the log and takes the lock over.
+machine notices that it is gone, says so in the log and takes the lock over. (Locks of the operating system, as the
+library filelock has them, go unseen over some network drives and name nobody.)
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 
-from gato.layers.action_step import ActionStep
+from gato.action_step import ActionStep
 from gato.layers.stream_cache import StreamCache
 
 from .batch import ACTION_LOCAL, NO_LOCAL, TokenSequence, join

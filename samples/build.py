@@ -26,11 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from gato.data.formats.picture_row import read_image
 from gato.data.reference.concepts import VAGUE, closed_family, head, ranked, share, synonyms
 from gato.data.reference.picture_sources import Picture, without_margin
 from gato.data.reference.titles import Titled, clipart, emoji, read_titles
 from gato.data.reference.wordnet import DRAWABLE, WordNet, documents, read_wordnet
+from gato.picture import read_image
 
 SIZE = 64
 COLOURS = 64

@@ -11,15 +11,13 @@ import torch
 
 from gato.agent import Agent
 from gato.batch import collate
-from gato.data.formats.picture_row import caption_task
-from gato.data.formats.text import document_task
-from gato.data.formats.vqa import question_task
 from gato.episode import Episode
 from gato.model import Gato, GatoConfig
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
+from gato.words import caption_task, document_task, question_task
 
 SCHEMES = ("rope", "transformer_xl", "learned")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gato.data.augment import augmented
-from gato.data.formats.picture_row import caption_task
 from gato.episode import Episode
+from gato.words import caption_task
 
 
 def captioned(caption: str) -> Episode:

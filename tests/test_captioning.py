@@ -12,9 +12,6 @@ from PIL import Image
 
 from gato.agent import Agent
 from gato.cli import main
-from gato.data.formats.picture_row import caption_task, fitted_box
-from gato.data.formats.text import document_task
-from gato.data.formats.vqa import question_task
 from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
 from gato.eval.insight.attention import caption_attention, draw_maps, draw_overlay, recorded
@@ -22,7 +19,9 @@ from gato.eval.insight.episode_attention import draw_timesteps, episode_attentio
 from gato.eval.words.captioning import candidate_titles, caption_results, most_alike, picture_files, retrieval_lines, wording_lines
 from gato.eval.words.text import document_bits, ratio_interval, text_results, windows
 from gato.eval.words.wording import bleu, cider_d, exact_match, nearest_texts, rouge_l, wording_results
+from gato.picture import fitted_box
 from gato.serve.chat import chat
+from gato.words import caption_task, document_task, question_task
 
 CAPTIONS, QUESTIONS, TEXT = caption_task("captions", (16, 32)), question_task("vqa", (16, 32)), document_task("text")
 

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
-from gato.data.formats.picture_row import MAX_BYTES, PictureRow, caption_task, fit_image, picture_episode, read_frame, read_image
+from gato.data.formats.picture_row import PictureRow, picture_episode
+from gato.picture import MAX_BYTES, fit_image, read_frame, read_image
 from gato.spec import Modality
+from gato.words import caption_task
 
 RED, GREEN, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (255, 255, 255), (0, 0, 0)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from gato.cli import main
-from gato.data.formats.text import document_task
 from gato.data.inspection.contents import contents, episode_contents
 from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
+from gato.words import document_task
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,12 +15,10 @@ from PIL import Image
 from gato import envs
 from gato.agent import Agent, Candidate
 from gato.cli import main
-from gato.data.formats.picture_row import caption_task
-from gato.data.formats.text import document_task
-from gato.data.formats.vqa import question_task
 from gato.serve.chat import Conversation
 from gato.serve.demo import Demo, draw_candidates, draw_timesteps, draw_tokens
 from gato.serve.demo_page import MAX_UPLOAD, MAX_WAITING, DemoConfig, build, example_pictures, launch
+from gato.words import caption_task, document_task, question_task
 
 TASKS = (caption_task("captions", (16, 32)), question_task("vqa", (16, 32)), document_task("text"))
 PHONE = {"width": 390, "height": 844}

@@ -22,7 +22,8 @@ from gato.batch import Kind
 from gato.cli import main
 from gato.cli.recipes import recipe_path
 from gato.config import preset
-from gato.data.mixture import DataConfig, Mixture, SourceConfig, open_tokenizer
+from gato.data.mixture import Mixture, open_tokenizer
+from gato.data.selection import DataConfig, SourceConfig
 from gato.model import Gato
 from gato.train import launch, ranks, zero
 from gato.train.metrics import read_metrics

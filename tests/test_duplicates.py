@@ -7,11 +7,14 @@ import pytest
 from PIL import Image
 
 from gato.data.formats.dataset import import_dataset
-from gato.data.formats.picture_row import PictureRow, caption_task, fit_image, picture_episode
+from gato.data.formats.picture_row import PictureRow, picture_episode
 from gato.data.formats.text import TextReader
 from gato.data.inspection.duplicates import MAX_BITS, compare_sources, duplicate_words, find_duplicates, mean_colours, perceptual_hash
-from gato.data.mixture import DataConfig, Mixture, SourceConfig
+from gato.data.mixture import Mixture
+from gato.data.selection import DataConfig, SourceConfig
 from gato.data.store import Store, StoreWriter
+from gato.picture import fit_image
+from gato.words import caption_task
 
 
 def scene(seed: int) -> Image.Image:

@@ -8,11 +8,12 @@ import torch
 
 from gato.agent import Agent
 from gato.cli import main
-from gato.data.formats.text import document_task
-from gato.data.mixture import DataConfig, Mixture, SourceConfig
+from gato.data.mixture import Mixture
+from gato.data.selection import DataConfig, SourceConfig
 from gato.data.store import StoreWriter
 from gato.episode import Episode
 from gato.eval.insight.embeddings import embed, embedding_results, neighbour_purity, sources_of
+from gato.words import document_task
 
 NOTHING = np.eye(4, dtype=bool)
 

@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from gato.cli import main
-from gato.data.formats.text import TokenisedText, document_task
+from gato.data.documents import TokenisedText
 from gato.data.shards.journal import JOURNAL_NAME
 from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
 from gato.lock import LOCK_NAME
 from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.words import document_task
 
 ROOT = Path(__file__).resolve().parents[1]
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL and resource limits")

@@ -10,7 +10,8 @@ import yaml
 from gato import envs
 from gato.cli import main
 from gato.cli.recipes import recipe_path, recipes
-from gato.data.mixture import DataConfig, Mixture, SourceConfig, check
+from gato.data.mixture import Mixture, check
+from gato.data.selection import DataConfig, SourceConfig
 from gato.data.source import is_held_out
 from gato.data.store import StoreWriter
 from gato.spec import TaskSpec

@@ -16,7 +16,8 @@ from gato.cli import main
 from gato.data.collection.collect import CollectConfig, collect
 from gato.data.formats.dataset import Dataset, import_dataset
 from gato.data.formats.left_out import LeftOut
-from gato.data.mixture import DataConfig, Mixture, SourceConfig
+from gato.data.mixture import Mixture
+from gato.data.selection import DataConfig, SourceConfig
 from gato.data.shards.manifest import Manifest
 from gato.data.store import Store, StoreWriter
 from gato.episode import Episode

@@ -12,16 +12,16 @@ import torch
 
 from gato.batch import TokenBatch
 from gato.cli import main
-from gato.data.formats.picture_row import caption_task
-from gato.data.formats.text import document_task
 from gato.data.inspection.figures import Histogram
 from gato.data.inspection.page import row_text, write_inspection, write_row
 from gato.data.inspection.scan import inspect
-from gato.data.mixture import DataConfig, Mixture, SourceConfig
+from gato.data.mixture import Mixture
+from gato.data.selection import DataConfig, SourceConfig
 from gato.data.store import StoreWriter
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers.text import TextTokenizer
+from gato.words import caption_task, document_task
 
 NASTY = "<script>a cat</script>"
 VOID = {"meta", "img", "rect", "line"}

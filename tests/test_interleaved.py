@@ -13,11 +13,12 @@ from gato.agent import Agent
 from gato.data.formats.dataset import import_dataset
 from gato.data.formats.interleaved import InterleavedReader, interleaved_task
 from gato.data.formats.left_out import LeftOut
-from gato.data.formats.vqa import question_task
-from gato.data.mixture import DataConfig, Mixture, SourceConfig
+from gato.data.mixture import Mixture
+from gato.data.selection import DataConfig, SourceConfig
 from gato.data.store import Store
 from gato.episode import Episode
 from gato.tokenizers.episode import EpisodeTokenizer
+from gato.words import question_task
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

@@ -16,11 +16,10 @@ from gato.data.formats.dataset import import_dataset
 from gato.data.formats.jat import JatReader
 from gato.data.formats.jat_writer import JatWriter
 from gato.data.formats.left_out import LeftOut
-from gato.data.formats.picture_row import caption_task
-from gato.data.formats.text import document_task
 from gato.data.store import Store
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.words import caption_task, document_task
 from tests.round_trip import assert_equal, everything, stored
 
 

@@ -12,9 +12,9 @@ import pytest
 from gato.cli import main
 from gato.data.formats.dataset import Dataset, import_dataset
 from gato.data.formats.left_out import BadRow, LeftOut
-from gato.data.formats.text import document_task
 from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
+from gato.words import document_task
 
 TASK = document_task("text/numbers")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gato.agent import Agent
-from gato.data.formats.text import document_task
+from gato.words import document_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the harness's own warnings
 ROWS = [("the cat sat on the", [" mat", " door"], 0), ("go to the red", [" hill", " ball"], 1), ("pick up", [" the", " a"], 0)]

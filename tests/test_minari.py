@@ -19,10 +19,10 @@ from gato.cli import main  # noqa: E402
 from gato.data.formats.dataset import import_dataset  # noqa: E402
 from gato.data.formats.minari import MinariReader  # noqa: E402
 from gato.data.formats.minari_writer import MinariWriter  # noqa: E402
-from gato.data.formats.picture_row import caption_task  # noqa: E402
 from gato.data.store import Store  # noqa: E402
 from gato.episode import Episode  # noqa: E402
 from gato.spec import TaskSpec  # noqa: E402
+from gato.words import caption_task  # noqa: E402
 from tests import round_trip  # noqa: E402
 from tests.round_trip import assert_equal, stored  # noqa: E402
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from gato.batch import Kind, TokenBatch, join
-from gato.data.formats.text import document_task
-from gato.data.mixture import DataConfig, Mixture, SourceConfig, rank_rows, row_weights
+from gato.data.mixture import Mixture, rank_rows, row_weights
+from gato.data.selection import DataConfig, SourceConfig
 from gato.data.source import episode_keys
 from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
+from gato.words import document_task
 
 PICTURES = TaskSpec(
     "toy/captions",

@@ -143,8 +143,8 @@ def test_masked_targets_give_no_gradient(tiny, as_batch, walk):
 
 
 def test_every_token_of_a_text_only_batch_is_a_target_except_padding(tokenizer):
-    from gato.data.formats.text import document_task
     from gato.episode import Episode
+    from gato.words import document_task
 
     task = document_task("text/toy")
     texts = ["go to the red ball", "a cat"]

@@ -14,11 +14,10 @@ from PIL import Image
 from gato.cli import VERBS, main
 from gato.cli.output import only_documents, wants_json, write_document
 from gato.data.collection.collect import CollectConfig, collect
-from gato.data.formats.picture_row import caption_task
-from gato.data.formats.text import document_task
 from gato.data.store import StoreWriter
 from gato.episode import Episode
 from gato.tokenizers.text import TextTokenizer
+from gato.words import caption_task, document_task
 
 RECIPE = """
 model: {num_layers: 1, num_heads: 2, width: 32, head_width: 16, feed_forward: 64, context_length: 64}

@@ -1,6 +1,5 @@
 """What an import pulls in, who may import whom, and what an installed wheel can do."""
 
-import ast
 import os
 import re
 import shutil
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +18,6 @@ from gato.cli.recipes import recipes
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("tokenizers", "data", "train", "eval")
-CORE = sorted(
-    [
-        *(ROOT / "gato").glob("*.py"),
-        *(ROOT / "gato" / "learners").glob("*.py"),
-        *(ROOT / "gato" / "envs").glob("*.py"),
-        *(path for folder in ("cli", "layers", "serve") for path in (ROOT / "gato" / folder).glob("*.py")),
-    ]
-)
 
 
 def run_python(code: str, cwd: Path = ROOT) -> str:
@@ -89,46 +79,6 @@ def test_training_and_acting_need_no_optional_package() -> None:
         "import gato.train.pretrain, gato.policy, gato.agent, gato.eval.control, gato.eval.report.page, gato.data.mixture, gato.envs\n"
         "[getattr(gato, name) for name in gato.__all__]"
     )
-
-
-def imports_at_module_level(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Imports that run when the module does: not in functions, not under `if TYPE_CHECKING`."""
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            yield node
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            waiting += node.orelse
-        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            waiting += ast.iter_child_nodes(node)
-
-
-def imported_modules(path: Path) -> set[str]:
-    """Full names of what a module of the core imports at module level, `from . import x` as `gato.x`."""
-    package = ["gato", *path.relative_to(ROOT / "gato").parts[:-1]]
-    names = set()
-    for node in imports_at_module_level(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        else:
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-    return names
-
-
-@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
-def test_the_core_imports_no_room_at_module_level(path: Path) -> None:
-    rooms = {f"gato.{room}" for room in ROOMS}
-    assert {name for name in imported_modules(path) if ".".join(name.split(".")[:2]) in rooms} == set()
-
-
-def test_the_check_of_imports_sees_what_it_should() -> None:
-    code = "import gato.data.store\nif TYPE_CHECKING:\n    import gato.eval\n"
-    code += "try:\n    from gato.train import loop\nexcept ImportError:\n    pass\ndef f():\n    import gato.eval.score\n"
-    found = [ast.unparse(node) for node in imports_at_module_level(ast.parse(code))]
-    assert sorted(found) == ["from gato.train import loop", "import gato.data.store"]
 
 
 # -- recipes ---------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from mutations import SEEDS, fuzz, mutated_bytes, mutated_text, mutated_value, o
 from gato.cli import main
 from gato.cli.inspection import mixture_file, recipe_file
 from gato.cli.recipes import recipe_path, recipes
-from gato.data.mixture import DataConfig, Mixture, SourceConfig
-from gato.data.selection import check
+from gato.data.mixture import Mixture
+from gato.data.selection import DataConfig, SourceConfig, check
 from gato.data.store import StoreWriter
 from gato.yaml_file import load_yaml
 

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gato.data.store import Store, StoreWriter, stores_folder
+from gato.data.store import Store, StoreWriter
+from gato.data.stores import stores_folder
 from gato.episode import Episode
 from gato.lock import LOCK_NAME
 from gato.spec import FieldSpec, Modality, TaskSpec

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gato.data.documents import TokenisedText
 from gato.data.formats.dataset import import_dataset
 from gato.data.formats.left_out import LeftOut
-from gato.data.formats.picture_row import caption_task
-from gato.data.formats.text import TextReader, TokenisedText, document_task, texts_of
+from gato.data.formats.text import TextReader, texts_of
 from gato.data.store import Store, StoreWriter
+from gato.words import caption_task, document_task
 
 
 def characters(texts: list[str]) -> list[list[int]]:

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 import gato
 from gato import digests
 from gato.data.collection.collect import CollectConfig, collect
-from gato.data.formats.text import document_task
-from gato.data.mixture import DataConfig, Mixture, SourceConfig
+from gato.data.mixture import Mixture
+from gato.data.selection import DataConfig, SourceConfig
 from gato.data.store import StoreWriter
 from gato.episode import Episode
 from gato.lock import FolderLock
@@ -30,6 +30,7 @@ from gato.train.loop import SpikeWatch, StopRequest
 from gato.train.metrics import read_metrics
 from gato.train.pretrain import pretrain
 from gato.train.recipe import ModelConfig, OptimConfig, PretrainConfig, TrainConfig
+from gato.words import document_task
 
 RECIPE = """
 model: {num_layers: 2, num_heads: 2, width: 32, head_width: 16, feed_forward: 64, context_length: 64, drop_path: 0.1}

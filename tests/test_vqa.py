@@ -10,8 +10,9 @@ from PIL import Image
 
 from gato.data.formats.dataset import import_dataset
 from gato.data.formats.left_out import LeftOut
-from gato.data.formats.vqa import VqaReader, question_task
+from gato.data.formats.vqa import VqaReader
 from gato.data.store import Store
+from gato.words import question_task
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

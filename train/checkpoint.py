@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from gato import digests
 from gato.agent import Agent
-from gato.disk import read_json
+from gato.disk import read_json, sync
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def save(folder: Path, snapshot: Snapshot) -> None:
     if folder.exists():  # the same step again: the one that is there was found to be damaged
         _remove(folder)
     temporary.rename(folder)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def _write(folder: Path, snapshot: Snapshot) -> None:
@@ -75,10 +75,10 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
     _write_json(folder / "run.json", snapshot.run)
     names = sorted(path.name for path in folder.iterdir() if path.name != digests.NAME)
     for name in names:
-        _sync(folder / name)
+        sync(folder / name)
     digests.record(folder, names)
-    _sync(folder / digests.NAME)
-    _sync(folder)
+    sync(folder / digests.NAME)
+    sync(folder)
 
 
 def restore(folder: Path, engine: Any) -> Progress:
@@ -147,11 +147,3 @@ def _remove(folder: Path) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

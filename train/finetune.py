@@ -18,7 +18,8 @@ from torch import nn
 
 from gato.agent import Agent
 from gato.batch import TokenSequence, collate, join
-from gato.data.mixture import DataConfig, Mixture, SourceConfig
+from gato.data.mixture import Mixture
+from gato.data.selection import DataConfig, SourceConfig
 from gato.episode import Episode
 from gato.learners.gato import GatoLearner
 from gato.model import Gato

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gato import envs
-from gato.data.store import Store, StoreWriter, stores_folder
+from gato.data.store import Store, StoreWriter
+from gato.data.stores import stores_folder
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.recording import episode_seed, expert_episode
 from gato.envs.success import check_criterion

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from gato.data.shards.manifest import DISK_FULL, sync_folder, task_differences
+from gato.data.shards.manifest import DISK_FULL, task_differences
 from gato.data.shards.table import TEMPORARY
 from gato.data.store import Store
+from gato.disk import sync
 from gato.episode import Episode, clip_actions
 from gato.spec import TaskSpec
 
@@ -38,7 +39,7 @@ def new_folder(out: Path) -> Iterator[Path]:
                 with open(path, "rb+") as file:
                     os.fsync(file.fileno())
         os.rename(temporary, out)
-        sync_folder(out.parent)
+        sync(out.parent)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise

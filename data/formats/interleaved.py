@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gato.episode import Episode
+from gato.picture import SUFFIXES, fit_image, read_frame
 from gato.setting import MAX_SIDE, Settings, bounded
 from gato.spec import FieldSpec, Modality, TaskSpec
 
@@ -37,7 +38,6 @@ from .files import (
 )
 from .left_out import LeftOut
 from .lines import stem_of
-from .picture_row import SUFFIXES, fit_image, read_frame
 from .pictures import LICENCE
 from .source_table import TABLES, Table
 from .words import MAX_TEXT, sayings, words

@@ -24,8 +24,10 @@ import pyarrow as pa
 
 from gato.data.shards.manifest import task_differences
 from gato.episode import Behaviour, Episode, OutOfRange
+from gato.picture import fit_image, read_image
 from gato.setting import MAX_FLOAT32, MAX_SIDE, Settings, bounded
 from gato.spec import FieldSpec, TaskSpec
+from gato.words import caption_task, document_task
 
 from .dataset import Dataset
 from .files import files_digest
@@ -34,9 +36,7 @@ from .jat_columns import CONTROL, FINAL, as_float32, columns_of, decode, element
 from .jat_ranges import Ranges, check_columns
 from .left_out import LeftOut
 from .lines import json_object
-from .picture_row import caption_task, fit_image, read_image
 from .rows import RowFile, layout, strangers
-from .text import document_task
 
 # optional columns -> the name of the parameter they become, where they are no attribute of an episode
 _LABELS = {

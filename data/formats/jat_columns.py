@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from gato.picture import FORMATS, fit_image, read_image
 from gato.spec import FieldSpec, Modality, Role, TaskSpec
 
 from .foreign import exact_cast
-from .picture_row import FORMATS, fit_image, read_image
 
 # column -> what it holds: the fields of this role and modality, one after the other
 CONTROL: dict[str, tuple[Role, Modality]] = {

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gato.picture import SUFFIXES
+
 from .files import DEFAULT_SPLIT, count_others, file_digest, files_below, files_digest, inside, named_split, options_digest, split_of
 from .left_out import LeftOut
 from .lines import stem_of, suffix_of
-from .picture_row import SUFFIXES, PictureRow
+from .picture_row import PictureRow
 from .source_table import TABLES, Table
 from .words import sayings
 

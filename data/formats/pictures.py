@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from gato.episode import Episode
+from gato.picture import SUFFIXES
 from gato.setting import MAX_SIDE, Settings, bounded
 from gato.spec import TaskSpec
+from gato.words import caption_task
 
 from .annotations import identity, objects
 from .dataset import Dataset
 from .files import DEFAULT_SPLIT, count_others, files_below, files_digest, inside, options_digest, shown, split_of, status_digest
 from .left_out import LeftOut
 from .lines import load_json, refuse_undecoded, stem_of, suffix_of, whole_text
-from .picture_row import SUFFIXES, PictureRow, caption_task, picture_episode
+from .picture_row import PictureRow, picture_episode
 from .picture_table import PictureTable, table_files
 from .words import MAX_TEXT, listed, sayings, words
 

@@ -14,28 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gato.picture import SUFFIXES
 from gato.setting import MAX_SIDE, Settings, bounded
-from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.words import question_task
 
 from .annotations import identity, objects
 from .dataset import Dataset
 from .files import DEFAULT_SPLIT, files_below, files_digest, options_digest, shown, split_of, status_digest
 from .left_out import LeftOut
 from .lines import load_json, stem_of, suffix_of
-from .picture_row import SUFFIXES, PictureRow
+from .picture_row import PictureRow
 from .picture_table import PictureTable, table_files
 from .pictures import LICENCE, picture_dataset
 from .words import listed, sayings, words
 
 _COLUMNS = ("question", "answer", "answers", "multiple_choice_answer", "question_id")
-
-
-def question_task(name: str, size: tuple[int, int] = (64, 64), licence: str | None = None) -> TaskSpec:
-    """Observations `image` (rows, columns, 3) uint8 and `question`, in this order; action `answer`."""
-    image = FieldSpec("image", Modality.IMAGE, "observation", (*size, 3), "uint8", path=("image",))
-    question = FieldSpec("question", Modality.TEXT, "observation", dtype="str", path=("question",))
-    answer = FieldSpec("answer", Modality.TEXT, "action", dtype="str", path=("answer",))
-    return TaskSpec(name=name, fields=(image, question, answer), licence=licence)
 
 
 @dataclass(frozen=True)

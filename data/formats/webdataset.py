@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from gato.picture import MAX_BYTES, SUFFIXES
 from gato.setting import MAX_SIDE, Settings, bounded
+from gato.words import caption_task
 
 from .dataset import Dataset
 from .files import DEFAULT_SPLIT, count_others, files_below, options_digest, shown, split_of, status_digest
 from .left_out import LeftOut
 from .lines import json_object, lines, packing_of
-from .picture_row import MAX_BYTES, SUFFIXES, PictureRow, caption_task
+from .picture_row import PictureRow
 from .picture_table import known_parameters
 from .pictures import CAPTION_COLUMNS, LICENCE, picture_dataset, row_captions
 from .words import words

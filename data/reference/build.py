@@ -34,7 +34,8 @@ from gato.data.formats.pictures import PicturesReader
 from gato.data.formats.text import TextReader
 from gato.data.formats.vqa import VqaReader
 from gato.data.shards.table import TEMPORARY
-from gato.data.store import Store, stores_folder
+from gato.data.store import Store
+from gato.data.stores import stores_folder
 from gato.lock import FolderLock
 from gato.setting import Settings, bounded
 

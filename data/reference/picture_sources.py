@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gato.data.formats.picture_row import MAX_PIXELS, fit_image, read_image
+from gato.picture import MAX_PIXELS, fit_image, read_image
 from gato.progress import Progress
 
 from .concepts import synonyms

@@ -170,7 +170,7 @@ class Manifest:
             os.replace(temporary, folder / MANIFEST_NAME)
         finally:
             temporary.unlink(missing_ok=True)
-        sync_folder(folder)
+        sync(folder)
 
     def check_sizes(self, folder: Path) -> None:
         """One `stat` per file. **Raises:** `ValueError` naming a file that is missing or has another size, or a changed manifest."""
@@ -275,14 +275,3 @@ def _with_digest(content: bytes) -> bytes:
     """Puts the SHA-256 of the content in the place of its last blank."""
     before, _, after = content.rpartition(_BLANK.encode())
     return before + hashlib.sha256(content).hexdigest().encode() + after
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames inside the folder durable, on the systems that allow it."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

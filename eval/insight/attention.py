@@ -21,11 +21,10 @@ from einops import rearrange
 from torch import Tensor
 
 from gato.agent import Agent
-from gato.data.formats.picture_row import fitted_box, read_image
 from gato.eval.film import png_base64
 from gato.layers.transformer import Attention, AttentionContext, rotate
 from gato.page import section, write_page
-from gato.picture import as_picture
+from gato.picture import as_picture, fitted_box, read_image
 
 CELL = 128  # pixels of one map's longer side
 

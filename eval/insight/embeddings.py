@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from gato.agent import Agent
-from gato.data.mixture import DataConfig, Mixture, Row, SourceConfig
+from gato.data.mixture import Mixture, Row
+from gato.data.selection import DataConfig, SourceConfig
 from gato.disk import read_json
 from gato.eval.score import mean_interval
 from gato.model import Gato

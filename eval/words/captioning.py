@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 
 from gato.agent import Agent
-from gato.data.formats.picture_row import SUFFIXES, read_image
-from gato.data.store import Store, named_store
+from gato.data.store import Store
+from gato.data.stores import find_store
 from gato.disk import read_json, spanned
 from gato.episode import Episode
 from gato.eval.film import png_base64
-from gato.picture import check_local
+from gato.picture import SUFFIXES, check_local, read_image
 from gato.spec import Modality, TaskSpec
+from gato.words import picture_of, question_of, text_of
 
-from .wording import nearest_texts, picture_of, question_of, text_of, wording_results, words
+from .wording import nearest_texts, wording_results, words
 
 NUM_CANDIDATES = 10
 RANKINGS = {  # what ranks the titles
@@ -114,9 +115,9 @@ def caption_results(agent: Agent, store: str, num_examples: int = 24, seed: int 
     interval; `None` for questions, and `nearest` without a store), `chance`, `wording` (see `wording_results`; a sentence
     where its libraries are missing), and unselected `examples` with generated captions.
     """
-    path = store_path(store)
+    path = find_store(store)
     data = Store(path)
-    training = Store(store_path(nearest)) if nearest else None
+    training = Store(find_store(nearest)) if nearest else None
     episodes = [data.episode(i) for i in range(data.num_episodes)]
     rng = np.random.default_rng(seed)
     asks = any(f.modality is Modality.TEXT for f in episodes[0].task.observations)
@@ -129,11 +130,6 @@ def caption_results(agent: Agent, store: str, num_examples: int = 24, seed: int 
         "split": path.name, "pictures": len(episodes), "chance": 1 / NUM_CANDIDATES, **ranked, "wording": wording,
         "examples": _examples(agent, [episodes[i] for i in rng.permutation(len(episodes))[:num_examples]]),
     }  # fmt: skip
-
-
-def store_path(name: str) -> Path:
-    """A store's folder, or the place that its name stands for."""
-    return Path(name) if (Path(name) / "manifest.json").exists() else named_store(name)
 
 
 def pictures_kind(part: dict[str, Any]) -> str:

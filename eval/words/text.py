@@ -9,8 +9,7 @@ import numpy as np
 from gato.agent import Agent
 from gato.data.store import Store
 from gato.model import find_targets
-
-from .wording import text_of
+from gato.words import text_of
 
 ROWS_AT_ONCE = 8
 RESAMPLES = 9999

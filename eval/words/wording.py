@@ -18,7 +18,7 @@ from gato.agent import Agent
 from gato.data.store import Store
 from gato.episode import Episode
 from gato.eval.score import mean_interval
-from gato.spec import Modality
+from gato.words import picture_of, question_of, text_of
 
 PICTURES_AT_ONCE = 32
 TRAINING_AT_ONCE = 256
@@ -120,21 +120,6 @@ def nearest_texts(pictures: Sequence[np.ndarray], training: Store) -> list[str]:
             texts[j] = text_of(episodes[nearest[j]])
         best = np.minimum(best, distance.min(axis=1))
     return texts
-
-
-def picture_of(episode: Episode) -> np.ndarray:
-    """uint8 (rows, columns, 3)."""
-    return np.array(next(episode.observations[f.name][0] for f in episode.task.observations if f.modality is Modality.IMAGE))
-
-
-def text_of(episode: Episode) -> str:
-    """The caption or answer."""
-    return str(episode.actions[episode.task.actions[0].name][0])
-
-
-def question_of(episode: Episode) -> str | None:
-    """What is asked about the picture, or `None` where it is to be captioned."""
-    return next((str(episode.observations[f.name][0]) for f in episode.task.observations if f.modality is Modality.TEXT), None)
 
 
 def _groups(episodes: Sequence[Episode]) -> list[list[Episode]]:

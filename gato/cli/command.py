@@ -72,30 +72,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def open_store(name: str) -> Any:
     from gato.data.store import Store
+    from gato.data.stores import find_store
 
-    store = Store(store_folder(name))
+    store = Store(find_store(name))
     if unfinished := store.manifest.shortfall:
         print(f"gato: {name} holds {unfinished}", file=sys.stderr)
     return store
-
-
-def store_folder(name: str) -> Path:
-    """A folder, or what a name stands for. **Raises:** `ValueError` if no store is there."""
-    from gato.data.store import named_store
-
-    path = Path(name) if (Path(name) / "manifest.json").exists() else named_store(name)
-    if not (path / "manifest.json").exists():
-        refuse_folder_of_stores(name)
-        raise ValueError(f"there is no store at {path}: it has no manifest.json")
-    return path
-
-
-def refuse_folder_of_stores(name: str) -> None:
-    """**Raises:** `ValueError` that names the stores in a folder, such as the one that an import of several splits made."""
-    from gato.data.store import named_store
-
-    folders = [f for f in (Path(name), named_store(name)) if name and f.is_dir()]
-    files = [f for folder in folders for f in sorted([*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")])]
-    found = [f.parent for f in files if b'"gato-store"' in f.read_bytes()[:100]]  # a checkpoint has a file of this name too
-    if found:
-        raise ValueError(f"'{name}' is a folder of stores; name one: {', '.join(map(str, found[:8]))}")

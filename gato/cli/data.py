@@ -9,7 +9,7 @@ from typing import Any
 
 from gato.setting import Limits
 
-from .command import one_line, open_store, parse, parser_of, print_rows, store_folder, table
+from .command import one_line, open_store, parse, parser_of, print_rows, table
 from .output import write_document
 
 MAX_NAMED = 20  # bad rows that an import prints
@@ -51,7 +51,8 @@ def reference(arguments: list[str]) -> None:
 def import_(arguments: list[str]) -> None:
     from gato.data.formats.dataset import READERS, import_dataset, reader
     from gato.data.formats.left_out import MAX_SKIP, LeftOut
-    from gato.data.store import Store, stores_folder
+    from gato.data.store import Store
+    from gato.data.stores import stores_folder
 
     if not _names_a_format(arguments, "import", "PATH", READERS):
         return
@@ -119,7 +120,9 @@ def validate(arguments: list[str]) -> int:
     parser.add_argument("stores", nargs="+", type=str, help="names or folders")
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
-    folders = {name: store_folder(name) for name in options.stores}
+    from gato.data.stores import find_store
+
+    folders = {name: find_store(name) for name in options.stores}
     rows = [_validated(name, folder, quiet=options.json) for name, folder in folders.items()]
     if options.json:
         write_document(rows)
@@ -152,7 +155,7 @@ def train_tokenizer(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     from gato.data.formats.text import lines_of, texts_of
-    from gato.data.store import stores_folder
+    from gato.data.stores import stores_folder
     from gato.tokenizers.text import TextTokenizer
 
     def texts(name: str) -> Iterator[str]:

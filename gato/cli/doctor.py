@@ -260,7 +260,7 @@ def _places() -> Iterator[Row]:
     home = os.environ.get("GATO_HOME")
     yield _row("GATO_HOME", home or "not set", "" if home else "stores go to the platform's cache folder")
     try:
-        from gato.data.store import stores_folder
+        from gato.data.stores import stores_folder
     except ImportError as error:
         yield _row("stores", "unknown", f"{error}")
         return

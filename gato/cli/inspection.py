@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gato.data.stores import refuse_folder_of_stores
 from gato.setting import COUNT, INDEX, SEED, Limits
 from gato.spelling import nearest
 
-from .command import build_config, open_store, parse, parser_of, print_rows, refuse_folder_of_stores, table
+from .command import build_config, open_store, parse, parser_of, print_rows, table
 from .recipes import recipe_path, recipes
 
 OF_A_MIXTURE = ("context_length", "seed", "steps", "batch_size", "step", "row", "recipe", "html")
@@ -100,7 +101,7 @@ def _store(options: Any) -> Any:
 
 def _folder(name: str) -> Path | None:
     """The folder of a store of this name or path. A file, a run and a recipe's name come first, which are mixtures."""
-    from gato.data.store import named_store, stores_folder
+    from gato.data.stores import named_store, stores_folder
 
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or name in recipes() or (path / "run.json").is_file():

@@ -43,9 +43,8 @@ def show(arguments: list[str]) -> None:
 
 def _attention(options: Any) -> None:
     from gato.agent import load
-    from gato.data.formats.picture_row import SUFFIXES
     from gato.eval.insight.attention import caption_attention, write_attention
-    from gato.picture import check_local
+    from gato.picture import SUFFIXES, check_local
 
     check_local(options.attention)
     if Path(options.attention).is_file() or Path(options.attention).suffix.lower() in SUFFIXES:

@@ -38,7 +38,7 @@ def _tokenizer(checkpoint: Any, kind: str) -> EpisodeTokenizer:
         from gato.description import Description
 
         return Description.load(checkpoint).tokenizer
-    from gato.data.store import stores_folder
+    from gato.data.stores import stores_folder
 
     path = stores_folder() / "tokenizer.model"
     if kind == "text" or (kind == "episode" and path.is_file()):

@@ -137,12 +137,13 @@ def example_pictures(name: str | None) -> list[Any]:
     """
     from PIL import Image
 
-    from gato.data.formats.picture_row import read_image
     from gato.data.store import Store
-    from gato.eval.words.captioning import picture_files, store_path
-    from gato.eval.words.wording import picture_of
+    from gato.data.stores import named_store
+    from gato.eval.words.captioning import picture_files
+    from gato.picture import read_image
+    from gato.words import picture_of
 
-    path = store_path(name or "pictures/unseen_picture")
+    path = Path(name) if name and (Path(name) / "manifest.json").is_file() else named_store(name or "pictures/unseen_picture")
     if (path / "manifest.json").is_file():
         store = Store(path)
         chosen = np.random.default_rng(0).permutation(store.num_episodes)[:NUM_EXAMPLES]

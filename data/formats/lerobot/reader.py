@@ -21,11 +21,11 @@ import pyarrow as pa
 from gato.data.formats.dataset import Dataset
 from gato.data.formats.left_out import LeftOut
 from gato.data.formats.lines import load_json
-from gato.data.formats.picture_row import fit_image
 from gato.data.formats.recordings.frames import look
 from gato.data.shards.columns import FINAL
 from gato.data.video import frames_at
 from gato.episode import Behaviour, Episode, OutOfRange, clip_actions
+from gato.picture import fit_image
 from gato.setting import MAX_FLOAT32, MAX_SIDE, Settings, bounded
 from gato.spec import NUM_DISCRETE_VALUES, FieldSpec, Modality, Role, TaskSpec
 

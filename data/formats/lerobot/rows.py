@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gato.data.formats.parquet import parquet_batches
-from gato.data.formats.picture_row import read_image
+from gato.picture import read_image
 
 from .layout import open_parquet
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gato.data.formats.picture_row import picture_kind
+from gato.picture import picture_kind
 from gato.spelling import nearest
 
 MAX_BYTES = 2**31  # of one slice

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gato.data.formats.picture_row import fit_image, picture_kind, read_image
+from gato.picture import fit_image, picture_kind, read_image
 
 SMALLEST = 16  # rows and columns from which on numbers look like a picture
 _CHANNELS = (1, 3, 4)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.data.formats.picture_row import picture_kind
+from gato.picture import picture_kind
 
 from .arrays import DAMAGE, bounds, check_size, first_line, natural_key, nearest_or_all, pictures_of, pieces, plain_dtype, texts_of
 

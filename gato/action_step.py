@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gato.batch import ACTION_LOCAL
-from gato.model import Gato
-
-from .stream_cache import StreamCache
+from .batch import ACTION_LOCAL
+from .layers.stream_cache import StreamCache
+from .model import Gato
 
 
 class ActionStep:

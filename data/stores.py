@@ -1,0 +1,63 @@
+"""Where stores are: the folder they are kept in, and what a name or a path that somebody gives means."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from .shards.manifest import MANIFEST_NAME
+
+
+def stores_folder() -> Path:
+    """Where stores are kept: `$GATO_HOME/stores`, else `gato/stores` in the platform's cache folder."""
+    if home := os.environ.get("GATO_HOME"):
+        return Path(home).expanduser() / "stores"
+    if sys.platform == "darwin":
+        cache = Path.home() / "Library" / "Caches"
+    elif os.name == "nt":
+        cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "gato" / "stores"
+
+
+def named_store(name: str) -> Path:
+    """The folder that a store's name stands for; of a task named `MODULE:ID` it is that of the ID."""
+    folder = stores_folder() / name
+    return folder if folder.exists() else stores_folder() / name.rpartition(":")[2]
+
+
+def find_store(name: str | Path, part: str | None = None) -> Path:
+    """The folder of a store by its path or its name.
+
+    **Arguments:** `part`: of a folder of several stores, as an import of splits leaves it, the one of this name is meant; where
+    there is a single one, that.
+
+    **Raises:** `ValueError` if there is none, or several, which are named.
+    """
+    places = [Path(name), named_store(str(name))]
+    for path in places:
+        if (path / MANIFEST_NAME).is_file():
+            return path
+    inside = [store for path in places if str(name) and path.is_dir() for store in stores_below(path)]
+    if part is not None:
+        chosen = [store for store in inside if store.name == part] or inside
+        if len(chosen) == 1:
+            return chosen[0]
+    refuse_folder_of_stores(str(name))
+    what = f"{places[0]} has no {MANIFEST_NAME}" if places[0].is_dir() else f"neither that folder nor {places[1]} exists"
+    raise ValueError(f"there is no store '{name}' ({what}); collect one, or bring data in with 'gato data import'")
+
+
+def refuse_folder_of_stores(name: str) -> None:
+    """**Raises:** `ValueError` that names the stores in a folder, such as the one that an import of several splits made."""
+    inside = [store for path in (Path(name), named_store(name)) if name and path.is_dir() for store in stores_below(path)]
+    if inside:
+        raise ValueError(f"'{name}' is a folder of stores; name one: {', '.join(map(str, inside[:8]))}")
+
+
+def stores_below(folder: Path) -> list[Path]:
+    """The stores in a folder, or one folder deeper; a checkpoint has a manifest of its own, which is passed over."""
+    files = sorted([*folder.glob(f"*/{MANIFEST_NAME}"), *folder.glob(f"*/*/{MANIFEST_NAME}")])
+    return [file.parent for file in files if b'"gato-store"' in file.read_bytes()[:100]]
