@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gato.disk import sync
 from gato.spec import TaskSpec
 
 MANIFEST_NAME = "manifest.json"
