@@ -21,10 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gato.batch import Kind, TokenBatch, TokenSequence, collate
 from gato.config import GatoConfig, preset
-from gato.learners.gato import GatoLearner
+from gato.learners.gato import GatoLearner, flops_per_update
 from gato.model import Gato
 from gato.train.optim import OptimConfig, make_optimizer
-from gato.train.plan import PATCH_BYTES, PLACE_BYTES, TARGET_SHARE, Cluster, flops_per_update, plan, planned_seconds
+from gato.train.plan import PATCH_BYTES, PLACE_BYTES, TARGET_SHARE, Cluster, plan, planned_seconds
 
 MODES = {"DDP": (0, False), "ZeRO-1": (1, False), "ZeRO-2": (2, False), "ZeRO-3": (3, False), "ZeRO-3, offload": (3, True)}
 

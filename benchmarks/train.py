@@ -137,7 +137,7 @@ def in_a_process(size: str, mode: str, options: argparse.Namespace) -> dict[str,
 
 def measure(size: str, mode: str, options: argparse.Namespace) -> dict[str, Any]:
     """Medians of `steps` updates after three that warm up."""
-    from gato.train.plan import flops_per_update
+    from gato.learners.gato import flops_per_update
 
     torch.manual_seed(0)
     config = model_config(size, options)

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from gato import envs
-from gato.batch import TokenBatch, TokenSequence, collate, join
+from gato.batch import Kind, TokenBatch, TokenSequence, collate, join
 from gato.data.stores import named_store, stores_folder
+from gato.given import nearest
 from gato.spec import TaskSpec
-from gato.spelling import nearest
 from gato.tokenizers.episode import EpisodeTokenizer
 from gato.tokenizers.image import draw_positions
 from gato.tokenizers.text import TextTokenizer
@@ -145,6 +145,16 @@ class Mixture:
                 break
             wants_prompt = wants_prompt and bool(source.config.memory)
         return join(parts, same_document=False), pieces
+
+    def counts(self, batch: TokenBatch) -> dict[str, float]:
+        """`tokens` that are not padding, `places`, and timesteps of control (`transitions`), each of which has one separator."""
+        is_control = torch.tensor([source.is_control for source in self.sources])[batch.sources]
+        transitions = int((batch.kind == Kind.SEPARATOR)[is_control].sum())
+        return {"tokens": batch.num_tokens, "places": batch.ids.numel(), "transitions": transitions}
+
+    def sources_of(self, step: int, rows: Sequence[int]) -> list[str]:
+        """The names of the sources that rows of an update come from."""
+        return [self.sources[self.row(step, row).source].name for row in rows]
 
     def batch(self, step: int, rows: Sequence[int]) -> TokenBatch:
         """The given rows of one global batch, with this step's random draws."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from .disk import shown
@@ -40,3 +41,13 @@ def kind(given: Any) -> str:
     if isinstance(shape, tuple):
         return f"{type(given).__name__} of {given.dtype} and shape {tuple(shape)}"
     return shown(given) if given is None or isinstance(given, (str, bool, int, float)) else f"of type {type(given).__name__}"
+
+
+def nearest(name: str, known: Iterable[str], dashes: str = "") -> str:
+    """`; did you mean ...?` for the end of a message, or nothing. Whole names are compared first, the parts behind their last dot then."""
+    names = list(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.7)
+    if not near:
+        leaves = {k.split(".")[-1]: k for k in names}
+        near = [leaves[m] for m in get_close_matches(name.split(".")[-1], leaves, n=1)]
+    return f"; did you mean '{dashes}{near[0]}'?" if near else ""

@@ -8,12 +8,14 @@ Nothing is taken at its word: names, shapes and dtypes are compared with what `c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from .disk import read_json, shown
 
@@ -72,6 +74,14 @@ def empty_model(config: GatoConfig) -> Gato:
 
     with torch.device("meta"):
         return Gato(config)
+
+
+def filled_model(config: GatoConfig, weights: Mapping[str, Tensor]) -> Gato:
+    """A model that takes these tensors over as they are; of other names than its own it takes none."""
+    model = empty_model(config)
+    own = model.state_dict().keys()
+    model.load_state_dict({name: weights[name] for name in own}, strict=True, assign=True)
+    return model
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -158,7 +158,7 @@ def test_evaluation_drops_nothing(make_gato, rows, tokenizer):
 
 def test_losses_are_counted_by_source(make_gato, rows, tokenizer):
     batch = collate(rows, 64, tokenizer.vocabulary.pad, sources=[2, 0, 2])
-    loss, metrics = GatoLearner(make_gato(), num_sources=3)(batch)
+    loss, metrics = GatoLearner(make_gato(), sources=("a", "b", "c"))(batch)
     targets = [int(r.is_predicted.sum()) for r in rows]
     assert metrics["targets"].tolist() == [targets[1], 0, targets[0] + targets[2]]
     assert float(metrics["loss_sum"].sum() / sum(targets)) == pytest.approx(float(loss.detach()), rel=1e-6)  # sums are float32

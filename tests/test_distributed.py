@@ -24,10 +24,11 @@ from gato.cli.recipes import recipe_path
 from gato.config import preset
 from gato.data.mixture import Mixture, open_tokenizer
 from gato.data.selection import DataConfig, SourceConfig
+from gato.learners.gato import flops_per_update
 from gato.model import Gato
 from gato.train import launch, ranks, zero
 from gato.train.metrics import read_metrics
-from gato.train.plan import flops_per_update, plan
+from gato.train.plan import plan
 from gato.train.recipe import OptimConfig, TrainConfig
 
 ROOT = Path(gato.__file__).parent.parent

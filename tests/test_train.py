@@ -124,7 +124,7 @@ def test_killed_runs_resume_to_the_losses_of_an_uninterrupted_one_bit_for_bit(he
     assert (here / "killed" / final).read_bytes() == (here / "whole" / final).read_bytes()
 
 
-@pytest.mark.parametrize("stage", [(checkpoint, "save_file"), (digests, "sha256"), (checkpoint, "_sync")], ids=lambda stage: stage[1])
+@pytest.mark.parametrize("stage", [(checkpoint, "save_file"), (digests, "sha256"), (checkpoint, "sync")], ids=lambda stage: stage[1])
 def test_a_save_that_breaks_off_at_any_stage_leaves_no_checkpoint_of_its_name(small, here, monkeypatch, stage):
     module, name = stage
     original, calls = getattr(module, name), []

@@ -1,8 +1,9 @@
 """Checkpoints: complete or absent.
 
-A checkpoint is an agent's folder (see `gato/agent.py`) with the training state beside it:
+A checkpoint is the folder of what was trained (an agent's: see `gato/agent.py`) with the training state beside it:
 
     optimizer.safetensors    the optimizer's state by parameter name
+    learner.safetensors      what the learner has beside what acts, such as a critic; where it has any
     training.json            update count, tokens seen, data fingerprint
     rng.safetensors          torch's generator state
     run.json                 the resolved configuration
@@ -17,16 +18,24 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from gato import digests
-from gato.agent import Agent
 from gato.disk import read_json, sync
+from gato.learner import Saved, Setup
+
+from .engine import Engine
+from .ranks import rank, say
+
+WEIGHTS, BESIDE = "model.safetensors", "learner.safetensors"
+FAILED_SAVES = 3  # so many in a row end the run
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,8 @@ class Progress:
 class Snapshot:
     """What a checkpoint holds, none of it touched by training any more: weights and moments on the host, the generator's state."""
 
-    agent: Agent
+    saved: Saved
+    weights: dict[str, torch.Tensor]
     moments: dict[str, torch.Tensor]
     generator: torch.Tensor
     progress: Progress
@@ -68,7 +78,11 @@ def save(folder: Path, snapshot: Snapshot) -> None:
 
 
 def _write(folder: Path, snapshot: Snapshot) -> None:
-    snapshot.agent.write(folder)
+    snapshot.saved.write(folder)
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        acting = set(file.keys())
+    if beside := {name: value.contiguous() for name, value in snapshot.weights.items() if name not in acting}:
+        save_file(beside, folder / BESIDE)
     save_file(snapshot.moments, folder / "optimizer.safetensors")
     save_file({"torch": snapshot.generator}, folder / "rng.safetensors")
     _write_json(folder / "training.json", {"progress": vars(snapshot.progress), "data": snapshot.fingerprint})
@@ -83,9 +97,15 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
 
 def restore(folder: Path, engine: Any) -> Progress:
     """Loads weights and moments into the engine, and the generator's state. The folder must have been verified."""
-    engine.restore(load_file(folder / "model.safetensors"), load_file(folder / "optimizer.safetensors"))
+    engine.restore(weights(folder), load_file(folder / "optimizer.safetensors"))
     torch.set_rng_state(load_file(folder / "rng.safetensors")["torch"])
     return read_progress(folder)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All that the learner's weights are, of what acts and beside it."""
+    beside = load_file(folder / BESIDE) if (folder / BESIDE).is_file() else {}
+    return load_file(folder / WEIGHTS) | beside
 
 
 def read_progress(folder: Path) -> Progress:
@@ -137,6 +157,60 @@ def keep_newest(run_folder: Path, count: int) -> None:
     """Removes all but the newest `count` steps."""
     for path in steps(run_folder)[:-count]:
         _remove(path)
+
+
+class Saver:
+    """Writes checkpoints of a run while training goes on; every rank calls, the first one writes.
+
+    **Arguments:** `run`: the resolved configuration; `keep`: how many checkpoints stay.
+
+    Training waits for a copy of the state on the host, and for the checkpoint before this one. One that cannot be written (a full disk)
+    leaves the older ones as they are, with a warning; `FAILED_SAVES` in a row, or the final one, end the run.
+    """
+
+    def __init__(self, folder: Path, engine: Engine, setup: Setup, run: dict[str, Any], keep: int) -> None:
+        self.folder, self.engine, self.setup, self.run, self.keep = folder, engine, setup, run, keep
+        self.last, self.failed = -1, 0
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: tuple[Path, Future[None]] | None = None
+
+    def __call__(self, at: Progress, name: str | None = None) -> None:
+        self.settle()
+        weights, moments = self.engine.weights(), self.engine.moments()  # the ranks' shares, brought together
+        self.last = at.step
+        if rank() > 0:
+            return
+        saved, fingerprint = self.setup.saved(weights), self.setup.batches.fingerprint
+        snapshot = Snapshot(saved, weights, moments, torch.get_rng_state(), at, self.run, fingerprint)
+        path = self.folder / (name or f"step-{at.step}")
+        self._writing = path, self._thread.submit(self._write, path, snapshot)
+        if name is not None:
+            self.settle()
+
+    def _write(self, path: Path, snapshot: Snapshot) -> None:
+        save(path, snapshot)
+        keep_newest(self.folder, self.keep)
+
+    def settle(self) -> None:
+        """Waits until the last checkpoint is written. **Raises:** `OSError` if it was not and training cannot go on."""
+        if self._writing is None:
+            return
+        (path, writing), self._writing = self._writing, None
+        try:
+            writing.result()
+        except (OSError, SafetensorError) as error:
+            self.failed += 1
+            kept = [p.name for p in steps(self.folder)]
+            text = f"{path} could not be written ({error}); kept are {', '.join(kept) or 'none'}"
+            if path.name == "final" or self.failed == FAILED_SAVES:
+                raise OSError(f"{text}; make room and start the run again") from error
+            say(f"warning: {text}; training goes on")
+        else:
+            self.failed = 0
+
+    def close(self) -> None:
+        """What is being written is finished first."""
+        self._thread.shutdown()
 
 
 def _remove(folder: Path) -> None:

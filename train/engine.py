@@ -8,53 +8,55 @@ of the one loss over the global batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
-from gato.batch import TokenBatch
-from gato.learners.gato import GatoLearner
-from gato.model import Gato, GatoConfig
+from gato.learner import Batch, Learner
 
 from .ranks import rank
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # AdamW's and Muon's
+MODEL = "model."  # what a learner calls the part that acts; checkpoints name its tensors without it
 
 
 class Engine(Protocol):
     """What the loop needs: the `learner`, the `model` that wraps it, their `device`, and these methods of `PlainEngine`."""
 
-    learner: GatoLearner
+    learner: Learner
     model: Any
     device: torch.device
 
     def describe(self) -> str: ...
-    def accumulate(self, batch: TokenBatch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]: ...
-    def step(self, rate: float) -> float: ...
-    def whole_model(self) -> Gato: ...
+    def accumulate(self, batch: Batch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def step(self, rate: float, step: int) -> float: ...
+    def weights(self) -> dict[str, Tensor]: ...
     def moments(self) -> dict[str, Tensor]: ...
     def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None: ...
     def close(self) -> None: ...
 
 
-def host_model(config: GatoConfig, weights: Mapping[str, Tensor]) -> Gato:
-    """A model that takes over these weights, copies on the host; one without any where there are none."""
-    with torch.device("meta"):
-        model = Gato(config)
-    if weights:
-        model.load_state_dict(weights, strict=True, assign=True)
-    return model
+def saved_name(name: str) -> str:
+    """What a checkpoint calls a learner's parameter or buffer."""
+    return name.removeprefix(MODEL)
+
+
+def load_weights(learner: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Puts saved weights into a learner. **Raises:** `RuntimeError` naming those that are missing or surplus."""
+    own = {saved_name(name): name for name in learner.state_dict()}
+    learner.load_state_dict({own.get(name, name): value for name, value in weights.items()}, strict=True)
 
 
 class PlainEngine:
-    """**Arguments:** `learner`, on its device; `optimizer`; `clip`: largest norm of the whole gradient."""
+    """**Arguments:** `learner`, on its device; `optimizer`; `clip`: largest norm of the gradient of the groups without their own."""
 
-    def __init__(self, learner: GatoLearner, optimizer: torch.optim.Optimizer, accelerator: Accelerator, clip: float) -> None:
-        self.learner, self.optimizer, self.accelerator, self.clip = learner, optimizer, accelerator, clip
+    def __init__(self, learner: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, clip: float) -> None:
+        names = [saved_name(name) for name in learner.state_dict()]
+        assert len(set(names)) == len(names), "two parts of the learner would be saved under one name"
+        self.learner: Any = learner
+        self.optimizer, self.accelerator, self.clip = optimizer, accelerator, clip
         self.ranks, self.device = accelerator.num_processes, accelerator.device
         self.model: Any = accelerator.prepare_model(learner) if self.ranks > 1 else learner
 
@@ -62,7 +64,7 @@ class PlainEngine:
         """What really computes the updates, as the objects themselves say it."""
         return f"{self.ranks} ranks with {type(self.model).__name__}" if self.ranks > 1 else "one process"
 
-    def accumulate(self, batch: TokenBatch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def accumulate(self, batch: Batch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward and backward of a micro-batch; the ranks exchange gradients at the update's last one.
 
         **Returns:** this micro-batch's share of the global loss, and the learner's sums.
@@ -73,12 +75,18 @@ class PlainEngine:
             self.accelerator.backward(loss * self.ranks)  # DistributedDataParallel averages over the ranks, but the loss is a sum
         return loss.detach(), sums
 
-    def step(self, rate: float) -> float:
+    def step(self, rate: float, step: int) -> float:
         """Clips the gradient and updates the weights with it; one that is not finite is dropped, alike on all ranks.
+
+        **Arguments:** `rate`: of the groups without one of their own; `step`: updates done, for groups that take part in every n-th.
 
         **Returns:** the norm of the whole gradient before clipping.
         """
-        norm = float(self.accelerator.clip_grad_norm_(self.learner.parameters(), self.clip))
+        for group in self.optimizer.param_groups:
+            if step % group.get("every", 1):
+                for parameter in group["params"]:
+                    parameter.grad = None
+        norm = self._clip()
         if math.isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group.get("rate_factor", 1.0)
@@ -86,30 +94,45 @@ class PlainEngine:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def _clip(self) -> float:
+        apart = [group for group in self.optimizer.param_groups if "clip" in group]
+        theirs = {id(parameter) for group in apart for parameter in group["params"]}
+        rest = [parameter for parameter in self.learner.parameters() if id(parameter) not in theirs]
+        norms = [self.accelerator.clip_grad_norm_(rest, self.clip)]
+        norms += [self.accelerator.clip_grad_norm_(group["params"], group["clip"]) for group in apart]
+        return float(norms[0]) if not apart else math.hypot(*map(float, norms))
+
     # -- checkpoints: every rank calls, the first one gets the whole ---------------------------------
 
-    def whole_model(self) -> Gato:
-        """A copy of the model on the host, which training does not touch; without weights on all ranks but the first."""
-        weights = self.learner.model.state_dict() if rank() == 0 else {}
-        return host_model(self.learner.model.config, {name: w.detach().to("cpu", copy=True) for name, w in weights.items()})
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of all the learner's parameters and buffers on the host; empty on all ranks but the first."""
+        if rank() > 0:
+            return {}
+        return {saved_name(name): value.detach().to("cpu", copy=True) for name, value in self.learner.state_dict().items()}
 
     def moments(self) -> dict[str, Tensor]:
         """A copy of the optimizer's state on the host, `PARAMETER.MOMENT` each; empty on all ranks but the first."""
         if rank() > 0:
             return {}
-        return {
-            f"{name}.{key}": value.detach().to("cpu", copy=True).contiguous()
-            for name, parameter in self.learner.model.named_parameters()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-        }
+        found = {}
+        for name, parameter in self.learner.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if value is None:
+                    continue
+                assert isinstance(value, Tensor), f"the optimizer's {key} of {name} is {type(value)}, which no checkpoint can hold"
+                found[f"{saved_name(name)}.{key}"] = value.detach().to("cpu", copy=True).contiguous()
+        return found
 
     def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
-        """Takes over weights and state as `whole_model` and `moments` gave them, from any number of ranks."""
-        self.learner.model.load_state_dict(weights, strict=True)
-        for name, parameter in self.learner.model.named_parameters():
-            found = {key: moments[f"{name}.{key}"].to(parameter.device) for key in MOMENTS if f"{name}.{key}" in moments}
-            if found:
-                self.optimizer.state[parameter] = found
+        """Takes over weights and state as `weights` and `moments` gave them, from any number of ranks."""
+        load_weights(self.learner, weights)
+        by_parameter: dict[str, dict[str, Tensor]] = {}
+        for name, value in moments.items():
+            parameter, _, key = name.rpartition(".")
+            by_parameter.setdefault(parameter, {})[key] = value
+        for name, parameter in self.learner.named_parameters():
+            if found := by_parameter.get(saved_name(name)):
+                self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in found.items()}
 
     def close(self) -> None:
         """Lets go of DistributedDataParallel, which must not outlive the ranks' process group: as its last owner it would end the

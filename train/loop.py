@@ -13,44 +13,39 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
-from gato.batch import Kind, TokenBatch
-from gato.data.mixture import Mixture, rank_rows
+from gato.data.mixture import rank_rows
+from gato.learner import Batch, Batches
 
 from .checkpoint import Progress
 from .engine import Engine
 from .metrics import MetricsLog, memory_bytes
 from .optim import learning_rate
-from .plan import flops_per_update, peak_flops
+from .plan import peak_flops
 from .ranks import Presence, rank, say, sum_over_ranks, world_size
 from .recipe import OptimConfig, TrainConfig
 
-# What a target's kind is called in `loss_by_modality`.
-MODALITIES = {"text": Kind.TEXT, "discrete": Kind.DISCRETE, "continuous": Kind.CONTINUOUS}
 SPIKE_WINDOW, SPIKE_LEAST, SPIKE_SIGMA = 128, 32, 6.0  # OLMo's window and limit
 SHOWN_ROWS = 8
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one update came to, over all ranks: sums by source and by kind of target, non-padding `tokens` of `places`, timesteps of
-    control (`transitions`), ranks that want to stop."""
+    """What one update came to, over all ranks: the learner's `sums`, the `counts` of its batches, and ranks that want to stop."""
 
     loss: float
-    loss_sum: list[float]
-    targets: list[float]
-    loss_by_kind: list[float]
-    targets_by_kind: list[float]
-    tokens: int
-    places: int
-    transitions: int
+    sums: dict[str, list[float]]
+    counts: dict[str, int]
     waited: float
     stops: int
+
+    @property
+    def targets(self) -> float:
+        return sum(self.sums["targets"])
 
 
 class SpikeWatch:
@@ -90,7 +85,7 @@ class StopRequest:
 
 def train(
     engine: Engine,
-    mixture: Mixture,
+    batches: Batches,
     config: TrainConfig,
     optim: OptimConfig,
     log: MetricsLog,
@@ -107,23 +102,23 @@ def train(
     between the ranks that failed, naming those that others waited for.
     """
     assert config.steps is not None
-    loader = mixture.loader(range(progress.step, config.steps), config.batch_size, config.micro_batch(world_size()), rank(), world_size())
+    loader = batches.loader(range(progress.step, config.steps), config.batch_size, config.micro_batch(world_size()), rank(), world_size())
     engine.learner.train()
     start = time.monotonic() - progress.seconds
     in_a_row, is_spike, presence = 0, SpikeWatch(), Presence()
     with presence.explained():
-        for step, batches, waited in _timed(loader, progress.step, presence):
-            update = _accumulate(engine, mixture, batches, waited, stop.requested)
+        for step, drawn, waited in _timed(loader, progress.step, presence):
+            update = _accumulate(engine, batches, drawn, waited, stop.requested)
             rate = learning_rate(optim, step, config.steps)
-            norm = engine.step(rate)
+            norm = engine.step(rate, step)
             in_a_row = 0 if math.isfinite(norm) else in_a_row + 1
             before, progress = progress, replace(
-                progress, step=step + 1, tokens=progress.tokens + update.tokens, targets=progress.targets + round(sum(update.targets)),
+                progress, step=step + 1, tokens=progress.tokens + update.counts["tokens"], targets=progress.targets + round(update.targets),
                 seconds=time.monotonic() - start, skipped=progress.skipped + (in_a_row > 0),
             )  # fmt: skip
-            line = _line(progress, before, update, norm, rate, mixture, engine, config)
+            line = _line(progress, before, update, norm, rate, engine, config)
             if in_a_row or is_spike(update.loss):
-                line |= _suspects(engine, mixture, step, config, norm, update.loss, is_skipped=in_a_row > 0)
+                line |= _suspects(engine, batches, step, config, norm, update.loss, is_skipped=in_a_row > 0)
             log.write(line)
             log.show(step + 1, update.loss, line["tokens_per_second"])
             if in_a_row >= config.max_skipped:
@@ -138,7 +133,7 @@ def train(
     return progress
 
 
-def _timed(loader: Iterator[list[TokenBatch]], first: int, presence: Presence) -> Iterator[tuple[int, list[TokenBatch], float]]:
+def _timed(loader: Iterator[list[Batch]], first: int, presence: Presence) -> Iterator[tuple[int, list[Batch], float]]:
     """Update, its micro-batches, and how long they were waited for."""
     presence.tell(first, "drawing rows")
     before = time.monotonic()
@@ -149,61 +144,54 @@ def _timed(loader: Iterator[list[TokenBatch]], first: int, presence: Presence) -
         before = time.monotonic()
 
 
-def _accumulate(engine: Engine, mixture: Mixture, batches: list[TokenBatch], waited: float, stop: bool) -> Update:
+def _accumulate(engine: Engine, batches: Batches, drawn: list[Batch], waited: float, stop: bool) -> Update:
     """Forward and backward over this rank's micro-batches, and what all ranks make of them together."""
     if world_size() > 1:
-        denominator = sum_over_ranks(torch.tensor(float(batches[0].denominator), device=engine.device))
-        batches = [b.with_denominator(denominator) for b in batches]
-    n, kinds = engine.learner.num_sources, len(Kind)
-    names, sizes = ("loss_sum", "targets", "loss_by_kind", "targets_by_kind"), (n, n, kinds, kinds)
-    total = torch.zeros(1 + sum(sizes), device=engine.device)
-    for i, batch in enumerate(batches):
-        loss, sums = engine.accumulate(batch.to(engine.device), is_last=i == len(batches) - 1)
-        total = total + torch.cat([loss.float()[None], *(sums[name] for name in names)])
-    counts = [sum(values) for values in zip(*(_counts(b, mixture) for b in batches), strict=True)] + [waited / world_size(), stop]
+        denominator = sum_over_ranks(torch.tensor(float(drawn[0].denominator), device=engine.device))
+        drawn = [batch.with_denominator(denominator) for batch in drawn]
+    total: torch.Tensor | None = None
+    sizes: dict[str, int] = {}
+    for i, batch in enumerate(drawn):
+        loss, sums = engine.accumulate(batch.to(engine.device), is_last=i == len(drawn) - 1)
+        sizes = {name: values.numel() for name, values in sums.items()}
+        mine = torch.cat([loss.float()[None], *(values.float().flatten() for values in sums.values())])
+        total = mine if total is None else total + mine
+    assert total is not None, "a rank has a row at least"
+    counted = [batches.counts(batch) for batch in drawn]
+    counts = [sum(each[name] for each in counted) for name in counted[0]] + [waited / world_size(), stop]
     # float32 counts exactly up to 2 ** 24, more than the tokens of any global batch planned for
     everything = torch.cat([total, torch.tensor(counts, dtype=torch.float32, device=engine.device)])
-    values = iter(sum_over_ranks(everything).tolist())  # the one place where the device is waited for
-    loss = next(values)
-    by_source, of_source, by_kind, of_kind = (list(islice(values, size)) for size in sizes)
-    tokens, places, transitions, wait, stops = values
-    return Update(loss, by_source, of_source, by_kind, of_kind, round(tokens), round(places), round(transitions), wait, round(stops))
-
-
-def _counts(batch: TokenBatch, mixture: Mixture) -> tuple[int, int, int]:
-    """Tokens that are not padding, places, and timesteps of control, each of which has one separator."""
-    is_control = torch.tensor([source.is_control for source in mixture.sources])[batch.sources]
-    return batch.num_tokens, batch.ids.numel(), int((batch.kind == Kind.SEPARATOR)[is_control].sum())
+    values = sum_over_ranks(everything).tolist()  # the one place where the device is waited for
+    loss, at, found = values[0], 1, {}
+    for name, size in sizes.items():
+        found[name], at = values[at : at + size], at + size
+    *numbers, wait, stops = values[at:]
+    return Update(loss, found, {name: round(n) for name, n in zip(counted[0], numbers, strict=True)}, wait, round(stops))
 
 
 def _line(
-    progress: Progress, before: Progress, update: Update, norm: float, rate: float, mixture: Mixture, engine: Engine, config: TrainConfig
+    progress: Progress, before: Progress, update: Update, norm: float, rate: float, engine: Engine, config: TrainConfig
 ) -> dict[str, Any]:
-    by_source = {source.name: s / n for source, s, n in zip(mixture.sources, update.loss_sum, update.targets, strict=True) if n > 0}
-    by_modality = {
-        name: update.loss_by_kind[k] / update.targets_by_kind[k] for name, k in MODALITIES.items() if update.targets_by_kind[k] > 0
-    }
-    seconds = max(1e-9, progress.seconds - before.seconds)
+    seconds, counts = max(1e-9, progress.seconds - before.seconds), update.counts
     line = {
-        "step": progress.step, "loss": update.loss, "loss_by_source": by_source, "loss_by_modality": by_modality,
-        "gradient_norm": norm, "learning_rate": rate,
+        "step": progress.step, "loss": update.loss, **engine.learner.report(update.sums), "gradient_norm": norm, "learning_rate": rate,
         "tokens": progress.tokens, "targets": progress.targets, "seconds": round(progress.seconds, 3),
-        "padding_share": round(1 - update.tokens / update.places, 4), "tokens_per_second": round(update.tokens / seconds, 1),
-        "targets_per_second": round(sum(update.targets) / seconds, 1),
-        "transitions_per_second": round(update.transitions / seconds, 1), "wait_seconds": round(update.waited, 4),
+        "padding_share": round(1 - counts["tokens"] / counts["places"], 4),
+        "tokens_per_second": round(counts["tokens"] / seconds, 1), "targets_per_second": round(update.targets / seconds, 1),
+        "transitions_per_second": round(counts["transitions"] / seconds, 1), "wait_seconds": round(update.waited, 4),
         "memory_bytes": memory_bytes(engine.device), "skipped": progress.skipped,
     }  # fmt: skip
-    if peak := config.peak_flops or peak_flops(engine.device):
-        flops = flops_per_update(engine.learner.model.config, update.tokens, round(sum(update.targets)))
+    flops = engine.learner.flops(counts["tokens"], round(update.targets))
+    if flops is not None and (peak := config.peak_flops or peak_flops(engine.device)):
         line["mfu"] = round(flops / seconds / peak / world_size(), 4)
     return line
 
 
 def _suspects(
-    engine: Engine, mixture: Mixture, step: int, config: TrainConfig, norm: float, loss: float, is_skipped: bool
+    engine: Engine, batches: Batches, step: int, config: TrainConfig, norm: float, loss: float, is_skipped: bool
 ) -> dict[str, list[int]]:
     """Says which rows of an update are to blame for a gradient that is not finite (`bad_rows`), or for a spike (`spike_rows`)."""
-    losses = row_losses(engine, mixture, step, config.batch_size)
+    losses = row_losses(engine, batches, step, config.batch_size)
     if is_skipped:
         rows = [row for row, value in enumerate(losses) if not math.isfinite(value)]
         text = f"update {step} was skipped: the norm of its gradient is {norm}"
@@ -212,7 +200,7 @@ def _suspects(
         rows = sorted(range(len(losses)), key=lambda row: -losses[row])[:SHOWN_ROWS]
         text = f"the loss of update {step} is {loss:.3f}, far above those before; highest in rows"
     if rows:
-        sources = sorted({mixture.sources[mixture.row(step, row).source].name for row in rows})
+        sources = sorted(set(batches.sources_of(step, rows)))
         text += (
             f" ({', '.join(map(str, rows[:SHOWN_ROWS]))}) of {', '.join(sources)}; "
             f"'gato data show runs/{config.name} --step {step} --row {rows[0]}' shows the first"
@@ -221,24 +209,24 @@ def _suspects(
     return {"bad_rows" if is_skipped else "spike_rows": rows}
 
 
-def row_losses(engine: Engine, mixture: Mixture, step: int, batch_size: int) -> list[float]:
+def row_losses(engine: Engine, batches: Batches, step: int, batch_size: int) -> list[float]:
     """The loss of every row of an update's global batch with the present weights, each computed alone."""
     losses = torch.zeros(batch_size, device=engine.device)
     for row in rank_rows(batch_size, rank(), world_size()):
         with torch.no_grad():
-            loss, _ = engine.model(mixture.batch(step, [row]).to(engine.device))
+            loss, _ = engine.model(batches.batch(step, [row]).to(engine.device))
         losses[row] = loss.float()
     return sum_over_ranks(losses).tolist()
 
 
-def seconds_per_step(learner: Any, mixture: Mixture, config: TrainConfig, device: torch.device, autocast: Any, repeats: int = 8) -> float:
+def seconds_per_step(learner: Any, batches: Batches, config: TrainConfig, device: torch.device, autocast: Any, repeats: int = 8) -> float:
     """The speed test: the median time of forward and backward on the run's own first batches, without updates or exchange."""
     learner.train()
     times = []
-    loader = mixture.loader(range(repeats + 2), config.batch_size, config.micro_batch(world_size()), rank(), world_size())
+    loader = batches.loader(range(repeats + 2), config.batch_size, config.micro_batch(world_size()), rank(), world_size())
     before = time.monotonic()
-    for batches in loader:
-        for batch in batches:
+    for drawn in loader:
+        for batch in drawn:
             with autocast():
                 loss, _ = learner(batch.to(device))
             loss.backward()

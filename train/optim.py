@@ -30,18 +30,26 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
 
 
 def make_optimizer(config: OptimConfig, groups: list[dict]) -> torch.optim.Optimizer:
-    """The optimizer over a learner's parameter groups; the loop sets the rate before every update.
+    """The optimizer over a learner's parameter groups (see `Learner.parameter_groups`); the loop sets the rate before every update.
 
-    Groups marked `hidden` hold matrices that Muon may update. A group's `rate_factor` multiplies the rate.
+    A group's `rate_factor`, here and in the loop, multiplies the recipe's rate.
     """
-    if config.muon is None:
+    groups = [_with_rate(config, group) for group in groups]
+    if config.muon is None or not any(group.get("hidden") for group in groups):
         return _adamw(config, groups)
     hidden = [group | {"rate_factor": config.muon} for group in groups if group.get("hidden")]
-    return MuonAndAdamW(
+    return Optimizers(
         # match_rms_adamw: updates of AdamW's size, so that rates and weight decay mean the same for both
         torch.optim.Muon(hidden, lr=config.learning_rate, adjust_lr_fn="match_rms_adamw"),
         _adamw(config, [group for group in groups if not group.get("hidden")]),
     )
+
+
+def _with_rate(config: OptimConfig, group: dict) -> dict:
+    if "learning_rate" not in group:
+        return group
+    rest = {key: value for key, value in group.items() if key != "learning_rate"}
+    return rest | {"rate_factor": group["learning_rate"] / config.learning_rate}
 
 
 def seconds_per_update(config: OptimConfig, learner: Any, repeats: int = 5) -> float:
@@ -58,8 +66,8 @@ def seconds_per_update(config: OptimConfig, learner: Any, repeats: int = 5) -> f
     return sorted(times)[repeats // 2]
 
 
-class MuonAndAdamW(torch.optim.Optimizer):
-    """Two optimizers that look like one: the groups and the state of both."""
+class Optimizers(torch.optim.Optimizer):
+    """Several optimizers that look like one: the groups and the state of all."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
         super().__init__([group for part in parts for group in part.param_groups], {})

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gato.layers.head import CHUNK
+from gato.learners.gato import flops_per_update
 from gato.model import Gato, GatoConfig
 
 from .ranks import check_rows
@@ -67,20 +68,6 @@ def count(config: GatoConfig) -> dict[str, int]:
     """Parameters by part and in total, without making any."""
     with torch.device("meta"):
         return Gato(config).count_parameters()
-
-
-def flops_per_update(config: GatoConfig, tokens: int, targets: int) -> float:
-    """Operations of forward and backward: 6 per weight and token that meet, and causal attention.
-
-    Attention counts the half that a causal mask leaves: 6 * layers * context * heads * head width a token. Head, and what stands
-    behind the last layer's attention, meet targets only. The patch embedder, relative scores and recomputation are left out, so
-    an MFU made of this is rather too low than too high.
-    """
-    inner = config.num_heads * config.head_width
-    before = 3 * config.width * inner + config.context_length * inner  # queries, keys and values, attention
-    behind = config.width * inner + config.width * config.feed_forward * 3 // 2  # output; GEGLU: width -> hidden, then half of it back
-    per_token = config.num_layers * (before + behind) - behind
-    return float(6 * (tokens * per_token + targets * (behind + config.width * config.vocab_size)))
 
 
 def plan(config: GatoConfig, batch_size: int, micro_batch_size: int, ranks: int, stage: int, offload: bool, bf16: bool) -> dict[str, Any]:

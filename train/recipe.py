@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gato.data.selection import DataConfig
+from gato.data.selection import DataConfig, check
 from gato.setting import MAX_COUNT, MAX_SEED, MAX_THREADS, Settings, bounded, choice, text
 from gato.tokenizers.vocabulary import Vocabulary
 
@@ -129,9 +129,14 @@ class TrainConfig(Settings):
 
 @dataclass(frozen=True)
 class PretrainConfig(Settings):
-    """Everything a run is made of; a recipe is a YAML file of these."""
+    """Everything a run of Gato is made of; a recipe is a YAML file of these. `learner`: `gato`, the default."""
 
+    learner: str = choice("gato", ("gato",))
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def check(self) -> None:
+        """**Raises:** `ValueError` for a mixture that makes no sense, before any file is opened."""
+        check(self.data)

@@ -20,11 +20,9 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType
 from torch import Tensor
 
-from gato.batch import TokenBatch
-from gato.learners.gato import GatoLearner
-from gato.model import Gato
+from gato.learner import Batch
 
-from .engine import host_model
+from .engine import saved_name
 from .ranks import rank, world_size
 from .recipe import OptimConfig, TrainConfig
 
@@ -110,14 +108,15 @@ class ZeroEngine:
     any batch, for the one pass that makes DeepSpeed set up its state before a checkpoint's is put there.
     """
 
-    def __init__(
-        self, learner: GatoLearner, optimizer: torch.optim.Optimizer, accelerator: Accelerator, some_batch: Callable[[], TokenBatch]
-    ) -> None:
+    def __init__(self, learner: Any, optimizer: torch.optim.Optimizer, accelerator: Accelerator, some_batch: Callable[[], Batch]) -> None:
         import deepspeed
 
+        if any({"clip", "every"} & group.keys() for group in optimizer.param_groups):
+            raise ValueError("ZeRO clips and updates all weights together, which this learner does not; set train.deepspeed to null")
         self.learner, self.device, self.some_batch = learner, accelerator.device, some_batch
-        # the head reads the token table, whose own forward is over by then: stage 3 must bring it back
-        deepspeed.zero.register_external_parameter(learner.model, learner.model.embedding.tokens.weight)
+        if (table := getattr(getattr(learner.model, "embedding", None), "tokens", None)) is not None:
+            # Gato's head reads the token table, whose own forward is over by then: stage 3 must bring it back
+            deepspeed.zero.register_external_parameter(learner.model, table.weight)
         self.model, _ = accelerator.prepare(learner, optimizer)
         assert isinstance(self.model, deepspeed.DeepSpeedEngine) and self.model.zero_optimization(), type(self.model)
         self.accumulation = self.model.gradient_accumulation_steps()
@@ -128,30 +127,34 @@ class ZeroEngine:
             f"{ranks} with {type(self.model).__name__}, {type(self.model.optimizer).__name__}, stage {self.model.zero_optimization_stage()}"
         )
 
-    def accumulate(self, batch: TokenBatch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def accumulate(self, batch: Batch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]:
         self.model.set_gradient_accumulation_boundary(is_last)
         loss, sums = self.model(batch)
         # DeepSpeed averages over ranks and accumulation, but the loss is a sum
         self.model.backward(loss * (world_size() * self.accumulation))
         return loss.detach(), sums
 
-    def step(self, rate: float) -> float:
+    def step(self, rate: float, step: int = 0) -> float:
         for group in self.model.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate_factor", 1.0)
         self.model.step()
         return math.inf if self.model.optimizer.overflow else float(self.model.get_global_grad_norm())
 
     # -- checkpoints: every rank calls, the first one gets the whole ---------------------------------
 
-    def whole_model(self) -> Gato:
+    def weights(self) -> dict[str, Tensor]:
         from deepspeed.utils import safe_get_full_fp32_param
 
         weights = {}
-        for name, parameter in self.learner.model.named_parameters():
+        for name, parameter in self.learner.named_parameters():
             whole = safe_get_full_fp32_param(parameter)  # an exchange between all ranks
             if rank() == 0:
-                weights[name] = whole.detach().to("cpu", copy=True)
-        return host_model(self.learner.model.config, weights)
+                weights[saved_name(name)] = whole.detach().to("cpu", copy=True)
+        if rank() == 0:  # buffers are whole on every rank
+            parameters = dict(self.learner.named_parameters())
+            rest = {name: value for name, value in self.learner.state_dict().items() if name not in parameters}
+            weights |= {saved_name(name): value.detach().to("cpu", copy=True) for name, value in rest.items()}
+        return weights
 
     def moments(self) -> dict[str, Tensor]:
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -161,12 +164,12 @@ class ZeroEngine:
             return found  # no update so far had a finite gradient
         self._link_states()
         step = states[0]["step"]
-        for name, parameter in self.learner.model.named_parameters():
+        for name, parameter in self.learner.named_parameters():
             for key in ("exp_avg", "exp_avg_sq"):
                 whole = safe_get_full_optimizer_state(parameter, key)
                 if rank() == 0:
-                    found[f"{name}.{key}"] = whole.detach().to("cpu", copy=True)
-            found[f"{name}.step"] = step.detach().to("cpu", copy=True)
+                    found[f"{saved_name(name)}.{key}"] = whole.detach().to("cpu", copy=True)
+            found[f"{saved_name(name)}.step"] = step.detach().to("cpu", copy=True)
         return found
 
     def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
@@ -180,10 +183,10 @@ class ZeroEngine:
             self.model.backward(0 * self.model(self.some_batch().to(self.device))[0])
         self.step(0.0)
         self._link_states()
-        for name, parameter in self.learner.model.named_parameters():
-            safe_set_full_fp32_param(parameter, weights[name].to(self.device))
+        for name, parameter in self.learner.named_parameters():
+            safe_set_full_fp32_param(parameter, weights[saved_name(name)].to(self.device))
             for key in ("exp_avg", "exp_avg_sq"):
-                safe_set_full_optimizer_state(parameter, moments[f"{name}.{key}"].to(self.device), key)
+                safe_set_full_optimizer_state(parameter, moments[f"{saved_name(name)}.{key}"].to(self.device), key)
         step = next(value for name, value in moments.items() if name.endswith(".step"))
         for state in self._adam_states():
             state["step"].copy_(step)

@@ -19,8 +19,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
+from gato.given import nearest
 from gato.setting import Limits, expected, fields_of, is_allowed, refusal
-from gato.spelling import nearest
 from gato.yaml_file import load_yaml
 
 from .structure import check_structure

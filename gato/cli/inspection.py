@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gato.data.stores import refuse_folder_of_stores
+from gato.given import nearest
 from gato.setting import COUNT, INDEX, SEED, Limits
-from gato.spelling import nearest
 
 from .command import build_config, open_store, parse, parser_of, print_rows, table
 from .recipes import recipe_path, recipes
@@ -130,6 +130,8 @@ def _mixture_of(name: str, options: Any) -> tuple[Any, int, int]:
     elif options.recipe:
         raise ValueError(f"'{name}' is a recipe itself; --recipe is for a mixture file, which begins with 'sources:'")
     else:
+        if isinstance(content, dict) and content.get("learner", "gato") != "gato":
+            raise ValueError(f"'{name}' is of the learner {content['learner']}; rows are shown of Gato's mixtures, stores by their name")
         recipe = recipe_file(path)
         data = recipe.data
     check(data)

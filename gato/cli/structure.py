@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
+from gato.given import nearest
 from gato.setting import Limits, expected, fields_of, is_allowed
-from gato.spelling import nearest
 
 MAX_LETTERS = 60  # of a value in a message
 MAX_TEXT = 1000  # letters of a name or a path

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from gato.setting import Limits, check_value
+from gato.yaml_file import load_yaml
 
 from .command import build_config, parse, parser_of, print_rows
 from .output import write_document
@@ -26,20 +28,24 @@ def pretrain(arguments: list[str]) -> int | None:
         raise ValueError("--world-size belongs to --dry-run; --nproc starts processes")
     parser = parser_of("pretrain", about)
     parser.usage = "gato pretrain RECIPE [--nproc N | --dry-run --world-size N] [--config FILE] [--SECTION.OPTION VALUE ...]"
-    from gato.data.selection import check
-    from gato.train.recipe import PretrainConfig
+    from gato.train.setup import recipe_class
 
-    parser.add_argument("--config", action="config", help="a further YAML file; later files and options win")
-    parser.add_config(PretrainConfig)
+    learner = "gato"
     if not rest or rest[0].startswith("-"):
         if not {"-h", "--help", "--print_config"} & set(rest):
             raise ValueError(f"name a recipe first: 'gato pretrain RECIPE'; shipped are {', '.join(recipes())}")
     else:
-        rest[:1] = ["--config", str(recipe_path(rest[0]))]
-    built = build_config(parser, rest)
-    config = PretrainConfig(model=built.model, data=built.data, optim=built.optim, train=built.train)
+        recipe = recipe_path(rest[0])
+        content = load_yaml(recipe)
+        learner = content.get("learner", "gato") if isinstance(content, dict) else "gato"
+        rest[:1] = ["--config", str(recipe)]
+    kind = recipe_class(learner)
+    parser.add_argument("--config", action="config", help="a further YAML file; later files and options win")
+    parser.add_config(kind)
+    built = vars(build_config(parser, rest))
+    config = kind(**{field.name: built[field.name] for field in fields(kind)})
     if not ways.dry_run:
-        check(config.data)
+        config.check()
     from gato.train.pretrain import dry_run, outcome, pretrain
 
     if ways.dry_run:

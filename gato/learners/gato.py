@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from gato.batch import Kind, TokenBatch
-from gato.model import Gato
+from gato.model import Gato, GatoConfig
+
+# What a target's kind is called in `loss_by_modality`.
+MODALITIES = {"text": Kind.TEXT, "discrete": Kind.DISCRETE, "continuous": Kind.CONTINUOUS}
 
 
 class GatoLearner(nn.Module):
-    """**Arguments:** `model`; `num_sources`: how many sources the batches' `sources` index."""
+    """**Arguments:** `model`; `sources`: the names of what the batches' `sources` index."""
 
-    def __init__(self, model: Gato, num_sources: int = 1) -> None:
+    def __init__(self, model: Gato, sources: Sequence[str] = ("data",)) -> None:
         super().__init__()
         self.model = model
-        self.num_sources = num_sources
+        self.sources = tuple(sources)
 
     def forward(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """
         **Returns:** the batch's share of the global loss (weighted sum over `batch.denominator`), and unweighted sums:
-        `loss_sum` and `targets` (num_sources,) by source, `loss_by_kind` and `targets_by_kind` (6,) by the `Kind` of the target.
+        `loss_sum` and `targets` (sources,) by source, `loss_by_kind` and `targets_by_kind` (6,) by the `Kind` of the target.
         """
         out = self.model(
             input_ids=batch.ids,
@@ -38,7 +44,7 @@ class GatoLearner(nn.Module):
         source = batch.sources[torch.div(out.token_index, batch.ids.shape[1], rounding_mode="floor")]
         kind = batch.kind.flatten()[out.token_index]
         losses, counted = out.token_losses.float(), (batch.labels.flatten()[out.token_index] >= 0).float()
-        of_sources, of_kinds = (torch.zeros(n, device=batch.ids.device) for n in (self.num_sources, len(Kind)))
+        of_sources, of_kinds = (torch.zeros(n, device=batch.ids.device) for n in (len(self.sources), len(Kind)))
         metrics = {
             "loss_sum": of_sources.index_add(0, source, losses),
             "targets": of_sources.index_add(0, source, counted),
@@ -60,3 +66,30 @@ class GatoLearner(nn.Module):
             {"params": decayed, "weight_decay": weight_decay},
             {"params": kept, "weight_decay": 0.0},
         ]
+
+    def report(self, sums: dict[str, list[float]]) -> dict[str, Any]:
+        """The mean loss per target by source and by kind of target; what had no target is left out."""
+        by_source = zip(self.sources, sums["loss_sum"], sums["targets"], strict=True)
+        losses, targets = sums["loss_by_kind"], sums["targets_by_kind"]
+        return {
+            "loss_by_source": {name: total / n for name, total, n in by_source if n > 0},
+            "loss_by_modality": {name: losses[k] / targets[k] for name, k in MODALITIES.items() if targets[k] > 0},
+        }
+
+    def flops(self, tokens: int, targets: int) -> float:
+        """Of forward and backward; see `flops_per_update`."""
+        return flops_per_update(self.model.config, tokens, targets)
+
+
+def flops_per_update(config: GatoConfig, tokens: int, targets: int) -> float:
+    """Operations of forward and backward: 6 per weight and token that meet, and causal attention.
+
+    Attention counts the half that a causal mask leaves: 6 * layers * context * heads * head width a token. Head, and what stands
+    behind the last layer's attention, meet targets only. The patch embedder, relative scores and recomputation are left out, so
+    an MFU made of this is rather too low than too high.
+    """
+    inner = config.num_heads * config.head_width
+    before = 3 * config.width * inner + config.context_length * inner  # queries, keys and values, attention
+    behind = config.width * inner + config.width * config.feed_forward * 3 // 2  # output; GEGLU: width -> hidden, then half of it back
+    per_token = config.num_layers * (before + behind) - behind
+    return float(6 * (tokens * per_token + targets * (behind + config.width * config.vocab_size)))

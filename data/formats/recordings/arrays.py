@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gato.given import nearest
 from gato.picture import picture_kind
-from gato.spelling import nearest
 
 MAX_BYTES = 2**31  # of one slice
 DAMAGE = (OSError, EOFError, KeyError, SyntaxError, UnicodeError, zipfile.BadZipFile, zlib.error, RuntimeError)

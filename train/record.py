@@ -1,0 +1,80 @@
+"""What a run's folder records of it: its settings, which a later start must agree with, and the stores it was trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gato.disk import read_json
+
+from . import checkpoint
+from .ranks import say
+from .recipe import TrainConfig
+
+# What may differ when a run goes on: it changes how fast and where, not what is learned.
+FREE = {
+    "data.workers",
+    *(f"train.{name}" for name in ("micro_batch_size", "save_every", "keep", "device", "threads", "deepspeed", "timeout", "max_skipped")),
+    *(f"train.{name}" for name in ("report_to", "peak_flops", "compile", "recompute", "allow_changes")),
+}
+
+
+def record(folder: Path, resolved: dict[str, Any], train: TrainConfig) -> None:
+    """Records the resolved configuration at a run's first start; later starts must agree with it, but for `FREE` and what they allow."""
+    path = folder / "run.json"
+    if path.is_file():
+        changed = _changes({"learner": "gato"} | read_json(path), resolved)  # older runs do not name theirs
+        if refused := {name: text for name, text in sorted(changed.items()) if name not in FREE and not _is_allowed(name, train)}:
+            raise ValueError(
+                f"'{folder}' holds a run with other settings ({'; '.join(refused.values())}); choose another --train.name, undo it, "
+                f"or allow it by --train.allow_changes [{','.join(refused)}] (never a model's)"
+            )
+        if not changed:
+            return
+        say(f"going on with {'; '.join(changed.values())}")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(resolved, indent=1))
+    temporary.replace(path)
+
+
+def reopen(final: Path, steps: int) -> None:
+    """Makes the final checkpoint of a run that is to go on to more updates one like those before it."""
+    if not (final / "manifest.json").is_file():
+        return
+    done = checkpoint.read_progress(final).step
+    if done < steps:
+        final.rename(final.with_name(f"step-{done}"))
+        say(f"{final} was finished after {done} updates; going on to {steps}")
+
+
+def _is_allowed(name: str, train: TrainConfig) -> bool:
+    return (
+        name != "learner" and not name.startswith("model.") and any(f"{name}.".startswith(f"{allowed}.") for allowed in train.allow_changes)
+    )
+
+
+def _changes(old: Any, new: Any, name: str = "") -> dict[str, str]:
+    """What differs between two nested configurations: "NAME was OLD, now NEW" by name."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        pairs = [(f"{name}.{key}".lstrip("."), key) for key in sorted(old.keys() | new.keys())]
+        return {n: text for path, key in pairs for n, text in _changes(old.get(key), new.get(key), path).items()}
+    return {} if old == new else {name: f"{name} was {old}, now {new}"}
+
+
+def recorded_steps(path: Path) -> int:
+    settings = read_json(path).get("train")
+    steps = settings.get("steps") if isinstance(settings, dict) else None
+    if type(steps) is not int or steps < 1:
+        raise ValueError(f"'{path}' is damaged: its train.steps is {steps!r}, expected a whole number above 0; restore it")
+    return steps
+
+
+def check_stores(path: Path, fingerprint: dict[str, str], train: TrainConfig) -> None:
+    """**Raises:** `ValueError` if the stores are not those of the checkpoint, but for sources that `allow_changes` names."""
+    old, new = read_json(path / "training.json").get("data"), fingerprint
+    if not isinstance(old, dict):
+        raise ValueError(f"'{path / 'training.json'}' is damaged: it does not say which stores were trained on; use another checkpoint")
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if refused := [name for name in changed if not _is_allowed(f"data.sources.{name}", train)]:
+        raise ValueError(f"the stores of {', '.join(refused)} changed since '{path}' was written; restore them or start another run")
