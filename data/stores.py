@@ -40,7 +40,7 @@ def find_store(name: str | Path, part: str | None = None) -> Path:
     for path in places:
         if (path / MANIFEST_NAME).is_file():
             return path
-    inside = [store for path in places if str(name) and path.is_dir() for store in stores_below(path)]
+    inside = _inside(str(name))
     if part is not None:
         chosen = [store for store in inside if store.name == part] or inside
         if len(chosen) == 1:
@@ -52,9 +52,12 @@ def find_store(name: str | Path, part: str | None = None) -> Path:
 
 def refuse_folder_of_stores(name: str) -> None:
     """**Raises:** `ValueError` that names the stores in a folder, such as the one that an import of several splits made."""
-    inside = [store for path in (Path(name), named_store(name)) if name and path.is_dir() for store in stores_below(path)]
-    if inside:
+    if inside := _inside(name):
         raise ValueError(f"'{name}' is a folder of stores; name one: {', '.join(map(str, inside[:8]))}")
+
+
+def _inside(name: str) -> list[Path]:
+    return [store for path in dict.fromkeys([Path(name), named_store(name)]) if name and path.is_dir() for store in stores_below(path)]
 
 
 def stores_below(folder: Path) -> list[Path]:

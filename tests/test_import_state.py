@@ -181,7 +181,8 @@ def test_a_killed_collection_says_what_is_missing_and_goes_on(tmp_path: Path) ->
     """The process ends without any of its own doing, as with SIGKILL, after its second episode."""
     script = f"""
         import os, signal, sys
-        from gato.data import collect, store
+        from gato.data import store
+        from gato.data.collection import collect
         from gato.data.collection.collect import CollectConfig
         append = store.StoreWriter.append
         def killed(self, episode):

@@ -25,7 +25,6 @@ from gato.episode import Episode
 from gato.lock import FolderLock
 from gato.tokenizers.text import TextTokenizer
 from gato.train import checkpoint
-from gato.train import pretrain as training
 from gato.train.loop import SpikeWatch, StopRequest
 from gato.train.metrics import read_metrics
 from gato.train.pretrain import pretrain
@@ -363,7 +362,7 @@ def test_a_tracker_sees_the_updates_too(small, here):
 def test_a_tracker_that_is_unknown_or_missing_is_refused(small, monkeypatch):
     with pytest.raises(ValueError, match="train.report_to is 'tensorbord'; known are all, aim, tensorboard"):
         pretrain(replace(small, train=replace(small.train, report_to="tensorbord")))
-    monkeypatch.setattr(training, "get_available_trackers", lambda: [])
+    monkeypatch.setattr("gato.train.devices.get_available_trackers", lambda: [])
     with pytest.raises(ImportError, match="'wandb', which is not installed; pip install wandb"):
         pretrain(replace(small, train=replace(small.train, report_to="wandb")))
 

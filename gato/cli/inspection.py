@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gato.data.stores import refuse_folder_of_stores
 from gato.given import nearest
 from gato.setting import COUNT, INDEX, SEED, Limits
 
@@ -101,7 +100,7 @@ def _store(options: Any) -> Any:
 
 def _folder(name: str) -> Path | None:
     """The folder of a store of this name or path. A file, a run and a recipe's name come first, which are mixtures."""
-    from gato.data.stores import named_store, stores_folder
+    from gato.data.stores import named_store, refuse_folder_of_stores, stores_folder
 
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or name in recipes() or (path / "run.json").is_file():

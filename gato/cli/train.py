@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from gato.setting import Limits, check_value
-from gato.yaml_file import load_yaml
 
 from .command import build_config, parse, parser_of, print_rows
 from .output import write_document
@@ -29,6 +28,7 @@ def pretrain(arguments: list[str]) -> int | None:
     parser = parser_of("pretrain", about)
     parser.usage = "gato pretrain RECIPE [--nproc N | --dry-run --world-size N] [--config FILE] [--SECTION.OPTION VALUE ...]"
     from gato.train.setup import recipe_class
+    from gato.yaml_file import load_yaml
 
     learner = "gato"
     if not rest or rest[0].startswith("-"):
