@@ -80,14 +80,13 @@ class Mixture:
 
     @property
     def tasks(self) -> dict[str, TaskSpec]:
-        """The task specs of all sources, by task name; without those held out."""
-        return {t.name: t for source in self.sources for i, t in enumerate(source.store.tasks) if i not in source.left_out_tasks}
-
-    @property
-    def memories(self) -> dict[str, int]:
-        """Of the tasks that are trained in short windows, how many timesteps these have at most, by task name."""
-        tasks = self.tasks
-        return {t.name: s.config.memory for s in self.sources if s.config.memory for t in s.store.tasks if t.name in tasks}
+        """The task specs of all sources with their memories, by task name; without those held out."""
+        return {
+            task.name: replace(task, memory=source.config.memory)
+            for source in self.sources
+            for i, task in enumerate(source.store.tasks)
+            if i not in source.left_out_tasks
+        }
 
     @property
     def fingerprint(self) -> dict[str, str]:

@@ -181,12 +181,17 @@ def understood(demonstrations: Demonstrations, agent: Agent) -> Demonstrations:
     return replace(demonstrations, task=task.with_origins(inferred), inferred=inferred)
 
 
-def give_memory(agent: Agent, task: TaskSpec, sibling: str | None, memory: int | None) -> int:
-    """Sets what the agent trains and plays this task with, and returns it; 0: as much as the context holds."""
+def with_memory(demonstrations: Demonstrations, agent: Agent, memory: int | None) -> Demonstrations:
+    """The demonstrations of a task with this memory, 0: as much as the context holds; by default what the agent knows.
+
+    That is the memory of this task, or of its sibling where the registry holds this one out.
+    """
+    task = demonstrations.task
     if memory is None:
-        memory = agent.memories.get(task.name, agent.memories.get(sibling or "", 0))
-    agent.memories = {name: m for name, m in (agent.memories | {task.name: memory}).items() if m}
-    return memory
+        names = task.name, envs.held_out().get(envs.registered_name(task), "")
+        known = [agent.tasks[name].memory for name in names if name in agent.tasks]
+        memory = next((m for m in known if m), None)
+    return replace(demonstrations, task=replace(task, memory=memory or None))
 
 
 def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
@@ -204,11 +209,10 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     for count in config.episodes:  # before the first cell, not after hours
         demonstrations.series(0, count)
     agent = opened(checkpoint, config)
-    demonstrations = understood(demonstrations, agent)
+    demonstrations = with_memory(understood(demonstrations, agent), agent, config.memory)
     task = demonstrations.task
     seen, sibling = task.name in agent.tasks, envs.held_out().get(envs.registered_name(task))
-    memory = give_memory(agent, task, sibling, config.memory)
-    out = _claim(checkpoint, config, demonstrations, memory)
+    out = _claim(checkpoint, config, demonstrations)
     cells = []
     for series in range(config.series):
         for count in sorted(set(config.episodes)):
@@ -219,7 +223,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         "sibling": sibling and {"task": sibling, "seen": sibling in agent.tasks},
         "random": task.random_return, "expert": task.expert_return,
         "references": demonstrations.references, "unscored": score_scale(task.random_return, task.expert_return),
-        "memory": memory,
+        "memory": task.memory or 0,
         "origins": {name: list(origin) for name, origin in demonstrations.inferred.items()},
         "store": str(demonstrations.store.path), "pool": len(demonstrations.pool), "held_out": len(demonstrations.held_out),
         "left_out": demonstrations.left_out, "series": config.series, "rollouts": config.rollouts, "protocol": config.protocol,
@@ -311,7 +315,7 @@ def _trained(
 
 
 def _policy(agent: Agent, task: TaskSpec, config: FewShotConfig) -> GatoPolicy:
-    return agent.policy(task, config.temperature, seed=config.seed)
+    return agent.policy(task, config.temperature, seed=config.seed, memory=task.memory or 0)
 
 
 def _measured(policy: Policy, task: TaskSpec, config: FewShotConfig, demonstrations: Sequence[Episode] = ()) -> dict[str, Any]:
@@ -338,7 +342,7 @@ def subset(demonstrations: Demonstrations, episodes: Sequence[Episode], path: Pa
     return path
 
 
-def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstrations, memory: int) -> Path:
+def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstrations) -> Path:
     """The folder of the results. **Raises:** `ValueError` if cells lie there that were made with other settings."""
     out = config.out or Path("runs") / f"fewshot-{demonstrations.task.name.replace('/', '-')}"
     model = json.loads((Path(checkpoint) / "config.json").read_text())
@@ -346,7 +350,7 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
         "weights_sha256": weights_sha256(Path(checkpoint)), "model": model,
         "data": demonstrations.store.fingerprint, "task": demonstrations.task.to_dict(),
         "held_out": len(demonstrations.held_out), "training": asdict(config.training), "rollouts": config.rollouts,
-        "seed": config.seed, "temperature": config.temperature, "memory": memory,
+        "seed": config.seed, "temperature": config.temperature, "memory": demonstrations.task.memory or 0,
     }  # fmt: skip
     settings = json.loads(json.dumps(settings))
     path = out / "settings.json"

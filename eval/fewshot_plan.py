@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gato import envs
 from gato.eval.report.fewshot_table import origin_lines
 from gato.train.finetune import speed
 from gato.train.protocol import MODES
 
-from .fewshot import give_memory, open_demonstrations, opened, subset, understood
+from .fewshot import open_demonstrations, opened, subset, understood, with_memory
 from .settings import FewShotConfig
 
 
@@ -18,9 +17,8 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
     from tempfile import TemporaryDirectory
 
     agent, protocol = opened(checkpoint, config), config.training
-    demonstrations = understood(open_demonstrations(config), agent)
+    demonstrations = with_memory(understood(open_demonstrations(config), agent), agent, config.memory)
     task = demonstrations.task
-    give_memory(agent, task, envs.held_out().get(envs.registered_name(task)), config.memory)
     most = demonstrations.series(0, max(config.episodes))
     per_timestep, context = agent.tokenizer.tokens_per_timestep(task), agent.model.config.context_length
     lines = [agent.tokenizer.show(agent.tokenizer.encode(most[0].window(0, 2)))]

@@ -44,15 +44,11 @@ MAX_CANDIDATES = 256  # of one picture, which are all computed at once
 class Agent:
     """A model, the tokenizer it was trained with, and the tasks it has seen.
 
-    **Arguments:** `model`; `tokenizer`: an `EpisodeTokenizer`; `tasks`: task specs by name; `memories`: of tasks that were trained
-    in shorter windows than the context, how many timesteps these had (`SourceConfig`), by name.
+    **Arguments:** `model`; `tokenizer`: an `EpisodeTokenizer`; `tasks`: task specs by name, with the memory they were trained with.
     """
 
-    def __init__(
-        self, model: Gato, tokenizer: EpisodeTokenizer, tasks: Mapping[str, TaskSpec], memories: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, model: Gato, tokenizer: EpisodeTokenizer, tasks: Mapping[str, TaskSpec]) -> None:
         self.model, self.tokenizer, self.tasks = model, tokenizer, dict(tasks)
-        self.memories = dict(memories or {})
         model.write_text_only()  # checkpoints from before this was saved with them
 
     # -- disk ------------------------------------------------------------------------------------
@@ -69,7 +65,7 @@ class Agent:
         folder.mkdir(parents=True, exist_ok=True)
         with _quiet():
             self.model.save_pretrained(folder)
-        names = Description(self.tokenizer, self.tasks, self.memories).save(folder)
+        names = Description(self.tokenizer, self.tasks).save(folder)
         processor = self.processor() or self.text_tokenizer()
         if processor is not None:
             names += [Path(written).name for written in processor.save_pretrained(folder)]
@@ -101,7 +97,7 @@ class Agent:
             texts = ["tokenizer.model"] if tokenizer.text is not None else []
             digests.check(folder, ["config.json", "gato.json", *texts, *(path.name for path in weight_files(folder))])
         tokenizer.max_local_positions = config.max_local_positions
-        return cls(model.eval().to(device), tokenizer, described.tasks, described.memories)
+        return cls(model.eval().to(device), tokenizer, described.tasks)
 
     # -- acting ------------------------------------------------------------------------------------
 
@@ -137,7 +133,7 @@ class Agent:
         if not isinstance(spec, TaskSpec):
             raise ValueError(f"a task is {given.kind(task)}, expected the name of one or a TaskSpec")
         if memory is None and overflow == "rebuild":
-            memory = self.memories.get(spec.name)
+            memory = spec.memory or self.tasks.get(spec.name, spec).memory
         return GatoPolicy(
             self.model, self.tokenizer, spec, temperature=temperature, overflow=overflow, seed=seed, prompt=prompt, static=static,
             memory=memory or None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,10 @@ _KEYS = {"format", "vocabulary", "loss_on_text_observations", "tokenizer_sha256"
 
 @dataclass(frozen=True)
 class Description:
-    """- `tokenizer`, `tasks`: by name; `memories`: timesteps of the tasks that were trained in shorter windows, by name."""
+    """- `tokenizer`, `tasks`: by name; their memories stand beside them in the file."""
 
     tokenizer: EpisodeTokenizer
     tasks: Mapping[str, TaskSpec]
-    memories: Mapping[str, int]
 
     def save(self, folder: Path) -> list[str]:
         """Writes both files. **Returns:** their names."""
@@ -45,7 +44,7 @@ class Description:
             "loss_on_text_observations": self.tokenizer.loss_on_text_observations,
             "tokenizer_sha256": text.hash if text else None,
             "tasks": [task.to_dict() for task in self.tasks.values()],
-            "memories": dict(self.memories),
+            "memories": {name: task.memory for name, task in self.tasks.items() if task.memory},
         }
         (folder / NAME).write_text(json.dumps(content, indent=1))
         return [NAME] if text is None else [NAME, "tokenizer.model"]
@@ -62,13 +61,13 @@ class Description:
             raise ValueError(f"'{path}' has format {shown(content.get('format'))}, this version reads {FORMAT}")
         try:
             _check_keys(content)
-            vocabulary, tasks, memories = _vocabulary(content["vocabulary"]), _tasks(content["tasks"]), _memories(content.get("memories"))
+            vocabulary, tasks = _vocabulary(content["vocabulary"]), _tasks(content["tasks"], content.get("memories"))
         except ValueError as error:
             raise ValueError(f"'{path}' is damaged: {error}; restore it") from None
         text = None if content["tokenizer_sha256"] is None else _read_text(folder / "tokenizer.model", content["tokenizer_sha256"])
         if text is not None and text.size != vocabulary.text_size:
             raise ValueError(f"'{path}' has a vocabulary of {vocabulary.text_size} pieces, its tokenizer has {text.size}; restore it")
-        return cls(EpisodeTokenizer(text, vocabulary, content["loss_on_text_observations"]), tasks, memories)
+        return cls(EpisodeTokenizer(text, vocabulary, content["loss_on_text_observations"]), tasks)
 
 
 def check_folder(folder: Path) -> None:
@@ -126,7 +125,8 @@ def _vocabulary(values: Any) -> Vocabulary:
     return Vocabulary(**values)
 
 
-def _tasks(values: Any) -> dict[str, TaskSpec]:
+def _tasks(values: Any, memories: Any) -> dict[str, TaskSpec]:
+    """By name; `memories` is `None` in checkpoints that know none."""
     if not isinstance(values, list):
         raise ValueError(f"tasks is {kind_of(values)}, expected a list")
     tasks: dict[str, TaskSpec] = {}
@@ -135,13 +135,9 @@ def _tasks(values: Any) -> dict[str, TaskSpec]:
         if task.name in tasks:
             raise ValueError(f"the task {shown(task.name)} stands there twice")
         tasks[task.name] = task
-    return tasks
-
-
-def _memories(values: Any) -> dict[str, int]:
-    """`null`, or no such key, in checkpoints that know none."""
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(type(v) is int and 0 < v < 2**31 for v in values.values()):
+    memories = {} if memories is None else memories
+    if not isinstance(memories, dict) or not all(type(v) is int and 0 < v < 2**31 for v in memories.values()):
         raise ValueError("memories is not an object with numbers of timesteps above 0")
-    return values
+    if unknown := sorted(memories.keys() - tasks.keys()):
+        raise ValueError(f"memories names {shown(unknown[0])}, which is none of its tasks")
+    return {name: replace(task, memory=memories.get(name)) for name, task in tasks.items()}

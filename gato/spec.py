@@ -182,6 +182,8 @@ class TaskSpec:
     - `episode_limit`: timesteps after which an episode is truncated.
     - `success`: the criterion in words; `licence`: of the data.
     - `clip_actions`: actions outside their range are clipped and counted when collected, not refused.
+    - `memory`: how many timesteps a window of training has and a policy sees, the present one among them; `None`: as many as fit.
+      How an agent treats the task and no part of its data: stores do not hold it, and tasks that differ in it alone are equal.
     """
 
     name: str
@@ -194,6 +196,7 @@ class TaskSpec:
     success: str | None = None
     licence: str | None = None
     clip_actions: bool = False
+    memory: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         order = sorted(self.fields, key=lambda f: (f.role != "observation", _sort_key(f.path), f.name))
@@ -260,9 +263,14 @@ class TaskSpec:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` is the inverse. A field without an origin has no such key, as before there were any."""
+        """Plain JSON values; `from_dict` is the inverse, but for the memory, which only checkpoints hold.
+
+        A field without an origin has no such key, as before there were any.
+        """
         parts = [{k: v for k, v in asdict(f).items() if k != "origin" or v is not None} for f in self.fields]
-        return plain(asdict(self) | {"fields": parts, "env_kwargs": dict(self.env_kwargs)})
+        values = asdict(self) | {"fields": parts, "env_kwargs": dict(self.env_kwargs)}
+        del values["memory"]
+        return plain(values)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TaskSpec:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,6 +118,29 @@ def test_a_vocabulary_of_another_checkpoint_is_refused(folder, make_gato, tokeni
     shutil.copy(folder / "gato.json", folder.parent / "other" / "gato.json")
     with pytest.raises(ValueError, match="belong to different checkpoints"):
         gato.load(folder.parent / "other")
+
+
+def test_memories_stand_beside_the_tasks_in_the_file_as_they_always_did(folder, agent, robot):
+    kept = Agent(agent.model, agent.tokenizer, agent.tasks | {robot.name: replace(robot, memory=3)})
+    kept.save(folder)
+    content = json.loads((folder / "gato.json").read_text())
+    assert content["memories"] == {robot.name: 3} and all("memory" not in task for task in content["tasks"])
+    assert gato.load(folder, "cpu").tasks[robot.name].memory == 3
+    del content["memories"]  # as before there were any
+    (folder / "gato.json").write_text(json.dumps(content))
+    assert gato.load(folder, "cpu", verify=False).tasks[robot.name].memory is None
+
+
+def test_a_policy_of_a_task_from_elsewhere_remembers_as_the_agent_does(agent, robot):
+    short = Agent(agent.model, agent.tokenizer, {robot.name: replace(robot, memory=3)})
+    assert [short.policy(task).memory for task in (robot.name, robot, replace(robot, memory=2))] == [3, 3, 2]
+
+
+def test_the_memory_of_a_task_that_a_checkpoint_does_not_know_is_refused(folder):
+    content = json.loads((folder / "gato.json").read_text())
+    (folder / "gato.json").write_text(json.dumps(content | {"memories": {"toy/robt": 1}}))
+    with pytest.raises(ValueError, match="memories names 'toy/robt', which is none of its tasks; restore it"):
+        gato.load(folder)
 
 
 def test_a_format_of_the_future_is_refused(folder):

@@ -196,11 +196,12 @@ def test_a_held_out_task_is_learned_and_its_nearest_trained_sibling_is_named(con
 @pytest.mark.parametrize(("given", "taken"), [(None, 3), (1, 1), (0, 0)])
 def test_a_new_task_is_trained_and_played_with_the_memory_of_its_sibling(config, agent, robot, tmp_path, monkeypatch, given, taken):
     monkeypatch.setattr(envs, "held_out", lambda: {"toy/corridor": robot.name})
-    Agent(agent.model, agent.tokenizer, agent.tasks, {robot.name: 3}).save(tmp_path / "short")
+    Agent(agent.model, agent.tokenizer, agent.tasks | {robot.name: replace(robot, memory=3)}).save(tmp_path / "short")
     results = few_shot(tmp_path / "short", replace(config, episodes=(4,), modes=("full",), memory=given))
     assert results["memory"] == json.loads((config.out / "settings.json").read_text())["memory"] == taken
     tuned = gato.load(config.out / "cells/full-4-0/policy", "cpu")
-    assert tuned.memories == {robot.name: 3} | ({"toy/corridor": taken} if taken else {})
+    memories = {name: task.memory for name, task in tuned.tasks.items()}
+    assert memories == dict.fromkeys(agent.tasks) | {robot.name: 3, "toy/corridor": taken or None}
 
 
 def test_a_negative_memory_is_refused(config):

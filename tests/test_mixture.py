@@ -454,7 +454,7 @@ def test_a_source_with_a_memory_fills_its_rows_with_windows_of_so_many_timesteps
         assert all(p.stop - p.start <= 2 for p in windows) and len(windows) == row.tokens.document[-1] + 1 > 1
         assert len(row.tokens) > 58
     assert any(p.role != "window" for row in rows for p in row.pieces) == bool(prompt_share)
-    assert mixture.memories == {"toy/corridor": 2}
+    assert mixture.tasks["toy/corridor"].memory == 2
 
 
 def test_a_memory_of_no_timestep_is_refused():

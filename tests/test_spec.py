@@ -180,6 +180,14 @@ def test_a_plain_action_stays_plain(corridor):
     assert corridor.unflatten_action({"step": 1}) == 1
 
 
+def test_tasks_that_differ_in_their_memory_alone_are_equal_and_no_file_of_data_holds_it():
+    task = TaskSpec.from_spaces("test/one", spaces.Discrete(3), spaces.Discrete(3))
+    short = replace(task, memory=2)
+    assert short == task and not short.differences(task) and short.to_dict() == task.to_dict()
+    with pytest.raises(ValueError, match="memory"):
+        TaskSpec.from_dict(task.to_dict() | {"memory": 2})
+
+
 def test_an_origin_belongs_to_continuous_observations_alone():
     place = FieldSpec("place", Modality.CONTINUOUS, "observation", (3,), origin=(1.0, 2.0, 3.0))
     assert place.zero.tolist() == [1, 2, 3] and replace(place, origin=(5.0,)).zero == 5 and replace(place, origin=None).zero == 0

@@ -389,7 +389,7 @@ def test_an_agent_acts_with_the_memory_that_its_tasks_were_trained_with(small):
     sources = small.data.sources
     short = replace(small, data=replace(small.data, sources={**sources, "toy/corridor": replace(sources["toy/corridor"], memory=1)}))
     agent = gato.load(pretrain(short), "cpu")
-    assert agent.memories == {"toy/corridor": 1}
+    assert {name: task.memory for name, task in agent.tasks.items() if task.memory} == {"toy/corridor": 1}
     assert [agent.policy("toy/corridor", memory=m).memory for m in (None, 3, 0)] == [1, 3, None]
     assert agent.policy("toy/corridor", overflow="rolling").memory is None
 

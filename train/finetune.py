@@ -65,7 +65,7 @@ def finetune(
     folder: Path,
     evaluate: Callable[[Agent, int], list[float | None]],
 ) -> Finetuned:
-    """Trains a copy of the agent on all episodes of a store, in windows of the memory that the agent has for the task.
+    """Trains a copy of the agent on all episodes of a store, in windows of the task's memory.
 
     **Arguments:**
 
@@ -80,7 +80,7 @@ def finetune(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model, learner, accelerator, mixture, optimizer, optim, settings = _set_up(agent, task, store, protocol, mode, seed)
-        tuned = Agent(model, agent.tokenizer, {**agent.tasks, task.name: task}, agent.memories)
+        tuned = Agent(model, agent.tokenizer, {**agent.tasks, task.name: task})
         found = Finetuned(tuned, None, None, [], 0.0, sum(p.numel() for p in model.parameters() if p.requires_grad))
         lowest, looking = float("inf"), 0.0
 
@@ -120,7 +120,7 @@ def merged(agent: Agent) -> Agent:
                 setattr(module, name, child.get_base_layer())
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    return Agent(model, agent.tokenizer, agent.tasks, agent.memories)
+    return Agent(model, agent.tokenizer, agent.tasks)
 
 
 def held_out_loss(agent: Agent, episodes: Sequence[Episode]) -> float | None:
@@ -129,7 +129,7 @@ def held_out_loss(agent: Agent, episodes: Sequence[Episode]) -> float | None:
     rows: list[TokenSequence] = []
     for episode in episodes:
         steps = max(1, length // agent.tokenizer.tokens_per_timestep(episode.task))
-        memory = min(steps, agent.memories.get(episode.task.name, steps))
+        memory = min(steps, agent.tasks.get(episode.task.name, episode.task).memory or steps)
         for start in range(0, episode.num_timesteps, steps):
             if len(rows) < HELD_OUT_ROWS:
                 starts = range(start, min(start + steps, episode.num_timesteps), memory)
@@ -159,7 +159,7 @@ def _set_up(
     agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode: str, seed: int
 ) -> tuple[Gato, GatoLearner, Accelerator, Mixture, torch.optim.Optimizer, OptimConfig, TrainConfig]:
     """Everything that the loop takes."""
-    source = SourceConfig(store=str(store), memory=agent.memories.get(task.name))
+    source = SourceConfig(store=str(store), memory=task.memory)
     data = DataConfig(
         sources={task.name: source}, loss_on_text_observations=agent.tokenizer.loss_on_text_observations,
         include_held_out=["*"],  # they are held out for this

@@ -29,6 +29,6 @@ def set_up(config: PretrainConfig, device: Any) -> Setup:
         learner.model.transformer.compile_layers()
 
     def saved(weights: Weights) -> Agent:
-        return Agent(filled_model(model_config, weights), tokenizer, mixture.tasks, mixture.memories)
+        return Agent(filled_model(model_config, weights), tokenizer, mixture.tasks)
 
     return Setup(learner, mixture, saved)
