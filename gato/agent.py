@@ -288,10 +288,7 @@ class Agent:
             return np.zeros(0)
         batch = collate(rows, max(map(len, rows)), self.tokenizer.vocabulary.pad).to(self.model.device)
         with torch.inference_mode():
-            out = self.model(
-                input_ids=batch.ids, local_positions=batch.local_position, pixel_values=batch.patches,
-                patch_boxes=batch.patch_boxes, patch_index=batch.patch_index, labels=batch.labels, target_index=batch.target_index,
-            )  # fmt: skip
+            out = self.model(**batch.inputs(), labels=batch.labels, target_index=batch.target_index)
         owner = (out.token_index // batch.ids.shape[1]).cpu().numpy()
         return -np.bincount(owner, weights=out.token_losses.double().cpu().numpy(), minlength=len(rows))
 

@@ -167,6 +167,13 @@ class TokenBatch:
         """Tokens that are not padding."""
         return int((self.document >= 0).sum())
 
+    def inputs(self) -> dict[str, torch.Tensor | None]:
+        """What `Gato.forward` sees, by the names of its arguments; labels and weights are no part of it."""
+        return {
+            "input_ids": self.ids, "local_positions": self.local_position, "pixel_values": self.patches, "patch_boxes": self.patch_boxes,
+            "patch_index": self.patch_index, "document_ids": self.document if self.is_packed else None,
+        }  # fmt: skip
+
     def pin_memory(self) -> TokenBatch:
         """The same batch in memory that a GPU reads by itself; data loaders call this."""
         return replace(self, **{f.name: value.pin_memory() for f in fields(self) if hasattr(value := getattr(self, f.name), "pin_memory")})

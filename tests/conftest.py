@@ -138,10 +138,6 @@ def logits_of():
 
     def forward(model: Gato, batch) -> torch.Tensor:
         with torch.no_grad():
-            return model(
-                input_ids=batch.ids, local_positions=batch.local_position, pixel_values=batch.patches,
-                patch_boxes=batch.patch_boxes, patch_index=batch.patch_index, use_cache=False,
-                document_ids=batch.document if batch.is_packed else None,
-            ).logits  # fmt: skip
+            return model(**batch.inputs(), use_cache=False).logits
 
     return forward

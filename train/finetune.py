@@ -79,9 +79,10 @@ def finetune(
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model, learner, accelerator, mixture, optimizer, optim, settings = _set_up(agent, task, store, protocol, mode, seed)
+        run = _set_up(agent, task, store, protocol, mode, seed)
+        model, learner = run.learner.model, run.learner
         tuned = Agent(model, agent.tokenizer, {**agent.tasks, task.name: task})
-        found = Finetuned(tuned, None, None, [], 0.0, sum(p.numel() for p in model.parameters() if p.requires_grad))
+        found = Finetuned(tuned, None, None, [], 0.0, run.trained)
         lowest, looking = float("inf"), 0.0
 
         def look(at: Progress) -> None:
@@ -97,8 +98,8 @@ def finetune(
 
         log = MetricsLog(folder / "metrics.jsonl", 0, protocol.steps)
         try:
-            engine = PlainEngine(learner, optimizer, accelerator, optim.clip)
-            progress = train(engine, mixture, settings, optim, log, Progress(), look, StopRequest())
+            engine = PlainEngine(learner, run.optimizer, run.accelerator, run.optim.clip)
+            progress = train(engine, run.mixture, run.settings, run.optim, log, Progress(), look, StopRequest())
         finally:
             log.close()
         found.seconds = progress.seconds - looking
@@ -150,23 +151,36 @@ def held_out_loss(agent: Agent, episodes: Sequence[Episode]) -> float | None:
 def speed(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode: str) -> tuple[float, int]:
     """Seconds of forward and backward of one update here, and how many parameters are trained: what a cell will cost."""
     with torch.random.fork_rng():
-        model, learner, accelerator, mixture, _, _, settings = _set_up(agent, task, store, protocol, mode, 0)
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        return seconds_per_step(learner, mixture, settings, accelerator.device, accelerator.autocast, repeats=2), trained
+        run = _set_up(agent, task, store, protocol, mode, 0)
+        device, autocast = run.accelerator.device, run.accelerator.autocast
+        return seconds_per_step(run.learner, run.mixture, run.settings, device, autocast, repeats=2), run.trained
 
 
-def _set_up(
-    agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode: str, seed: int
-) -> tuple[Gato, GatoLearner, Accelerator, Mixture, torch.optim.Optimizer, OptimConfig, TrainConfig]:
+@dataclass(frozen=True)
+class _Run:
     """Everything that the loop takes."""
+
+    learner: GatoLearner
+    mixture: Mixture
+    optimizer: torch.optim.Optimizer
+    optim: OptimConfig
+    settings: TrainConfig
+    accelerator: Accelerator
+
+    @property
+    def trained(self) -> int:
+        """How many parameters are."""
+        return sum(p.numel() for p in self.learner.parameters() if p.requires_grad)
+
+
+def _set_up(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode: str, seed: int) -> _Run:
     source = SourceConfig(store=str(store), memory=task.memory)
     data = DataConfig(
         sources={task.name: source}, loss_on_text_observations=agent.tokenizer.loss_on_text_observations,
         include_held_out=["*"],  # they are held out for this
     )  # fmt: skip
     mixture = Mixture(data, agent.tokenizer, agent.model.config.context_length, seed)  # without stochastic depth
-    model = _model(agent, mode, protocol)
-    learner = GatoLearner(model)
+    learner = GatoLearner(_model(agent, mode, protocol))
     optim = OptimConfig(
         learning_rate=protocol.learning_rate, initial_learning_rate=min(1e-7, protocol.learning_rate), warmup_steps=protocol.warmup_steps,
         final_ratio=protocol.final_ratio, weight_decay=protocol.weight_decay,
@@ -179,7 +193,7 @@ def _set_up(
     )  # fmt: skip
     on_cpu = agent.model.device.type == "cpu"
     precision = "bf16" if agent.model.device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
-    return model, learner, Accelerator(cpu=on_cpu, mixed_precision=precision), mixture, optimizer, optim, settings
+    return _Run(learner, mixture, optimizer, optim, settings, Accelerator(cpu=on_cpu, mixed_precision=precision))
 
 
 def _model(agent: Agent, mode: str, protocol: Protocol) -> Gato:

@@ -67,10 +67,7 @@ def embed(model: Gato, mixture: Mixture, rows: Sequence[Row]) -> np.ndarray:
         batch = mixture.collate(rows[start : start + ROWS_AT_ONCE]).to(model.device)
         is_token = (batch.document >= 0)[..., None]
         with torch.inference_mode(), _outputs(model) as layers:
-            model(
-                input_ids=batch.ids, local_positions=batch.local_position, pixel_values=batch.patches, patch_boxes=batch.patch_boxes,
-                patch_index=batch.patch_index, document_ids=batch.document, use_cache=False, logits_to_keep=1,
-            )  # fmt: skip
+            model(**batch.inputs(), use_cache=False, logits_to_keep=1)
         pooled.append(torch.stack([(out * is_token).sum(dim=1) / is_token.sum(dim=1) for out in layers]).float().cpu().numpy())
     return np.concatenate(pooled, axis=1)
 

@@ -52,10 +52,7 @@ def episode_attention(agent: Agent, episode: Episode) -> EpisodeAttention:
     queries, acting = actions - 1, tokens.timestep[actions]  # a token is predicted from the one before it
     batch = collate([tokens], len(tokens), agent.tokenizer.vocabulary.pad).to(agent.model.device)
     with torch.inference_mode(), recorded(agent.model) as layers:
-        agent.model(
-            input_ids=batch.ids, local_positions=batch.local_position, pixel_values=batch.patches, patch_boxes=batch.patch_boxes,
-            patch_index=batch.patch_index, use_cache=False, logits_to_keep=1,
-        )  # fmt: skip
+        agent.model(**batch.inputs(), use_cache=False, logits_to_keep=1)
     weights = np.stack([layer[0][:, queries].float().cpu().numpy() for layer in layers])  # (layers, H, queries, L)
     steps = int(acting.max()) + 1
     of_query = (acting == np.arange(steps)[:, None]) / np.maximum(np.bincount(acting, minlength=steps), 1)[:, None]  # (T, queries)

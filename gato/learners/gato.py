@@ -29,17 +29,12 @@ class GatoLearner(nn.Module):
         `loss_sum` and `targets` (sources,) by source, `loss_by_kind` and `targets_by_kind` (6,) by the `Kind` of the target.
         """
         out = self.model(
-            input_ids=batch.ids,
-            local_positions=batch.local_position,
-            pixel_values=batch.patches,
-            patch_boxes=batch.patch_boxes,
-            document_ids=batch.document if batch.is_packed else None,
+            **batch.inputs(),
             labels=batch.labels,
+            target_index=batch.target_index,
             row_weights=batch.weights,
             num_items_in_batch=batch.denominator,
             depth_noise=batch.depth_noise if self.training else None,
-            target_index=batch.target_index,
-            patch_index=batch.patch_index,
         )
         source = batch.sources[torch.div(out.token_index, batch.ids.shape[1], rounding_mode="floor")]
         kind = batch.kind.flatten()[out.token_index]
