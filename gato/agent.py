@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import digests, given
-from .description import Description
+from .description import NAME, Description
 from .device import pick_device
-from .disk import shown
+from .disk import read_json, shown
 from .episode import Episode
+from .learners import found, known
 from .picture import as_picture
 from .setting import COUNT, SEED, TEMPERATURE, Limits, check_value
 from .spec import FieldSpec, Modality, TaskSpec
@@ -377,7 +378,11 @@ def load(folder: str | os.PathLike, device: str | None = None, verify: bool = Tr
         from gato.eval.baseline_folder import load_baseline
 
         return load_baseline(Path(folder))  # type: ignore[return-value]
-    return Agent.load(folder, device, verify)
+    description = Path(folder) / NAME if isinstance(folder, (str, os.PathLike)) else None
+    if description is None or not description.is_file():
+        return Agent.load(folder, device, verify)  # which says what is missing
+    learner = read_json(description).get("learner", "gato")
+    return found(known(learner, f"the learner of '{description}'").load)(folder, device, verify)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class Description:
             text.save(folder / "tokenizer.model")
         content = {
             "format": FORMAT,
+            "learner": "gato",
             "vocabulary": self.tokenizer.vocabulary.to_dict(),
             "loss_on_text_observations": self.tokenizer.loss_on_text_observations,
             "tokenizer_sha256": text.hash if text else None,

@@ -1,5 +1,52 @@
-"""Systems that learn from the same episodes, one file each.
+"""Systems that learn from the same episodes, one file or a few each, and the table of them.
 
-A learner is an `nn.Module` whose `forward(batch)` gives `(loss, metrics)`, so that the hooks of DDP and
-DeepSpeed fire; `parameter_groups(weight_decay)` says what is decayed.
+A learner keeps the contract of `gato/learner.py`. Its recipe, what a run makes of it, and what opens its folder are named here as
+`module:name` and imported when they are asked for, so that a wrong recipe is refused before torch is imported.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from gato.given import nearest
+
+
+class Entry(NamedTuple):
+    """As `module:name`: the dataclass of recipes, `set_up(config, device) -> Setup`, and `load(folder, device, verify)`."""
+
+    recipe: str
+    set_up: str
+    load: str
+
+
+LEARNERS = {
+    "gato": Entry("gato.train.recipe:PretrainConfig", "gato.train.gato_setup:set_up", "gato.agent:Agent.load"),
+}
+
+
+def register(name: str, recipe: str, set_up: str, load: str) -> None:
+    """Makes a learner of your own known by a name: `learner: NAME` in recipes and in the folders that it writes.
+
+    **Raises:** `ValueError` for a name that another learner has.
+    """
+    entry = Entry(recipe, set_up, load)
+    if LEARNERS.setdefault(name, entry) != entry:
+        raise ValueError(f"the learner '{name}' is known already; choose another name")
+
+
+def known(name: object, where: str = "learner") -> Entry:
+    """**Raises:** `ValueError` for a learner that there is not; `where`: what names it."""
+    if not isinstance(name, str) or name not in LEARNERS:
+        hint = nearest(str(name), LEARNERS) or "; if it is your own, bring its module with --import"
+        raise ValueError(f"{where} is {name!r}, expected one of {', '.join(LEARNERS)}{hint}")
+    return LEARNERS[name]
+
+
+def found(reference: str) -> Any:
+    """What `module:name` means."""
+    module, _, path = reference.partition(":")
+    value = import_module(module)
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
