@@ -92,7 +92,7 @@ def _age(folder: Path) -> tuple[bool, int, str]:
 
 
 def _check_keys(content: dict[str, Any]) -> None:
-    if unknown := sorted(content.keys() - _KEYS - {"memories"}):
+    if unknown := sorted(content.keys() - _KEYS - {"learner", "memories"}):
         raise ValueError(f"it has the unknown key {shown(unknown[0])}")
     if missing := sorted(_KEYS - content.keys()):
         raise ValueError(f"it lacks the key '{missing[0]}'")
