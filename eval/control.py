@@ -25,15 +25,12 @@ from .realtime import Pace
 from .recorder import Recorder, recording_settings
 from .replay import ActionKeeper, strip_of, write_films
 from .rollout import EpisodeResult, Transform, rollout
-from .settings import EvalConfig
+from .settings import EpisodeLimits, EvalConfig
 from .summary import paired_comparison, summarise, summarise_families
 
 if TYPE_CHECKING:
     from gato.episode import Episode
     from gato.policy import GatoPolicy
-
-
-_OF_A_TASK = (ValueError, ImportError, OSError, RuntimeError)  # the others go on
 
 
 def evaluate(
@@ -54,7 +51,8 @@ def evaluate(
     """
     pace = None if rate is None else Pace(rate)
     side_by_side = num_envs or (1 if pace else episodes)
-    results = rollout(policy, policy.task, episodes, seed=seed, num_envs=side_by_side, episode_steps=episode_steps, pace=pace)
+    limits = EpisodeLimits(episode_steps=episode_steps)
+    results = rollout(policy, policy.task, episodes, seed, side_by_side, limits=limits, pace=pace)
     return summarise(policy.task, results) | _deadlines(pace)
 
 
@@ -89,35 +87,51 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     if config.videos:
         results["videos"] = {}
     for task in tasks:
-        try:
+        with _noted(results, task):
             _add_task(results, agent, task, config, settings, out)
-        except _OF_A_TASK as error:
-            results["errors"].append({"task": task.name, "error": reason(error)})
         _write(partial, results)  # what was measured so far outlives whatever comes, and so does the last evaluation
     results["families"] = summarise_families(results["tasks"])
     if other is not None:
-        common = [other.task(row["task"]) for row in _plain(results) if row["task"] in other.tasks]
-        theirs = []
-        for task in common:
-            try:
-                played, how = _played(other, task, config, _demonstrations(task, config.demonstrations))
-                theirs.append(summarise(task, played) | how)
-            except _OF_A_TASK as error:
-                results["errors"].append({"task": task.name, "error": f"by {config.against}: {reason(error)}"})
+        theirs = _rows_of(other, results, config)
         results["against"] = {"checkpoint": str(config.against), "tasks": paired_comparison(results["tasks"], theirs)}
-    results["captions"] = [
-        caption_results(agent, store, config.caption_examples, nearest=config.nearest)
-        | {"trained_on": was_trained_on(Path(checkpoint), Store(find_store(store)))}
-        for store in config.captions
-    ]
-    results["bits_per_byte"] = [text_results(agent, Store(find_store(store)), config.documents) for store in config.text]
-    results["text"] = [{"prompt": p, "continuation": agent.generate(p, 48, temperature=0.7)[len(p) :]} for p in config.prompts]
+    results |= _words(agent, Path(checkpoint), config)
     results["seconds"] = time.monotonic() - started
     measured = any(results[name] for name in ("tasks", "captions", "bits_per_byte", "text"))
     _write(partial, results)
     if measured:
         partial.replace(out)
     return results
+
+
+@contextmanager
+def _noted(results: dict[str, Any], task: TaskSpec, by: str = "") -> Iterator[None]:
+    """A task that cannot be played is among the errors; the others go on."""
+    try:
+        yield
+    except (ValueError, ImportError, OSError, RuntimeError) as error:
+        results["errors"].append({"task": task.name, "error": f"{by}{reason(error)}"})
+
+
+def _rows_of(other: Agent, results: dict[str, Any], config: EvalConfig) -> list[dict[str, Any]]:
+    """The rows of another agent in the tasks that were played and that it knows."""
+    rows = []
+    for task in [other.task(row["task"]) for row in _plain(results) if row["task"] in other.tasks]:
+        with _noted(results, task, f"by {config.against}: "):
+            played, how = _played(other, task, config, _demonstrations(task, config.demonstrations))
+            rows.append(summarise(task, played) | how)
+    return rows
+
+
+def _words(agent: Agent, checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
+    """What is measured without an environment: captions, bits per byte and continued texts."""
+    captions = [
+        caption_results(agent, store, config.caption_examples, nearest=config.nearest)
+        | {"trained_on": was_trained_on(checkpoint, Store(find_store(store)))}
+        for store in config.captions
+    ]
+    bits = [text_results(agent, Store(find_store(store)), config.documents) for store in config.text]
+    texts = [{"prompt": p, "continuation": agent.generate(p, 48, temperature=0.7)[len(p) :]} for p in config.prompts]
+    return {"captions": captions, "bits_per_byte": bits, "text": texts}
 
 
 def _add_task(results: dict[str, Any], agent: Agent, task: TaskSpec, config: EvalConfig, settings: dict[str, Any], out: Path) -> None:
@@ -220,8 +234,7 @@ def _played(
     pace = None if config.rate is None else Pace(config.rate)
     results = rollout(
         policy, task, config.episodes, config.seed, config.num_envs, transform,
-        demonstrations=prompts, sink=sink, step_seconds=config.step_seconds,
-        episode_steps=config.episode_steps, episode_seconds=config.episode_seconds, pace=pace,
+        demonstrations=prompts, sink=sink, limits=config.limits, pace=pace,
     )  # fmt: skip
     return results, {"seconds": time.monotonic() - started, "memory": policy.memory or 0} | _deadlines(pace)
 

@@ -146,7 +146,7 @@ def _with_returns(task: TaskSpec, store: Store, numbers: Sequence[int], config: 
     if envs.registered_name(task) not in envs.tasks():
         references = dict.fromkeys(references, "measured when the demonstrations were collected")
     if random is None:
-        played = rollout(RandomPolicy(task, config.seed), task, RANDOM_EPISODES, seed=config.seed, **config.limits)
+        played = rollout(RandomPolicy(task, config.seed), task, RANDOM_EPISODES, config.seed, limits=config.limits)
         finished = [r.total_reward for r in played if not r.failed]
         random = float(np.mean(finished)) if finished else None
         references["random"] = f"{len(finished)} episodes of random play"
@@ -293,7 +293,7 @@ def _trained(
         policy = _policy(tuned, task, config)
         results = rollout(
             policy, task, protocol.evaluation_episodes, seed=config.seed + step, num_envs=protocol.evaluation_episodes,
-            **config.limits,
+            limits=config.limits,
         )  # fmt: skip
         return [task.random_return if r.failed else r.total_reward for r in results]
 
@@ -322,7 +322,7 @@ def _measured(policy: Policy, task: TaskSpec, config: FewShotConfig, demonstrati
     started = time.monotonic()
     results = rollout(
         policy, task, config.rollouts, config.seed, min(config.rollouts, 50), demonstrations=demonstrations,
-        **config.limits,
+        limits=config.limits,
     )  # fmt: skip
     return summarise(task, results) | {"seconds": round(time.monotonic() - started, 4)}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gato.envs.recording import EPISODE_STEPS
 from gato.spec import TaskSpec
+
+from .settings import EpisodeLimits
 
 SIMPLEST_FIRST = ("retrieve", "clone", "frozen", "lora", "scratch", "full")
 OTHER_STARTS = 1_000_000  # seeds from here on are none that a cell was measured on
@@ -30,7 +32,7 @@ def saved_figure(cell: dict[str, Any]) -> str:
 
 
 def policy_to_take(
-    out: Path, task: TaskSpec, cells: Sequence[dict[str, Any]], rollouts: int, temperature: float, limits: Mapping[str, Any]
+    out: Path, task: TaskSpec, cells: Sequence[dict[str, Any]], rollouts: int, temperature: float, limits: EpisodeLimits
 ) -> dict[str, Any] | None:
     """The saved policy with the highest mean return; `None` where no cell left one behind.
 
@@ -54,7 +56,7 @@ def policy_to_take(
     )
     said = "" if temperature == 1 else f", temperature={temperature:g}"
     option = "" if temperature == 1 else f" --temperature {temperature:g}"
-    steps = limits["episode_steps"]
+    steps = limits.episode_steps
     option += "" if steps is None else f" --episode_steps {steps}"
     longest = min((n for n in (task.episode_limit, steps) if n), default=EPISODE_STEPS)
     return {

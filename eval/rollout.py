@@ -25,11 +25,12 @@ from gato.progress import Progress
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .realtime import Pace
-from .settings import EPISODE_SECONDS, STEP_SECONDS
+from .settings import EpisodeLimits
 
 if TYPE_CHECKING:
     from gato.policy import Policy
 
+USUAL_LIMITS = EpisodeLimits()
 Transform = Callable[[dict[str, np.ndarray], np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
@@ -45,7 +46,7 @@ class EpisodeResult:
     - `failed`: why the environment broke off, `None` if it did not: it raised, gave no answer, or gave what is no observation.
     - `out_of_bounds`: how many observed values lay outside their declared range; the policy saw them as they were.
     - `is_cut`: whether a limit of the evaluation truncated it, and not the task's.
-    - `episode`: the recorded timesteps, where kept.
+    - `episode`: the recorded timesteps until they are handed over.
     """
 
     seed: int
@@ -65,12 +66,9 @@ def rollout(
     seed: int = 0,
     num_envs: int = 8,
     transform: Transform | None = None,
-    keep_episodes: bool = False,
     demonstrations: Sequence[Episode] = (),
     sink: Callable[[Episode], None] | None = None,
-    step_seconds: float = STEP_SECONDS,
-    episode_steps: int | None = None,
-    episode_seconds: float = EPISODE_SECONDS,
+    limits: EpisodeLimits = USUAL_LIMITS,
     pace: Pace | None = None,
 ) -> list[EpisodeResult]:
     """Lets a policy play a number of episodes.
@@ -82,13 +80,10 @@ def rollout(
     - `num_envs`: environments side by side; each is a stream of the policy.
     - `transform`: `(observation, streams, first) -> observation` on the batch that the policy is shown,
       for ablations; the environments and recordings keep the true one.
-    - `keep_episodes`: keep the timesteps as `Episode`s of behaviour "learner".
     - `demonstrations`: handed to `policy.reset`.
-    - `sink`: is handed every finished episode in the order of their seeds, in place of its being kept;
-      an episode that failed has no timesteps to hand over.
-    - `step_seconds`: wall-clock time after which an environment's answer is waited for no longer; 0: for ever.
-    - `episode_steps`: when an episode that does not end is truncated, see `Recording`.
-    - `episode_seconds`: wall-clock time for all answers of an environment in an episode, after which it has failed; 0: for ever.
+    - `sink`: is handed the timesteps of every finished episode, of behaviour "learner", in the order of their seeds; an episode
+      that failed has none to hand over.
+    - `limits`: after how many timesteps an episode is truncated, and how long an environment is waited for.
     - `pace`: the rate that acting and stepping are held to, and where missed deadlines are counted; for one environment.
 
     **Returns:** one result per episode, in the order of their seeds.
@@ -98,54 +93,59 @@ def rollout(
     """
     if episodes < 1 or num_envs < 1:
         raise ValueError(f"episodes is {episodes} and num_envs is {num_envs}; both must be at least 1")
-    if (episode_steps or 0) < 0 or episode_seconds < 0:
-        raise ValueError(f"episode_steps is {episode_steps} and episode_seconds is {episode_seconds}; give at least 0")
     if pace is not None and num_envs > 1:
         raise ValueError(f"a rate of {pace.rate:g} Hz is held in one environment, not in {num_envs}; set num_envs to 1")
     spec = envs.task(task) if isinstance(task, str) else task
-    seeds = [episode_seed("rollout", seed, i) for i in range(episodes)]
-    results: list[EpisodeResult | None] = [None] * episodes
-    waiting = deque(range(episodes))
-    num_handed = 0
+    played = _Played([episode_seed("rollout", seed, i) for i in range(episodes)], sink)
     streams: list[_Stream] = []
     policy.reset(min(num_envs, episodes), demonstrations)
     try:
         for i in range(min(num_envs, episodes)):
-            streams.append(_Stream(i, spec, keep_episodes or sink is not None, episode_steps, step_seconds, episode_seconds))
+            streams.append(_Stream(i, spec, sink is not None, limits))
         with Progress(f"rollout {spec.name}", episodes) as progress:
-            while True:
-                for stream in streams:
-                    while waiting and not stream.is_active:
-                        index = waiting.popleft()
-                        results[index] = stream.start(index, seeds[index], progress)
-                        if pace is not None:
-                            pace.start()
-                if sink is not None:
-                    num_handed = _hand_over(results, num_handed, sink)
-                active = [stream for stream in streams if stream.is_active]
-                if not active:
-                    return [result for result in results if result is not None]
+            while active := played.begin(streams, progress, pace):
                 if pace is not None:
                     pace.wait()
                 actions = policy.act(*_batch(spec, active, transform))
                 for row, stream in enumerate(active):
-                    results[stream.episode_index] = stream.step({k: v[row] for k, v in actions.items()}, progress)
+                    played.results[stream.episode_index] = stream.step({k: v[row] for k, v in actions.items()}, progress)
                 if pace is not None:
                     pace.done()
                 progress.wait(lambda: f"the longest of them is at timestep {max(stream.num_timesteps for stream in streams):,}")
     finally:
         for stream in streams:
             stream.close()
+    return [result for result in played.results if result is not None]
 
 
-def _hand_over(results: list[EpisodeResult | None], start: int, sink: Callable[[Episode], None]) -> int:
-    """Gives away the episodes from place `start` to the first that is not finished, which is returned."""
-    while start < len(results) and (result := results[start]) is not None:
-        if result.episode is not None:
-            sink(result.episode)
-            results[start] = replace(result, episode=None)
-        start += 1
-    return start
+class _Played:
+    """The episodes of a rollout by their numbers: which are to begin, how the others went, and which `sink` has got."""
+
+    def __init__(self, seeds: Sequence[int], sink: Callable[[Episode], None] | None) -> None:
+        self.seeds, self.sink = seeds, sink
+        self.results: list[EpisodeResult | None] = [None] * len(seeds)
+        self.waiting = deque(range(len(seeds)))
+        self.num_handed = 0
+
+    def begin(self, streams: Sequence[_Stream], progress: Progress, pace: Pace | None) -> list[_Stream]:
+        """Lets streams without an episode begin the next one. **Returns:** those that are in one."""
+        for stream in streams:
+            while self.waiting and not stream.is_active:
+                index = self.waiting.popleft()
+                self.results[index] = stream.start(index, self.seeds[index], progress)
+                if pace is not None:
+                    pace.start()
+        if self.sink is not None:
+            self._hand_over(self.sink)
+        return [stream for stream in streams if stream.is_active]
+
+    def _hand_over(self, sink: Callable[[Episode], None]) -> None:
+        """Gives away the episodes before the first that is not finished."""
+        while self.num_handed < len(self.results) and (result := self.results[self.num_handed]) is not None:
+            if result.episode is not None:
+                sink(result.episode)
+                self.results[self.num_handed] = replace(result, episode=None)
+            self.num_handed += 1
 
 
 def expert_rollout(
@@ -196,11 +196,8 @@ class RandomPolicy:
 class _Stream:
     """One environment and the episode that it is in. All that the environment does, it does in a thread of its own."""
 
-    def __init__(
-        self, index: int, task: TaskSpec, keep_episodes: bool, episode_steps: int | None, step_seconds: float, episode_seconds: float
-    ) -> None:
-        self.index, self.task, self.keep, self.episode_steps = index, task, keep_episodes, episode_steps
-        self.step_seconds, self.episode_seconds = step_seconds, episode_seconds
+    def __init__(self, index: int, task: TaskSpec, keep: bool, limits: EpisodeLimits) -> None:
+        self.index, self.task, self.keep, self.limits = index, task, keep, limits
         self.recording: Recording | None = None
         self._make()
 
@@ -217,7 +214,7 @@ class _Stream:
         """Begins an episode; a result only if that fails."""
         self.episode_index, self.seed, self.out_of_bounds, self.seconds = episode_index, seed, 0, 0.0
         try:
-            self.recording = self._timed(Recording, self.task, self.env, seed, self.keep, self.episode_steps)
+            self.recording = self._timed(Recording, self.task, self.env, seed, self.keep, self.limits.episode_steps)
             self._look()
         except Exception as error:  # whatever a simulator may raise: the episode has failed, the others go on
             return self._break_off(error, progress)
@@ -265,8 +262,8 @@ class _Stream:
         started = time.monotonic()
         answer = self.watched(call, *arguments)
         self.seconds += time.monotonic() - started
-        if 0 < self.episode_seconds < self.seconds:
-            raise TimeoutError(f"the environment took longer than {self.episode_seconds:g} s for this episode (--episode_seconds)")
+        if 0 < self.limits.episode_seconds < self.seconds:
+            raise TimeoutError(f"the environment took longer than {self.limits.episode_seconds:g} s for this episode (--episode_seconds)")
         return answer
 
     def _break_off(self, error: Exception, progress: Progress) -> EpisodeResult:
@@ -278,7 +275,7 @@ class _Stream:
         return EpisodeResult(self.seed, float("nan"), num_timesteps, None, reason(error), self.out_of_bounds)
 
     def _make(self) -> None:
-        self.watched = Watched(self.step_seconds)
+        self.watched = Watched(self.limits.step_seconds)
         try:
             self.env = self.watched(envs.make, self.task)
         except BaseException:

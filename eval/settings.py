@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from gato.setting import MAX_COUNT, MAX_SEED, MAX_TEMPERATURE, Settings, bounded, choice
 from gato.train.protocol import MODES, PROTOCOLS, Protocol
@@ -15,6 +14,20 @@ from gato.train.protocol import MODES, PROTOCOLS, Protocol
 BASELINES = ("prompt", "retrieve", "clone")  # no learning; the nearest state's action; a small network from nothing
 STEP_SECONDS = 60.0  # that an environment may take for one answer
 EPISODE_SECONDS = 600.0  # that it may take for all answers of an episode
+
+
+@dataclass(frozen=True)
+class EpisodeLimits(Settings):
+    """Where a rollout leaves an episode, and an environment.
+
+    - `step_seconds`: wall-clock time after which an environment's answer is waited for no longer; 0: for ever.
+    - `episode_steps`: when an episode that does not end is truncated, see `Recording`.
+    - `episode_seconds`: wall-clock time for all answers of an environment in an episode, after which it has failed; 0: for ever.
+    """
+
+    step_seconds: float = bounded(STEP_SECONDS, 0, 1e7)
+    episode_steps: int | None = bounded(None, 0, MAX_COUNT)
+    episode_seconds: float = bounded(EPISODE_SECONDS, 0, 1e7)
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,10 @@ class EvalConfig(Settings):
     verify: bool = True
     out: Path | None = None
 
+    @property
+    def limits(self) -> EpisodeLimits:
+        return EpisodeLimits(self.step_seconds, self.episode_steps, self.episode_seconds)
+
 
 @dataclass(frozen=True)
 class FewShotConfig(Settings):
@@ -119,9 +136,8 @@ class FewShotConfig(Settings):
             raise ValueError("'episodes' or 'modes' is empty, expected numbers of demonstrations such as 1,10 and modes such as full,clone")
 
     @property
-    def limits(self) -> dict[str, Any]:
-        """Of an episode, as `rollout` takes them."""
-        return {"episode_steps": self.episode_steps, "episode_seconds": self.episode_seconds}
+    def limits(self) -> EpisodeLimits:
+        return EpisodeLimits(episode_steps=self.episode_steps, episode_seconds=self.episode_seconds)
 
     @property
     def training(self) -> Protocol:

@@ -23,6 +23,7 @@ from gato.envs.recording import EPISODE_STEPS, Recording
 from gato.envs.success import check_criterion, succeeded
 from gato.eval.film import as_frame
 from gato.eval.rollout import RandomPolicy, rollout
+from gato.eval.settings import EpisodeLimits
 from gato.spec import TaskSpec
 
 HERE = Path(__file__).parent
@@ -206,9 +207,10 @@ def test_an_environment_without_render_mode_is_made():
 def test_every_kind_of_space_is_played_with_actions_of_its_kind():
     """The environment itself asserts that each action is in its space."""
     task = envs.task("own_envs:Everything-v0")
-    results = rollout(RandomPolicy(task), task, 5, keep_episodes=True)
+    kept = []
+    results = rollout(RandomPolicy(task), task, 5, sink=kept.append)
     assert [r.failed for r in results] == [None] * 5
-    episode = results[0].episode
+    episode = kept[0]
     assert episode.actions["grip"][0] in (4, 5, 6) and episode.actions["pair/0"][0][1] in (5, 6, 7)
     assert sorted(episode.observations) == [
         "bits", "matrix", "nested/bytes", "nested/flag", "pair/0", "pair/1", "said", "scalar", "several", "shifted",
@@ -217,9 +219,10 @@ def test_every_kind_of_space_is_played_with_actions_of_its_kind():
 
 def test_observations_of_another_kind_of_number_are_read_and_counted_where_they_leave_their_range():
     task = envs.task("own_envs:Float64-v0")
-    results = rollout(RandomPolicy(task), task, 3, keep_episodes=True)
+    kept = []
+    results = rollout(RandomPolicy(task), task, 3, sink=kept.append)
     assert [r.failed for r in results] == [None] * 3 and sum(r.out_of_bounds for r in results) > 0
-    assert results[0].episode.observations["observation"].dtype == np.float32
+    assert kept[0].observations["observation"].dtype == np.float32
 
 
 def kinds(table: str) -> list[str]:
@@ -249,8 +252,9 @@ def test_what_is_no_reward_is_named_with_its_timestep(kind):
 @pytest.mark.parametrize("name", ["NoInfo-v0", "OurKey-v0"])
 def test_info_is_the_environments_own_affair(name):
     task = envs.task(name)
-    (result,) = rollout(RandomPolicy(task), task, 1, keep_episodes=True)
-    assert result.failed is None and result.success is None and result.episode.parameters == {}
+    kept = []
+    (result,) = rollout(RandomPolicy(task), task, 1, sink=kept.append)
+    assert result.failed is None and result.success is None and kept[0].parameters == {}
 
 
 @pytest.mark.parametrize(
@@ -314,7 +318,7 @@ def test_a_limit_of_timesteps_is_the_tasks_own_unless_a_lower_one_is_given():
 def test_an_environment_that_takes_too_long_for_an_episode_fails_it(monkeypatch):
     task = envs.task("Endless-v0")
     monkeypatch.setattr("gato.eval.rollout.time.monotonic", iter(np.arange(1e6) / 100).__next__)
-    (result,) = rollout(RandomPolicy(task), task, 1, episode_seconds=0.055)
+    (result,) = rollout(RandomPolicy(task), task, 1, limits=EpisodeLimits(episode_seconds=0.055))
     assert result.failed == "TimeoutError: the environment took longer than 0.055 s for this episode (--episode_seconds)"
 
 
@@ -336,7 +340,7 @@ def test_success_is_what_the_environment_reports_where_nothing_else_is_said():
     task = envs.task("Reports-v0")
     results = rollout(RandomPolicy(task), task, 3)
     assert [r.success for r in results] == [True] * 3
-    cut = rollout(RandomPolicy(task), task, 3, episode_steps=1)
+    cut = rollout(RandomPolicy(task), task, 3, limits=EpisodeLimits(episode_steps=1))
     assert False in [r.success for r in cut]
 
 

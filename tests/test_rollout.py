@@ -13,6 +13,7 @@ from gato import envs
 from gato.envs.toy import Corridor
 from gato.eval.rollout import RandomPolicy, expert_rollout, rollout
 from gato.eval.score import interquartile_mean, mean_interval, nested_interval, normalised_score, success_interval
+from gato.eval.settings import EpisodeLimits
 
 CORRIDOR = envs.task("toy/corridor")
 LEFT, RIGHT = 0, 1
@@ -99,7 +100,7 @@ def test_an_environment_that_hangs_fails_its_episode_and_the_others_go_on(monkey
         return step(env, action)
 
     monkeypatch.setattr(Corridor, "step", hanging)
-    results = rollout(AlwaysRight(), CORRIDOR, 8, num_envs=2, step_seconds=0.2)
+    results = rollout(AlwaysRight(), CORRIDOR, 8, num_envs=2, limits=EpisodeLimits(step_seconds=0.2))
     hangs.set()
     failed = [r for r in results if r.failed]
     assert len(results) == 8 and 0 < len(failed) < 8
@@ -159,16 +160,17 @@ def test_random_play_does_not_depend_on_the_number_of_environments():
 
 
 def test_a_transform_changes_what_the_policy_sees_and_not_what_happens():
-    policy = AlwaysRight()
-    results = rollout(policy, CORRIDOR, 3, transform=lambda o, streams, first: {"observation": o["observation"] * 0}, keep_episodes=True)
+    policy, kept = AlwaysRight(), []
+    rollout(policy, CORRIDOR, 3, transform=lambda o, streams, first: {"observation": o["observation"] * 0}, sink=kept.append)
     assert all((observation == 0).all() for observation, *_ in policy.seen)
-    assert any(r.episode.observations["observation"].max() > 0 for r in results)
+    assert any(episode.observations["observation"].max() > 0 for episode in kept)
 
 
 def test_the_episode_limit_of_the_task_cuts_an_episode():
-    results = rollout(AlwaysRight(), replace(CORRIDOR, episode_limit=1), 10, keep_episodes=True)
-    assert all(r.num_timesteps == 1 for r in results)
-    assert any(r.episode.truncated and not r.success for r in results)
+    kept = []
+    results = rollout(AlwaysRight(), replace(CORRIDOR, episode_limit=1), 10, sink=kept.append)
+    assert all(r.num_timesteps == 1 for r in results) and len(kept) == 10
+    assert any(episode.truncated and not r.success for episode, r in zip(kept, results, strict=True))
 
 
 def test_a_level_with_pictures_and_text_is_rolled_out_in_batches():
@@ -186,8 +188,9 @@ def test_a_level_with_pictures_and_text_is_rolled_out_in_batches():
 
 def test_the_random_policy_stays_inside_a_continuous_range():
     task = envs.task("gymnasium/pendulum")
-    results = rollout(RandomPolicy(task), task, 2, keep_episodes=True)
-    actions = np.concatenate([r.episode.actions["action"] for r in results])
+    kept = []
+    rollout(RandomPolicy(task), task, 2, sink=kept.append)
+    actions = np.concatenate([episode.actions["action"] for episode in kept])
     assert actions.dtype == np.float32 and np.abs(actions).max() <= 2 and np.abs(actions).max() > 1.9
 
 
