@@ -32,13 +32,13 @@ from gato.envs.success import check_criterion
 from gato.episode import Episode
 from gato.eval.report.chart import score_curves
 from gato.eval.report.fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
+from gato.learners.clone import ClonePolicy, NearestPolicy
+from gato.learners.folder import BaselineAgent, save_baseline
 from gato.policy import GatoPolicy, Policy
 from gato.spec import TaskSpec
 from gato.train.finetune import finetune, merged
 from gato.train.protocol import MODES
 
-from .baseline import ClonePolicy, NearestPolicy
-from .baseline_folder import BaselineAgent, save_baseline
 from .fewshot_choice import policy_to_take
 from .recorder import weights_sha256
 from .rollout import RandomPolicy, rollout

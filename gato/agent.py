@@ -375,7 +375,7 @@ def load(folder: str | os.PathLike, device: str | None = None, verify: bool = Tr
     The folder of a retrieval or cloning policy that `gato finetune` left gives what acts the same way in its one task.
     """
     if isinstance(folder, (str, os.PathLike)) and (Path(folder) / "baseline.json").is_file():
-        from gato.eval.baseline_folder import load_baseline
+        from .learners.folder import load_baseline
 
         return load_baseline(Path(folder))  # type: ignore[return-value]
     description = Path(folder) / NAME if isinstance(folder, (str, os.PathLike)) else None

@@ -21,14 +21,14 @@ from gato.cli import main
 from gato.data.collection.collect import CollectConfig, collect
 from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
-from gato.eval.baseline import ClonePolicy, Features, NearestPolicy
-from gato.eval.baseline_folder import save_baseline
 from gato.eval.fewshot import _paper_maximum, few_shot, open_demonstrations
 from gato.eval.fewshot_plan import plan
 from gato.eval.report.chart import score_curves
 from gato.eval.report.fewshot_table import summarise_cells
 from gato.eval.rollout import rollout
 from gato.eval.settings import FewShotConfig
+from gato.learners.clone import ClonePolicy, Features, NearestPolicy
+from gato.learners.folder import save_baseline
 from gato.policy import GatoPolicy
 from gato.train.finetune import _model, held_out_loss, merged
 from gato.train.protocol import PROTOCOLS

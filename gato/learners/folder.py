@@ -20,7 +20,7 @@ from safetensors.torch import save as tensors_to_bytes
 from gato.agent import Agent
 from gato.spec import Modality, TaskSpec
 
-from .baseline import Baseline, ClonePolicy, Features, NearestPolicy, _Network
+from .clone import Baseline, ClonePolicy, Features, NearestPolicy, _Network
 
 NAME, WEIGHTS, FORMAT = "baseline.json", "model.safetensors", 1
 KINDS = {"retrieve": NearestPolicy, "clone": ClonePolicy}
