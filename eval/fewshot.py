@@ -32,8 +32,8 @@ from gato.envs.success import check_criterion
 from gato.episode import Episode
 from gato.eval.report.chart import score_curves
 from gato.eval.report.fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
-from gato.learners.clone import ClonePolicy, NearestPolicy
-from gato.learners.folder import BaselineAgent, save_baseline
+from gato.learners.contradictions import contradictions
+from gato.learners.folder import KINDS, BaselineAgent, save_baseline
 from gato.policy import GatoPolicy, Policy
 from gato.spec import TaskSpec
 from gato.train.finetune import finetune, merged
@@ -43,10 +43,10 @@ from .fewshot_choice import policy_to_take
 from .recorder import weights_sha256
 from .rollout import RandomPolicy, rollout
 from .score import score_scale
-from .settings import FewShotConfig
+from .settings import LEARNED_ALONE, FewShotConfig
 from .summary import summarise
 
-WITHOUT_CHECKPOINT = ("scratch", "retrieve", "clone")  # whose cells another checkpoint of the same architecture may share
+WITHOUT_CHECKPOINT = ("scratch", *LEARNED_ALONE)  # whose cells another checkpoint of the same architecture may share
 MEASURED = 50  # demonstrations that origins are inferred from
 JUDGED = 1000  # demonstrations whose success is counted
 RANDOM_EPISODES = 20  # that measure the random return of a task the registry does not know
@@ -217,7 +217,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     for series in range(config.series):
         for count in sorted(set(config.episodes)):
             cells += [_cell(agent, demonstrations, config, mode, count, series, out) for mode in config.modes]
-    rows = summarise_cells(task, cells)
+    rows, most = summarise_cells(task, cells), demonstrations.series(0, max(config.episodes))
     results = {
         "checkpoint": str(checkpoint), "task": task.name, "seen": seen,
         "sibling": sibling and {"task": sibling, "seen": sibling in agent.tasks},
@@ -228,6 +228,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         "store": str(demonstrations.store.path), "pool": len(demonstrations.pool), "held_out": len(demonstrations.held_out),
         "left_out": demonstrations.left_out, "series": config.series, "rollouts": config.rollouts, "protocol": config.protocol,
         "training": asdict(config.training), "rows": rows, "cells": cells, "succeeded": demonstrations.succeeded(),
+        "contradictions": contradictions(task, most), "timesteps": sum(e.num_timesteps for e in most),
         "take": policy_to_take(out, task, cells, config.rollouts, config.temperature, config.limits),
     }  # fmt: skip
     _write(out / "fewshot.json", json.dumps(finite(results), indent=1))
@@ -254,7 +255,10 @@ def _cell(
     """One place of the grid, from its `result.json` where it is finished; what an interrupted run left of it is removed."""
     folder = out / "cells" / f"{mode}-{count}-{series}"
     if (folder / "result.json").is_file():
-        return json.loads((folder / "result.json").read_text())
+        finished = json.loads((folder / "result.json").read_text())
+        if mode != "clone" or "updates" in finished:
+            return finished
+        _log.info("%s is of a clone that was trained for a fixed number of updates; it is made again", folder)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     episodes, started = demonstrations.series(series, count), time.monotonic()
@@ -265,18 +269,11 @@ def _cell(
     elif mode == "prompt":
         policy = _policy(agent, task, config)
         cell["figures"] = {"no learning": _measured(policy, task, config, episodes)}
-    elif mode == "retrieve":
-        policy = NearestPolicy.of(task, episodes)
-        cell["seconds"] = round(time.monotonic() - started, 4)
-        cell["figures"] = {"no learning": _measured(policy, task, config)}
-        save_baseline(policy, folder / "policy")
     else:
-        training = config.training
-        timesteps = training.batch_size * agent.model.config.context_length // agent.tokenizer.tokens_per_timestep(task)
-        policy = ClonePolicy.of(task, episodes, training.steps, max(1, timesteps), series)
-        cell["seconds"] = round(time.monotonic() - started, 4)
-        cell["figures"] = {"last step": _measured(policy, task, config)}
-        save_baseline(policy, folder / "policy")
+        baseline = KINDS[mode].of(task, episodes, demonstrations.read(demonstrations.held_out), series)
+        cell |= {"seconds": round(time.monotonic() - started, 4), "updates": baseline.updates}
+        cell["figures"] = {"last step" if baseline.updates else "no learning": _measured(baseline, task, config)}
+        save_baseline(baseline, folder / "policy")
     _write(folder / "result.json", json.dumps(finite(cell), indent=1))
     return cell
 

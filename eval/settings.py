@@ -11,7 +11,8 @@ from pathlib import Path
 from gato.setting import MAX_COUNT, MAX_SEED, MAX_TEMPERATURE, Settings, bounded, choice
 from gato.train.protocol import MODES, PROTOCOLS, Protocol
 
-BASELINES = ("prompt", "retrieve", "clone")  # no learning; the nearest state's action; a small network from nothing
+LEARNED_ALONE = ("retrieve", "knn", "lwr", "darp", "clone")  # from the demonstrations, without the checkpoint
+BASELINES = ("prompt", *LEARNED_ALONE)
 STEP_SECONDS = 60.0  # that an environment may take for one answer
 EPISODE_SECONDS = 600.0  # that it may take for all answers of an episode
 
@@ -93,7 +94,8 @@ class FewShotConfig(Settings):
     """- `data`: a store of demonstrations: a name, a folder, or the folder that `gato data import` made.
     - `env`: the environment: a task of the registry or any Gymnasium id, also as `MODULE:ID`; by default that of the store.
     - `success`: when an episode has succeeded, as `gato data collect` takes it; by default as the store or the registry says.
-    - `episodes`: numbers of demonstrations. `modes`: of `full`, `lora`, `frozen`, `scratch`, `prompt`, `retrieve`, `clone`.
+    - `episodes`: numbers of demonstrations. `modes`: of `full`, `lora`, `frozen`, `scratch`,
+      `prompt`, `retrieve`, `knn`, `lwr`, `darp`, `clone`.
     - `series`: how many orders of the demonstrations, each with a training seed of its own.
     - `protocol`: `small` fits a CPU in minutes; `paper` is appendix E's.
     - `steps`, `batch_size`, `learning_rate`, `micro_batch_size`, `evaluate_every`, `evaluation_episodes`: in place of the protocol's.
@@ -110,7 +112,7 @@ class FewShotConfig(Settings):
     env: str | None = None
     success: str | None = None
     episodes: tuple[int, ...] = bounded((1, 10, 100), 1, MAX_COUNT)
-    modes: tuple[str, ...] = choice(("full", "scratch", *BASELINES), MODES + BASELINES)
+    modes: tuple[str, ...] = choice(("full", "scratch", "prompt", "retrieve", "clone"), MODES + BASELINES)
     series: int = bounded(1, 1, 1000)
     protocol: str = choice("small", tuple(PROTOCOLS))
     steps: int | None = bounded(None, 1, MAX_COUNT)

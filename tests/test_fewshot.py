@@ -27,8 +27,6 @@ from gato.eval.report.chart import score_curves
 from gato.eval.report.fewshot_table import summarise_cells
 from gato.eval.rollout import rollout
 from gato.eval.settings import FewShotConfig
-from gato.learners.clone import ClonePolicy, Features, NearestPolicy
-from gato.learners.folder import save_baseline
 from gato.policy import GatoPolicy
 from gato.train.finetune import _model, held_out_loss, merged
 from gato.train.protocol import PROTOCOLS
@@ -145,31 +143,6 @@ def test_observations_far_from_zero_get_an_origin_that_the_policy_keeps(config, 
     kept = gato.load(next(Path(found["out"]).glob("cells/full-1-0/**/gato.json")).parent, "cpu")
     assert kept.task("CartPole-v1").origins == {"observation": (2.0, 0.0, 0.0, 0.0)}
     assert len(rollout(kept.policy("CartPole-v1"), kept.task("CartPole-v1"), 1)) == 1  # the environment needs none of it
-
-
-# -- baselines -----------------------------------------------------------------------------------------
-
-
-def test_retrieving_plays_the_action_of_the_nearest_state():
-    task = envs.task("gymnasium/mountain-car")
-    states, actions = np.array([[-0.5, 0.0], [0.4, 0.05]], np.float32), np.array([0, 2])
-    policy = NearestPolicy.of(task, [Episode(task, {"observation": states}, {"action": actions}, np.zeros(2, np.float32))])
-    seen = np.array([[0.3, 0.04], [-0.6, 0.0]], np.float32)
-    assert policy.act({"observation": seen}, np.zeros(2), np.zeros(2, bool), np.arange(2))["action"].tolist() == [2, 0]
-
-
-def test_a_text_that_no_demonstration_has_is_all_zeros_before_scaling(drive, robot):
-    features = Features.of(robot, [drive(3, "go"), drive(3, "stop", seed=1)])
-    known, unknown = (features._raw(drive(1, goal).observations) for goal in ("go", "turn"))
-    assert known.shape == unknown.shape and known.sum() - unknown.sum() == pytest.approx(1)
-
-
-def test_a_cloned_network_walks_the_corridor_and_drives_the_robot_inside_its_ranges(config, drive, robot):
-    demonstrations = open_demonstrations(config)
-    policy = ClonePolicy.of(demonstrations.task, demonstrations.series(0, 10), steps=60, batch_size=16)
-    assert all(r.success for r in rollout(policy, demonstrations.task, 5))
-    motors = ClonePolicy.of(robot, [drive(4)], steps=2, batch_size=4).act(drive(3).observations)
-    assert motors["motors"].shape == (3, 2) and (motors["motors"] >= [-1, 0]).all() and (motors["motors"] <= [1, 10]).all()
 
 
 # -- cells ---------------------------------------------------------------------------------------------
@@ -397,14 +370,6 @@ def test_a_baseline_is_evaluated_by_the_command_and_runs_in_a_loop(grid, mode, c
         observation, *_ = env.step(policy.act_one(observation))
 
 
-def test_a_picture_an_instruction_and_motors_survive_saving(robot, drive, tmp_path):
-    episodes, seen = [drive(4, "go"), drive(3, "stop", seed=1)], drive(5, "stop", seed=2)
-    for policy in (NearestPolicy.of(robot, episodes), ClonePolicy.of(robot, episodes, steps=2, batch_size=4)):
-        save_baseline(policy, tmp_path / type(policy).__name__)
-        again = gato.load(tmp_path / type(policy).__name__).policy(robot)
-        np.testing.assert_array_equal(again.act(seen.observations)["motors"], policy.act(seen.observations)["motors"])
-
-
 def test_a_baseline_speaks_no_words_and_is_not_fine_tuned(grid, home, capsys):
     folder = grid[1] / "cells" / "retrieve-1-0" / "policy"
     with pytest.raises(ValueError, match="holds a retrieve policy, which acts in 'toy/corridor' and has no 'generate'"):
@@ -451,6 +416,31 @@ def test_success_stands_in_the_table_and_so_do_the_demonstrations_own_flags(grid
     at = next(i for i, line in enumerate(lines) if line.startswith("success"))
     assert lines[at + 1].startswith("retrieve") and lines[at + 1].endswith("%")
     assert "by their own flags 12 of 12 demonstrations succeeded" in lines
+
+
+def test_demonstrations_that_contradict_each_other_are_counted_in_the_table(config, checkpoint, home, tmp_path):
+    store = Store(home / "toy/corridor")
+    first = store.episode(0)
+    other = replace(first, actions={name: 1 - values for name, values in first.actions.items()})
+    with StoreWriter(tmp_path / "torn", store.tasks) as writer:
+        writer.append(first)
+        writer.append(other)
+    few_shot(checkpoint, replace(config, data=str(tmp_path / "torn"), env="toy/corridor", episodes=(2,), held_out=0))
+    count = 2 * first.num_timesteps
+    said = f"of {count} timesteps {count} show exactly what another one shows, with another action"
+    assert said in (config.out / "fewshot.md").read_text().splitlines()
+
+
+def test_a_clone_of_before_is_trained_again(config, checkpoint):
+    """It was trained for as many updates as the model; today's says how many it took."""
+    few = replace(config, episodes=(1,), modes=("clone",))
+    few_shot(checkpoint, few)
+    path = config.out / "cells/clone-1-0/result.json"
+    cell = json.loads(path.read_text())
+    del cell["updates"]
+    path.write_text(json.dumps(cell | {"timesteps": 0}))
+    assert few_shot(checkpoint, few)["cells"][0]["timesteps"] > 0
+    assert json.loads(path.read_text())["updates"] >= 2000
 
 
 def test_a_cell_says_how_long_it_took(grid):

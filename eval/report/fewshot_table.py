@@ -74,6 +74,10 @@ def few_shot_table(results: dict[str, Any]) -> str:
     lines += origin_lines(results["origins"])
     if judged := results["succeeded"]:
         lines.append(f"by their own flags {judged['succeeded']} of {judged['judged']} demonstrations succeeded")
+    if results["contradictions"]:
+        lines.append(
+            f"of {results['timesteps']:,} timesteps {results['contradictions']:,} show exactly what another one shows, with another action"
+        )
     lines += [] if scored else [f"no score: {results['unscored']}"]
     lines += [f"the {name} return: {where}" for name, where in results["references"].items() if where != "registry"]
     lines += ["", f"{'demonstrations':32}" + "".join(f"{c:>28}" for c in counts)]

@@ -12,6 +12,7 @@ from gato.disk import read_json
 from gato.weights import check_entries, count_not_finite, empty_model, read_config, read_entries
 
 Row = dict[str, Any]
+BASELINE = "baseline.json"  # marks the folder of a policy that is no transformer
 
 
 def validate_checkpoint(folder: Path) -> list[Row]:
@@ -19,6 +20,8 @@ def validate_checkpoint(folder: Path) -> list[Row]:
 
     Reads every file that the manifest names. **Raises:** `ValueError` if the folder is no checkpoint.
     """
+    if (folder / BASELINE).is_file():
+        return list(_baseline_rows(folder))
     check_folder(folder)
     return [*_file_rows(folder), *_manifest_rows(folder)]
 
@@ -35,6 +38,18 @@ def _file_rows(folder: Path) -> Iterator[Row]:
     for path in sorted(folder.glob("*.json")):
         if path.name not in ("gato.json", "config.json", digests.NAME, "model.safetensors.index.json"):
             yield _row(folder, path.name, fault(lambda path=path: read_json(path)))
+
+
+def _baseline_rows(folder: Path) -> Iterator[Row]:
+    """All that `gato.load` reads of a policy that is no transformer, and whether it acts."""
+    from gato.learners.folder import check_acting, check_finite, load_baseline
+
+    opened = fault(lambda: load_baseline(folder))
+    yield _row(folder, f"{BASELINE}, weights, SHA-256", opened)
+    if opened is None:
+        policy = load_baseline(folder).acting
+        yield _row(folder, "weights: finite numbers", fault(lambda: check_finite(policy)))
+        yield _row(folder, "an action for an empty observation", fault(lambda: check_acting(policy)))
 
 
 def fault(check: Callable[[], Any]) -> str | None:

@@ -1,13 +1,14 @@
-"""A retrieval or cloning policy on disk: what `gato finetune` leaves behind beside its fine-tuned models, and `gato.load` opens.
+"""A policy that is no transformer on disk, as `gato finetune` leaves it and `gato.load` opens it.
 
-baseline.json        kind, task spec, the demonstrations' texts, SHA-256 of the other file
-model.safetensors    retrieval: the demonstrations' states and actions; cloning: the network
+baseline.json        kind, task spec, known texts and action values, settings, SHA-256 of the weights
+model.safetensors    features' means and scales; demonstrations' states and actions, or a network
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,27 +17,40 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
 
-from gato.agent import Agent
+from gato.disk import read_json, shown
 from gato.spec import Modality, TaskSpec
 
-from .clone import Baseline, ClonePolicy, Features, NearestPolicy, _Network
+from .actions import ActionVectors
+from .clone import ClonePolicy
+from .darp import DifferencePolicy
+from .features import Features
+from .nearest import LinePolicy, NearestPolicy, NeighboursPolicy
+from .reactive import Reactive
 
-NAME, WEIGHTS, FORMAT = "baseline.json", "model.safetensors", 1
-KINDS = {"retrieve": NearestPolicy, "clone": ClonePolicy}
+NAME, WEIGHTS, FORMAT = "baseline.json", "model.safetensors", 2
+KINDS: dict[str, type[Reactive]] = {
+    kind.kind: kind for kind in (NearestPolicy, NeighboursPolicy, LinePolicy, ClonePolicy, DifferencePolicy)
+}
 
 
 class BaselineAgent:
-    """What `gato.load` gives for such a folder: it acts in its one task, in the same words as an `Agent`, and does nothing else."""
+    """What `gato.load` gives for such a folder: it acts in its one task, in the words of an `Agent`."""
 
-    def __init__(self, policy: Baseline, kind: str) -> None:
-        self.acting, self.kind = policy, kind
+    def __init__(self, policy: Reactive) -> None:
+        self.acting, self.kind = policy, policy.kind
         self.tasks: dict[str, TaskSpec] = {policy.task.name: policy.task}
-        self.memories: dict[str, int] = {}
 
-    task = Agent.task
+    def task(self, name: str) -> TaskSpec:
+        """By its name, or as `MODULE:ID`. **Raises:** `ValueError` for any other than its one task."""
+        name = name if name in self.tasks else name.rpartition(":")[2]
+        if name not in self.tasks:
+            own = self.acting.task.name
+            raise ValueError(f"this {self.kind} policy was not trained on '{name}'; it acts in '{own}'")
+        return self.tasks[name]
 
-    def policy(self, task: str | TaskSpec, *unused: Any, **settings: Any) -> Baseline:
+    def policy(self, task: str | TaskSpec, *unused: Any, **settings: Any) -> Reactive:
         """Its policy, which plays the likeliest action at any temperature, without prompt and memory."""
         if isinstance(task, str):
             self.task(task)
@@ -49,29 +63,24 @@ class BaselineAgent:
         if name.startswith("_"):
             raise AttributeError(name)
         task = next(iter(self.tasks))
-        raise ValueError(f"this folder holds a {self.kind} policy, which acts in '{task}' and has no '{name}'; name the folder of a model")
+        found = f"this folder holds a {self.kind} policy, which acts in '{task}' and has no '{name}'"
+        raise ValueError(f"{found}; name the folder of a model")
 
 
-def save_baseline(policy: Baseline, folder: Path) -> None:
+def save_baseline(policy: Reactive, folder: Path) -> None:
     """Writes a policy as safetensors and JSON."""
-    kind = next(name for name, of_kind in KINDS.items() if isinstance(policy, of_kind))
     features = policy.features
-    tensors = {"features/mean": torch.from_numpy(features.mean), "features/scale": torch.from_numpy(features.scale)}
-    words: dict[str, list[str]] = {}
-    if isinstance(policy, NearestPolicy):
-        tensors["states"] = torch.from_numpy(policy.states)
-        for spec in policy.task.actions:
-            values = policy.actions[spec.name]
-            if spec.modality is Modality.TEXT:
-                words[spec.name] = [str(value) for value in values]
-            else:
-                tensors[f"actions/{spec.name}"] = torch.from_numpy(np.ascontiguousarray(values))
-    elif isinstance(policy, ClonePolicy):
-        tensors |= {f"network/{name}": value.contiguous() for name, value in policy.network.state_dict().items()}
+    statistics = {
+        "mean": torch.from_numpy(features.mean),
+        "scale": torch.from_numpy(features.scale),
+    }
+    tensors = {f"features.{name}": value for name, value in statistics.items()} | policy.tensors()
     weights = tensors_to_bytes(tensors)
     content = {
-        "format": FORMAT, "kind": kind, "task": policy.task.to_dict(), "texts": {n: list(t) for n, t in features.texts.items()},
-        "actions": words, "sha256": hashlib.sha256(weights).hexdigest(),
+        "format": FORMAT, "kind": policy.kind, "task": policy.task.to_dict(),
+        "texts": {name: list(texts) for name, texts in features.texts.items()},
+        "values": policy.vectors.known, "settings": policy.settings(),
+        "sha256": hashlib.sha256(weights).hexdigest(),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS).write_bytes(weights)
@@ -81,31 +90,101 @@ def save_baseline(policy: Baseline, folder: Path) -> None:
 def load_baseline(folder: Path) -> BaselineAgent:
     """**Raises:** `ValueError` naming the file that is damaged, missing or of another folder."""
     try:
-        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        kind, format_ = content["kind"], content["format"]
-        if format_ != FORMAT or kind not in KINDS:
-            raise ValueError(f"format {format_!r} and kind {kind!r}, expected {FORMAT} and one of {', '.join(KINDS)}")
+        content = read_json(folder / NAME)
+        kind, written = content["kind"], content["format"]
+        if written not in (1, FORMAT) or kind not in KINDS:
+            known = ", ".join(KINDS)
+            raise ValueError(f"format {written!r} and kind {kind!r}, expected 1 or {FORMAT} and one of {known}")
         task = TaskSpec.from_dict(content["task"])
         texts = {str(name): [str(t) for t in known] for name, known in content["texts"].items()}
-        words = {str(name): np.array([str(t) for t in said], object) for name, said in content["actions"].items()}
         digest = str(content["sha256"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"'{folder / NAME}' is no saved policy ({type(error).__name__}: {error}); fine-tune it again") from None
+        found = f"{type(error).__name__}: {error}"
+        raise ValueError(f"'{folder / NAME}' is no saved policy ({found}); fine-tune it again") from None
+    weights = _weights(folder, digest)
+    try:
+        tensors = load_tensors(weights)
+        if written == 1:
+            tensors, content = _renewed(task, kind, tensors, content)
+        statistics = (tensors[f"features.{name}"].numpy() for name in ("mean", "scale"))
+        features = Features(task, KINDS[kind].pictures_are_features, texts, *statistics)
+        vectors = ActionVectors(task, _checked_values(task, content["values"]))
+        return BaselineAgent(KINDS[kind].restored(features, vectors, tensors, content["settings"]))
+    except (
+        SafetensorError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        found = " ".join(str(error).split())
+        raise ValueError(f"'{folder}' does not fit together ({found}); fine-tune it again") from None
+
+
+def check_finite(policy: Reactive) -> None:
+    """**Raises:** `ValueError` for numbers that are NaN or infinite, as a silent column's scale may be."""
+    known = {"features.mean": torch.from_numpy(policy.features.mean), **policy.tensors()}
+    if counts := {name: n for name, t in known.items() if (n := int((~torch.isfinite(t)).sum()))}:
+        parts = ", ".join(f"{count} in {name}" for name, count in counts.items())
+        raise ValueError(f"numbers are NaN or infinite: {parts}; fine-tune it again")
+
+
+def check_acting(policy: Reactive) -> None:
+    """**Raises:** `ValueError` if the policy cannot act on an observation of zeros and empty texts."""
+    seen = {
+        f.name: np.array([""], object) if f.modality is Modality.TEXT else np.zeros((1, *f.shape), f.dtype)
+        for f in policy.task.observations
+    }
+    try:
+        policy.act(seen)
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise ValueError(f"it cannot act ({' '.join(str(error).split())}); fine-tune it again") from None
+
+
+def _checked_values(task: TaskSpec, values: Mapping[str, Any]) -> Mapping[str, list]:
+    """**Raises:** `ValueError` for what are no values of the task's discrete and text actions."""
+    chosen = [f for f in task.actions if f.modality is not Modality.CONTINUOUS]
+    if set(values) != {f.name for f in chosen}:
+        names = sorted(f.name for f in chosen)
+        raise ValueError(f"values of the actions {sorted(values)}, expected of {names}")
+    for spec in chosen:
+        kind = str if spec.modality is Modality.TEXT else int
+        most = 0 if kind is str else int((spec.bounds[1] - spec.bounds[0]).max())
+        known = values[spec.name]
+        if not known or not all(type(v) is kind and (kind is str or 0 <= v <= most) for v in known):
+            raise ValueError(f"action '{spec.name}' has values that are not its own: {shown(known)}")
+    return values
+
+
+def _weights(folder: Path, digest: str) -> bytes:
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(f"'{folder / WEIGHTS}' is missing, which '{NAME}' speaks of; fine-tune it again")
     weights = (folder / WEIGHTS).read_bytes()
     if hashlib.sha256(weights).hexdigest() != digest:
-        raise ValueError(f"'{folder / WEIGHTS}' is not what was saved: its SHA-256 is another one; fine-tune it again")
-    try:
-        return BaselineAgent(_policy(task, kind, texts, words, load_tensors(weights)), kind)
-    except (SafetensorError, KeyError, RuntimeError) as error:
-        raise ValueError(f"'{folder}' does not fit together ({' '.join(str(error).split())}); fine-tune it again") from None
+        found = f"'{folder / WEIGHTS}' is not what was saved: its SHA-256 is another one"
+        raise ValueError(f"{found}; fine-tune it again")
+    return weights
 
 
-def _policy(task: TaskSpec, kind: str, texts: dict[str, list[str]], words: dict[str, np.ndarray], tensors: dict[str, Any]) -> Baseline:
-    mean, scale = tensors["features/mean"].numpy(), tensors["features/scale"].numpy()
-    features = Features(task, kind == "retrieve", texts, mean, scale)
+def _renewed(
+    task: TaskSpec, kind: str, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What format 1 wrote, as format 2 has it: there each action field had a head, all values classes."""
+    found, settings = {name.replace("/", ".", 1): value for name, value in tensors.items()}, {}
     if kind == "clone":
-        network = _Network(task, len(mean))
-        network.load_state_dict({n.removeprefix("network/"): t for n, t in tensors.items() if n.startswith("network/")})
-        return ClonePolicy(task, features, network)
-    actions = {f.name: words[f.name] if f.modality is Modality.TEXT else tensors[f"actions/{f.name}"].numpy() for f in task.actions}
-    return NearestPolicy(task, features, tensors["states"].numpy(), actions)
+        settings = {"activation": "relu", "with_line": False}
+        for part in ("weight", "bias"):
+            heads = [found.pop(f"network.heads.{i}.{part}") for i in range(len(task.actions))]
+            found[f"network.trunk.head.{part}"] = torch.cat(heads)
+        found = {name.replace("network.body.", "network.trunk.body."): t for name, t in found.items()}
+        choices = [f for f in task.actions if f.modality is Modality.DISCRETE]
+        values: dict[str, list] = {f.name: list(range(int((f.bounds[1] - f.bounds[0]).max()) + 1)) for f in choices}
+    else:
+        settings = {"actions": content["actions"]}
+        values = {name: sorted(set(map(str, said))) for name, said in content["actions"].items()}
+        for spec in task.actions:
+            if spec.modality is Modality.DISCRETE:
+                offsets = found[f"actions.{spec.name}"].numpy() - spec.bounds[0]
+                values[spec.name] = sorted(set(offsets.astype(np.int64).reshape(-1).tolist()))
+    return found, {**content, "values": values, "settings": settings}

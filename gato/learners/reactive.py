@@ -1,0 +1,87 @@
+"""Policies that see the present timestep alone: what they share, whatever they learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from gato.episode import Episode
+from gato.policy import GatoPolicy
+from gato.spec import TaskSpec
+
+from .actions import ActionVectors
+from .features import Features
+
+
+class Reactive:
+    """Plays its likeliest action for what it sees now; takes the place of a `GatoPolicy` in a loop.
+
+    A subclass says how it is made of demonstrations (`of`), what of it is saved beside its features
+    (`tensors`, `settings`) and how that comes back (`restored`).
+    """
+
+    kind: ClassVar[str]
+    pictures_are_features: ClassVar[bool] = True
+    memory = 1
+    updates = 0  # that training took
+
+    def __init__(self, features: Features, vectors: ActionVectors) -> None:
+        self.features, self.vectors, self.task = features, vectors, vectors.task
+
+    @classmethod
+    def of(
+        cls,
+        task: TaskSpec,
+        episodes: Sequence[Episode],
+        held_out: Sequence[Episode] = (),
+        seed: int = 0,
+    ) -> Reactive:
+        """Learned from demonstrations.
+
+        **Arguments:** `held_out`: demonstrations that say when to stop, where something is trained;
+        `seed`: of weights and batches.
+        """
+        raise NotImplementedError
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What was learned."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Numbers and words that `restored` needs beside the tensors, ready for JSON."""
+        return {}
+
+    @classmethod
+    def restored(
+        cls,
+        features: Features,
+        vectors: ActionVectors,
+        tensors: Mapping[str, Tensor],
+        settings: Mapping[str, Any],
+    ) -> Reactive:
+        """The inverse. **Raises:** `KeyError` or `RuntimeError` for tensors that do not fit."""
+        raise NotImplementedError
+
+    def reset(self, num_streams: int = 1, demonstrations: Sequence[Episode] = ()) -> None:
+        pass
+
+    def act(
+        self,
+        observation: Mapping[str, np.ndarray],
+        reward: np.ndarray | None = None,
+        first: np.ndarray | None = None,
+        streams: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """See `Policy`."""
+        raise NotImplementedError
+
+    act_one = GatoPolicy.act_one
+
+
+def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors that are called `name.REST`, by the rest."""
+    start = f"{name}."
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
