@@ -263,10 +263,7 @@ class TaskSpec:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` is the inverse, but for the memory, which only checkpoints hold.
-
-        A field without an origin has no such key, as before there were any.
-        """
+        """Plain JSON values; `from_dict` is the inverse, but for the memory. A field without an origin has no such key."""
         parts = [{k: v for k, v in asdict(f).items() if k != "origin" or v is not None} for f in self.fields]
         values = asdict(self) | {"fields": parts, "env_kwargs": dict(self.env_kwargs)}
         del values["memory"]
