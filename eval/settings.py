@@ -135,7 +135,7 @@ class FewShotConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.episodes or not self.modes:
-            raise ValueError("'episodes' or 'modes' is empty, expected numbers of demonstrations such as 1,10 and modes such as full,clone")
+            raise ValueError("'episodes' or 'modes' is empty, expected numbers of demonstrations such as 1 10 and modes such as full clone")
 
     @property
     def limits(self) -> EpisodeLimits:

@@ -12,7 +12,6 @@ from importlib import metadata, resources
 # Where a private name lives in its library -> what for. A name that is set on an object of theirs counts too.
 INSIDES = {
     "argparse.ArgumentParser._actions": "gato/cli/arguments.py finds help texts and the nearest known option",
-    "jsonargparse._typehints.ActionTypeHint._typehint": "gato/cli/arguments.py joins the numbers of a tuple",
     "torch.distributed.distributed_c10d._get_default_store": "train/ranks.py: the one store that is there with every launcher",
     "torch.utils.data.dataloader._MultiProcessingDataLoaderIter._workers": "data/mixture.py ends workers that are stalled",
     "deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer._hp_optimizer_states_linked": "train/zero.py: states of all groups",

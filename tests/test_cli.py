@@ -268,6 +268,37 @@ def test_later_files_and_then_options_win(gato, recipe) -> None:
     assert (config["train"]["name"], config["train"]["batch_size"], config["train"]["seed"]) == ("demo", 3, 7)
 
 
+@pytest.mark.parametrize(
+    "words", ["c --episodes 1 10 --modes full clone", "--modes full,clone --episodes [1,10] c", "--episodes=1,10 --modes=full,clone c"]
+)
+def test_several_values_are_words_and_commas_or_brackets_may_hold_them(words: str) -> None:
+    """The last of several words is left to the other arguments where it cannot be meant: the checkpoint is no mode."""
+    from gato.cli.arguments import Parser
+    from gato.eval.settings import FewShotConfig
+
+    parser = Parser(prog="gato finetune")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_config(FewShotConfig)
+    options = parser.parse(["--data", "store", *words.split()])
+    assert (options.checkpoint, options.episodes, options.modes) == (Path("c"), (1, 10), ("full", "clone"))
+
+
+def test_names_of_several_may_be_patterns(gato) -> None:
+    import yaml
+
+    line = "pretrain demo --data.held_out babyai/* * --train.allow_changes optim train.steps --optim.betas 0.8 0.9 --print_config"
+    config = yaml.safe_load(gato(*line.split()))
+    assert config["data"]["held_out"] == ["babyai/*", "*"] and config["train"]["allow_changes"] == ["optim", "train.steps"]
+    assert config["optim"]["betas"] == [0.8, 0.9]
+
+
+def test_what_starts_a_run_is_no_part_of_its_recipe(gato, refusal, recipe) -> None:
+    assert "dry_run" not in gato("pretrain", "demo", "--print_config")
+    assert "there is no key 'nproc'" in refusal("pretrain", recipe("nproc: 2"))
+    assert refusal("pretrain", "demo", "--nproc", "0") == "'nproc' is 0, expected a whole number from 1 to 1,000,000"
+    assert refusal("pretrain", "demo", "--world-size", "2") == "--world-size belongs to --dry-run; --nproc starts processes"
+
+
 @pytest.mark.parametrize("words", [["64", "32"], ["[64,32]"]])
 def test_a_pair_is_two_words_or_a_list(words) -> None:
     from gato.cli.arguments import Parser

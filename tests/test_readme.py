@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SMALLER = {
     "gato data collect gymnasium/cartpole babyai/go-to-local --episodes 200": ["--episodes", "6"],
-    "gato finetune runs/mine/final --data gymnasium/acrobot --env gymnasium/acrobot --episodes 1,5": [
+    "gato finetune runs/mine/final --data gymnasium/acrobot --env gymnasium/acrobot --episodes 1 5": [
         "--episodes", "1", "--steps", "2", "--batch_size", "2", "--evaluate_every", "2", "--evaluation_episodes", "1", "--rollouts", "1",
     ],
     "gato eval runs/mine/final --episodes 20": ["--episodes", "2", "--tasks", "gymnasium/cartpole", "babyai/go-to-local"],

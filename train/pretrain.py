@@ -60,7 +60,7 @@ def pretrain(config: Any) -> Path:
             record(folder, json.loads(json.dumps(asdict(config))), config.train)
             reopen(final, config.train.steps or 0)
         if from_first_rank((final / "manifest.json").is_file(), accelerator.device):
-            say(f"{final} is finished; name another run to train again, or allow more updates by --train.allow_changes [train.steps]")
+            say(f"{final} is finished; name another run to train again, or allow more updates by --train.allow_changes train.steps")
             return final
         engine, progress = _resume(folder, config, setup, accelerator, stack)
         progress = _run(folder, config, engine, accelerator, setup, progress)

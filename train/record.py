@@ -28,7 +28,7 @@ def record(folder: Path, resolved: dict[str, Any], train: TrainConfig) -> None:
         if refused := {name: text for name, text in sorted(changed.items()) if name not in FREE and not _is_allowed(name, train)}:
             raise ValueError(
                 f"'{folder}' holds a run with other settings ({'; '.join(refused.values())}); choose another --train.name, undo it, "
-                f"or allow it by --train.allow_changes [{','.join(refused)}] (never a model's)"
+                f"or allow it by --train.allow_changes {' '.join(refused)} (never a model's)"
             )
         if not changed:
             return

@@ -7,15 +7,17 @@ found and what is expected.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 from argparse import ArgumentError
 from collections import deque
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from inspect import cleandoc
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -50,8 +52,11 @@ class Parser(ArgumentParser):
             if action.dest in texts and not action.help:
                 action.help = texts[action.dest].replace("%", "%%")
 
-    def add_option(self, name: str, kind: type, default: Any, limits: Limits, help: str | None = None) -> None:
-        """An option of its own, for a number or text within limits."""
+    def add_option(self, name: str, kind: type, default: Any, limits: Limits = Limits(), help: str | None = None) -> None:  # noqa: B008
+        """An option of its own, for a number or text within limits, or for true and false.
+
+        With the default `argparse.SUPPRESS` it is no part of a configuration: there is nothing where it is not given.
+        """
         hint = kind | None if default is None else kind
         self.known[self.add_argument(name, type=hint, default=default, help=help).dest] = hint, limits
 
@@ -59,7 +64,7 @@ class Parser(ArgumentParser):
         """**Raises:** `ValueError` in one line."""
         self._check_files(arguments)
         try:
-            options = self.parse_args(flags_completed(self._tuples_joined(arguments), self._flags()))
+            options = self.parse_args(flags_completed(self._lists_joined(arguments), self._flags()))
         except ArgumentError as error:
             text = self._explain(" ".join(str(error).split()), arguments)
             raise ValueError(text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS // 2]} ... {text[-MAX_LETTERS // 2 :]}") from None
@@ -79,22 +84,32 @@ class Parser(ArgumentParser):
     def format_help(self, *formatter: Any) -> str:
         return re.sub(r"<class\s+'(?:[\w.]+\.)?(\w+)'>", r"\1", super().format_help(*formatter))
 
-    def _tuples_joined(self, arguments: Sequence[str]) -> list[str]:
-        """`--image_size 64 64` as `--image_size [64,64]`, for the options that take a tuple."""
-        names = {o for action in self._actions if "uple[" in str(getattr(action, "_typehint", "")) for o in action.option_strings}
+    def _lists_joined(self, arguments: Sequence[str]) -> list[str]:
+        """`--image_size 64 64` as `--image_size [64,64]`, for the options that take several values; commas may part them too.
+
+        After the first word, those that such an option cannot mean are left to the others.
+        """
+        fits = {f"--{key}": test for key, (hint, limits) in self.known.items() if (test := _test_of_item(hint, limits))}
         joined: list[str] = []
         words = deque(arguments)
         while words:
-            joined.append(words.popleft())
-            if joined[-1] in names:
-                numbers = list(takewhile(_is_number, words))
-                if len(numbers) > 1:
-                    joined.append(f"[{','.join(words.popleft() for _ in numbers)}]")
+            word = words.popleft()
+            name, is_joined, value = word.partition("=")
+            if word == "--":
+                return [*joined, word, *words]
+            first = value if is_joined else words[0] if words else "--"
+            if name not in fits or first.startswith(("[", "--")) or first == "null":
+                joined.append(word)
+                continue
+            given = [value] if is_joined else [words.popleft()]
+            given += [] if is_joined else [words.popleft() for _ in list(takewhile(fits[name], words))]
+            items = [item.strip() for part in given for item in part.split(",")]
+            joined += [name, f"[{', '.join(items)}]" if fits[name] is _is_number else json.dumps(items)]
         return joined
 
     def _flags(self) -> set[str]:
-        booleans = (bool, bool | None)
-        return {o for action in self._actions if getattr(action, "_typehint", None) in booleans for o in action.option_strings}
+        flags = {key for key, (hint, _) in self.known.items() if hint in (bool, bool | None)}
+        return {option for action in self._actions if action.dest in flags for option in action.option_strings}
 
     def _check(self, options: Namespace, arguments: Sequence[str]) -> None:
         """What jsonargparse 4.53 lets pass in a file: `train: 3`, and null where a value is needed."""
@@ -102,6 +117,8 @@ class Parser(ArgumentParser):
             if not isinstance(options.get(group), Namespace):
                 raise ValueError(f"'{group}' is {options.get(group)!r}{_held_by(group, arguments)}, expected a mapping of options")
         for key, (hint, limits) in self.known.items():
+            if key not in options:
+                continue  # an option that was not given
             for name, value, kind, bounds in _values(key, options.get(key), hint, limits):
                 if not is_allowed(value, kind, bounds):
                     raise ValueError(refusal(name, value, kind, bounds, _held_by(name, arguments)))
@@ -200,8 +217,18 @@ def _is_file(word: str) -> bool:
         return False
 
 
+def _test_of_item(hint: Any, limits: Limits) -> Callable[[str], bool] | None:
+    """Whether a word may be one of the values of an option that takes several; `None` for options that take one."""
+    kinds = [kind for kind in (get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)) if get_origin(kind) in (list, tuple)]
+    if not kinds:
+        return None
+    if get_args(kinds[0])[0] in (int, float):
+        return _is_number
+    return lambda word: word in limits.choices if limits.choices else not word.startswith("-")
+
+
 def _is_number(word: str) -> bool:
-    return re.fullmatch(r"-?\d+(\.\d+)?", word) is not None
+    return re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", word) is not None
 
 
 def _held_by(key: str, arguments: Sequence[str]) -> str:

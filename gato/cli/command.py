@@ -36,7 +36,7 @@ def build_config(parser: Any, arguments: Sequence[str], file: Path | None = None
 def add_loading(parser: Any) -> None:
     """The options of every verb that loads a checkpoint."""
     parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, mps; by default the best one here")
-    parser.add_argument("--verify", type=bool, default=True, help="compare the checkpoint's files with their hashes first")
+    parser.add_option("--verify", bool, True, help="compare the checkpoint's files with their hashes first")
 
 
 def one_line(error: BaseException) -> str:

@@ -29,9 +29,7 @@ def evaluate(arguments: list[str]) -> int:
     for name, text in EVAL_LISTS.items():
         parser.add_argument(f"--{name}", nargs="*", type=str, default=[], help=text)
     parser.add_config(EvalConfig, skip=set(EVAL_LISTS))
-    parser.add_argument(
-        "--follow", type=bool, default=False, help="CHECKPOINT is a run: play its checkpoints as they appear, until the final one"
-    )
+    parser.add_option("--follow", bool, False, help="CHECKPOINT is a run: play its checkpoints as they appear, until the final one")
     parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
