@@ -279,5 +279,4 @@ def row_weights(config: DataConfig, sizes: Mapping[str, int]) -> np.ndarray:
 def open_tokenizer(config: DataConfig, max_local_positions: int = 512) -> EpisodeTokenizer:
     """The mixture's tokenizer, in the layout that training with it uses. **Raises:** `ValueError` if there is none."""
     text = TextTokenizer.load(config.tokenizer or stores_folder() / "tokenizer.model")
-    vocabulary = Vocabulary(text.size) if text.size >= 1024 else Vocabulary.separate_discrete(text.size)
-    return EpisodeTokenizer(text, vocabulary, config.loss_on_text_observations, max_local_positions)
+    return EpisodeTokenizer(text, Vocabulary.of(text.size), config.loss_on_text_observations, max_local_positions)

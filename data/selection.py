@@ -12,7 +12,7 @@ from typing import ClassVar, get_args
 
 from gato import envs
 from gato.episode import Behaviour
-from gato.setting import MAX_COUNT, Settings, bounded, choice
+from gato.setting import MAX_COUNT, MAX_WORKERS, Settings, bounded, choice
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DataConfig(Settings):
     prompt_share: float = bounded(0.25, 0, 1)
     loss_on_text_observations: bool = True
     tokenizer: str | None = None
-    workers: int = bounded(0, 0, 1024)
+    workers: int = bounded(0, 0, MAX_WORKERS)
     temperature: float | None = bounded(None, 0, 1e9, above=True)
     held_out: list[str] = field(default_factory=list)
     include_held_out: list[str] = field(default_factory=list)

@@ -19,7 +19,7 @@ import numpy as np
 from gato import envs
 from gato.batch import NO_LOCAL, Kind, TokenSequence
 from gato.data.documents import TokenisedText
-from gato.spec import Modality, TaskSpec
+from gato.spec import PATCH_SIZE, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
 
 from .augment import augmented
@@ -255,5 +255,5 @@ def _document_sequence(ids: np.ndarray) -> TokenSequence:
     return TokenSequence(
         ids=np.asarray(ids, np.int32), kind=np.full(n, int(Kind.TEXT), np.uint8), local_position=np.full(n, NO_LOCAL, np.int16),
         timestep=np.zeros(n, np.int32), document=np.zeros(n, np.int16), is_target=np.ones(n, bool),
-        patches=np.zeros((0, 16, 16, 3), np.uint8), patch_boxes=np.zeros((0, 4), np.uint8),
+        patches=np.zeros((0, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), patch_boxes=np.zeros((0, 4), np.uint8),
     )  # fmt: skip

@@ -97,11 +97,11 @@ def rollout(
         raise ValueError(f"a rate of {pace.rate:g} Hz is held in one environment, not in {num_envs}; set num_envs to 1")
     spec = envs.task(task) if isinstance(task, str) else task
     played = _Played([episode_seed("rollout", seed, i) for i in range(episodes)], sink)
-    streams: list[_Stream] = []
+    streams: list[_Environment] = []
     policy.reset(min(num_envs, episodes), demonstrations)
     try:
         for i in range(min(num_envs, episodes)):
-            streams.append(_Stream(i, spec, sink is not None, limits))
+            streams.append(_Environment(i, spec, sink is not None, limits))
         with Progress(f"rollout {spec.name}", episodes) as progress:
             while active := played.begin(streams, progress, pace):
                 if pace is not None:
@@ -127,7 +127,7 @@ class _Played:
         self.waiting = deque(range(len(seeds)))
         self.num_handed = 0
 
-    def begin(self, streams: Sequence[_Stream], progress: Progress, pace: Pace | None) -> list[_Stream]:
+    def begin(self, streams: Sequence[_Environment], progress: Progress, pace: Pace | None) -> list[_Environment]:
         """Lets streams without an episode begin the next one. **Returns:** those that are in one."""
         for stream in streams:
             while self.waiting and not stream.is_active:
@@ -193,7 +193,7 @@ class RandomPolicy:
         return stack_values(self.task.actions, rows)
 
 
-class _Stream:
+class _Environment:
     """One environment and the episode that it is in. All that the environment does, it does in a thread of its own."""
 
     def __init__(self, index: int, task: TaskSpec, keep: bool, limits: EpisodeLimits) -> None:
@@ -284,7 +284,7 @@ class _Stream:
 
 
 def _batch(
-    task: TaskSpec, active: Sequence[_Stream], transform: Transform | None
+    task: TaskSpec, active: Sequence[_Environment], transform: Transform | None
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
     """Observation, reward, first and streams of the active environments, (n, ...) each."""
     recordings = [stream.recording for stream in active if stream.recording is not None]

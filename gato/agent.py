@@ -154,7 +154,7 @@ class Agent:
         **Arguments:** `streamer`: as for `generate`; for a single picture only.
         """
         pictures = given.several("images", images, "pictures; caption takes a single one")
-        return self._continue(self._picture_prompts(pictures), max_new_tokens, temperature, seed, streamer=streamer)
+        return self._continue(self.picture_prompts(pictures), max_new_tokens, temperature, seed, streamer=streamer)
 
     def answer(self, image: Any, question: str, **generation: Any) -> str:
         """The answer to a question about one picture; `image` as for `caption`."""
@@ -171,7 +171,7 @@ class Agent:
     ) -> list[str]:
         """Answers to one question per picture, in one batch."""
         pictures, asked = given.several("images", images, "pictures; answer takes a single one"), given.texts("questions", questions)
-        return self._continue(self._picture_prompts(pictures, asked), max_new_tokens, temperature, seed, streamer=streamer)
+        return self._continue(self.picture_prompts(pictures, asked), max_new_tokens, temperature, seed, streamer=streamer)
 
     def candidates(
         self,
@@ -192,7 +192,7 @@ class Agent:
         check_value("count", count, int, Limits(1, MAX_CANDIDATES))
         images = given.several("images", images, "pictures")
         questions = None if questions is None else given.texts("questions", questions)
-        prompts = self._picture_prompts(images, questions)
+        prompts = self.picture_prompts(images, questions)
         found = self._continue(prompts, max_new_tokens, temperature, seed, count)
         task, spec = self.caption_task() if questions is None else self.question_task()
         pictures = self._pictures(images, spec)
@@ -213,19 +213,19 @@ class Agent:
 
         **Raises:** `ValueError` if there is none.
         """
-        found = self._picture_task(num_texts=0)
+        found = self.picture_task(num_texts=0)
         if found is None:
             raise ValueError("this checkpoint was trained without captions; train it on a source of captioned pictures")
         return found
 
     def question_task(self) -> tuple[TaskSpec, FieldSpec]:
         """The task of answering questions about pictures, and its picture field. **Raises:** `ValueError` if there is none."""
-        found = self._picture_task(num_texts=1)
+        found = self.picture_task(num_texts=1)
         if found is None:
             raise ValueError("this checkpoint was trained without questions about pictures; train it on a source of format vqa")
         return found
 
-    def _picture_task(self, num_texts: int) -> tuple[TaskSpec, FieldSpec] | None:
+    def picture_task(self, num_texts: int) -> tuple[TaskSpec, FieldSpec] | None:
         for task in sorted(self.tasks.values(), key=lambda t: t.env_id is not None):
             pictures = [f for f in task.observations if f.modality is Modality.IMAGE]
             texts = [f for f in task.observations if f.modality is Modality.TEXT]
@@ -243,7 +243,7 @@ class Agent:
         from .processor import GatoImageProcessor, GatoProcessor
 
         tokenizer = self.text_tokenizer()
-        found = self._picture_task(num_texts=0) or self._picture_task(num_texts=1)
+        found = self.picture_task(num_texts=0) or self.picture_task(num_texts=1)
         return None if tokenizer is None or found is None else GatoProcessor(GatoImageProcessor.of_field(found[1]), tokenizer)
 
     def text_tokenizer(self) -> GatoTokenizer | None:
@@ -296,7 +296,7 @@ class Agent:
     def _pictures(self, images: Sequence[Any], spec: FieldSpec) -> np.ndarray:
         return np.stack([as_picture(image, spec) for image in images]) if len(images) else np.zeros((0, *spec.shape), np.uint8)
 
-    def _picture_prompts(self, images: Sequence[Any], questions: Sequence[str] | None = None) -> list[_Prompt]:
+    def picture_prompts(self, images: Sequence[Any], questions: Sequence[str] | None = None) -> list[_Prompt]:
         task, spec = self.caption_task() if questions is None else self.question_task()
         if questions is not None and len(questions) != len(images):
             raise ValueError(f"{len(questions)} questions were given for {len(images)} pictures; give one per picture")

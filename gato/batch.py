@@ -18,9 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .spec import PATCH_SIZE
+
 if TYPE_CHECKING:
     import torch
 
+NUM_BINS = 1024  # of a continuous value
+NUM_POSITION_BINS = 128  # of a patch's place in its picture, along each side
 NO_LOCAL = -1
 ACTION_LOCAL = -2
 TARGET_BUCKET, PATCH_BUCKET = 1024, 256
@@ -242,7 +246,7 @@ def collate(
     patches = np.concatenate([row.patches for row in rows])
     boxes = np.concatenate([row.patch_boxes for row in rows])
     if len(patches) == 0:
-        patches, boxes = np.zeros((1, 16, 16, 3), np.uint8), np.zeros((1, 4), np.uint8)
+        patches, boxes = np.zeros((1, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), np.zeros((1, 4), np.uint8)
         slots = np.array([arrays["ids"].size])
     row_weights = np.ones(len(rows), np.float32) if weights is None else np.asarray(weights, np.float32)
     return TokenBatch(

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
+from .batch import NUM_BINS
 from .disk import shown
 
 MAX_SIZE = 2**24  # of ids, positions, and widths: a configuration comes from a file, and must not make us allocate at its word
@@ -16,7 +17,6 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "context_length": (1, MAX_SIZE), "max_local_positions": (1, MAX_SIZE), "patch_channels": (32, 2**14),
 }  # fmt: skip
 _SCHEMES = ("rope", "transformer_xl", "learned")
-NUM_BINS = 1024
 
 
 class GatoConfig(PreTrainedConfig):

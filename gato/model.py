@@ -27,7 +27,7 @@ from gato.layers.head import weighted_loss
 from gato.layers.inputs import check_inputs
 from gato.layers.transformer import Attention, Block, PositionScheme, Transformer, document_blocks
 
-from .batch import NO_LOCAL
+from .batch import NO_LOCAL, NUM_BINS
 from .config import GatoConfig
 from .digests import renew_model
 from .libraries import cache_name
@@ -324,8 +324,8 @@ class Gato(PreTrainedModel, GenerationMixin):
         config = self.config
         if isinstance(module, TokenTable) and config.smooth_bins and not getattr(module.weight, "_is_hf_initialized", False):
             start = config.continuous_start
-            rows = smooth_rows(1024, config.width, config.initializer_range, config.smooth_bandwidth)
-            module.weight[start : start + 1024] = rows.to(module.weight)
+            rows = smooth_rows(NUM_BINS, config.width, config.initializer_range, config.smooth_bandwidth)
+            module.weight[start : start + NUM_BINS] = rows.to(module.weight)
         if isinstance(module, PatchEmbedder):
             for layer in module.modules():
                 if isinstance(layer, (nn.Conv2d, nn.Linear)):

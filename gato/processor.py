@@ -23,7 +23,8 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_python import PreTrainedTokenizer
 
 from . import given
-from .config import NUM_BINS, GatoConfig
+from .batch import NUM_BINS
+from .config import GatoConfig
 from .setting import COUNT, check_value
 from .spec import FieldSpec, Modality
 

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 
 MAX_SEED = 2**31 - 1  # what every simulator takes
 MAX_THREADS = 1024
+MAX_WORKERS = 1024
 MAX_SIDE = 4096  # of a picture, in pixels
 MAX_FLOAT32 = 3.4e38
 MAX_TEMPERATURE = 1000.0  # far beyond, all choices are equally likely

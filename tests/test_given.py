@@ -15,7 +15,7 @@ RED = Image.new("RGB", (32, 16), "red")
 
 
 def patches(agent, picture) -> np.ndarray:
-    return agent._picture_prompts([picture])[0].patches
+    return agent.picture_prompts([picture])[0].patches
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:

@@ -95,7 +95,7 @@ def test_pipelines_generate_agent_and_command_say_the_same_in_two_processes(agen
 def test_a_processor_lays_a_question_out_as_training_did(agent):
     question, picture = "what colour is the ball", pictures(1)[0]
     made = agent.processor()(images=picture, text=question)
-    (expected,) = agent._picture_prompts([picture], [question])
+    (expected,) = agent.picture_prompts([picture], [question])
     assert made["input_ids"][0].tolist() == expected.ids
     np.testing.assert_array_equal(made["pixel_values"].numpy(), expected.patches)
     np.testing.assert_array_equal(made["patch_boxes"].numpy(), expected.boxes)

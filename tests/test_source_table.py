@@ -10,12 +10,12 @@ import pytest
 
 from gato.data.formats.left_out import LeftOut
 from gato.data.formats.lines import lines, load_json, suffix_of
-from gato.data.formats.source_table import Table
+from gato.data.formats.source_table import SourceTable
 from gato.data.formats.words import listed, sayings, words
 
 
 def rows(path, *columns, skip=0):
-    return [row for _, row in Table.open(path).rows(columns, left_out=LeftOut(skip))]
+    return [row for _, row in SourceTable.open(path).rows(columns, left_out=LeftOut(skip))]
 
 
 def written(path, content):
@@ -65,11 +65,11 @@ def test_a_cell_of_several_lines_is_one_row_and_the_lines_are_counted(tmp_path):
 def test_a_bad_row_costs_itself_alone(tmp_path):
     path = written(tmp_path / "a.csv", b'text\none\n"two" x\n\xff\nfour\n')
     left_out = LeftOut(2)
-    assert [row["text"] for _, row in Table.open(path).rows(("text",), left_out=left_out)] == ["one", "four"]
+    assert [row["text"] for _, row in SourceTable.open(path).rows(("text",), left_out=left_out)] == ["one", "four"]
     assert [row.removeprefix(f"{path}, line ")[0] for row in left_out.rows] == ["3", "4"]
     path = written(tmp_path / "a.jsonl", b'{"text": "one"}\n[1]\n{"text": "two",}\n{"text": "\xff"}\nnull\n{"text": "six"}\n')
     left_out = LeftOut(4)
-    assert [row["text"] for _, row in Table.open(path).rows(("text",), left_out=left_out)] == ["one", "six"]
+    assert [row["text"] for _, row in SourceTable.open(path).rows(("text",), left_out=left_out)] == ["one", "six"]
     assert [row.removeprefix(f"{path}, line ")[0] for row in left_out.rows] == ["2", "3", "4", "5"]
 
 
@@ -98,7 +98,7 @@ def test_a_quote_that_is_never_closed_is_refused_since_it_swallows_rows(tmp_path
 def test_what_cannot_be_read_is_named_with_the_remedy(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message):
         path = written(tmp_path / name, content)
-        table = Table.open(path)
+        table = SourceTable.open(path)
         table.need("text")
         rows(path, "text")
 
@@ -112,15 +112,15 @@ def test_a_column_that_is_there_twice_is_refused_in_parquet_too(tmp_path):
 def test_dictionaries_and_large_texts_are_text(tmp_path):
     table = pa.table({"a": pa.array(["x", None]).dictionary_encode(), "b": pa.array(["y", "z"], pa.large_string())})
     pq.write_table(table, tmp_path / "a.parquet")
-    assert Table.open(tmp_path / "a.parquet").texts == {"a", "b"}
+    assert SourceTable.open(tmp_path / "a.parquet").texts == {"a", "b"}
     assert rows(tmp_path / "a.parquet", "a", "b") == [{"a": "x", "b": "y"}, {"a": None, "b": "z"}]
 
 
 def test_what_is_not_there_does_not_exist(tmp_path):
     with pytest.raises(ValueError, match="gone.csv does not exist$"):
-        Table.open(tmp_path / "gone.csv")
+        SourceTable.open(tmp_path / "gone.csv")
     with pytest.raises(ValueError, match="is no file$"):
-        Table.open(tmp_path)
+        SourceTable.open(tmp_path)
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])

@@ -10,9 +10,8 @@ from functools import lru_cache
 import numpy as np
 from einops import rearrange
 
+from gato.batch import NUM_POSITION_BINS
 from gato.spec import PATCH_SIZE, FieldSpec
-
-NUM_POSITION_BINS = 128
 
 
 def resize(spec: FieldSpec, images: np.ndarray) -> np.ndarray:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gato.batch import NUM_BINS
 from gato.spec import NUM_DISCRETE_VALUES
-
-NUM_BINS = 1024
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,11 @@ class Vocabulary:
                 f"discrete ids [{self.discrete_offset}, {self.discrete_offset + NUM_DISCRETE_VALUES}) neither fit into "
                 f"{self.text_size} text ids nor lie behind the image slot {self.image}; set discrete_offset to {self.image + 1}"
             )
+
+    @classmethod
+    def of(cls, text_size: int) -> Vocabulary:
+        """The paper's overlap where the discrete values fit into the text, else a range of their own for them."""
+        return cls(text_size) if text_size >= NUM_DISCRETE_VALUES else cls.separate_discrete(text_size)
 
     @classmethod
     def separate_discrete(cls, text_size: int) -> Vocabulary:

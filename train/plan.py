@@ -14,6 +14,7 @@ import torch
 from gato.layers.head import CHUNK
 from gato.learners.gato import flops_per_update
 from gato.model import Gato, GatoConfig
+from gato.spec import PATCH_SIZE
 
 from .ranks import check_rows
 
@@ -23,7 +24,7 @@ ADAM_BYTES = 8  # two float32 moments per parameter
 
 
 PLACE_BYTES = 5 * 8  # ids, kind, local position, document and label of a place, int64 each
-PATCH_BYTES = 16 * 16 * 3 + 4 * 8 + 8  # pixels, box, place
+PATCH_BYTES = PATCH_SIZE * PATCH_SIZE * 3 + 4 * 8 + 8  # pixels, box, place
 TARGET_SHARE = 0.25  # of a mixture of text and control; `gato data inspect` prints that of a recipe
 
 

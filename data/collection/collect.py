@@ -26,7 +26,7 @@ from gato.envs.recording import episode_seed, expert_episode
 from gato.envs.success import check_criterion
 from gato.episode import Episode
 from gato.progress import Progress
-from gato.setting import MAX_COUNT, MAX_SEED, Settings, bounded
+from gato.setting import MAX_COUNT, MAX_SEED, MAX_WORKERS, Settings, bounded
 from gato.spec import TaskSpec
 
 from .attempt import Job, load_expert
@@ -84,7 +84,7 @@ class CollectConfig(Settings):
     expert: str | None = None
     success: str | None = None
     expert_level: Literal["measured", "window"] = "measured"
-    workers: int = bounded(1, 0, 1024)
+    workers: int = bounded(1, 0, MAX_WORKERS)
     episode_seconds: float = bounded(600.0, 0, 1e7, above=True)
     episode_steps: int | None = bounded(None, 0, MAX_COUNT)
     out: Path | None = None

@@ -39,7 +39,7 @@ from .files import (
 from .left_out import LeftOut
 from .lines import stem_of
 from .pictures import LICENCE
-from .source_table import TABLES, Table
+from .source_table import TABLES, SourceTable
 from .words import MAX_TEXT, sayings, words
 
 MAX_PICTURES = 256  # of a document
@@ -126,7 +126,7 @@ class InterleavedReader(Settings):
     def _documents(self, path: Path, files: Sequence[Path], left_out: LeftOut) -> Iterator[Document]:
         """Every document; those whose lists or pictures' names are wrong go to `left_out`."""
         for file in files:
-            table = Table.open(file)
+            table = SourceTable.open(file)
             table.need("images", "texts")
             by_name = split_of(file.relative_to(path) if path.is_dir() else Path(file.name)) or DEFAULT_SPLIT
             for place, row in table.rows(("images", "texts", "split", *_PARAMETERS), left_out=left_out):

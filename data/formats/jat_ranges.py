@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from gato.data.formats.recordings.frames import look
-from gato.spec import FieldSpec, Modality
+from gato.spec import PATCH_SIZE, FieldSpec, Modality
 
 from .jat_columns import CONTROL, NUMBERS, as_float32, elements, numbers, read_frame
 from .rows import RowFile
@@ -124,7 +124,7 @@ class Ranges:
             kind = "float64" if self.dtypes.get(name) == np.float64 and modality is Modality.CONTINUOUS else _DTYPES[modality]
             low, high = self._bounds(name)
             rows, columns = shape[:2] if modality is Modality.IMAGE else (0, 0)
-            resize: Literal["pad", "exact"] = "pad" if rows % 16 or columns % 16 else "exact"
+            resize: Literal["pad", "exact"] = "pad" if rows % PATCH_SIZE or columns % PATCH_SIZE else "exact"
             fields.append(FieldSpec(name, modality, role, shape, kind, low, high, (name,), resize))
             inferred[name] = {"shape": list(shape)} | ({} if low is None else {"low": low, "high": high})
         return tuple(fields), {"inferred": inferred}

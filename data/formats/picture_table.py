@@ -18,7 +18,7 @@ from .files import DEFAULT_SPLIT, count_others, file_digest, files_below, files_
 from .left_out import LeftOut
 from .lines import stem_of, suffix_of
 from .picture_row import PictureRow
-from .source_table import TABLES, Table
+from .source_table import TABLES, SourceTable
 from .words import sayings
 
 PARAMETERS = ("concept", "source", "licence", "license", "author", "original")
@@ -107,12 +107,12 @@ class PictureTable:
                     yield PictureRow(place, picture, texts, {**known, **further})
                 start = 0
 
-    def _light(self, table: Table) -> tuple[str, ...]:
+    def _light(self, table: SourceTable) -> tuple[str, ...]:
         """What counting reads: everything but encoded pictures, which only binary tables hold."""
         names_files = not table.is_binary or "image" in table.texts
         return ("split", "file_name", *self._columns, *PARAMETERS, *(["image"] if names_files else []))
 
-    def _count(self, table: Table, status: Any) -> Counter[str]:
+    def _count(self, table: SourceTable, status: Any) -> Counter[str]:
         """Episodes by split; sizes and times of the pictures' files go into the digest `status`."""
         count: Counter[str] = Counter()
         for row in self._rows(table, self._light(table)):
@@ -129,7 +129,7 @@ class PictureTable:
                 status.update(f"{_name(row.values)} {found.st_size} {found.st_mtime_ns}\n".encode(errors="surrogateescape"))
         return count
 
-    def _find(self, table: Table, split: str, start: int) -> tuple[int, int]:
+    def _find(self, table: SourceTable, split: str, start: int) -> tuple[int, int]:
         """The table's row that holds episode `start` of the split, and how many episodes of that row come before it."""
         for row in self._rows(table, self._light(table)):
             if row.split == split:
@@ -138,13 +138,13 @@ class PictureTable:
                 start -= len(row.texts)
         raise ValueError(f"{table.path} changed while it was read; start again")
 
-    def _rows(self, table: Table, columns: Sequence[str], start: int = 0) -> Iterator[_Row]:
+    def _rows(self, table: SourceTable, columns: Sequence[str], start: int = 0) -> Iterator[_Row]:
         """The rows from `start` on, those without words too; bad ones go to `left_out`."""
         for number, (place, values) in enumerate(table.rows(columns, start, self._left_out), start):
             with self._left_out.one_row():
                 yield self._row(table, number, place, values)
 
-    def _row(self, table: Table, number: int, place: str, values: Mapping[str, Any]) -> _Row:
+    def _row(self, table: SourceTable, number: int, place: str, values: Mapping[str, Any]) -> _Row:
         try:
             found = self._texts(values)
         except ValueError as error:
@@ -161,12 +161,12 @@ class PictureTable:
                 raise ValueError(f"{place}: picture {picture} is missing; restore it or take the row out")
         return _Row(number, place, split, values, known, kept, len(found) - len(texts), len(texts) - len(kept), picture)
 
-    def _split(self, table: Table, values: Mapping[str, Any]) -> str:
+    def _split(self, table: SourceTable, values: Mapping[str, Any]) -> str:
         name = _name(values)
         by_picture = split_of(Path(name), by_name=False) if isinstance(name, str) else None
         return split_of(table.path.relative_to(self._folder)) or by_picture or DEFAULT_SPLIT
 
-    def _picture(self, table: Table, row: _Row) -> tuple[object, str | None]:
+    def _picture(self, table: SourceTable, row: _Row) -> tuple[object, str | None]:
         """Encoded bytes, a file, or why there is neither; and the file's name where it is known."""
         picture = row.values.get("image")
         picture = row.values.get("file_name") if picture is None else picture
@@ -190,8 +190,8 @@ def table_files(path: Path) -> list[Path]:
     return [p for p in found if stem_of(p) == "metadata"] or [p for p in found if suffix_of(p) in (".parquet", ".arrow")]
 
 
-def _open(file: Path, columns: Sequence[str]) -> Table:
-    table = Table.open(file)
+def _open(file: Path, columns: Sequence[str]) -> SourceTable:
+    table = SourceTable.open(file)
     if table.columns and not {"image", "file_name"} & set(table.columns):
         table.need("file_name" if stem_of(file) == "metadata" else "image")
     if table.columns and not set(columns) & set(table.columns):

@@ -33,7 +33,7 @@ _ROWS_AT_ONCE = 16  # of up to captions.MAX_BYTES each, where they hold pictures
 
 
 @dataclass(frozen=True)
-class Table:
+class SourceTable:
     """A parquet, arrow, JSON-lines or CSV file, read row by row.
 
     `columns` is empty for JSON lines, where each row names its own; `texts` are those of text in parquet and arrow.
@@ -45,7 +45,7 @@ class Table:
     texts: frozenset[str] = frozenset()
 
     @classmethod
-    def open(cls, path: Path) -> Table:
+    def open(cls, path: Path) -> SourceTable:
         """**Raises:** `ValueError` if the file is missing, of another kind or damaged."""
         if not path.exists():
             raise ValueError(f"{path} does not exist")

@@ -25,7 +25,7 @@ from .dataset import Dataset
 from .files import DEFAULT_SPLIT, count_others, files_below, files_digest, named_split, options_digest, shown, split_of
 from .left_out import LeftOut
 from .lines import lines, refuse_undecoded, stem_of, suffix_of, whole_text
-from .source_table import TABLES, Table
+from .source_table import TABLES, SourceTable
 from .words import sayings, words
 
 MAX_DOCUMENT = 2**26  # characters
@@ -66,7 +66,7 @@ class TextReader(Settings):
             else:
                 counts[document.split] += 1
         if not counts:
-            names = [Table.open(file).names for file in files[:1] if suffix_of(file) != ".txt"]
+            names = [SourceTable.open(file).names for file in files[:1] if suffix_of(file) != ".txt"]
             lacking = f" under '{self.column}' (it has {names[0][:20]}; name another one with --column)" if names else ""
             raise ValueError(f"{path} holds no documents{lacking}; {left_out.summary()}")
         task = document_task(f"text/{stem_of(path)}")
@@ -101,7 +101,7 @@ class TextReader(Settings):
                         yield Document(place, by_name, _checked(text, place), {})
 
     def _rows(self, file: Path, by_name: str, left_out: LeftOut) -> Iterator[Document]:
-        table = Table.open(file)
+        table = SourceTable.open(file)
         table.need(self.column)
         for place, row in table.rows((self.column, "split", *_PARAMETERS), left_out=left_out):
             with left_out.one_row():

@@ -37,7 +37,7 @@ from gato.data.shards.table import TEMPORARY
 from gato.data.store import Store
 from gato.data.stores import stores_folder
 from gato.lock import FolderLock
-from gato.setting import Settings, bounded
+from gato.setting import MAX_WORKERS, Settings, bounded
 
 from . import picture_sources, text_sources
 from .packages import Missing, Package, fetch
@@ -83,7 +83,7 @@ class ReferenceConfig(Settings):
     parts: list[Part] = field(default_factory=lambda: list(PARTS))
     scale: Literal["small", "full"] = "full"
     out: Path | None = None
-    workers: int = bounded(1, 0, 1024)
+    workers: int = bounded(1, 0, MAX_WORKERS)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from gato.eval.film import png_base64
 from gato.layers.transformer import Attention, AttentionContext, rotate
 from gato.page import section, write_page
 from gato.picture import as_picture, fitted_box, read_image
+from gato.spec import PATCH_SIZE
 
 CELL = 128  # pixels of one map's longer side
 
@@ -57,7 +58,7 @@ def caption_attention(agent: Agent, image: Any, caption: str | None = None, ques
     inside = fitted_box((shape[0], shape[1]), (picture.shape[0], picture.shape[1]))
     if caption is None:
         caption = agent.caption(picture) if question is None else agent.answer(picture, question)
-    (prompt,) = agent._picture_prompts([picture], None if question is None else [question])
+    (prompt,) = agent.picture_prompts([picture], None if question is None else [question])
     assert agent.tokenizer.text is not None and prompt.patches is not None and prompt.boxes is not None
     ids = prompt.ids + agent.tokenizer.text.encode(caption)  # each token from the separator on predicts the next one
     inputs = {"pixel_values": prompt.patches, "patch_boxes": prompt.boxes.astype(np.int64)}
@@ -65,11 +66,11 @@ def caption_attention(agent: Agent, image: Any, caption: str | None = None, ques
         tensors = {name: torch.from_numpy(np.ascontiguousarray(v)).to(agent.model.device) for name, v in inputs.items()}
         agent.model(input_ids=torch.tensor([ids], device=agent.model.device), use_cache=False, **tensors)
     written = torch.stack(layers)[:, 0, :, len(prompt.ids) - 1 :, : len(prompt.patches)]  # (layers, H, written, patches)
-    rows, columns = (n // 16 for n in spec.patched_size)
+    rows, columns = (n // PATCH_SIZE for n in spec.patched_size)
     maps = rearrange(written.mean(dim=2), "l h (r c) -> l h r c", r=rows, c=columns)
-    seen = np.zeros((16 * rows, 16 * columns))
+    seen = np.zeros((PATCH_SIZE * rows, PATCH_SIZE * columns))
     seen[inside] = 1
-    is_picture = rearrange(seen, "(r x) (c y) -> r c (x y)", x=16, y=16).any(axis=2)
+    is_picture = rearrange(seen, "(r x) (c y) -> r c (x y)", x=PATCH_SIZE, y=PATCH_SIZE).any(axis=2)
     return CaptionAttention(picture, caption, maps.float().cpu().numpy() * is_picture, inside)
 
 
@@ -96,7 +97,7 @@ def attention_weights(layer: Attention, hidden: Tensor, context: AttentionContex
         q, k = rotate(q, *context.rotary), rotate(k, *context.rotary)
     mask = context.mask
     if layer.r_proj is not None:
-        mask, q = layer._relative_mask(q, context), q + layer.content_bias
+        mask, q = layer.relative_mask(q, context), q + layer.content_bias
     scores = q @ k.transpose(-1, -2) * layer.head_width**-0.5
     if mask is None:
         length = hidden.shape[1]

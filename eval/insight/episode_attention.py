@@ -21,7 +21,7 @@ from gato.batch import ACTION_LOCAL, Kind, TokenSequence, collate
 from gato.episode import Episode
 from gato.eval.film import png_base64
 from gato.page import section, write_page
-from gato.spec import Modality
+from gato.spec import PATCH_SIZE, Modality
 
 from .attention import CELL, CaptionAttention, draw_maps, recorded
 
@@ -66,7 +66,7 @@ def _patches(episode: Episode, tokens: TokenSequence, step: int, weights: np.nda
     if len(images) != 1:
         return None
     here = np.flatnonzero((tokens.kind == Kind.PATCH) & (tokens.timestep == step))
-    rows, columns = (n // 16 for n in images[0].patched_size)
+    rows, columns = (n // PATCH_SIZE for n in images[0].patched_size)
     picture = np.asarray(episode.observations[images[0].name][step])
     return CaptionAttention(picture, f"timestep {step}", rearrange(weights[..., here], "l h (r c) -> l h r c", r=rows, c=columns))
 

@@ -16,6 +16,7 @@ from gato.data.stores import find_store
 from gato.disk import read_json, spanned
 from gato.episode import Episode
 from gato.eval.film import png_base64
+from gato.eval.score import success_interval
 from gato.picture import SUFFIXES, check_local, read_image
 from gato.spec import Modality, TaskSpec
 from gato.words import picture_of, question_of, text_of
@@ -241,10 +242,8 @@ def _ranked_first(agent: Agent, task: TaskSpec, episodes: list[Episode], candida
 
 
 def _accuracy(outcomes: list[bool]) -> dict[str, float]:
-    from scipy.stats import binomtest
-
-    interval = binomtest(sum(outcomes), len(outcomes)).proportion_ci(method="wilson")
-    return {"accuracy": float(np.mean(outcomes)), "low": float(interval.low), "high": float(interval.high)}
+    low, high = success_interval(sum(outcomes), len(outcomes))
+    return {"accuracy": float(np.mean(outcomes)), "low": low, "high": high}
 
 
 def _examples(agent: Agent, episodes: list[Episode]) -> list[dict[str, str]]:

@@ -44,7 +44,7 @@ def _tokenizer(checkpoint: Any, kind: str) -> EpisodeTokenizer:
     if kind == "text" or (kind == "episode" and path.is_file()):
         text = TextTokenizer.load(path)
         # the layout that training with this tokenizer would use
-        return EpisodeTokenizer(text, Vocabulary(text.size) if text.size >= 1024 else Vocabulary.separate_discrete(text.size))
+        return EpisodeTokenizer(text, Vocabulary.of(text.size))
     return EpisodeTokenizer(None, Vocabulary())
 
 

@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gato.batch import ACTION_LOCAL, NO_LOCAL
-
-NUM_POSITION_BINS = 128
+from gato.batch import ACTION_LOCAL, NO_LOCAL, NUM_POSITION_BINS
 
 
 class TokenTable(nn.Embedding):

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from gato.spec import PATCH_SIZE
+
 
 def check_inputs(
     ids: Tensor, image_id: int, mask: Tensor | None, patches: Tensor | None, boxes: Tensor | None, patch_index: Tensor | None,
@@ -28,7 +30,7 @@ def check_inputs(
     if (patches is None) != (boxes is None):
         raise ValueError("pixel_values and patch_boxes belong together; give both as the processor made them, or neither")
     if patches is not None and boxes is not None:
-        if patches.dtype != torch.uint8 or patches.shape[1:] != (16, 16, 3):
+        if patches.dtype != torch.uint8 or patches.shape[1:] != (PATCH_SIZE, PATCH_SIZE, 3):
             raise ValueError(
                 f"pixel_values are uint8 patches (N, 16, 16, 3), found {patches.dtype} {tuple(patches.shape)}; use our processor"
             )

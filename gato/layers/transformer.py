@@ -206,7 +206,7 @@ class Attention(nn.Module):
             k, v = cache.update(k, v, self.index)  # (B, H, Lk, d)
         mask = context.mask
         if self.r_proj is not None:
-            mask, q = self._relative_mask(q, context), q + self.content_bias
+            mask, q = self.relative_mask(q, context), q + self.content_bias
         if context.blocks is not None:
             out = _flex_attention()(q, k, v, block_mask=context.blocks)
         else:
@@ -214,7 +214,7 @@ class Attention(nn.Module):
         out = out.transpose(1, 2).flatten(2)
         return self.o_proj(out if keep is None else out.flatten(0, 1)[keep])
 
-    def _relative_mask(self, q: Tensor, context: AttentionContext) -> Tensor:
+    def relative_mask(self, q: Tensor, context: AttentionContext) -> Tensor:
         assert self.r_proj is not None and context.mask is not None and context.distances is not None
         r = rearrange(self.r_proj(context.sinusoids), "n (h d) -> h d n", h=self.num_heads)
         by_distance = (q + self.position_bias) @ r * self.head_width**-0.5  # (B, H, Lq, D)

@@ -69,8 +69,8 @@ class Demo:
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
-        self.captions = agent._picture_task(num_texts=0) is not None and agent.tokenizer.text is not None
-        self.answers = agent._picture_task(num_texts=1) is not None and agent.tokenizer.text is not None
+        self.captions = agent.picture_task(num_texts=0) is not None and agent.tokenizer.text is not None
+        self.answers = agent.picture_task(num_texts=1) is not None and agent.tokenizer.text is not None
         self.writes = any(not task.observations and not task.is_control for task in agent.tasks.values())
         self.worlds, self.missing = _worlds(agent)
         self._model, self._seeds = Lock(), count()
