@@ -74,7 +74,7 @@ class Replay:
                     return
                 if t:
                     action = {name: values[t - 1] for name, values in self.actions.items()}
-                    self.watched(self.recording.step, self.task.unflatten_action(action))
+                    self.watched(self.recording.step, action)
                 if chosen is None or t in chosen:
                     yield self._drawn()
         finally:

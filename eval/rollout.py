@@ -224,7 +224,7 @@ class _Environment:
         """Executes `{action field: value}`; a result where the episode ends or fails."""
         assert self.recording is not None
         try:
-            self._timed(self.recording.step, self.task.unflatten_action(action))
+            self._timed(self.recording.step, action)
             self._look()
             episode = self.recording.episode("learner") if self.keep and self.recording.done else None
             success = self.recording.success if self.recording.done else None

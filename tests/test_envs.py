@@ -133,7 +133,7 @@ def test_an_episode_is_that_of_the_bare_simulator(name):
     total, ended = 0.0, False
     while not ended:
         action = recording.env.action_space.sample()
-        recording.step(action)
+        recording.step(task.flatten(action, "action"))
         _, reward, terminated, truncated, _ = bare.step(action)
         total, ended = total + float(reward), terminated or truncated
     assert recording.done and (recording.total_reward, recording.terminated) == (total, terminated)

@@ -91,19 +91,18 @@ class Recording:
         """`{field name: value}` of the current observation."""
         return self.task.flatten(self.observation, "observation")
 
-    def step(self, action: Any, intended: Any = None) -> None:
-        """Executes an action and records it, or records another one that was `intended` in its place.
+    def step(self, action: Mapping[str, Any], intended: Mapping[str, Any] | None = None) -> None:
+        """Executes `{action field: value}` and records it, or records another one that was `intended` in its place.
 
-        Both are as the environment's space has them. Where the task says `clip_actions`, both are
-        clipped into the space; only what is recorded is counted.
+        Where the task says `clip_actions`, both are clipped into the space; only what is recorded is counted.
         """
         assert not self.done, "the episode is over; start a new recording"
         recorded = self._clip(action if intended is None else intended, count=True)
         executed = recorded if intended is None else self._clip(action, count=False)
         if self.keep:
             observed = {name: _copy(value) for name, value in self.values().items()}
-            acted = {name: _copy(value) for name, value in self.task.flatten(recorded, "action").items()}
-        answer = ask("the environment", self.env.step, executed)
+            acted = {name: _copy(value) for name, value in recorded.items()}
+        answer = ask("the environment", self.env.step, self.task.unflatten_action(executed))
         self.observation, reward, terminated, truncated, info = _parts(answer, "step", _STEP)
         self.num_timesteps += 1
         self.info = _checked_info(info)
@@ -136,12 +135,12 @@ class Recording:
             parameters=self.parameters,
         )
 
-    def _clip(self, action: Any, count: bool) -> Any:
+    def _clip(self, action: Mapping[str, Any], count: bool) -> Mapping[str, Any]:
         if not self.task.clip_actions:
             return action
-        flat, num_clipped = clip_actions(self.task, self.task.flatten(action, "action"))
+        clipped, num_clipped = clip_actions(self.task, action)
         self.num_clipped += num_clipped if count else 0
-        return self.task.unflatten_action(flat)
+        return clipped
 
 
 def expert_episode(
@@ -166,10 +165,11 @@ def expert_episode(
     ask("the expert", expert.reset, env)
     while not recording.done:
         action = ask("the expert", expert.act, env, recording.observation)
+        flat = task.flatten(action, "action")
         if perturb is None:
-            recording.step(action)
+            recording.step(flat)
         else:
-            recording.step(perturb(env, action), intended=action)
+            recording.step(task.flatten(perturb(env, action), "action"), intended=flat)
     return recording
 
 

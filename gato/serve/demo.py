@@ -118,7 +118,7 @@ class Demo:
     def act(self, name: str, seed: int) -> Iterator[Timestep]:
         """Plays one episode, at most `MAX_TIMESTEPS` of it."""
         from gato import envs
-        from gato.envs.recording import Recording
+        from gato.envs.recording import Recording, stack_values
         from gato.eval.film import as_frame
 
         if not 0 <= seed < 2**31:
@@ -129,11 +129,11 @@ class Demo:
             policy = self.agent.policy(task, seed=seed)
             recording = Recording(task, env, seed, keep=False)
             while not recording.done and recording.num_timesteps < MAX_TIMESTEPS:
-                frame, observed = as_frame(env.render()), recording.values()
+                frame, observed = as_frame(env.render()), stack_values(task.observations, [recording.values()])
                 with self._model:
-                    action = policy.act_one(recording.observation)
-                recording.step(action)
-                sequence = self.agent.tokenizer.encode(_one_timestep(task, observed, task.flatten(action, "action")))
+                    actions = policy.act(observed)
+                recording.step({name: values[0] for name, values in actions.items()})
+                sequence = self.agent.tokenizer.encode(Episode(task, observed, actions, np.zeros(1, np.float32)))
                 rows = self.agent.tokenizer.table(sequence)
                 yield Timestep(recording.num_timesteps, frame, rows, sequence.patches, recording.total_reward, _ending(recording))
         finally:
@@ -265,12 +265,6 @@ def _worlds(agent: Agent) -> tuple[list[str], list[str]]:
         else:
             found[0].append(task.name)
     return found
-
-
-def _one_timestep(task: TaskSpec, observed: dict[str, Any], acted: dict[str, Any]) -> Episode:
-    from gato.envs.recording import stack_values
-
-    return Episode(task, stack_values(task.observations, [observed]), stack_values(task.actions, [acted]), np.zeros(1, np.float32))
 
 
 def _ending(recording: Any) -> str:
