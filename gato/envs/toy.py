@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from .demonstrator import RuleExpert
+from .key_to_door import KeyToDoor, key_then_door
 
 LEFT, RIGHT = 0, 1
 
@@ -45,10 +46,16 @@ class Corridor(gymnasium.Env):
         return picture
 
 
+WORLDS = {"corridor": Corridor, "key-to-door": KeyToDoor}
+
+
 def make(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gymnasium.Env:
-    if env_id != "corridor":
-        raise ValueError(f"the toy family has no environment '{env_id}'; it has 'corridor'")
-    return Corridor(render_mode=render_mode, **kwargs)
+    if env_id not in WORLDS:
+        raise ValueError(f"the toy family has no environment '{env_id}'; it has {', '.join(WORLDS)}")
+    return WORLDS[env_id](render_mode=render_mode, **kwargs)
 
 
-EXPERTS = {"always-right": lambda env_id, **kwargs: RuleExpert(lambda env, observation: RIGHT)}
+EXPERTS = {
+    "always-right": lambda env_id, **kwargs: RuleExpert(lambda env, observation: RIGHT),
+    "key-then-door": lambda env_id, **kwargs: RuleExpert(key_then_door),
+}
