@@ -334,6 +334,11 @@ class Store:
         k = bisect_right(self._episode_ends, i)
         return self._open_shard(k).episode(i - (self._episode_ends[k - 1] if k else 0), start, stop)
 
+    def rewards(self, i: int, start: int = 0) -> np.ndarray:
+        """(n,) float32: the rewards of episode i from a timestep to its end; nothing else of it is read."""
+        k = bisect_right(self._episode_ends, i)
+        return self._open_shard(k).rewards(i - (self._episode_ends[k - 1] if k else 0), start)
+
     def validate(self) -> None:
         """Reads everything again: hashes, counts, bounds, each episode with all its checks, token ids, journal and manifest.
 

@@ -101,6 +101,10 @@ class Shard:
             parameters=self._parameters(row),
         )
 
+    def rewards(self, row: int, start: int) -> np.ndarray:
+        first, length = (int(self.index[name][row]) for name in ("first_row", "length"))
+        return self.timesteps.read(["reward"], first + start, first + length)[0]
+
     def validate(self, first_episode: int) -> None:
         for table in (self.timesteps, self.episodes):
             for _ in table.batches(full=True):

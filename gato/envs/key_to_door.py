@@ -21,7 +21,6 @@ from gymnasium import spaces
 UP, DOWN, LEFT, RIGHT = range(4)
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))
 KEY_ROOM, CORRIDOR, DOOR_ROOM = range(3)
-UNSEEN = (-1, -1)
 PRIZE, CHANCE = 2.0, 0.05  # of the lottery
 CELL = 16  # pixels
 
@@ -31,12 +30,13 @@ Place = tuple[int, int]  # row and column, counted over all three rooms
 class KeyToDoor(gymnasium.Env):
     """Rooms of `size` x `size` cells, joined at their middle rows by a corridor of `corridor` cells.
 
-    Observations: `room` (0 key room, 1 corridor, 2 door room), `position` (2,) row and column within it, `thing` (2,) where the
-    key or the door lies within it, -1 where neither is seen: in the corridor, and once the key is taken. Actions: up, down,
-    left, right; a wall stops a step. The door without the key is a cell like any other. After `limit` timesteps it is over.
+    Observations: `room` (0 key room, 1 corridor, 2 door room), `position` (2,) row and column within it, `thing` (3,) whether the
+    key or the door is seen, and how far down and to the right of the agent it lies; zeros in the corridor, and once the key is
+    taken. Actions: up, down, left, right; a wall stops a step. The door without the key is a cell like any other. After `limit`
+    timesteps it is over.
 
     With `lottery` one more cell of the key room, never its exit, ends the episode when it is entered, and pays 2 with a chance of 1 in 20: an
-    expected return of 0.1 beside the 1 that is sure. `lottery` (2,) says where it lies.
+    expected return of 0.1 beside the 1 that is sure. `lottery` (3,) says where it lies, as `thing` does.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -49,9 +49,10 @@ class KeyToDoor(gymnasium.Env):
         self.size, self.corridor, self.limit = size, corridor, limit
         self.has_lottery, self.render_mode = lottery, render_mode
         self.middle, self.columns = size // 2, 2 * size + corridor
-        place = spaces.Box(-1, max(size, corridor) - 1, (2,), np.float32)
-        seen: dict[str, spaces.Space] = {"position": place, "room": spaces.Discrete(3), "thing": place}
-        self.observation_space = spaces.Dict(seen | ({"lottery": place} if lottery else {}))
+        position = spaces.Box(0, max(size, corridor) - 1, (2,), np.float32)
+        offset = spaces.Box(1 - size, size - 1, (3,), np.float32)
+        seen: dict[str, spaces.Space] = {"position": position, "room": spaces.Discrete(3), "thing": offset}
+        self.observation_space = spaces.Dict(seen | ({"lottery": offset} if lottery else {}))
         self.action_space = spaces.Discrete(len(MOVES))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict]:
@@ -98,20 +99,21 @@ class KeyToDoor(gymnasium.Env):
         return is_inside and (self.room_of(column) != CORRIDOR or row == self.middle)
 
     def _observation(self) -> dict[str, Any]:
-        room = self.room_of(self.agent[1])
+        row, column = self.agent
+        room = self.room_of(column)
         things = {KEY_ROOM: None if self.has_key else self.key, DOOR_ROOM: self.door}
-        seen = {"position": self.agent, "thing": things.get(room)}
-        if self.has_lottery:
-            seen["lottery"] = self.lottery if room == KEY_ROOM else None
-        return {"room": room} | {name: self._within(place, room) for name, place in seen.items()}
+        first = (0, 0), (self.middle, self.size), (0, self.size + self.corridor)
+        seen = {
+            "position": np.array((row - first[room][0], column - first[room][1]), np.float32),
+            "room": room,
+            "thing": self._offset(things.get(room)),
+        }
+        return seen | ({"lottery": self._offset(self.lottery if room == KEY_ROOM else None)} if self.has_lottery else {})
 
-    def _within(self, place: Place | None, room: int) -> np.ndarray:
-        """Row and column counted from the room's first cell; a corridor has one row."""
+    def _offset(self, place: Place | None) -> np.ndarray:
         if place is None:
-            return np.array(UNSEEN, np.float32)
-        first = 0, (0, self.size, self.size + self.corridor)[room]
-        row = 0 if room == CORRIDOR else place[0]
-        return np.array((row, place[1] - first[1]), np.float32)
+            return np.zeros(3, np.float32)
+        return np.array((1, place[0] - self.agent[0], place[1] - self.agent[1]), np.float32)
 
 
 def key_then_door(env: gymnasium.Env, observation: Any) -> int:

@@ -1,0 +1,221 @@
+"""Windows of a store's episodes for a Decision Transformer, each a pure function of (seed, step, row).
+
+An episode is drawn with a probability proportional to its length, and in it a window of `context` timesteps, every place of it
+equally likely; of an episode that is no longer than that it is the whole one. (The paper's code lets windows run out at an
+episode's end; here they are full, as when acting.)
+
+At the start the length and return of every episode are read (16 bytes each), and at most `MEASURED` timesteps for the scales of
+the observations. A window then costs its own rows, and the rewards from its beginning to its episode's end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from gato import envs
+from gato.spec import Modality, TaskSpec
+from gato.trajectory import QUANTILES, TrajectoryBatch, TrajectoryStatistics, Window, collate
+
+from .mixture import rank_rows
+from .mixture_config import DataConfig, SourceConfig, is_held_out, refuse_held_out
+from .source import AllEpisodes, Places, SomeEpisodes, selected_episodes
+from .store import Store
+
+MEASURED = 2**16  # timesteps that means and spreads are taken from
+PIECE = 256  # timesteps that are read at a time where there are more
+LEAST_SPREAD = 1e-6
+
+_log = logging.getLogger(__name__)
+
+
+class Trajectories:
+    """The rows and batches of a run.
+
+    **Arguments:**
+
+    - `name`, `config`, `store`: the source; `seed`: of the data order; `held_out`: patterns of task names.
+    - `context`: timesteps in a window, by default those of the longest episode.
+    - `best_share`, `shuffled_returns`, `delayed_reward`, `return_scale`: see `DecisionConfig`.
+    - `needs_returns`: whether a store without rewards is refused.
+
+    **Raises:** `ValueError` in one line for a source that holds no episode, several tasks, or no rewards.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: SourceConfig,
+        store: Store,
+        seed: int = 0,
+        context: int | None = None,
+        best_share: float | None = None,
+        shuffled_returns: bool = False,
+        delayed_reward: bool = False,
+        return_scale: float | None = None,
+        needs_returns: bool = True,
+        held_out: Sequence[str] = (),
+    ) -> None:
+        self.name, self.config, self.store, self.seed = name, config, store, seed
+        self.shuffled_returns, self.delayed_reward = shuffled_returns, delayed_reward
+        self.task = _only_task(name, store, held_out)
+        _refuse_unused(name, config)
+        episodes = selected_episodes(store, config, set())
+        if episodes is not None and len(episodes) == 0:
+            raise ValueError(f"source '{name}' has no episode left of {store.num_episodes} (part, behaviours); choose others")
+        if best_share is not None:
+            episodes = best_episodes(store, episodes, best_share)
+        self.episodes = np.arange(store.num_episodes) if episodes is None else episodes
+        self.places: Places = AllEpisodes(store) if episodes is None else SomeEpisodes(episodes, store.lengths[episodes])
+        if needs_returns:
+            _check_returns(name, store, self.episodes)
+        self.statistics = measured(store, self.task, self.places, self.episodes, return_scale)
+        self.context = context or self.statistics.longest
+        _say_noisy(name, store, self.episodes)
+
+    @property
+    def tasks(self) -> dict[str, TaskSpec]:
+        return {self.task.name: self.task}
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        return {self.name: self.store.fingerprint}
+
+    def place(self, step: int, row: int) -> tuple[int, int, float | None]:
+        """The episode and the first timestep of a row, and the return that it is said to have where they are shuffled."""
+        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, row, step]))
+        episode = self.places.find(int(rng.integers(self.places.total)))
+        start = int(rng.integers(max(self.places.span(episode)[1] - self.context, 0) + 1))
+        other = int(self.episodes[rng.integers(len(self.episodes))]) if self.shuffled_returns else None
+        return episode, start, None if other is None else float(self.store.returns[other])
+
+    def window(self, step: int, row: int) -> Window:
+        """What row `row` of the global batch of update `step` holds."""
+        number, start, said = self.place(step, row)
+        episode = self.store.episode(number, start, start + self.context)
+        returns_to_go = self._returns_to_go(number, start, len(episode.rewards))
+        if said is not None:
+            returns_to_go = (returns_to_go + np.float64(said - self.store.returns[number])).astype(np.float32)
+        return Window(episode.observations, episode.actions, returns_to_go, start)
+
+    def _returns_to_go(self, number: int, start: int, count: int) -> np.ndarray:
+        """(count,) float32; with delayed rewards the whole return at every timestep."""
+        if self.delayed_reward:
+            return np.full(count, self.store.returns[number], np.float32)
+        rewards = self.store.rewards(number, start)
+        return np.cumsum(rewards[::-1], dtype=np.float64)[::-1][:count].astype(np.float32)
+
+    def batch(self, step: int, rows: Sequence[int]) -> TrajectoryBatch:
+        """The given rows of one global batch, and the step's seed for what else is drawn."""
+        seed = np.random.SeedSequence([self.seed, step, rows[0]]).generate_state(1)[0]
+        return collate(self.task, [self.window(step, row) for row in rows], self.context, int(seed))
+
+    def describe(self, step: int, rows: Sequence[int]) -> list[str]:
+        """A line per row: where it comes from, and what it is told of the return."""
+        lines = []
+        for row in rows:
+            number, start, _ = self.place(step, row)
+            window = self.window(step, row)
+            first, last = window.returns_to_go[[0, -1]]
+            lines.append(
+                f"row {row}: {self.name}, episode {number} of return {self.store.returns[number]:g}, "
+                f"timesteps {start} to {start + len(window)}, returns-to-go {first:g} to {last:g}"
+            )
+        return lines
+
+    def loader(
+        self, steps: range, batch_size: int, micro_batch_size: int, rank: int = 0, ranks: int = 1
+    ) -> Iterator[list[TrajectoryBatch]]:
+        """Micro-batches of every step in `steps`: the rows of `rank`, whose own timesteps make the denominator."""
+        rows = rank_rows(batch_size, rank, ranks)
+        for step in steps:
+            batches = [self.batch(step, rows[r : r + micro_batch_size]) for r in range(0, len(rows), micro_batch_size)]
+            denominator = sum(b.denominator for b in batches)
+            yield [b.with_denominator(denominator) for b in batches]
+
+
+def best_episodes(store: Store, episodes: np.ndarray | None, share: float) -> np.ndarray:
+    """(E,) the episodes of the highest returns that together hold `share` of the timesteps, ascending; at least one.
+
+    Of equal returns the earlier episode comes first.
+    """
+    episodes = np.arange(store.num_episodes) if episodes is None else episodes
+    order = episodes[np.argsort(-store.returns[episodes], kind="stable")]
+    held = np.cumsum(store.lengths[order])
+    return np.sort(order[: max(1, int(np.searchsorted(held, share * held[-1], side="right")))])
+
+
+def measured(store: Store, task: TaskSpec, places: Places, episodes: np.ndarray, return_scale: float | None) -> TrajectoryStatistics:
+    """Means and spreads of at most about `MEASURED` timesteps, evenly over the episodes; returns of all of them."""
+    returns, lengths = store.returns[episodes], store.lengths[episodes]
+    continuous = [f for f in task.observations if f.modality is Modality.CONTINUOUS]
+    mean: dict[str, tuple[float, ...]] = {}
+    spread: dict[str, tuple[float, ...]] = {}
+    if continuous:
+        windows = [store.episode(number, start, start + PIECE) for number, start in _evenly(places, episodes)]
+        for f in continuous:
+            values = np.concatenate([w.observations[f.name].reshape(w.num_timesteps, -1) for w in windows]).astype(np.float64)
+            deviation = values.std(axis=0)
+            mean[f.name] = tuple(map(float, values.mean(axis=0)))
+            spread[f.name] = tuple(map(float, np.where(deviation < LEAST_SPREAD, 1.0, deviation)))
+    scale = return_scale or float(np.abs(returns).max()) or 1.0
+    quantiles = {str(q): float(v) for q, v in zip(QUANTILES, np.quantile(returns, QUANTILES), strict=True)}
+    return TrajectoryStatistics(mean, spread, quantiles, scale, len(episodes), int(lengths.max()))
+
+
+def _evenly(places: Places, episodes: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Episode and first timestep of pieces of `PIECE`: all of them where there are few, else as many as there may be."""
+    if places.total <= MEASURED:
+        for episode in episodes:
+            yield from ((int(episode), start) for start in range(0, places.span(int(episode))[1], PIECE))
+        return
+    for place in np.linspace(0, places.total - 1, MEASURED // PIECE).astype(np.int64):
+        episode = places.find(int(place))
+        first, length = places.span(episode)
+        yield episode, max(0, min(int(place) - first, length - PIECE))
+
+
+def _only_task(name: str, store: Store, held_out: Sequence[str]) -> TaskSpec:
+    """**Raises:** `ValueError` unless the store holds episodes of one task that may be trained on."""
+    if store.num_episodes == 0:
+        raise ValueError(f"source '{name}' holds no episodes; collect or import some first")
+    if len(store.tasks) > 1:
+        raise ValueError(f"source '{name}' holds {len(store.tasks)} tasks, a Decision Transformer learns one; give a store of one task")
+    (task,) = store.tasks
+    names = [name, task.name, envs.registered_name(task)]
+    if any(is_held_out(n, held_out) for n in names):
+        refuse_held_out(name, names, held_out)
+    if unfinished := store.manifest.shortfall:
+        _log.warning("source '%s' holds %s", name, unfinished)
+    return task
+
+
+def _refuse_unused(name: str, config: SourceConfig) -> None:
+    """**Raises:** `ValueError` for a setting of the source that would change nothing here."""
+    for setting, default in (("augment", False), ("memory", None), ("loss_weight", 1.0)):
+        if getattr(config, setting) != default:
+            raise ValueError(f"source '{name}' has {setting} {getattr(config, setting)}, which a Decision Transformer knows not; leave it out")
+
+
+def _check_returns(name: str, store: Store, episodes: np.ndarray) -> None:
+    """**Raises:** `ValueError` for episodes without a reward; warns where all returns are the same."""
+    returns = store.returns[episodes]
+    if returns.any():
+        if np.ptp(returns) == 0:
+            _log.warning("source '%s': all %d episodes have the return %g, so no other can be asked for", name, len(episodes), returns[0])
+        return
+    if not any(store.rewards(int(i)).any() for i in episodes):
+        raise ValueError(
+            f"source '{name}': the rewards of its {len(episodes)} episodes are all zero, so there are no returns to learn from; "
+            "record it with rewards, or set model.condition none"
+        )
+
+
+def _say_noisy(name: str, store: Store, episodes: np.ndarray) -> None:
+    if count := int((store.behaviours[episodes] == "noisy").sum()):
+        _log.warning(
+            "source '%s': %d of %d episodes are noisy: some of their recorded actions are not the ones that earned the rewards; "
+            "'behaviours' chooses others", name, count, len(episodes),
+        )  # fmt: skip
