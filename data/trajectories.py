@@ -19,8 +19,8 @@ from gato import envs
 from gato.spec import Modality, TaskSpec
 from gato.trajectory import QUANTILES, TrajectoryBatch, TrajectoryStatistics, Window, collate
 
-from .mixture import rank_rows
-from .mixture_config import DataConfig, SourceConfig, is_held_out, refuse_held_out
+from .loading import load, rank_rows
+from .selection import SourceConfig, is_held_out, refuse_held_out
 from .source import AllEpisodes, Places, SomeEpisodes, selected_episodes
 from .store import Store
 
@@ -40,6 +40,7 @@ class Trajectories:
     - `context`: timesteps in a window, by default those of the longest episode.
     - `best_share`, `shuffled_returns`, `delayed_reward`, `return_scale`: see `DecisionConfig`.
     - `needs_returns`: whether a store without rewards is refused.
+    - `workers`: processes that read; 0 does it in this one.
 
     **Raises:** `ValueError` in one line for a source that holds no episode, several tasks, or no rewards.
     """
@@ -57,8 +58,9 @@ class Trajectories:
         return_scale: float | None = None,
         needs_returns: bool = True,
         held_out: Sequence[str] = (),
+        workers: int = 0,
     ) -> None:
-        self.name, self.config, self.store, self.seed = name, config, store, seed
+        self.name, self.config, self.store, self.seed, self.workers = name, config, store, seed, workers
         self.shuffled_returns, self.delayed_reward = shuffled_returns, delayed_reward
         self.task = _only_task(name, store, held_out)
         _refuse_unused(name, config)
@@ -112,28 +114,20 @@ class Trajectories:
         seed = np.random.SeedSequence([self.seed, step, rows[0]]).generate_state(1)[0]
         return collate(self.task, [self.window(step, row) for row in rows], self.context, int(seed))
 
-    def describe(self, step: int, rows: Sequence[int]) -> list[str]:
-        """A line per row: where it comes from, and what it is told of the return."""
-        lines = []
-        for row in rows:
-            number, start, _ = self.place(step, row)
-            window = self.window(step, row)
-            first, last = window.returns_to_go[[0, -1]]
-            lines.append(
-                f"row {row}: {self.name}, episode {number} of return {self.store.returns[number]:g}, "
-                f"timesteps {start} to {start + len(window)}, returns-to-go {first:g} to {last:g}"
-            )
-        return lines
+    def counts(self, batch: TrajectoryBatch) -> dict[str, float]:
+        """`tokens` without padding and `places` with it, three a timestep; `transitions`."""
+        timesteps = int((~batch.is_padding).sum())
+        return {"tokens": 3 * timesteps, "places": 3 * batch.is_padding.numel(), "transitions": timesteps}
+
+    def sources_of(self, step: int, rows: Sequence[int]) -> list[str]:
+        """The source's name for every row."""
+        return [self.name] * len(rows)
 
     def loader(
         self, steps: range, batch_size: int, micro_batch_size: int, rank: int = 0, ranks: int = 1
     ) -> Iterator[list[TrajectoryBatch]]:
-        """Micro-batches of every step in `steps`: the rows of `rank`, whose own timesteps make the denominator."""
-        rows = rank_rows(batch_size, rank, ranks)
-        for step in steps:
-            batches = [self.batch(step, rows[r : r + micro_batch_size]) for r in range(0, len(rows), micro_batch_size)]
-            denominator = sum(b.denominator for b in batches)
-            yield [b.with_denominator(denominator) for b in batches]
+        """Micro-batches of every step in `steps`: the rows of `rank`, whose own timesteps make the denominator. See `load`."""
+        return load(self, steps, rank_rows(batch_size, rank, ranks), micro_batch_size, self.workers)
 
 
 def best_episodes(store: Store, episodes: np.ndarray | None, share: float) -> np.ndarray:

@@ -8,13 +8,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .plain import kind_of, shown
+from .disk import kind_of, shown
 from .spec import FieldSpec, Modality, TaskSpec
 
 if TYPE_CHECKING:
@@ -65,21 +65,15 @@ class TrajectoryBatch:
         return replace(self, denominator=denominator)
 
     def to(self, device: Any) -> TrajectoryBatch:
-        def moved(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=True)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-        return replace(
-            self,
-            observations={name: moved(values) for name, values in self.observations.items()},
-            actions={name: moved(values) for name, values in self.actions.items()},
-            returns_to_go=moved(self.returns_to_go), timesteps=moved(self.timesteps), is_padding=moved(self.is_padding),
-        )  # fmt: skip
+    def pin_memory(self) -> TrajectoryBatch:
+        """In memory that a GPU can copy from by itself; what torch's loader calls."""
+        return self._each(lambda tensor: tensor.pin_memory())
 
-    def counts(self) -> dict[str, float]:
-        """For the metrics: a timestep is a return-to-go, a state and an action, so three tokens."""
-        timesteps = int((~self.is_padding).sum())
-        places = self.is_padding.numel()
-        return {"tokens": 3 * timesteps, "places": 3 * places, "transitions": timesteps, "targets": timesteps}
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TrajectoryBatch:
+        fields = {name: {key: change(values) for key, values in getattr(self, name).items()} for name in ("observations", "actions")}
+        return replace(self, **fields, **{name: change(getattr(self, name)) for name in ("returns_to_go", "timesteps", "is_padding")})
 
 
 def collate(task: TaskSpec, windows: Sequence[Window], length: int, seed: int = 0) -> TrajectoryBatch:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
-from gato.data.mixture_config import SourceConfig
+from gato.data.selection import SourceConfig
 from gato.data.store import Store, StoreWriter
 from gato.data.trajectories import Trajectories, best_episodes
 from gato.episode import Episode
@@ -111,7 +111,7 @@ def test_short_episodes_are_padded_on_the_left(store):
     batch = collate(store.tasks[0], [window], 4)
     assert batch.is_padding.tolist() == [[True, False, False, False]]
     assert (batch.returns_to_go.tolist(), batch.timesteps.tolist(), batch.denominator) == ([[0, 6, 3, 1]], [[0, 0, 1, 2]], 3)
-    assert batch.counts() == {"tokens": 9, "places": 12, "transitions": 3, "targets": 3}
+    assert trajectories(store).counts(batch) == {"tokens": 9, "places": 12, "transitions": 3}
 
 
 def test_the_best_episodes_hold_a_share_of_the_timesteps(store):
@@ -197,12 +197,6 @@ def test_noisy_episodes_and_returns_that_never_differ_are_said(arm, tmp_path, ca
     trajectories(Store(tmp_path / "arm"))
     assert "source 'arm': all 2 episodes have the return 2, so no other can be asked for" in caplog.text
     assert "source 'arm': 1 of 2 episodes are noisy: some of their recorded actions are not the ones" in caplog.text
-
-
-def test_a_row_is_described_by_where_it_comes_from(store):
-    line = trajectories(store).describe(0, [0])[0]
-    number, start, _ = trajectories(store).place(0, 0)
-    assert line.startswith(f"row 0: arm, episode {number} of return {store.returns[number]:g}, timesteps {start} to ")
 
 
 # -- the model -------------------------------------------------------------------------------------
@@ -328,7 +322,7 @@ def test_the_loss_is_squared_errors_and_cross_entropies_over_the_timesteps(store
         right += bool((gripper[b, t].argmax(-1) == chosen).all())
     torch.testing.assert_close(sums["loss_by_action"], expected)
     torch.testing.assert_close(loss, expected.sum() / real.sum())
-    assert sums["hits"].tolist() == [right, 0] and sums["timesteps"].tolist() == [real.sum()]
+    assert sums["hits"].tolist() == [right, 0] and sums["targets"].tolist() == [real.sum()]
     report = DecisionLearner(model).report({name: values.tolist() for name, values in sums.items()})
     assert report["accuracy"] == {"gripper": right / int(real.sum())} and set(report["loss_by_action"]) == {"motors", "gripper"}
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from gato.batch import Kind, TokenBatch, join
-from gato.data.mixture import Mixture, rank_rows, row_weights
+from gato.data.loading import rank_rows
+from gato.data.mixture import Mixture, row_weights
 from gato.data.selection import DataConfig, SourceConfig
 from gato.data.source import episode_keys
 from gato.data.store import Store, StoreWriter

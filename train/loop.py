@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gato.data.mixture import rank_rows
+from gato.data.loading import rank_rows
 from gato.learner import Batch, Batches
 
 from .checkpoint import Progress

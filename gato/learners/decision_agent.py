@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gato import digests
 from gato.device import pick_device
-from gato.plain import read_json, shown
+from gato.disk import read_json, shown
 from gato.setting import fields_of
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.trajectory import QUANTILES, TrajectoryStatistics
@@ -43,13 +43,29 @@ class DecisionAgent:
         self.model = model
         self.tasks = {model.task.name: model.task}
 
+    @classmethod
+    def of(
+        cls, task: TaskSpec, config: DecisionConfig, statistics: TrajectoryStatistics, num_timesteps: int, weights: Mapping[str, Tensor]
+    ) -> DecisionAgent:
+        """An agent with these weights, which are taken over and not copied."""
+        with torch.random.fork_rng(devices=[]):  # the weights that are drawn first are not kept
+            model = DecisionTransformer(task, config, statistics, num_timesteps)
+        model.load_state_dict(weights, strict=True, assign=True)
+        return cls(model.eval())
+
+    def task(self, name: str) -> TaskSpec:
+        """By its name, or as `MODULE:ID`. **Raises:** `ValueError` for another task than that of the weights."""
+        (known,) = self.tasks
+        if name.rpartition(":")[2] != known.rpartition(":")[2]:
+            raise ValueError(f"this checkpoint was not trained on '{name}'; it knows {known}")
+        return self.tasks[known]
+
     def policy(
-        self, task: str | TaskSpec | None = None, target_return: float | None = None, temperature: float = 1.0, seed: int = 0
+        self, task: str | TaskSpec | None = None, temperature: float = 1.0, seed: int = 0, target_return: float | None = None
     ) -> DecisionPolicy:
         """See `DecisionPolicy`. **Raises:** `ValueError` for another task than that of the weights."""
-        name = self.model.task.name if task is None else task if isinstance(task, str) else task.name
-        if name.rpartition(":")[2] != self.model.task.name.rpartition(":")[2]:
-            raise ValueError(f"this checkpoint was not trained on '{name}'; it knows {self.model.task.name}")
+        if task is not None:
+            self.task(task if isinstance(task, str) else task.name)
         return DecisionPolicy(self.model, target_return, temperature, seed)
 
     # -- disk ------------------------------------------------------------------------------------
@@ -95,9 +111,9 @@ class DecisionAgent:
         _check_shapes(folder, described)
         if verify and (folder / digests.NAME).is_file():
             digests.check(folder, [DESCRIPTION, SINGLE])
-        model = DecisionTransformer(*described)
-        model.load_state_dict(load_file(folder / SINGLE))
-        return cls(model.eval().to(device))
+        agent = cls.of(*described, load_file(folder / SINGLE))
+        agent.model.to(device)
+        return agent
 
 
 def _described(content: dict[str, Any]) -> tuple[TaskSpec, DecisionConfig, TrajectoryStatistics, int]:
@@ -172,11 +188,10 @@ def load_published(
     )  # fmt: skip
     described = task, config, statistics, statistics.longest
     read_entries(folder)  # whether it is whole
-    model = DecisionTransformer(*described)
+    with torch.device("meta"):
+        expected = DecisionTransformer(*described).state_dict()
     given = load_file(folder / SINGLE)
-    renamed = {name: _published_tensor(folder, given, name, tensor) for name, tensor in model.state_dict().items()}
-    model.load_state_dict(renamed)
-    return DecisionAgent(model.eval())
+    return DecisionAgent.of(*described, {name: _published_tensor(folder, given, name, mine) for name, mine in expected.items()})
 
 
 def _published_config(folder: Path, content: Mapping[str, Any], context: int) -> tuple[DecisionConfig, tuple[int, int]]:

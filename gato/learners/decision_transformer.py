@@ -116,7 +116,7 @@ class DecisionLearner(nn.Module):
     def forward(self, batch: TrajectoryBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """
         **Returns:** the batch's share of the global loss (sum over timesteps and fields over `batch.denominator`), and sums:
-        `loss_by_action` and `hits` (fields,): how often the likeliest discrete value was the recorded one; `timesteps` (1,).
+        `loss_by_action` and `hits` (fields,): how often the likeliest discrete value was the recorded one; `targets` (1,): timesteps.
         """
         with _drawing_from(batch, self.training and self.model.config.dropout > 0):
             outputs = self.model(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps, batch.is_padding)
@@ -124,7 +124,7 @@ class DecisionLearner(nn.Module):
         losses = torch.stack([
             torch.where(is_real, loss.float(), 0.0).sum() for loss in self.model.predict_action.losses(outputs, batch.actions)
         ])  # fmt: skip
-        sums = {"loss_by_action": losses.detach(), "hits": self._hits(outputs, batch, is_real), "timesteps": is_real.sum()[None].float()}
+        sums = {"loss_by_action": losses.detach(), "hits": self._hits(outputs, batch, is_real), "targets": is_real.sum()[None].float()}
         return losses.sum() / batch.denominator, sums
 
     @torch.no_grad()
@@ -157,12 +157,16 @@ class DecisionLearner(nn.Module):
 
     def report(self, sums: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
         """For the metrics: loss per timestep of each action field, and the share of right choices of the discrete ones."""
-        count = max(1.0, sums["timesteps"][0])
+        count = max(1.0, sums["targets"][0])
         fields = self.model.task.actions
         found = {"loss_by_action": {f.name: loss / count for f, loss in zip(fields, sums["loss_by_action"], strict=True)}}
         if hits := {f.name: n / count for f, n in zip(fields, sums["hits"], strict=True) if f.modality is Modality.DISCRETE}:
             found["accuracy"] = hits
         return found
+
+
+    def flops(self, tokens: int, targets: int) -> None:
+        """Nobody has counted them."""
 
 
 def check_task(task: TaskSpec) -> None:
