@@ -76,7 +76,8 @@ def make_stores(home: Path) -> None:
 class Run:
     """Runs of RECIPE called `name` in a folder of its own.
 
-    **Arguments:** `home`: of the stores; `folder`: that `runs/` stands in; `options`: further words of the command line.
+    **Arguments:** `home`: of the stores; `folder`: that `runs/` stands in; `options`: further words of the command line; `recipe`: in
+    RECIPE's place.
     """
 
     home: Path
@@ -84,6 +85,7 @@ class Run:
     name: str = "small"
     options: Sequence[str] = ()
     processes: list[BaseProcess] = field(default_factory=list)
+    recipe: str = RECIPE
 
     @property
     def path(self) -> Path:
@@ -92,7 +94,7 @@ class Run:
     def start(self, ranks: int = 1, stage: int = 0, sabotage: Sequence[Any] = ()) -> Run:
         """Starts the ranks; `sabotage`: a function of this module and its arguments, which every rank calls first."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "small.yaml").write_text(RECIPE)
+        (self.folder / "small.yaml").write_text(self.recipe)
         words = ["pretrain", "small.yaml", "--train.name", self.name, *self.options]
         if stage:
             # DeepSpeed's own threshold would leave a tiny model whole on every rank

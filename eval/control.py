@@ -24,6 +24,7 @@ from .ablation import ablations
 from .realtime import Pace
 from .recorder import Recorder, recording_settings
 from .replay import ActionKeeper, strip_of, write_films
+from .returns import takes_returns, target_results
 from .rollout import EpisodeResult, Transform, rollout
 from .settings import EpisodeLimits, EvalConfig
 from .summary import paired_comparison, summarise, summarise_families
@@ -72,6 +73,8 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
         config = replace(config, num_envs=1)
     settings = recording_settings(Path(checkpoint), config) if config.record else {}
     agent = load(checkpoint, config.device, config.verify)
+    if config.target_return and not takes_returns(agent):
+        raise ValueError(f"'{checkpoint}' was trained without returns, so none can be asked of it; leave out --target_return")
     tasks = [agent.task(name) for name in _task_names(agent, config)]
     other = _other_agent(agent, [task.name for task in tasks], config)
     out = config.out or Path(checkpoint) / "eval.json"
@@ -117,7 +120,8 @@ def _rows_of(other: Agent, results: dict[str, Any], config: EvalConfig) -> list[
     rows = []
     for task in [other.task(row["task"]) for row in _plain(results) if row["task"] in other.tasks]:
         with _noted(results, task, f"by {config.against}: "):
-            played, how = _played(other, task, config, _demonstrations(task, config.demonstrations))
+            target = config.target_return[0] if config.target_return and takes_returns(other) else None
+            played, how = _played(other, task, config, _demonstrations(task, config.demonstrations), target=target)
             rows.append(summarise(task, played) | how)
     return rows
 
@@ -135,15 +139,22 @@ def _words(agent: Agent, checkpoint: Path, config: EvalConfig) -> dict[str, Any]
 
 
 def _add_task(results: dict[str, Any], agent: Agent, task: TaskSpec, config: EvalConfig, settings: dict[str, Any], out: Path) -> None:
-    """Plays a task, and once more for everything that it can be deprived of."""
+    """Plays a task, once more for every further target return, and for everything that it can be deprived of."""
     prompts = _demonstrations(task, config.demonstrations)
     row, films, videos = _task_row(agent, task, config, settings, out.with_name(f"{out.stem}-videos"), prompts)
     results["tasks"].append(row)
     results["films"] |= films
     if config.videos:
         results["videos"][task.name] = videos
+    rows = [row]
+    for target in config.target_return[1:]:
+        played, how = _played(agent, task, config, prompts, target=target)
+        rows.append(summarise(task, played, f"asked for {target:g}") | how)
+    results["tasks"] += rows[1:]
+    if len(rows) > 1:
+        results.setdefault("targets", {})[task.name] = target_results(task, rows, out)
     for label, transform in ablations(task) if config.ablations else ():
-        played, how = _played(agent, task, config, prompts, transform)
+        played, how = _played(agent, task, config, prompts, transform, target=next(iter(config.target_return), None))
         results["tasks"].append(summarise(task, played, label) | how)
 
 
@@ -196,7 +207,8 @@ def _task_row(
             for each in sinks:
                 each(episode)
 
-        results, how = _played(agent, task, config, prompts, sink=sink if sinks else None)
+        target = next(iter(config.target_return), None)
+        results, how = _played(agent, task, config, prompts, sink=sink if sinks else None, target=target)
         if recorder is not None:
             recorder.num_failed = sum(r.failed is not None for r in results)
     row = summarise(task, results) | how
@@ -227,16 +239,23 @@ def _played(
     prompts: Sequence[Episode],
     transform: Transform | None = None,
     sink: Callable[[Episode], None] | None = None,
+    target: float | None = None,
 ) -> tuple[list[EpisodeResult], dict[str, Any]]:
-    """Episodes, and how they were played: in how many `seconds`, with which `memory`, at which rate."""
+    """Episodes, and how they were played: in how many `seconds`, with which `memory`, for which return, at which rate."""
     started = time.monotonic()
-    policy = agent.policy(task, config.temperature, config.overflow, config.seed, memory=config.memory)
+    asked = {} if target is None else {"target_return": target}
+    policy = agent.policy(
+        task, temperature=config.temperature, overflow=config.overflow, seed=config.seed, memory=config.memory, **asked
+    )
     pace = None if config.rate is None else Pace(config.rate)
     results = rollout(
         policy, task, config.episodes, config.seed, config.num_envs, transform,
         demonstrations=prompts, sink=sink, limits=config.limits, pace=pace,
     )  # fmt: skip
-    return results, {"seconds": time.monotonic() - started, "memory": policy.memory or 0} | _deadlines(pace)
+    how = {"seconds": time.monotonic() - started, "memory": policy.memory or 0}
+    if (asked_for := getattr(policy, "target_return", None)) is not None:
+        how["target_return"] = asked_for
+    return results, how | _deadlines(pace)
 
 
 def _deadlines(pace: Pace | None) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class EvalConfig(Settings):
     - `temperature` of the actions (1 as in the paper; 0: the most likely one); `overflow`: see `GatoPolicy`.
     - `memory`: how many timesteps a policy sees, the present one among them; 0: as many as the context holds. By default what each
       task was trained with.
+    - `target_return`: the return that a learner of returns is asked for, by default the highest of its data; with several every task
+      is played for each, the first of them is the one that is scored, and a plot beside `out` shows what was asked and achieved.
     - `demonstrations`: so many expert episodes of the store that is called as the task, as prompts in turn; 0: no prompt.
     - `ablations`: also act with the picture blanked and with the instructions of other episodes.
     - `captions`: stores of held-out pictures; `caption_examples`: how many are shown; `nearest`: the store of the
@@ -65,6 +67,7 @@ class EvalConfig(Settings):
     temperature: float = bounded(1.0, 0, MAX_TEMPERATURE)
     overflow: str = choice("rebuild", ("rebuild", "rolling"))
     memory: int | None = bounded(None, 0, MAX_COUNT)
+    target_return: list[float] = field(default_factory=list)
     demonstrations: int = bounded(0, 0, 10_000)
     ablations: bool = False
     captions: list[str] = field(default_factory=list)

@@ -378,11 +378,13 @@ def load(folder: str | os.PathLike, device: str | None = None, verify: bool = Tr
         from .learners.folder import load_baseline
 
         return load_baseline(Path(folder))  # type: ignore[return-value]
+    return found(known(learner_of(folder), f"the learner of '{folder}'").load)(folder, device, verify)
+
+
+def learner_of(folder: Any) -> Any:
+    """What a folder's `gato.json` says; "gato" also where there is none, since whoever opens it says what is missing."""
     description = Path(folder) / NAME if isinstance(folder, (str, os.PathLike)) else None
-    if description is None or not description.is_file():
-        return Agent.load(folder, device, verify)  # which says what is missing
-    learner = read_json(description).get("learner", "gato")
-    return found(known(learner, f"the learner of '{description}'").load)(folder, device, verify)
+    return "gato" if description is None or not description.is_file() else read_json(description).get("learner", "gato")
 
 
 @contextmanager

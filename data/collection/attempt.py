@@ -13,13 +13,15 @@ import numpy as np
 from gato import envs
 from gato.disk import reason
 from gato.envs import own
-from gato.envs.demonstrator import Expert
+from gato.envs.demonstrator import Expert, RandomExpert, behaviour_of
 from gato.envs.recording import episode_seed, expert_episode
 from gato.episode import Episode
 from gato.spec import TaskSpec
 
 if TYPE_CHECKING:
     import gymnasium
+
+RANDOM = "random"  # names uniformly random actions in an expert's place
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Job:
     - `seed`: of the collection; `attempt`: at this place, from 0.
     - `noise`: expected share of random timesteps, `None` for a clean episode; `noise_steps`: see `Noise`.
     - `least_return`: what a clean episode must reach to be accepted; `None` accepts all.
-    - `expert`: `MODULE:NAME`, see `load_expert`; `episode_steps`: see `Recording`.
+    - `expert`: `MODULE:NAME` or `random`, see `load_expert`; `episode_steps`: see `Recording`.
     """
 
     task: TaskSpec
@@ -92,7 +94,7 @@ class Stage:
         if (job.task, job.expert) != (self.task, self.expert_name):
             self.close()
             expert = load_expert(job.task, job.expert)  # first: its module may be what registers the environment
-            self.env, self.expert = envs.make(job.task), expert
+            self.env, self.expert, self.behaviour = envs.make(job.task), expert, behaviour_of(expert)
             self.task, self.expert_name = job.task, job.expert
 
     def play(self, job: Job) -> Outcome:
@@ -102,11 +104,11 @@ class Stage:
         try:
             self.prepare(job)
             recording = expert_episode(job.task, self.env, self.expert, seed, perturb, episode_steps=job.episode_steps)
-            episode = recording.episode("expert" if job.noise is None else "noisy")
+            episode = recording.episode("noisy" if job.noise is not None else self.behaviour)
         except Exception as error:
             self.close()  # an environment that raised may stay broken: the next attempt has a new one
             return Outcome(failed=reason(error))
-        if job.noise is None and job.least_return is not None and episode.total_reward < job.least_return:
+        if episode.behaviour == "expert" and job.least_return is not None and episode.total_reward < job.least_return:
             return Outcome()
         cut = {"cut": True} if recording.is_cut else {}
         counts = {**cut, "clipped_actions": recording.num_clipped, "observations_out_of_bounds": episode.count_out_of_bounds()}
@@ -119,12 +121,14 @@ class Stage:
 
 
 def load_expert(task: TaskSpec | str, name: str | None) -> Expert:
-    """The registry's expert of a task, or the class or function `NAME` of `MODULE`, called without arguments.
+    """The registry's expert of a task, `random` actions, or the class or function `NAME` of `MODULE`, called without arguments.
 
     **Raises:** `ValueError` where there is none, or it cannot act.
     """
     if name is None:
         return envs.expert(task)
+    if name == RANDOM:
+        return RandomExpert()
     made = own.attribute(name, "expert")
     try:
         expert = made()

@@ -21,7 +21,7 @@ import numpy as np
 from gato import envs
 from gato.data.store import Store, StoreWriter
 from gato.data.stores import stores_folder
-from gato.envs.demonstrator import RandomExpert
+from gato.envs.demonstrator import RandomExpert, behaviour_of
 from gato.envs.recording import episode_seed, expert_episode
 from gato.envs.success import check_criterion
 from gato.episode import Episode
@@ -29,7 +29,7 @@ from gato.progress import Progress
 from gato.setting import MAX_COUNT, MAX_SEED, MAX_WORKERS, Settings, bounded
 from gato.spec import TaskSpec
 
-from .attempt import Job, load_expert
+from .attempt import RANDOM, Job, load_expert
 from .crew import MAX_ATTEMPTS, Crew
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ ACCEPTED_SHARE = 0.8  # of the way from random to expert, for an episode without
 _PACKAGES = (
     "opengato", "gymnasium", "minigrid", "metaworld", "mujoco", "dm-control", "gymnasium-robotics", "ale-py", "minatar", "box2d", "numpy",
 )  # fmt: skip
-
-_RANDOM = f"{RandomExpert.__module__}:{RandomExpert.__name__}"
 
 _log = logging.getLogger(__name__)
 
@@ -60,8 +58,8 @@ class CollectConfig(Settings):
     - `noise`: expected share of the timesteps of a noisy episode whose executed action is random.
     - `noise_steps`: how many timesteps a random action is held.
     - `seed`: of the whole collection.
-    - `expert`: `MODULE:NAME` of an expert of your own, a class that is called without arguments; the
-      registry's where `None`.
+    - `expert`: `MODULE:NAME` of an expert of your own, a class that is called without arguments, or `random` for uniformly random
+      actions; the registry's where `None`. One whose `behaviour` is `random` or `learner` has all its episodes kept.
     - `success`: when an episode of the tasks has succeeded, see `gato/envs/success.py`: `reported`, `terminated`,
       `info KEY`, `return >= NUMBER`, or a function `MODULE:NAME`. By default as the registry or the environment's info says.
     - `expert_level`: what a clean episode must come close to. `"measured"`: the registry's expert return;
@@ -113,7 +111,7 @@ def collect(config: CollectConfig) -> list[dict[str, Any]]:
     """Records every task of the configuration; if one cannot be recorded, the others still are.
 
     **Returns:** one summary per task: `task`, `store`, `episodes`, `timesteps`, `noisy`, `attempts`,
-    `failed`, `rejected`, `acceptance` (of the clean attempts), mean and extreme returns of both behaviours,
+    `failed`, `rejected`, `acceptance` (of the clean attempts), mean and extreme returns of both behaviours (`other` where it is neither),
     `success` (share), `cut` (by `episode_steps`), `random_return` of the task, `clipped_actions` and
     `observations_out_of_bounds` (numbers of values).
 
@@ -122,7 +120,12 @@ def collect(config: CollectConfig) -> list[dict[str, Any]]:
     several tasks when all have been tried.
     """
     for name in config.tasks:  # all names are checked before the first hour of work
-        load_expert(name, config.expert)
+        behaviour = behaviour_of(load_expert(name, config.expert))
+        if behaviour != "expert" and config.noisy_share:
+            raise ValueError(
+                f"expert '{config.expert}' plays as '{behaviour}', so there is no expert's action to record where one is perturbed; "
+                "give --noisy_share 0"
+            )
     check_criterion(config.success)
     tasks = [envs.task(name) for name in config.tasks]
     if config.success is not None:
@@ -266,7 +269,7 @@ def _with_returns(task: TaskSpec, summary: Mapping[str, Any], config: CollectCon
         task = replace(task, episode_limit=min(config.episode_steps, task.episode_limit or config.episode_steps))
     expert, random = summary["expert_return"], task.random_return
     if random is None:
-        jobs = (Job(task, i, config.seed, expert=_RANDOM, episode_steps=config.episode_steps) for i in range(RANDOM_EPISODES))
+        jobs = (Job(task, i, config.seed, expert=RANDOM, episode_steps=config.episode_steps) for i in range(RANDOM_EPISODES))
         try:
             with Progress(f"random play of {task.name}", RANDOM_EPISODES) as progress:
                 returns = []
@@ -378,6 +381,7 @@ def _summary(notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "acceptance": len(clean) / clean_attempts if clean else None,
         **_returns("expert", clean),
         **_returns("noisy", noisy),
+        **(_returns("other", others) if (others := [n for n in notes if n["behaviour"] not in ("expert", "noisy")]) else {}),
         "success": float(np.mean(known)) if known else None,
         "cut": sum(n.get("cut", False) for n in notes),
         "clipped_actions": sum(n["clipped_actions"] for n in notes),

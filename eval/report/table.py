@@ -16,6 +16,7 @@ def score_table(results: dict[str, Any]) -> str:
     lines = [f"{'task':38}{'random':>9}{'expert':>9}{'ours':>9}  {'95 % interval':20}{'score':>7}  {'95 % interval':>16}{'success':>9}"]
     for row in results["tasks"]:
         lines += _task_lines(row)
+    lines += [line for name, found in results.get("targets", {}).items() for line in _target_lines(name, found)]
     lines += [f"{error['task']:38} not played: {error['error']}" for error in results.get("errors", ())]
     lines += _family_lines(results.get("families", [])) + _comparison_lines(results.get("against"))
     for part in results["captions"]:
@@ -42,9 +43,17 @@ def _task_lines(row: dict[str, Any]) -> list[str]:
     return [line, *(f"  {note}" for note in task_notes(row))]
 
 
+def _target_lines(task: str, found: dict[str, Any]) -> list[str]:
+    rank = found["spearman"]
+    said = "all the same" if rank is None else f"rank correlation of asked and achieved {rank:.2f}"
+    return [f"{task}: {said} over {len(found['points'])} target returns; {found.get('plot') or found['no_plot']}"]
+
+
 def task_notes(row: dict[str, Any]) -> list[str]:
     """What must be known beside a task's numbers: failures, values out of range, missed deadlines, other scales."""
     notes = []
+    if row.get("target_return") is not None and not row["ablation"]:
+        notes.append(f"asked for a return of {row['target_return']:g}")
     if row["failed"]:
         notes.append(
             f"{row['failed']} of {row['episodes']} episodes failed and count as the random return; the first: {row['first_failure']}"

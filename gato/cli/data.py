@@ -25,7 +25,8 @@ def collect(arguments: list[str]) -> None:
     options = parse(parser, arguments)
     as_json = vars(options).pop("json")
     rows = collect(CollectConfig(**vars(options)))
-    keep = ("task", "episodes", "timesteps", "noisy", "rejected", "failed", "expert_return", "noisy_return")
+    keep = ["task", "episodes", "timesteps", "noisy", "rejected", "failed", "expert_return", "noisy_return"]
+    keep += ["other_return"] if any("other_return" in row for row in rows) else []
     print_rows(rows, as_json, lambda: table([{k: row.get(k) for k in keep} for row in rows]))
 
 

@@ -25,6 +25,7 @@ def show(arguments: list[str]) -> None:
     if options.attention:
         _attention(options)
         return
+    from gato.agent import learner_of
     from gato.config import preset
     from gato.description import Description, check_folder
     from gato.weights import empty_model, read_config
@@ -32,12 +33,31 @@ def show(arguments: list[str]) -> None:
     is_checkpoint = Path(options.name).exists()
     if is_checkpoint:
         check_folder(Path(options.name))
+        if learner_of(options.name) != "gato":
+            _show_learner(options)
+            return
     config = read_config(Path(options.name)) if is_checkpoint else preset(options.name)
     counts = empty_model(config).count_parameters()
     content: dict[str, Any] = {"name": options.name, "positions": config.positions, "parameters": counts}
     if is_checkpoint:
         content["tasks"] = list(Description.load(Path(options.name)).tasks)
     lines = [f"{part:28}{count:>16,}" for part, count in counts.items()] + content.get("tasks", [])
+    print_rows(content, options.json, lambda: "\n".join(lines))
+
+
+def _show_learner(options: Any) -> None:
+    """Parameters by part and tasks of a checkpoint that is not Gato's."""
+    from gato.agent import learner_of, load
+
+    learner = learner_of(options.name)
+    agent = load(options.name, options.device, options.verify)
+    counts: dict[str, int] = {}
+    for name, parameter in agent.model.named_parameters():
+        part = name.split(".")[0]
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    counts["total"] = sum(counts.values())
+    content = {"name": options.name, "learner": learner, "parameters": counts, "tasks": list(agent.tasks)}
+    lines = [learner, *(f"{part:28}{count:>16,}" for part, count in counts.items()), *agent.tasks]
     print_rows(content, options.json, lambda: "\n".join(lines))
 
 

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class Expert(Protocol):
-    """Acts in one environment, one episode after the other."""
+    """Acts in one environment, one episode after the other.
+
+    It may have an attribute `behaviour`, `"random"` or `"learner"`, if it is none: see `behaviour_of`.
+    """
 
     def reset(self, env: gymnasium.Env) -> None:
         """Called once after the environment's own reset."""
@@ -44,8 +47,22 @@ class RuleExpert:
 class RandomExpert:
     """Uniformly random actions; repeatable, because recordings seed the action space."""
 
+    behaviour = "random"
+
     def reset(self, env: gymnasium.Env) -> None:
         """Nothing to forget."""
 
     def act(self, env: gymnasium.Env, observation: Any) -> Any:
         return env.action_space.sample()
+
+
+def behaviour_of(expert: Expert) -> str:
+    """What its episodes are called: `"expert"`, unless it says that it is `"random"` or a `"learner"`.
+
+    Of an expert only episodes near its level are kept, and some actions may be perturbed; of the others every episode is kept as
+    it was played. **Raises:** `ValueError` for another word.
+    """
+    found = getattr(expert, "behaviour", "expert")
+    if found not in ("expert", "random", "learner"):
+        raise ValueError(f"an expert's behaviour is {found!r}, expected 'expert', 'random' or 'learner'")
+    return found

@@ -1,8 +1,7 @@
 """Key-to-Door: three rooms in a row, and a reward only for a door that is reached with the key from the first of them.
 
-    . . .         . . D        D   the door, somewhere in the door room
-    . K . - - - - . . .        K   the key, somewhere in the key room
-    A . .         . . .        A   the agent, which starts in the key room
+    A K     . D          A   the agent, which starts in the key room      D   the door, somewhere in the door room
+    . . - - . .          K   the key, somewhere in the key room
 
 What the agent sees is the room it is in: where it stands, and where the key or the door lies. Whether it took the key it
 must remember. This is a re-creation: the one that the Decision Transformer paper uses is not public, and its rates are
@@ -28,7 +27,7 @@ Place = tuple[int, int]  # row and column, counted over all three rooms
 
 
 class KeyToDoor(gymnasium.Env):
-    """Rooms of `size` x `size` cells, joined at their middle rows by a corridor of `corridor` cells.
+    """Rooms of `size` x `size` cells, joined at their middle (or lower) rows by a corridor of `corridor` cells.
 
     Observations: `room` (0 key room, 1 corridor, 2 door room), `position` (2,) row and column within it, `thing` (3,) whether the
     key or the door is seen, and how far down and to the right of the agent it lies; zeros in the corridor, and once the key is
@@ -42,7 +41,7 @@ class KeyToDoor(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
 
     def __init__(
-        self, size: int = 3, corridor: int = 2, limit: int = 30, lottery: bool = False, render_mode: str | None = None
+        self, size: int = 2, corridor: int = 2, limit: int = 15, lottery: bool = False, render_mode: str | None = None
     ) -> None:
         if size < 2 or corridor < 1 or limit < 1:
             raise ValueError(f"size is {size}, corridor {corridor} and limit {limit}; give at least 2, 1 and 1")

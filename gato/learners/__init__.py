@@ -22,6 +22,11 @@ class Entry(NamedTuple):
 
 LEARNERS = {
     "gato": Entry("gato.train.recipe:PretrainConfig", "gato.train.gato_setup:set_up", "gato.agent:Agent.load"),
+    "decision-transformer": Entry(
+        "gato.train.decision_recipe:DecisionRecipe",
+        "gato.train.decision_setup:set_up",
+        "gato.learners.decision_agent:DecisionAgent.load",
+    ),
 }
 
 

@@ -60,10 +60,26 @@ class DecisionAgent:
             raise ValueError(f"this checkpoint was not trained on '{name}'; it knows {known}")
         return self.tasks[known]
 
+    @property
+    def takes_returns(self) -> bool:
+        """Whether it acts for a return, and not by behaviour cloning."""
+        return self.model.config.is_conditioned
+
     def policy(
-        self, task: str | TaskSpec | None = None, temperature: float = 1.0, seed: int = 0, target_return: float | None = None
+        self,
+        task: str | TaskSpec | None = None,
+        temperature: float = 1.0,
+        overflow: str = "rebuild",
+        seed: int = 0,
+        memory: int | None = None,
+        target_return: float | None = None,
     ) -> DecisionPolicy:
-        """See `DecisionPolicy`. **Raises:** `ValueError` for another task than that of the weights."""
+        """See `DecisionPolicy`. **Raises:** `ValueError` for another task than that of the weights, or another memory than its context."""
+        if overflow != "rebuild" or (memory and memory != self.model.config.context):
+            raise ValueError(
+                f"memory is {memory} and overflow '{overflow}', but a Decision Transformer acts with the context that it was trained with; "
+                "leave them out"
+            )
         if task is not None:
             self.task(task if isinstance(task, str) else task.name)
         return DecisionPolicy(self.model, target_return, temperature, seed)
