@@ -179,7 +179,7 @@ def test_a_checkpoint_of_an_unknown_learner_is_refused(folder, alone, capsys):
     content = json.loads((alone.path / "final" / "gato.json").read_text())
     (folder / "other" / "gato.json").write_text(json.dumps(content | {"learner": "oracle"}))
     line = refusal(capsys, "eval", "other")
-    assert "is of the learner 'oracle', which this version does not know; it knows gato, decision-transformer" in line
+    assert "the learner of 'other' is 'oracle', expected one of gato, decision-transformer" in line
 
 
 def test_a_run_is_shown_checked_and_plotted(folder, alone, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gato import digests
+from gato.agent import learner_of, load
 from gato.description import Description, check_folder
 from gato.disk import read_json
 from gato.weights import check_entries, count_not_finite, empty_model, read_config, read_entries
@@ -28,6 +29,12 @@ def validate_checkpoint(folder: Path) -> list[Row]:
 
 def _file_rows(folder: Path) -> Iterator[Row]:
     """All that loading and transformers read."""
+    if fault(lambda: learner_of(folder)) is None and learner_of(folder) != "gato":
+        opened = fault(lambda: load(folder, "cpu", verify=False))
+        yield _row(folder, "gato.json and weights", opened)
+        if opened is None:
+            yield _row(folder, "weights: finite numbers", fault(lambda: _check_finite(folder)))
+        return
     yield _row(folder, "gato.json, tokenizer.model", fault(lambda: Description.load(folder)))
     yield _row(folder, "config.json", fault(lambda: read_config(folder)))
     yield _row(folder, "vocabulary", fault(lambda: _check_vocabulary(folder)))
