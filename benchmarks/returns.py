@@ -85,7 +85,7 @@ EXPERIMENTS = {
         "decision-transformer-cartpole", "gymnasium/cartpole", 300, ("--expert", "benchmarks.returns:Careless"),
         {
             "DT": (), "context 1": ("--model.context", "1"), "delayed reward": ("--model.delayed_reward", "true"),
-            "shuffled returns": CONTROLS["shuffled returns"], "BC": NO_RETURN, "10 % BC": CONTROLS["10 % BC"],
+            "shuffled returns": CONTROLS["shuffled returns"], "BC": NO_RETURN,
         },
         (20, 50, 100, 200, 300, 500), ("--episodes", "10"),
     ),
