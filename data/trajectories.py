@@ -60,17 +60,29 @@ class Trajectories:
         held_out: Sequence[str] = (),
         workers: int = 0,
     ) -> None:
-        self.name, self.config, self.store, self.seed, self.workers = name, config, store, seed, workers
+        self.name, self.config, self.store, self.seed, self.workers = (
+            name,
+            config,
+            store,
+            seed,
+            workers,
+        )
         self.shuffled_returns, self.delayed_reward = shuffled_returns, delayed_reward
         self.task = _only_task(name, store, held_out)
         _refuse_unused(name, config)
         episodes = selected_episodes(store, config, set())
         if episodes is not None and len(episodes) == 0:
-            raise ValueError(f"source '{name}' has no episode left of {store.num_episodes} (part, behaviours); choose others")
+            raise ValueError(
+                f"source '{name}' has no episode left of {store.num_episodes} (part, behaviours); choose others"
+            )
         if best_share is not None:
             episodes = best_episodes(store, episodes, best_share)
         self.episodes = np.arange(store.num_episodes) if episodes is None else episodes
-        self.places: Places = AllEpisodes(store) if episodes is None else SomeEpisodes(episodes, store.lengths[episodes])
+        self.places: Places = (
+            AllEpisodes(store)
+            if episodes is None
+            else SomeEpisodes(episodes, store.lengths[episodes])
+        )
         if needs_returns:
             _check_returns(name, store, self.episodes)
         self.statistics = measured(store, self.task, self.places, self.episodes, return_scale)
@@ -90,7 +102,9 @@ class Trajectories:
         rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, row, step]))
         episode = self.places.find(int(rng.integers(self.places.total)))
         start = int(rng.integers(max(self.places.span(episode)[1] - self.context, 0) + 1))
-        other = int(self.episodes[rng.integers(len(self.episodes))]) if self.shuffled_returns else None
+        other = (
+            int(self.episodes[rng.integers(len(self.episodes))]) if self.shuffled_returns else None
+        )
         return episode, start, None if other is None else float(self.store.returns[other])
 
     def window(self, step: int, row: int) -> Window:
@@ -99,7 +113,9 @@ class Trajectories:
         episode = self.store.episode(number, start, start + self.context)
         returns_to_go = self._returns_to_go(number, start, len(episode.rewards))
         if said is not None:
-            returns_to_go = (returns_to_go + np.float64(said - self.store.returns[number])).astype(np.float32)
+            returns_to_go = (returns_to_go + np.float64(said - self.store.returns[number])).astype(
+                np.float32
+            )
         return Window(episode.observations, episode.actions, returns_to_go, start)
 
     def _returns_to_go(self, number: int, start: int, count: int) -> np.ndarray:
@@ -117,7 +133,11 @@ class Trajectories:
     def counts(self, batch: TrajectoryBatch) -> dict[str, float]:
         """`tokens` without padding and `places` with it, three a timestep; `transitions`."""
         timesteps = int((~batch.is_padding).sum())
-        return {"tokens": 3 * timesteps, "places": 3 * batch.is_padding.numel(), "transitions": timesteps}
+        return {
+            "tokens": 3 * timesteps,
+            "places": 3 * batch.is_padding.numel(),
+            "transitions": timesteps,
+        }
 
     def sources_of(self, step: int, rows: Sequence[int]) -> list[str]:
         """The source's name for every row."""
@@ -141,21 +161,30 @@ def best_episodes(store: Store, episodes: np.ndarray | None, share: float) -> np
     return np.sort(order[: max(1, int(np.searchsorted(held, share * held[-1], side="right")))])
 
 
-def measured(store: Store, task: TaskSpec, places: Places, episodes: np.ndarray, return_scale: float | None) -> TrajectoryStatistics:
+def measured(
+    store: Store, task: TaskSpec, places: Places, episodes: np.ndarray, return_scale: float | None
+) -> TrajectoryStatistics:
     """Means and spreads of at most about `MEASURED` timesteps, evenly over the episodes; returns of all of them."""
     returns, lengths = store.returns[episodes], store.lengths[episodes]
     continuous = [f for f in task.observations if f.modality is Modality.CONTINUOUS]
     mean: dict[str, tuple[float, ...]] = {}
     spread: dict[str, tuple[float, ...]] = {}
     if continuous:
-        windows = [store.episode(number, start, start + PIECE) for number, start in _evenly(places, episodes)]
+        windows = [
+            store.episode(number, start, start + PIECE)
+            for number, start in _evenly(places, episodes)
+        ]
         for f in continuous:
-            values = np.concatenate([w.observations[f.name].reshape(w.num_timesteps, -1) for w in windows]).astype(np.float64)
+            values = np.concatenate(
+                [w.observations[f.name].reshape(w.num_timesteps, -1) for w in windows]
+            ).astype(np.float64)
             deviation = values.std(axis=0)
             mean[f.name] = tuple(map(float, values.mean(axis=0)))
             spread[f.name] = tuple(map(float, np.where(deviation < LEAST_SPREAD, 1.0, deviation)))
     scale = return_scale or float(np.abs(returns).max()) or 1.0
-    quantiles = {str(q): float(v) for q, v in zip(QUANTILES, np.quantile(returns, QUANTILES), strict=True)}
+    quantiles = {
+        str(q): float(v) for q, v in zip(QUANTILES, np.quantile(returns, QUANTILES), strict=True)
+    }
     return TrajectoryStatistics(mean, spread, quantiles, scale, len(episodes), int(lengths.max()))
 
 
@@ -163,7 +192,9 @@ def _evenly(places: Places, episodes: np.ndarray) -> Iterator[tuple[int, int]]:
     """Episode and first timestep of pieces of `PIECE`: all of them where there are few, else as many as there may be."""
     if places.total <= MEASURED:
         for episode in episodes:
-            yield from ((int(episode), start) for start in range(0, places.span(int(episode))[1], PIECE))
+            yield from (
+                (int(episode), start) for start in range(0, places.span(int(episode))[1], PIECE)
+            )
         return
     for place in np.linspace(0, places.total - 1, MEASURED // PIECE).astype(np.int64):
         episode = places.find(int(place))
@@ -176,7 +207,9 @@ def _only_task(name: str, store: Store, held_out: Sequence[str]) -> TaskSpec:
     if store.num_episodes == 0:
         raise ValueError(f"source '{name}' holds no episodes; collect or import some first")
     if len(store.tasks) > 1:
-        raise ValueError(f"source '{name}' holds {len(store.tasks)} tasks, a Decision Transformer learns one; give a store of one task")
+        raise ValueError(
+            f"source '{name}' holds {len(store.tasks)} tasks, a Decision Transformer learns one; give a store of one task"
+        )
     (task,) = store.tasks
     names = [name, task.name, envs.registered_name(task)]
     if any(is_held_out(n, held_out) for n in names):
@@ -190,7 +223,9 @@ def _refuse_unused(name: str, config: SourceConfig) -> None:
     """**Raises:** `ValueError` for a setting of the source that would change nothing here."""
     for setting, default in (("augment", False), ("memory", None), ("loss_weight", 1.0)):
         if getattr(config, setting) != default:
-            raise ValueError(f"source '{name}' has {setting} {getattr(config, setting)}, which a Decision Transformer knows not; leave it out")
+            raise ValueError(
+                f"source '{name}' has {setting} {getattr(config, setting)}, which a Decision Transformer knows not; leave it out"
+            )
 
 
 def _check_returns(name: str, store: Store, episodes: np.ndarray) -> None:
@@ -198,7 +233,12 @@ def _check_returns(name: str, store: Store, episodes: np.ndarray) -> None:
     returns = store.returns[episodes]
     if returns.any():
         if np.ptp(returns) == 0:
-            _log.warning("source '%s': all %d episodes have the return %g, so no other can be asked for", name, len(episodes), returns[0])
+            _log.warning(
+                "source '%s': all %d episodes have the return %g, so no other can be asked for",
+                name,
+                len(episodes),
+                returns[0],
+            )
         return
     if not any(store.rewards(int(i)).any() for i in episodes):
         raise ValueError(

@@ -1,8 +1,8 @@
 """Windows of episodes as they are: observations, actions and returns-to-go, for learners that read no tokens.
 
-    timestep      -    -    0    1    2            left-padded to T places
-    is_padding    T    T    .    .    .
-    return_to_go  0    0    3    2    2            what the rewards from here to the episode's end come to
+timestep      -    -    0    1    2            left-padded to T places
+is_padding    T    T    .    .    .
+return_to_go  0    0    3    2    2            what the rewards from here to the episode's end come to
 """
 
 from __future__ import annotations
@@ -72,11 +72,23 @@ class TrajectoryBatch:
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TrajectoryBatch:
-        fields = {name: {key: change(values) for key, values in getattr(self, name).items()} for name in ("observations", "actions")}
-        return replace(self, **fields, **{name: change(getattr(self, name)) for name in ("returns_to_go", "timesteps", "is_padding")})
+        fields = {
+            name: {key: change(values) for key, values in getattr(self, name).items()}
+            for name in ("observations", "actions")
+        }
+        return replace(
+            self,
+            **fields,
+            **{
+                name: change(getattr(self, name))
+                for name in ("returns_to_go", "timesteps", "is_padding")
+            },
+        )
 
 
-def collate(task: TaskSpec, windows: Sequence[Window], length: int, seed: int = 0) -> TrajectoryBatch:
+def collate(
+    task: TaskSpec, windows: Sequence[Window], length: int, seed: int = 0
+) -> TrajectoryBatch:
     """Windows of a task -> a batch of `length` places, whose own timesteps make the denominator."""
     import torch
 
@@ -90,8 +102,13 @@ def collate(task: TaskSpec, windows: Sequence[Window], length: int, seed: int = 
     for i, window in enumerate(windows):
         is_padding[i, length - len(window) :] = False
     return TrajectoryBatch(
-        observations={f.name: padded([w.observations[f.name] for w in windows], _dtype(f)) for f in task.observations},
-        actions={f.name: padded([w.actions[f.name] for w in windows], _dtype(f)) for f in task.actions},
+        observations={
+            f.name: padded([w.observations[f.name] for w in windows], _dtype(f))
+            for f in task.observations
+        },
+        actions={
+            f.name: padded([w.actions[f.name] for w in windows], _dtype(f)) for f in task.actions
+        },
         returns_to_go=padded([w.returns_to_go for w in windows], np.float32),
         timesteps=padded([np.arange(w.start, w.start + len(w)) for w in windows], np.int64),
         is_padding=is_padding,
@@ -101,7 +118,9 @@ def collate(task: TaskSpec, windows: Sequence[Window], length: int, seed: int = 
 
 
 def _dtype(spec: FieldSpec) -> Any:
-    return {Modality.IMAGE: np.uint8, Modality.DISCRETE: np.int64, Modality.CONTINUOUS: np.float32}[spec.modality]
+    return {Modality.IMAGE: np.uint8, Modality.DISCRETE: np.int64, Modality.CONTINUOUS: np.float32}[
+        spec.modality
+    ]
 
 
 @dataclass(frozen=True)
@@ -137,26 +156,49 @@ class TrajectoryStatistics:
         """**Raises:** `ValueError` for what is not such a record of the task's fields."""
         known = {"mean", "spread", "returns", "return_scale", "episodes", "longest"}
         if not isinstance(values, dict) or values.keys() != known:
-            raise ValueError(f"statistics is {shown(values)}, expected an object with {sorted(known)}")
+            raise ValueError(
+                f"statistics is {shown(values)}, expected an object with {sorted(known)}"
+            )
         sizes = {f.name: f.size for f in task.observations if f.modality is Modality.CONTINUOUS}
         for name in ("mean", "spread"):
             found = values[name]
             if not isinstance(found, dict) or found.keys() != sizes.keys():
-                raise ValueError(f"{name} is {shown(found)}, expected an object with {sorted(sizes)}")
+                raise ValueError(
+                    f"{name} is {shown(found)}, expected an object with {sorted(sizes)}"
+                )
             for field, numbers in found.items():
-                if not isinstance(numbers, list) or len(numbers) != sizes[field] or not all(map(_is_number, numbers)):
-                    raise ValueError(f"{name} of '{field}' is {shown(numbers)}, expected {sizes[field]} finite numbers")
+                if (
+                    not isinstance(numbers, list)
+                    or len(numbers) != sizes[field]
+                    or not all(map(_is_number, numbers))
+                ):
+                    raise ValueError(
+                        f"{name} of '{field}' is {shown(numbers)}, expected {sizes[field]} finite numbers"
+                    )
         if any(number <= 0 for numbers in values["spread"].values() for number in numbers):
             raise ValueError("a spread is not above 0")
         returns = values["returns"]
-        if not isinstance(returns, dict) or returns.keys() != set(map(str, QUANTILES)) or not all(map(_is_number, returns.values())):
-            raise ValueError(f"returns is {shown(returns)}, expected finite numbers for {', '.join(map(str, QUANTILES))}")
+        if (
+            not isinstance(returns, dict)
+            or returns.keys() != set(map(str, QUANTILES))
+            or not all(map(_is_number, returns.values()))
+        ):
+            raise ValueError(
+                f"returns is {shown(returns)}, expected finite numbers for {', '.join(map(str, QUANTILES))}"
+            )
         if not _is_number(values["return_scale"]) or values["return_scale"] <= 0:
-            raise ValueError(f"return_scale is {shown(values['return_scale'])}, expected a number above 0")
+            raise ValueError(
+                f"return_scale is {shown(values['return_scale'])}, expected a number above 0"
+            )
         for name in ("episodes", "longest"):
             if type(values[name]) is not int or values[name] < 1:
-                raise ValueError(f"{name} is {kind_of(values[name])}, expected a whole number above 0")
-        parts = {name: {field: tuple(numbers) for field, numbers in values[name].items()} for name in ("mean", "spread")}
+                raise ValueError(
+                    f"{name} is {kind_of(values[name])}, expected a whole number above 0"
+                )
+        parts = {
+            name: {field: tuple(numbers) for field, numbers in values[name].items()}
+            for name in ("mean", "spread")
+        }
         return cls(**{**values, **parts})
 
 

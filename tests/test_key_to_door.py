@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from gato import envs
-from gato.envs.recording import expert_episode
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.key_to_door import DOWN, LEFT, RIGHT, UP, KeyToDoor
+from gato.envs.recording import expert_episode
 
 NAME = "toy/key-to-door"
 
@@ -49,11 +49,23 @@ def test_walls_stop_a_step(world):
 
 def test_only_the_present_room_is_seen(world):
     observation, *_ = walk(world, [RIGHT])
-    assert (observation["room"], observation["position"].tolist(), observation["thing"].tolist()) == (0, [0, 1], [1, 1, -1])
+    assert (
+        observation["room"],
+        observation["position"].tolist(),
+        observation["thing"].tolist(),
+    ) == (0, [0, 1], [1, 1, -1])
     in_corridor, *_ = walk(world, [DOWN, RIGHT])
-    assert (in_corridor["room"], in_corridor["position"].tolist(), in_corridor["thing"].tolist()) == (1, [0, 0], [0, 0, 0])
+    assert (
+        in_corridor["room"],
+        in_corridor["position"].tolist(),
+        in_corridor["thing"].tolist(),
+    ) == (1, [0, 0], [0, 0, 0])
     in_door_room, *_ = walk(world, [RIGHT, RIGHT])
-    assert (in_door_room["room"], in_door_room["position"].tolist(), in_door_room["thing"].tolist()) == (2, [1, 0], [1, -1, 1])
+    assert (
+        in_door_room["room"],
+        in_door_room["position"].tolist(),
+        in_door_room["thing"].tolist(),
+    ) == (2, [1, 0], [1, -1, 1])
 
 
 def test_what_is_seen_at_the_door_does_not_tell_whether_the_key_was_taken(world):
@@ -82,7 +94,9 @@ def test_the_expert_always_reaches_the_door_with_the_key():
     for name in (NAME, f"{NAME}-lottery"):
         task, expert = envs.task(name), envs.expert(name)
         env = envs.make(task)
-        assert [expert_episode(task, env, expert, seed).total_reward for seed in range(50)] == [1.0] * 50
+        assert [expert_episode(task, env, expert, seed).total_reward for seed in range(50)] == [
+            1.0
+        ] * 50
 
 
 def test_a_random_walk_is_seldom_paid():
@@ -101,7 +115,9 @@ def test_the_lottery_pays_twice_as_much_but_seldom():
         _, reward, terminated, _ = walk(world, [RIGHT])
         assert terminated
         returns.append(reward)
-    assert set(returns) == {0.0, 2.0} and 0.05 < np.mean(returns) < 0.16  # the door's 1 is worth ten times as much
+    assert (
+        set(returns) == {0.0, 2.0} and 0.05 < np.mean(returns) < 0.16
+    )  # the door's 1 is worth ten times as much
 
 
 def test_the_lottery_never_stands_in_the_exit():
@@ -119,5 +135,7 @@ def test_the_picture_shows_agent_key_and_door(world):
 
 
 def test_rooms_without_space_are_refused():
-    with pytest.raises(ValueError, match="size is 1, corridor 2 and limit 15; give at least 2, 1 and 1"):
+    with pytest.raises(
+        ValueError, match="size is 1, corridor 2 and limit 15; give at least 2, 1 and 1"
+    ):
         KeyToDoor(size=1)

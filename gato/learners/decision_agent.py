@@ -1,8 +1,8 @@
 """A trained Decision Transformer with its task: on disk, and as policies.
 
-    model.safetensors    the weights
-    gato.json            format, learner, model (settings), num_timesteps, statistics (scales, returns of the data), tasks
-    manifest.json        size and SHA-256 of both
+model.safetensors    the weights
+gato.json            format, learner, model (settings), num_timesteps, statistics (scales, returns of the data), tasks
+manifest.json        size and SHA-256 of both
 """
 
 from __future__ import annotations
@@ -45,7 +45,12 @@ class DecisionAgent:
 
     @classmethod
     def of(
-        cls, task: TaskSpec, config: DecisionConfig, statistics: TrajectoryStatistics, num_timesteps: int, weights: Mapping[str, Tensor]
+        cls,
+        task: TaskSpec,
+        config: DecisionConfig,
+        statistics: TrajectoryStatistics,
+        num_timesteps: int,
+        weights: Mapping[str, Tensor],
     ) -> DecisionAgent:
         """An agent with these weights, which are taken over and not copied."""
         with torch.random.fork_rng(devices=[]):  # the weights that are drawn first are not kept
@@ -97,7 +102,10 @@ class DecisionAgent:
         """The files but the manifest. **Returns:** their names."""
         folder.mkdir(parents=True, exist_ok=True)
         model = self.model
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / SINGLE)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+            folder / SINGLE,
+        )
         content = {
             "format": FORMAT,
             "learner": NAME,
@@ -110,7 +118,9 @@ class DecisionAgent:
         return [SINGLE, DESCRIPTION]
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, device: str | None = None, verify: bool = True) -> DecisionAgent:
+    def load(
+        cls, folder: str | os.PathLike, device: str | None = None, verify: bool = True
+    ) -> DecisionAgent:
         """Opens what `save` wrote. **Raises:** `ValueError` naming a file that is missing, damaged or not the one that was saved."""
         folder, device = Path(folder), pick_device(device)
         path = folder / DESCRIPTION
@@ -132,27 +142,43 @@ class DecisionAgent:
         return agent
 
 
-def _described(content: dict[str, Any]) -> tuple[TaskSpec, DecisionConfig, TrajectoryStatistics, int]:
+def _described(
+    content: dict[str, Any],
+) -> tuple[TaskSpec, DecisionConfig, TrajectoryStatistics, int]:
     """What the model is built from. **Raises:** `ValueError` for a key that is missing, unknown or holds something else."""
     known = {"format", "learner", "model", "num_timesteps", "statistics", "tasks"}
     if content.keys() != known:
         raise ValueError(f"its keys are {sorted(content)}, expected {sorted(known)}")
     settings, tasks, num_timesteps = content["model"], content["tasks"], content["num_timesteps"]
     if not isinstance(settings, dict) or settings.keys() - fields_of(DecisionConfig).keys():
-        raise ValueError(f"model is {shown(settings)}, expected an object with {', '.join(fields_of(DecisionConfig))}")
+        raise ValueError(
+            f"model is {shown(settings)}, expected an object with {', '.join(fields_of(DecisionConfig))}"
+        )
     if not isinstance(tasks, list) or len(tasks) != 1:
         raise ValueError(f"tasks is {shown(tasks)}, expected a list of one task")
     if type(num_timesteps) is not int or not 1 <= num_timesteps <= 2**31:
-        raise ValueError(f"num_timesteps is {shown(num_timesteps)}, expected a whole number above 0")
+        raise ValueError(
+            f"num_timesteps is {shown(num_timesteps)}, expected a whole number above 0"
+        )
     task = TaskSpec.from_dict(tasks[0])
     check_task(task)
-    return task, DecisionConfig(**settings), TrajectoryStatistics.from_dict(content["statistics"], task), num_timesteps
+    return (
+        task,
+        DecisionConfig(**settings),
+        TrajectoryStatistics.from_dict(content["statistics"], task),
+        num_timesteps,
+    )
 
 
-def _check_shapes(folder: Path, described: tuple[TaskSpec, DecisionConfig, TrajectoryStatistics, int]) -> None:
+def _check_shapes(
+    folder: Path, described: tuple[TaskSpec, DecisionConfig, TrajectoryStatistics, int]
+) -> None:
     """**Raises:** `ValueError` where the weights are not those that the description asks for; only their header is read."""
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in DecisionTransformer(*described).state_dict().items()}
+        expected = {
+            name: tuple(tensor.shape)
+            for name, tensor in DecisionTransformer(*described).state_dict().items()
+        }
     found = {name: entry.shape for name, entry in read_entries(folder).items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -187,7 +213,9 @@ def load_published(
     folder = Path(folder)
     content = read_json(folder / "config.json")
     if content.get("model_type") != "decision_transformer":
-        raise ValueError(f"'{folder / 'config.json'}' is of model_type {shown(content.get('model_type'))}, expected 'decision_transformer'")
+        raise ValueError(
+            f"'{folder / 'config.json'}' is of model_type {shown(content.get('model_type'))}, expected 'decision_transformer'"
+        )
     if not (folder / SINGLE).is_file() and (folder / "pytorch_model.bin").is_file():
         raise ValueError(
             f"'{folder}' holds its weights as pytorch_model.bin, which is never opened here, since such a file can run code; "
@@ -207,26 +235,44 @@ def load_published(
     with torch.device("meta"):
         expected = DecisionTransformer(*described).state_dict()
     given = load_file(folder / SINGLE)
-    return DecisionAgent.of(*described, {name: _published_tensor(folder, given, name, mine) for name, mine in expected.items()})
+    return DecisionAgent.of(
+        *described,
+        {name: _published_tensor(folder, given, name, mine) for name, mine in expected.items()},
+    )
 
 
-def _published_config(folder: Path, content: Mapping[str, Any], context: int) -> tuple[DecisionConfig, tuple[int, int]]:
+def _published_config(
+    folder: Path, content: Mapping[str, Any], context: int
+) -> tuple[DecisionConfig, tuple[int, int]]:
     """The settings, and the numbers of a state and of an action."""
-    kept = {"action_tanh": True, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+    kept = {
+        "action_tanh": True,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+    }
     for name, value in kept.items():
         if content.get(name, value) != value:
-            raise ValueError(f"'{folder / 'config.json'}' has {name} {shown(content[name])}, this network knows {value} only")
+            raise ValueError(
+                f"'{folder / 'config.json'}' has {name} {shown(content[name])}, this network knows {value} only"
+            )
     activation = content.get("activation_function", "relu")
     if activation not in ACTIVATIONS:
-        raise ValueError(f"'{folder / 'config.json'}' has activation_function {shown(activation)}, known are {', '.join(ACTIVATIONS)}")
+        raise ValueError(
+            f"'{folder / 'config.json'}' has activation_function {shown(activation)}, known are {', '.join(ACTIVATIONS)}"
+        )
     try:
         config = DecisionConfig(
             num_layers=content.get("n_layer", 3), num_heads=content.get("n_head", 1), width=content.get("hidden_size", 128),
             feed_forward=content.get("n_inner"), activation=activation, dropout=content.get("resid_pdrop", 0.1), context=context,
         )  # fmt: skip
         sizes = content.get("state_dim", 17), content.get("act_dim", 4)
-        if not all(type(n) is int and 0 < n <= 2**16 for n in (*sizes, content.get("max_ep_len", 4096))):
-            raise ValueError(f"state_dim, act_dim and max_ep_len are {shown((*sizes, content.get('max_ep_len')))}, expected whole numbers above 0")
+        if not all(
+            type(n) is int and 0 < n <= 2**16 for n in (*sizes, content.get("max_ep_len", 4096))
+        ):
+            raise ValueError(
+                f"state_dim, act_dim and max_ep_len are {shown((*sizes, content.get('max_ep_len')))}, expected whole numbers above 0"
+            )
     except ValueError as error:
         raise ValueError(f"'{folder / 'config.json'}': {error}") from None
     return config, sizes
@@ -234,25 +280,53 @@ def _published_config(folder: Path, content: Mapping[str, Any], context: int) ->
 
 def _plain_task(num_states: int, num_actions: int) -> TaskSpec:
     state = FieldSpec("observation", Modality.CONTINUOUS, "observation", (num_states,))
-    return TaskSpec("published", (state, FieldSpec("action", Modality.CONTINUOUS, "action", (num_actions,), low=(-1.0,), high=(1.0,))))
+    return TaskSpec(
+        "published",
+        (
+            state,
+            FieldSpec(
+                "action", Modality.CONTINUOUS, "action", (num_actions,), low=(-1.0,), high=(1.0,)
+            ),
+        ),
+    )
 
 
 def _check_vectors(task: TaskSpec, num_states: int, num_actions: int) -> None:
-    for fields, role, size in ((task.observations, "observation", num_states), (task.actions, "action", num_actions)):
-        if len(fields) != 1 or fields[0].modality is not Modality.CONTINUOUS or fields[0].size != size:
-            raise ValueError(f"the weights know one {role} of {size} numbers, task '{task.name}' has {[(f.name, f.shape) for f in fields]}")
+    for fields, role, size in (
+        (task.observations, "observation", num_states),
+        (task.actions, "action", num_actions),
+    ):
+        if (
+            len(fields) != 1
+            or fields[0].modality is not Modality.CONTINUOUS
+            or fields[0].size != size
+        ):
+            raise ValueError(
+                f"the weights know one {role} of {size} numbers, task '{task.name}' has {[(f.name, f.shape) for f in fields]}"
+            )
     low, high = task.actions[0].bounds
     if (low != -1).any() or (high != 1).any():
-        raise ValueError(f"the weights know actions from -1 to 1, those of task '{task.name}' have another range")
+        raise ValueError(
+            f"the weights know actions from -1 to 1, those of task '{task.name}' have another range"
+        )
 
 
-_PARTS = {"c_attn": "attn.c_attn", "c_proj": "attn.c_proj", "c_fc": "mlp.c_fc", "c_out": "mlp.c_proj"}
+_PARTS = {
+    "c_attn": "attn.c_attn",
+    "c_proj": "attn.c_proj",
+    "c_fc": "mlp.c_fc",
+    "c_out": "mlp.c_proj",
+}
 
 
 def _published_tensor(folder: Path, given: Mapping[str, Tensor], name: str, mine: Tensor) -> Tensor:
     """transformers' tensor for one of ours. **Raises:** `ValueError` where it is missing or of another shape."""
-    theirs = name.replace("embed_state.linear", "embed_state").replace("embed_action.linear", "embed_action")
-    theirs = theirs.replace("predict_action.linear", "predict_action.0").replace("ln_f.", "encoder.ln_f.")
+    theirs = name.replace("embed_state.linear", "embed_state").replace(
+        "embed_action.linear", "embed_action"
+    )
+    theirs = theirs.replace("predict_action.linear", "predict_action.0").replace(
+        "ln_f.", "encoder.ln_f."
+    )
     part = name.split(".")
     if part[0] == "layers":
         theirs = ".".join(["encoder.h", part[1], _PARTS.get(part[2], part[2]), part[3]])
@@ -260,8 +334,12 @@ def _published_tensor(folder: Path, given: Mapping[str, Tensor], name: str, mine
     if found is not None and part[0] == "layers" and part[2] in _PARTS and part[3] == "weight":
         found = found.T  # their Conv1D holds its matrix the other way round
     if found is not None and name == "embed_ln.bias":
-        found = found + given["encoder.wpe.weight"][0]  # GPT-2's positions, of which they use the first everywhere
+        found = (
+            found + given["encoder.wpe.weight"][0]
+        )  # GPT-2's positions, of which they use the first everywhere
     if found is None or found.shape != mine.shape:
         shape = None if found is None else tuple(found.shape)
-        raise ValueError(f"'{folder / SINGLE}' holds '{theirs}' of shape {shape}, config.json asks for {tuple(mine.shape)}")
+        raise ValueError(
+            f"'{folder / SINGLE}' holds '{theirs}' of shape {shape}, config.json asks for {tuple(mine.shape)}"
+        )
     return found.to(mine.dtype).contiguous()

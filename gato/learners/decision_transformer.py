@@ -43,11 +43,20 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, L, width) -> (B, L, width); `mask` (B, 1, L, L): True where a query may see a key."""
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.c_attn(self.ln_1(x)).chunk(3, dim=-1))
-        attended = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=self.dropout if self.training else 0.0)
+        q, k, v = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in self.c_attn(self.ln_1(x)).chunk(3, dim=-1)
+        )
+        attended = F.scaled_dot_product_attention(
+            q, k, v, mask, dropout_p=self.dropout if self.training else 0.0
+        )
         x = x + self._dropped(self.c_proj(attended.transpose(1, 2).flatten(-2)))
         hidden = self.c_fc(self.ln_2(x))
-        hidden = hidden.relu() if self.activation == "relu" else F.gelu(hidden, approximate="tanh" if self.activation == "gelu_new" else "none")
+        hidden = (
+            hidden.relu()
+            if self.activation == "relu"
+            else F.gelu(hidden, approximate="tanh" if self.activation == "gelu_new" else "none")
+        )
         return x + self._dropped(self.c_out(hidden))
 
     def _dropped(self, x: Tensor) -> Tensor:
@@ -62,21 +71,36 @@ class DecisionTransformer(nn.Module):
     **Raises:** `ValueError` for a task with text, or with nothing to see.
     """
 
-    def __init__(self, task: TaskSpec, config: DecisionConfig, statistics: TrajectoryStatistics, num_timesteps: int) -> None:
+    def __init__(
+        self,
+        task: TaskSpec,
+        config: DecisionConfig,
+        statistics: TrajectoryStatistics,
+        num_timesteps: int,
+    ) -> None:
         super().__init__()
         check_task(task)
-        self.task, self.config, self.statistics, self.num_timesteps = task, config, statistics, num_timesteps
+        self.task, self.config, self.statistics, self.num_timesteps = (
+            task,
+            config,
+            statistics,
+            num_timesteps,
+        )
         width = config.width
         self.embed_timestep = nn.Embedding(num_timesteps, width)
         self.embed_return = nn.Linear(1, width) if config.is_conditioned else None
-        self.embed_state = FieldEmbedding(task.observations, width, statistics.mean, statistics.spread)
+        self.embed_state = FieldEmbedding(
+            task.observations, width, statistics.mean, statistics.spread
+        )
         self.embed_action = FieldEmbedding(task.actions, width, *action_scale(task.actions))
         self.embed_ln = nn.LayerNorm(width)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.ln_f = nn.LayerNorm(width)
         self.predict_action = ActionHead(task.actions, width)
         self.apply(_initialise)
-        for layer in self.layers:  # GPT-2's: what is added to the residual stream shrinks with the depth
+        for (
+            layer
+        ) in self.layers:  # GPT-2's: what is added to the residual stream shrinks with the depth
             for linear in (layer.c_proj, layer.c_out):
                 nn.init.normal_(linear.weight, std=DEVIATION / math.sqrt(2 * config.num_layers))
 
@@ -98,7 +122,11 @@ class DecisionTransformer(nn.Module):
             scaled = (returns_to_go / self.statistics.return_scale)[..., None].to(time.dtype)
             tokens.insert(0, self.embed_return(scaled) + time)
         per_timestep = len(tokens)
-        x = F.dropout(self.embed_ln(torch.stack(tokens, dim=2).flatten(1, 2)), self.config.dropout, self.training)
+        x = F.dropout(
+            self.embed_ln(torch.stack(tokens, dim=2).flatten(1, 2)),
+            self.config.dropout,
+            self.training,
+        )
         mask = attention_mask(is_padding.repeat_interleave(per_timestep, dim=1))
         for layer in self.layers:
             x = layer(x, mask)
@@ -119,12 +147,22 @@ class DecisionLearner(nn.Module):
         `loss_by_action` and `hits` (fields,): how often the likeliest discrete value was the recorded one; `targets` (1,): timesteps.
         """
         with _drawing_from(batch, self.training and self.model.config.dropout > 0):
-            outputs = self.model(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps, batch.is_padding)
+            outputs = self.model(
+                batch.observations,
+                batch.actions,
+                batch.returns_to_go,
+                batch.timesteps,
+                batch.is_padding,
+            )
         is_real = ~batch.is_padding
         losses = torch.stack([
             torch.where(is_real, loss.float(), 0.0).sum() for loss in self.model.predict_action.losses(outputs, batch.actions)
         ])  # fmt: skip
-        sums = {"loss_by_action": losses.detach(), "hits": self._hits(outputs, batch, is_real), "targets": is_real.sum()[None].float()}
+        sums = {
+            "loss_by_action": losses.detach(),
+            "hits": self._hits(outputs, batch, is_real),
+            "targets": is_real.sum()[None].float(),
+        }
         return losses.sum() / batch.denominator, sums
 
     @torch.no_grad()
@@ -135,14 +173,24 @@ class DecisionLearner(nn.Module):
                 counts.append(output.new_zeros(()))
                 continue
             low = torch.from_numpy(f.bounds[0].astype("int64")).to(output.device)
-            chosen = output.argmax(dim=-1).unflatten(-1, f.shape) if f.shape else output.argmax(dim=-1)[..., 0]
-            is_hit = (chosen + low == batch.actions[f.name]).flatten(2).all(dim=-1) if f.shape else chosen + low == batch.actions[f.name]
+            chosen = (
+                output.argmax(dim=-1).unflatten(-1, f.shape)
+                if f.shape
+                else output.argmax(dim=-1)[..., 0]
+            )
+            is_hit = (
+                (chosen + low == batch.actions[f.name]).flatten(2).all(dim=-1)
+                if f.shape
+                else chosen + low == batch.actions[f.name]
+            )
             counts.append((is_hit & is_real).sum())
         return torch.stack([count.float() for count in counts])
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Matrices of the layers (marked `hidden`) and of the linear embeddings are decayed; tables, norms and biases are not."""
-        tables = {id(m.weight) for m in self.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+        tables = {
+            id(m.weight) for m in self.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))
+        }
         hidden: list[nn.Parameter] = []
         decayed: list[nn.Parameter] = []
         kept: list[nn.Parameter] = []
@@ -159,11 +207,18 @@ class DecisionLearner(nn.Module):
         """For the metrics: loss per timestep of each action field, and the share of right choices of the discrete ones."""
         count = max(1.0, sums["targets"][0])
         fields = self.model.task.actions
-        found = {"loss_by_action": {f.name: loss / count for f, loss in zip(fields, sums["loss_by_action"], strict=True)}}
-        if hits := {f.name: n / count for f, n in zip(fields, sums["hits"], strict=True) if f.modality is Modality.DISCRETE}:
+        found = {
+            "loss_by_action": {
+                f.name: loss / count for f, loss in zip(fields, sums["loss_by_action"], strict=True)
+            }
+        }
+        if hits := {
+            f.name: n / count
+            for f, n in zip(fields, sums["hits"], strict=True)
+            if f.modality is Modality.DISCRETE
+        }:
             found["accuracy"] = hits
         return found
-
 
     def flops(self, tokens: int, targets: int) -> None:
         """Nobody has counted them."""
@@ -172,7 +227,9 @@ class DecisionLearner(nn.Module):
 def check_task(task: TaskSpec) -> None:
     """**Raises:** `ValueError` for what this learner cannot see or do."""
     if not task.is_control:
-        raise ValueError(f"task '{task.name}' is no control task, but a Decision Transformer learns to act; give a store of one")
+        raise ValueError(
+            f"task '{task.name}' is no control task, but a Decision Transformer learns to act; give a store of one"
+        )
     if texts := [f.name for f in task.fields if f.modality is Modality.TEXT]:
         raise ValueError(
             f"task '{task.name}' has the text '{texts[0]}', which a Decision Transformer does not read; "
@@ -186,7 +243,10 @@ def attention_mask(is_padding: Tensor) -> Tensor:
     """(B, L) -> (B, 1, L, L): every place sees itself and what is no padding before it."""
     length = is_padding.shape[1]
     ones = torch.ones(length, length, dtype=torch.bool, device=is_padding.device)
-    return ((ones.tril() & ~is_padding[:, None, :]) | torch.eye(length, dtype=torch.bool, device=ones.device))[:, None]
+    return (
+        (ones.tril() & ~is_padding[:, None, :])
+        | torch.eye(length, dtype=torch.bool, device=ones.device)
+    )[:, None]
 
 
 @contextmanager
