@@ -2,8 +2,9 @@
 
     python benchmarks/returns.py key-to-door-1k key-to-door-10k lottery cartpole --seeds 3
 
-Collects, trains and plays what is not there yet in `--out`, by the commands that a reader would type, and prints a table for each
-experiment. Every seed has its own walks (or players), weights and data order.
+Collects, trains and plays what is not there yet in `--out`, by the commands that a reader would
+type, and prints a table for each experiment. Every seed has its own walks (or players), weights and
+data order.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ NO_RETURN = ("--model.condition", "none", "--model.return_scale", "null")
 
 
 class Careless:
-    """CartPole's expert, who in every episode plays a share of the actions at random; the share is drawn anew from 0 to 1."""
+    """CartPole's expert, who in every episode plays a share of the actions at random; the share is
+    drawn anew from 0 to 1."""
 
     behaviour = "learner"
 
@@ -48,8 +50,10 @@ class Careless:
 class Experiment:
     """Runs of one recipe on one kind of data.
 
-    - `recipe`, `task`, `episodes`, `collect`: what is trained on what, and the options of its collection.
-    - `variants`: options of training by name; `targets`: returns asked for; `play`: options of the evaluation.
+    - `recipe`, `task`, `episodes`, `collect`: what is trained on what, and the options of its
+      collection.
+    - `variants`: options of training by name; `targets`: returns asked for; `play`: options of the
+      evaluation.
     """
 
     recipe: str
@@ -148,14 +152,16 @@ def result_path(name: str, variant: str, seed: int, out: Path) -> Path:
 
 
 def _do(*words: str) -> None:
-    """A command of `gato`, in this process. **Raises:** `SystemExit` with its exit code if it fails."""
+    """A command of `gato`, in this process. **Raises:** `SystemExit` with its exit code if it
+    fails."""
     print("gato", *words, flush=True)
     if code := main(words):
         raise SystemExit(code)
 
 
 def table(name: str, experiment: Experiment, seeds: int, out: Path) -> str:
-    """A row per variant: the mean return for every target, with an interval over seeds and episodes."""
+    """A row per variant: the mean return for every target, with an interval over seeds and
+    episodes."""
     asked = [f"{target:g}" for target in experiment.targets]
     lines = [
         f"| {name} | seeds | {' | '.join(f'asked for {t}' for t in asked)} | rank correlation |",

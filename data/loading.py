@@ -1,4 +1,5 @@
-"""Batches of a run's updates, made in this process or in worker processes: the same whatever their number."""
+"""Batches of a run's updates, made in this process or in worker processes: the same whatever their
+number."""
 
 from __future__ import annotations
 
@@ -21,12 +22,13 @@ def load(
     workers: int = 0,
     timeout: int = WORKER_TIMEOUT,
 ) -> Iterator[list[Any]]:
-    """Micro-batches of every step in `steps`, as lists: `rows` of its global batch, whose own targets make the denominator.
+    """Micro-batches of every step in `steps`, as lists: `rows` of its global batch, whose own
+    targets make the denominator.
 
     **Arguments:** `batches`: has `batch(step, rows)`; it is sent to the workers.
 
-    **Raises:** `RuntimeError` naming the worker that died, or that took longer than `timeout` seconds for an
-    update; `ValueError` for damaged data, in one line from a worker too.
+    **Raises:** `RuntimeError` naming the worker that died, or that took longer than `timeout`
+    seconds for an update; `ValueError` for damaged data, in one line from a worker too.
     """
     loader = torch.utils.data.DataLoader(
         _Steps(batches, rows, micro_batch_size),
@@ -101,7 +103,8 @@ def _named(batches: Iterator[list[Any]], steps: range, workers: int) -> Iterator
 
 
 def _dead(processes: Sequence[BaseProcess]) -> list[int | None]:
-    """The numbers of those that have ended, or are about to: a process closes its pipes a moment before its end can be asked for."""
+    """The numbers of those that have ended, or are about to: a process closes its pipes a moment
+    before its end can be asked for."""
     ended: list[object] = []
     for seconds in (1, 0):
         with suppress(RuntimeError):  # torch raises it from its handler of SIGCHLD, wherever we are
@@ -110,7 +113,8 @@ def _dead(processes: Sequence[BaseProcess]) -> list[int | None]:
 
 
 def rank_rows(batch_size: int, rank: int, ranks: int) -> range:
-    """The rows of a global batch that a rank computes: blocks whose sizes differ by one at most, in the order of the ranks.
+    """The rows of a global batch that a rank computes: blocks whose sizes differ by one at most, in
+    the order of the ranks.
 
     **Raises:** `ValueError` for more ranks than rows.
     """

@@ -1,11 +1,14 @@
-"""Windows of a store's episodes for a Decision Transformer, each a pure function of (seed, step, row).
+"""Windows of a store's episodes for a Decision Transformer, each a pure function of (seed, step,
+row).
 
-An episode is drawn with a probability proportional to its length, and in it a window of `context` timesteps, every place of it
-equally likely; of an episode that is no longer than that it is the whole one. (The paper's code lets windows run out at an
-episode's end; here they are full, as when acting.)
+An episode is drawn with a probability proportional to its length, and in it a window of `context`
+timesteps, every place of it equally likely; of an episode that is no longer than that it is the
+whole one. (The paper's code lets windows run out at an episode's end; here they are full, as when
+acting.)
 
-At the start the length and return of every episode are read (16 bytes each), and at most `MEASURED` timesteps for the scales of
-the observations. A window then costs its own rows, and the rewards from its beginning to its episode's end.
+At the start the length and return of every episode are read (16 bytes each), and at most `MEASURED`
+timesteps for the scales of the observations. A window then costs its own rows, and the rewards from
+its beginning to its episode's end.
 """
 
 from __future__ import annotations
@@ -36,13 +39,15 @@ class Trajectories:
 
     **Arguments:**
 
-    - `name`, `config`, `store`: the source; `seed`: of the data order; `held_out`: patterns of task names.
+    - `name`, `config`, `store`: the source; `seed`: of the data order; `held_out`: patterns of task
+      names.
     - `context`: timesteps in a window, by default those of the longest episode.
     - `best_share`, `shuffled_returns`, `delayed_reward`, `return_scale`: see `DecisionConfig`.
     - `needs_returns`: whether a store without rewards is refused.
     - `workers`: processes that read; 0 does it in this one.
 
-    **Raises:** `ValueError` in one line for a source that holds no episode, several tasks, or no rewards.
+    **Raises:** `ValueError` in one line for a source that holds no episode, several tasks, or no
+    rewards.
     """
 
     def __init__(
@@ -98,7 +103,8 @@ class Trajectories:
         return {self.name: self.store.fingerprint}
 
     def place(self, step: int, row: int) -> tuple[int, int, float | None]:
-        """The episode and the first timestep of a row, and the return that it is said to have where they are shuffled."""
+        """The episode and the first timestep of a row, and the return that it is said to have where
+        they are shuffled."""
         rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, row, step]))
         episode = self.places.find(int(rng.integers(self.places.total)))
         start = int(rng.integers(max(self.places.span(episode)[1] - self.context, 0) + 1))
@@ -146,12 +152,14 @@ class Trajectories:
     def loader(
         self, steps: range, batch_size: int, micro_batch_size: int, rank: int = 0, ranks: int = 1
     ) -> Iterator[list[TrajectoryBatch]]:
-        """Micro-batches of every step in `steps`: the rows of `rank`, whose own timesteps make the denominator. See `load`."""
+        """Micro-batches of every step in `steps`: the rows of `rank`, whose own timesteps make the
+        denominator. See `load`."""
         return load(self, steps, rank_rows(batch_size, rank, ranks), micro_batch_size, self.workers)
 
 
 def best_episodes(store: Store, episodes: np.ndarray | None, share: float) -> np.ndarray:
-    """(E,) the episodes of the highest returns that together hold `share` of the timesteps, ascending; at least one.
+    """(E,) the episodes of the highest returns that together hold `share` of the timesteps,
+    ascending; at least one.
 
     Of equal returns the earlier episode comes first.
     """
@@ -164,7 +172,8 @@ def best_episodes(store: Store, episodes: np.ndarray | None, share: float) -> np
 def measured(
     store: Store, task: TaskSpec, places: Places, episodes: np.ndarray, return_scale: float | None
 ) -> TrajectoryStatistics:
-    """Means and spreads of at most about `MEASURED` timesteps, evenly over the episodes; returns of all of them."""
+    """Means and spreads of at most about `MEASURED` timesteps, evenly over the episodes; returns of
+    all of them."""
     returns, lengths = store.returns[episodes], store.lengths[episodes]
     continuous = [f for f in task.observations if f.modality is Modality.CONTINUOUS]
     mean: dict[str, tuple[float, ...]] = {}
@@ -189,7 +198,8 @@ def measured(
 
 
 def _evenly(places: Places, episodes: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Episode and first timestep of pieces of `PIECE`: all of them where there are few, else as many as there may be."""
+    """Episode and first timestep of pieces of `PIECE`: all of them where there are few, else as
+    many as there may be."""
     if places.total <= MEASURED:
         for episode in episodes:
             yield from (
@@ -203,7 +213,8 @@ def _evenly(places: Places, episodes: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _only_task(name: str, store: Store, held_out: Sequence[str]) -> TaskSpec:
-    """**Raises:** `ValueError` unless the store holds episodes of one task that may be trained on."""
+    """**Raises:** `ValueError` unless the store holds episodes of one task that may be trained
+    on."""
     if store.num_episodes == 0:
         raise ValueError(f"source '{name}' holds no episodes; collect or import some first")
     if len(store.tasks) > 1:
@@ -229,7 +240,8 @@ def _refuse_unused(name: str, config: SourceConfig) -> None:
 
 
 def _check_returns(name: str, store: Store, episodes: np.ndarray) -> None:
-    """**Raises:** `ValueError` for episodes without a reward; warns where all returns are the same."""
+    """**Raises:** `ValueError` for episodes without a reward; warns where all returns are the
+    same."""
     returns = store.returns[episodes]
     if returns.any():
         if np.ptp(returns) == 0:

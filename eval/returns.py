@@ -1,4 +1,5 @@
-"""What was asked for beside what was achieved: a sweep of target returns, its rank correlation and its plot."""
+"""What was asked for beside what was achieved: a sweep of target returns, its rank correlation and
+its plot."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ def takes_returns(agent: Any) -> bool:
 def target_results(task: TaskSpec, rows: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:
     """A sweep of one task, out of its rows of the score table.
 
-    **Returns:** `points` (target, mean, low, high), `spearman` between target and mean, and the `plot` beside `out`, or why there
-    is `no_plot`.
+    **Returns:** `points` (target, mean, low, high), `spearman` between target and mean, and the
+    `plot` beside `out`, or why there is `no_plot`.
     """
     points = [
         {"target": row["target_return"], **{name: row[name] for name in ("mean", "low", "high")}}
@@ -47,7 +48,8 @@ def rank_correlation(points: Sequence[dict[str, Any]]) -> float | None:
 
 
 def draw(title: str, points: Sequence[dict[str, Any]], path: Path) -> None:
-    """Achieved over asked, with intervals, beside the line on which both are the same. **Raises:** `ImportError`."""
+    """Achieved over asked, with intervals, beside the line on which both are the same. **Raises:**
+    `ImportError`."""
     from matplotlib.figure import Figure
 
     ordered = sorted(points, key=lambda point: point["target"])

@@ -1,4 +1,5 @@
-"""Windows of episodes as they are: observations, actions and returns-to-go, for learners that read no tokens.
+"""Windows of episodes as they are: observations, actions and returns-to-go, for learners that read
+no tokens.
 
 timestep      -    -    0    1    2            left-padded to T places
 is_padding    T    T    .    .    .
@@ -28,7 +29,8 @@ class Window:
     """Consecutive timesteps of one episode (NumPy, leading axis n, at most T).
 
     - `observations`, `actions`: raw values by field name.
-    - `returns_to_go` (n,) float32: in the unit of the rewards; `start`: the first timestep's place in its episode.
+    - `returns_to_go` (n,) float32: in the unit of the rewards; `start`: the first timestep's place
+      in its episode.
     """
 
     observations: Mapping[str, np.ndarray]
@@ -46,8 +48,10 @@ class TrajectoryBatch:
 
     **Arguments:**
 
-    - `observations`, `actions`: (B, T, *shape) by field name: float32 where continuous, int64 where discrete, uint8 for pictures.
-    - `returns_to_go` (B, T) float32; `timesteps` (B, T) int64: counted from the episode's beginning.
+    - `observations`, `actions`: (B, T, *shape) by field name: float32 where continuous, int64 where
+      discrete, uint8 for pictures.
+    - `returns_to_go` (B, T) float32; `timesteps` (B, T) int64: counted from the episode's
+      beginning.
     - `is_padding` (B, T) bool.
     - `denominator`: what the summed losses are divided by: timesteps of the whole global batch.
     - `seed`: of what is drawn in this step beside the rows, such as dropout.
@@ -127,8 +131,10 @@ def _dtype(spec: FieldSpec) -> Any:
 class TrajectoryStatistics:
     """What is measured of a store's episodes and recorded with the weights.
 
-    - `mean`, `spread`: of each continuous observation, by field name, a number per element (row-major); a spread is never zero.
-    - `returns`: quantiles of the episodes' returns, by `QUANTILES` as text; the last is the highest.
+    - `mean`, `spread`: of each continuous observation, by field name, a number per element
+      (row-major); a spread is never zero.
+    - `returns`: quantiles of the episodes' returns, by `QUANTILES` as text; the last is the
+      highest.
     - `return_scale`: what returns-to-go are divided by before a model sees them.
     - `episodes`; `longest`: of these episodes, in timesteps.
     """

@@ -1,4 +1,5 @@
-"""Decision Transformer through the command: runs, ranks and kills, a sweep of targets, and what is refused in one line."""
+"""Decision Transformer through the command: runs, ranks and kills, a sweep of targets, and what is
+refused in one line."""
 
 import json
 

@@ -1,4 +1,5 @@
-"""Decision Transformer: windows of returns, the model beside transformers' own, the loss, acting for a return, and disk."""
+"""Decision Transformer: windows of returns, the model beside transformers' own, the loss, acting
+for a return, and disk."""
 
 import json
 import logging
@@ -25,7 +26,8 @@ TINY = DecisionConfig(num_layers=2, num_heads=2, width=16, context=4, dropout=0.
 
 @pytest.fixture(scope="module")
 def arm() -> TaskSpec:
-    """A camera, two readings and a mode to see; two motors with bounds of their own, and a gripper of three values."""
+    """A camera, two readings and a mode to see; two motors with bounds of their own, and a gripper
+    of three values."""
     return TaskSpec(
         "toy/arm",
         (
@@ -164,7 +166,8 @@ def test_short_episodes_are_padded_on_the_left(store):
 
 
 def test_the_best_episodes_hold_a_share_of_the_timesteps(store):
-    """Returns 6 and 6 have 9 of the 30 timesteps; with return 2 they are 11, with return 1 they are 21."""
+    """Returns 6 and 6 have 9 of the 30 timesteps; with return 2 they are 11, with return 1 they are
+    21."""
     assert [
         best_episodes(store, None, share).tolist() for share in (0.01, 0.3, 0.37, 0.7, 1.0)
     ] == [[1], [1, 2], [0, 1, 2], [0, 1, 2, 4], [0, 1, 2, 3, 4]]
@@ -398,7 +401,8 @@ def outputs(model: DecisionTransformer, batch) -> torch.Tensor:
 
 
 def test_nothing_later_changes_an_earlier_action(store):
-    """Return, state and action of the third place: the first two places stay; the third's own return and state matter, its action not."""
+    """Return, state and action of the third place: the first two places stay; the third's own
+    return and state matter, its action not."""
     rows = trajectories(store)
     model, batch = (
         model_of(rows),
@@ -542,7 +546,8 @@ def seen_at(episode: Episode, t: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("delayed", [False, True])
 def test_acting_is_the_forward_pass_over_what_was_seen(store, delayed):
-    """Seven timesteps with a context of four: rewards are taken off the target, and old timesteps are left behind."""
+    """Seven timesteps with a context of four: rewards are taken off the target, and old timesteps
+    are left behind."""
     rows = trajectories(store)
     model = model_of(rows, replace(TINY, delayed_reward=delayed))
     policy, episode = (

@@ -75,7 +75,7 @@ def task_row(name: str, returns: list[float]) -> dict:
 def test_a_family_counts_its_tasks_above_each_share_of_the_expert():
     rows = [task_row("toy/a", [0.0, 0.4]), task_row("toy/b", [0.6, 0.8]), task_row("babyai/c", [1.0, 1.0])]
     babyai, toy, everything = summarise_families(rows)
-    assert (toy["family"], toy["tasks"], toy["registered"], toy["iqm"]) == ("toy", 2, 1, 45)
+    assert (toy["family"], toy["tasks"], toy["registered"], toy["iqm"]) == ("toy", 2, 3, 45)
     assert [toy["above"][x] for x in ("10", "25", "50", "75")] == [2, 1, 1, 0]
     assert babyai["success"] == 1.0 and everything["success"] == 4 / 6 and everything["above"]["50"] == 2
 

@@ -13,7 +13,8 @@ NAME = "toy/key-to-door"
 
 @pytest.fixture
 def world() -> KeyToDoor:
-    """The agent in the first corner of the key room, the key below it, the door in the last cell of the door room."""
+    """The agent in the first corner of the key room, the key below it, the door in the last cell of
+    the door room."""
     world = KeyToDoor()
     world.reset(seed=0)
     world.agent, world.key, world.door = (0, 0), (1, 0), (0, 5)

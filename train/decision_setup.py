@@ -1,4 +1,5 @@
-"""A Decision Transformer as a run's learner: windows of one store, the model, and the agent that is saved."""
+"""A Decision Transformer as a run's learner: windows of one store, the model, and the agent that is
+saved."""
 
 from __future__ import annotations
 

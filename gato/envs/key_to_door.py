@@ -1,11 +1,12 @@
-"""Key-to-Door: three rooms in a row, and a reward only for a door that is reached with the key from the first of them.
+"""Key-to-Door: three rooms in a row, and a reward only for a door that is reached with the key from
+the first of them.
 
     A K     . D          A   the agent, which starts in the key room      D   the door, somewhere in the door room
     . . - - . .          K   the key, somewhere in the key room
 
-What the agent sees is the room it is in: where it stands, and where the key or the door lies. Whether it took the key it
-must remember. This is a re-creation: the one that the Decision Transformer paper uses is not public, and its rates are
-therefore no reference for these.
+What the agent sees is the room it is in: where it stands, and where the key or the door lies.
+Whether it took the key it must remember. This is a re-creation: the one that the Decision
+Transformer paper uses is not public, and its rates are therefore no reference for these.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ Place = tuple[int, int]  # row and column, counted over all three rooms
 
 
 class KeyToDoor(gymnasium.Env):
-    """Rooms of `size` x `size` cells, joined at their middle (or lower) rows by a corridor of `corridor` cells.
+    """Rooms of `size` x `size` cells, joined at their middle (or lower) rows by a corridor of
+    `corridor` cells.
 
-    Observations: `room` (0 key room, 1 corridor, 2 door room), `position` (2,) row and column within it, `thing` (3,) whether the
-    key or the door is seen, and how far down and to the right of the agent it lies; zeros in the corridor, and once the key is
-    taken. Actions: up, down, left, right; a wall stops a step. The door without the key is a cell like any other. After `limit`
+    Observations: `room` (0 key room, 1 corridor, 2 door room), `position` (2,) row and column
+    within it, `thing` (3,) whether the key or the door is seen, and how far down and to the right
+    of the agent it lies; zeros in the corridor, and once the key is taken. Actions: up, down, left,
+    right; a wall stops a step. The door without the key is a cell like any other. After `limit`
     timesteps it is over.
 
-    With `lottery` one more cell of the key room, never its exit, ends the episode when it is entered, and pays 2 with a chance of 1 in 20: an
-    expected return of 0.1 beside the 1 that is sure. `lottery` (3,) says where it lies, as `thing` does.
+    With `lottery` one more cell of the key room, never its exit, ends the episode when it is
+    entered, and pays 2 with a chance of 1 in 20: an expected return of 0.1 beside the 1 that is
+    sure. `lottery` (3,) says where it lies, as `thing` does.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
@@ -107,7 +111,8 @@ class KeyToDoor(gymnasium.Env):
         )
 
     def render(self) -> np.ndarray:
-        """(16 size, 16 columns, 3) uint8: the whole world, which the agent never sees; the agent is white, with the key yellow."""
+        """(16 size, 16 columns, 3) uint8: the whole world, which the agent never sees; the agent is
+        white, with the key yellow."""
         picture = np.zeros((self.size, self.columns, 3), dtype=np.uint8)
         for row in range(self.size):
             for column in range(self.columns):
@@ -147,7 +152,8 @@ class KeyToDoor(gymnasium.Env):
 
 
 def key_then_door(env: gymnasium.Env, observation: Any) -> int:
-    """The first step of a shortest way to the key, or with it to the door; never over the lottery."""
+    """The first step of a shortest way to the key, or with it to the door; never over the
+    lottery."""
     world: Any = env.unwrapped
     goal = world.door if world.has_key else world.key
     distance, waiting = {goal: 0}, deque([goal])

@@ -59,7 +59,8 @@ class DecisionAgent:
         return cls(model.eval())
 
     def task(self, name: str) -> TaskSpec:
-        """By its name, or as `MODULE:ID`. **Raises:** `ValueError` for another task than that of the weights."""
+        """By its name, or as `MODULE:ID`. **Raises:** `ValueError` for another task than that of
+        the weights."""
         (known,) = self.tasks
         if name.rpartition(":")[2] != known.rpartition(":")[2]:
             raise ValueError(f"this checkpoint was not trained on '{name}'; it knows {known}")
@@ -79,7 +80,8 @@ class DecisionAgent:
         memory: int | None = None,
         target_return: float | None = None,
     ) -> DecisionPolicy:
-        """See `DecisionPolicy`. **Raises:** `ValueError` for another task than that of the weights, or another memory than its context."""
+        """See `DecisionPolicy`. **Raises:** `ValueError` for another task than that of the weights,
+        or another memory than its context."""
         if overflow != "rebuild" or (memory and memory != self.model.config.context):
             raise ValueError(
                 f"memory is {memory} and overflow '{overflow}', but a Decision Transformer acts with the context that it was trained with; "
@@ -92,7 +94,8 @@ class DecisionAgent:
     # -- disk ------------------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes the files above into an existing or new folder. **Raises:** `ValueError` if something else lies there."""
+        """Writes the files above into an existing or new folder. **Raises:** `ValueError` if
+        something else lies there."""
         folder = Path(folder)
         if (folder / digests.NAME).is_file():
             digests.entries_of(folder)  # a store's, for example, would be overwritten
@@ -121,7 +124,8 @@ class DecisionAgent:
     def load(
         cls, folder: str | os.PathLike, device: str | None = None, verify: bool = True
     ) -> DecisionAgent:
-        """Opens what `save` wrote. **Raises:** `ValueError` naming a file that is missing, damaged or not the one that was saved."""
+        """Opens what `save` wrote. **Raises:** `ValueError` naming a file that is missing, damaged
+        or not the one that was saved."""
         folder, device = Path(folder), pick_device(device)
         path = folder / DESCRIPTION
         content = read_json(path)
@@ -145,7 +149,8 @@ class DecisionAgent:
 def _described(
     content: dict[str, Any],
 ) -> tuple[TaskSpec, DecisionConfig, TrajectoryStatistics, int]:
-    """What the model is built from. **Raises:** `ValueError` for a key that is missing, unknown or holds something else."""
+    """What the model is built from. **Raises:** `ValueError` for a key that is missing, unknown or
+    holds something else."""
     known = {"format", "learner", "model", "num_timesteps", "statistics", "tasks"}
     if content.keys() != known:
         raise ValueError(f"its keys are {sorted(content)}, expected {sorted(known)}")
@@ -173,7 +178,8 @@ def _described(
 def _check_shapes(
     folder: Path, described: tuple[TaskSpec, DecisionConfig, TrajectoryStatistics, int]
 ) -> None:
-    """**Raises:** `ValueError` where the weights are not those that the description asks for; only their header is read."""
+    """**Raises:** `ValueError` where the weights are not those that the description asks for; only
+    their header is read."""
     with torch.device("meta"):
         expected = {
             name: tuple(tensor.shape)
@@ -200,15 +206,18 @@ def load_published(
     highest_return: float | None = None,
     context: int = 20,
 ) -> DecisionAgent:
-    """A checkpoint of transformers' `DecisionTransformerModel` from a local folder: `config.json` and `model.safetensors`.
+    """A checkpoint of transformers' `DecisionTransformerModel` from a local folder: `config.json`
+    and `model.safetensors`.
 
-    Its card says what the files do not: `mean` and `spread` of the states (by default 0 and 1), `return_scale`, the highest return of
-    its data, and the `context`. Predictions of states and returns are left out.
+    Its card says what the files do not: `mean` and `spread` of the states (by default 0 and 1),
+    `return_scale`, the highest return of its data, and the `context`. Predictions of states and
+    returns are left out.
 
-    **Arguments:** `task`: with one vector of numbers to see and one of actions in [-1, 1]; by default such a one without an
-    environment.
+    **Arguments:** `task`: with one vector of numbers to see and one of actions in [-1, 1]; by
+    default such a one without an environment.
 
-    **Raises:** `ValueError` for another kind of checkpoint, one with switches that this network lacks, or weights as a pickle.
+    **Raises:** `ValueError` for another kind of checkpoint, one with switches that this network
+    lacks, or weights as a pickle.
     """
     folder = Path(folder)
     content = read_json(folder / "config.json")
@@ -320,7 +329,8 @@ _PARTS = {
 
 
 def _published_tensor(folder: Path, given: Mapping[str, Tensor], name: str, mine: Tensor) -> Tensor:
-    """transformers' tensor for one of ours. **Raises:** `ValueError` where it is missing or of another shape."""
+    """transformers' tensor for one of ours. **Raises:** `ValueError` where it is missing or of
+    another shape."""
     theirs = name.replace("embed_state.linear", "embed_state").replace(
         "embed_action.linear", "embed_action"
     )

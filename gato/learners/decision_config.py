@@ -1,4 +1,5 @@
-"""What a recipe says of a Decision Transformer. Imports no torch, so that a wrong key is refused before the seconds that takes."""
+"""What a recipe says of a Decision Transformer. Imports no torch, so that a wrong key is refused
+before the seconds that takes."""
 
 from __future__ import annotations
 
@@ -18,17 +19,24 @@ ACTIVATIONS = (
 
 @dataclass(frozen=True)
 class DecisionConfig(Settings):
-    """The architecture, and what the data are shown as. The defaults are the paper's for continuous control.
+    """The architecture, and what the data are shown as. The defaults are the paper's for continuous
+    control.
 
-    - `num_layers`, `num_heads`, `width`, `feed_forward` (by default four times the width), `activation`, `dropout`: of the transformer.
-    - `context`: timesteps that it sees, a return-to-go, a state and an action each; null: whole episodes.
-    - `max_timesteps`: size of the table of timesteps; by default that of the longest episode, or the task's limit where it is higher.
+    - `num_layers`, `num_heads`, `width`, `feed_forward` (by default four times the width),
+      `activation`, `dropout`: of the transformer.
+    - `context`: timesteps that it sees, a return-to-go, a state and an action each; null: whole
+      episodes.
+    - `max_timesteps`: size of the table of timesteps; by default that of the longest episode, or
+      the task's limit where it is higher.
     - `condition`: `return`, or `none`: behaviour cloning, by the same network without returns.
-    - `best_share`: only the best episodes by return, which together hold this share of the timesteps; with `condition: none`
-      it is %BC.
-    - `return_scale`: returns-to-go are divided by it; by default the largest absolute return of the data.
-    - `delayed_reward`: all reward of an episode counts as paid at its end, so the return-to-go stays what it was at the beginning.
-    - `shuffled_returns`: a control: every window is told the return of another episode, drawn at random.
+    - `best_share`: only the best episodes by return, which together hold this share of the
+      timesteps; with `condition: none` it is %BC.
+    - `return_scale`: returns-to-go are divided by it; by default the largest absolute return of the
+      data.
+    - `delayed_reward`: all reward of an episode counts as paid at its end, so the return-to-go
+      stays what it was at the beginning.
+    - `shuffled_returns`: a control: every window is told the return of another episode, drawn at
+      random.
     """
 
     section: ClassVar[str] = "model"

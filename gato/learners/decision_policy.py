@@ -1,4 +1,5 @@
-"""Acting for a return: the target stands before the first state, and every reward is taken off it."""
+"""Acting for a return: the target stands before the first state, and every reward is taken off
+it."""
 
 from __future__ import annotations
 
@@ -23,22 +24,27 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Stream:
-    """The last timesteps of one stream, as the model sees them; the newest one's action is yet to come."""
+    """The last timesteps of one stream, as the model sees them; the newest one's action is yet to
+    come."""
 
     window: Window
     generator: np.random.Generator
 
 
 class DecisionPolicy:
-    """A Decision Transformer acting in its task, in any number of streams; see `gato.policy.Policy`.
+    """A Decision Transformer acting in its task, in any number of streams; see
+    `gato.policy.Policy`.
 
     **Arguments:**
 
-    - `target_return`: what the episode's rewards should come to; by default the highest return of the training data.
+    - `target_return`: what the episode's rewards should come to; by default the highest return of
+      the training data.
     - `temperature`: of discrete actions; 0 takes the likeliest. Continuous actions are not drawn.
-    - `seed`: of the sampling: the k-th episode that begins has a generator of its own, whichever stream it is in.
+    - `seed`: of the sampling: the k-th episode that begins has a generator of its own, whichever
+      stream it is in.
 
-    **Raises:** `ValueError` for a target that is no number, or for one where the model was trained without returns.
+    **Raises:** `ValueError` for a target that is no number, or for one where the model was trained
+    without returns.
     """
 
     def __init__(
@@ -63,7 +69,8 @@ class DecisionPolicy:
         self.reset(1)
 
     def reset(self, num_streams: int = 1, demonstrations: Sequence[Episode] = ()) -> None:
-        """Forgets everything. **Raises:** `ValueError` for demonstrations: what is asked of it is a return, not an example."""
+        """Forgets everything. **Raises:** `ValueError` for demonstrations: what is asked of it is a
+        return, not an example."""
         if demonstrations:
             raise ValueError(
                 "a Decision Transformer takes no demonstrations as prompts; give --target_return instead"
@@ -80,7 +87,8 @@ class DecisionPolicy:
         self._streams, self._num_begun = state["streams"], state["num_begun"]
 
     def act_one(self, observation: Any, reward: float | None = None) -> Any:
-        """For a single environment: its observation, and the reward of the last action -> the action that `step` takes.
+        """For a single environment: its observation, and the reward of the last action -> the
+        action that `step` takes.
 
         Call `reset()` before every episode; its first observation comes without a reward.
         """

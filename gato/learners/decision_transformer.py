@@ -1,4 +1,5 @@
-"""Decision Transformer (Chen et al. 2021): actions as the continuation of returns-to-go, states and earlier actions.
+"""Decision Transformer (Chen et al. 2021): actions as the continuation of returns-to-go, states and
+earlier actions.
 
     R_0  s_0  a_0   R_1  s_1  a_1   ...        R_t is the return that is still to come, R_t+1 = R_t - r_t
      |    |    |     |    |    |
@@ -6,7 +7,8 @@
           |               |
          a_0             a_1                   the action is read at its state's place
 
-Without returns (`condition: none`) the sequence is s_0 a_0 s_1 a_1 ...: behaviour cloning by the same network.
+Without returns (`condition: none`) the sequence is s_0 a_0 s_1 a_1 ...: behaviour cloning by the
+same network.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ class Block(nn.Module):
 class DecisionTransformer(nn.Module):
     """The network of one task.
 
-    **Arguments:** `statistics`: how observations and returns are scaled; `num_timesteps`: of the table of timesteps.
+    **Arguments:** `statistics`: how observations and returns are scaled; `num_timesteps`: of the
+    table of timesteps.
 
     **Raises:** `ValueError` for a task with text, or with nothing to see.
     """
@@ -112,7 +115,8 @@ class DecisionTransformer(nn.Module):
         timesteps: Tensor,
         is_padding: Tensor,
     ) -> list[Tensor]:
-        """As in `TrajectoryBatch` -> what `ActionHead` says at every state's place, (B, T, ...) per action field.
+        """As in `TrajectoryBatch` -> what `ActionHead` says at every state's place, (B, T, ...) per
+        action field.
 
         The last action of a window is not looked at by anything: its values do not matter.
         """
@@ -135,7 +139,8 @@ class DecisionTransformer(nn.Module):
 
 
 class DecisionLearner(nn.Module):
-    """The model with its loss: squared errors of continuous actions, cross-entropy of discrete ones."""
+    """The model with its loss: squared errors of continuous actions, cross-entropy of discrete
+    ones."""
 
     def __init__(self, model: DecisionTransformer) -> None:
         super().__init__()
@@ -143,8 +148,9 @@ class DecisionLearner(nn.Module):
 
     def forward(self, batch: TrajectoryBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """
-        **Returns:** the batch's share of the global loss (sum over timesteps and fields over `batch.denominator`), and sums:
-        `loss_by_action` and `hits` (fields,): how often the likeliest discrete value was the recorded one; `targets` (1,): timesteps.
+        **Returns:** the batch's share of the global loss (sum over timesteps and fields over
+        `batch.denominator`), and sums: `loss_by_action` and `hits` (fields,): how often the
+        likeliest discrete value was the recorded one; `targets` (1,): timesteps.
         """
         with _drawing_from(batch, self.training and self.model.config.dropout > 0):
             outputs = self.model(
@@ -187,7 +193,8 @@ class DecisionLearner(nn.Module):
         return torch.stack([count.float() for count in counts])
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
-        """Matrices of the layers (marked `hidden`) and of the linear embeddings are decayed; tables, norms and biases are not."""
+        """Matrices of the layers (marked `hidden`) and of the linear embeddings are decayed;
+        tables, norms and biases are not."""
         tables = {
             id(m.weight) for m in self.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))
         }
@@ -204,7 +211,8 @@ class DecisionLearner(nn.Module):
         ]
 
     def report(self, sums: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
-        """For the metrics: loss per timestep of each action field, and the share of right choices of the discrete ones."""
+        """For the metrics: loss per timestep of each action field, and the share of right choices
+        of the discrete ones."""
         count = max(1.0, sums["targets"][0])
         fields = self.model.task.actions
         found = {
@@ -251,7 +259,8 @@ def attention_mask(is_padding: Tensor) -> Tensor:
 
 @contextmanager
 def _drawing_from(batch: TrajectoryBatch, is_drawn: bool) -> Iterator[None]:
-    """Dropout follows from the batch's seed, so that a resumed run draws what it would have drawn."""
+    """Dropout follows from the batch's seed, so that a resumed run draws what it would have
+    drawn."""
     if not is_drawn:
         yield
         return

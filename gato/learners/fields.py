@@ -1,4 +1,5 @@
-"""Fields of a task <-> vectors of a network: what goes in is added up, what comes out is a number or a choice per element."""
+"""Fields of a task <-> vectors of a network: what goes in is added up, what comes out is a number
+or a choice per element."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ POOLED = 5  # rows and columns that a picture's features are averaged to
 class FieldEmbedding(nn.Module):
     """Values of some fields, (..., *shape) each -> their embeddings added up, (..., width).
 
-    Continuous values are standardised and go through one linear layer together; every discrete element has a table of its own;
-    a picture goes through three convolutions.
+    Continuous values are standardised and go through one linear layer together; every discrete
+    element has a table of its own; a picture goes through three convolutions.
 
     **Arguments:** `mean`, `spread`: of every continuous field, a number per element.
     """
@@ -79,9 +80,11 @@ class Eye(nn.Module):
 
 
 class ActionHead(nn.Module):
-    """Hidden states (..., width) -> the actions of a task: means in [-1, 1] by tanh, and logits of the discrete values.
+    """Hidden states (..., width) -> the actions of a task: means in [-1, 1] by tanh, and logits of
+    the discrete values.
 
-    A continuous element lies in its range as -1 to 1; logits of values that an element does not have are minus infinity.
+    A continuous element lies in its range as -1 to 1; logits of values that an element does not
+    have are minus infinity.
     """
 
     def __init__(self, fields: Sequence[FieldSpec], width: int) -> None:
@@ -112,7 +115,8 @@ class ActionHead(nn.Module):
         return found
 
     def losses(self, outputs: Sequence[Tensor], actions: Mapping[str, Tensor]) -> list[Tensor]:
-        """Per field and timestep (...): mean squared error over the elements, or their summed cross-entropy (in nats)."""
+        """Per field and timestep (...): mean squared error over the elements, or their summed
+        cross-entropy (in nats)."""
         found = []
         for i, (f, output) in enumerate(zip(self.fields, outputs, strict=True)):
             low, high = self._bounds(i)
@@ -133,7 +137,8 @@ class ActionHead(nn.Module):
     ) -> dict[str, np.ndarray]:
         """Outputs of n states -> actions within their ranges, `{field name: (n, *shape)}`.
 
-        **Arguments:** `noise`: per field what is added to the logits before the largest is taken, (n, size, values), or `None`.
+        **Arguments:** `noise`: per field what is added to the logits before the largest is taken,
+        (n, size, values), or `None`.
         """
         actions = {}
         for f, output, added in zip(self.fields, outputs, noise, strict=True):
@@ -161,7 +166,8 @@ class ActionHead(nn.Module):
 def action_scale(
     fields: Sequence[FieldSpec],
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Middle and half width of the ranges of continuous actions: standardised by them they lie in [-1, 1]."""
+    """Middle and half width of the ranges of continuous actions: standardised by them they lie in
+    [-1, 1]."""
     continuous = {f.name: f.bounds for f in fields if f.modality is Modality.CONTINUOUS}
     middle = {
         name: ((low + high) / 2).reshape(-1).tolist() for name, (low, high) in continuous.items()
@@ -182,7 +188,8 @@ def _num_values(spec: FieldSpec) -> int:
 
 
 def _table(fields: Sequence[FieldSpec]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Of all discrete elements their lowest values and first rows of the table, and how many rows it has."""
+    """Of all discrete elements their lowest values and first rows of the table, and how many rows
+    it has."""
     lows, firsts, rows = [], [], 0
     for f in fields:
         lows += f.bounds[0].reshape(-1).tolist()
