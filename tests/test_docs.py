@@ -25,13 +25,14 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [DOCS / "data.md", DOCS / "mixture.md", DOCS / "suites.md", *sorted((DOCS / "formats").glob("*.md"))]
 CHECKPOINT = [DOCS / f"{name}.md" for name in ("captions", "evaluation", "finetuning", "reference", "training", "transformers")]
 OWN = DOCS / "environments.md"  # needs a checkpoint, and is run with a tiny one: test_the_journey_of_an_own_environment_runs
+LEARNER = DOCS / "learners.md"  # run by tests/test_learners.py
 NOT_RUN = ["needs a network", "needs a dataset that `minari download` fetched"]
 SMALLER = {"--episodes 200": "--episodes 4", "--size 2048": "--size 512"}
 
 
 def test_every_page_is_looked_at():
     """Those of docs/results hold the commands that measured something."""
-    assert sorted([*PAGES, *CHECKPOINT, OWN]) == sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "results")
+    assert sorted([*PAGES, *CHECKPOINT, OWN, LEARNER]) == sorted(p for p in DOCS.rglob("*.md") if p.parent.name != "results")
 
 
 @pytest.mark.parametrize("page", CHECKPOINT, ids=lambda page: page.stem)

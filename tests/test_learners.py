@@ -103,6 +103,14 @@ def test_it_is_loaded_scored_and_plotted_like_any_other(here, capsys):
     assert "sound" in capsys.readouterr().out
 
 
+def test_every_command_of_the_page_runs(here, capsys):
+    commands = re.findall(r"^gato (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands[1:]:
+        smaller = {"pretrain": ["--train.steps", "3", "--train.batch_size", "4"], "eval": ["--episodes", "2"]}.get(command.split()[0], [])
+        assert main([*command.split(), *smaller]) == 0, capsys.readouterr().err
+
+
 def test_a_run_of_one_learner_is_not_resumed_as_another(here, capsys):
     assert main([*PRETRAIN, "--train.steps", "2"]) == 0
     (here / "gato.yaml").write_text("data:\n  sources: {gymnasium/cartpole: {}}\ntrain: {name: weighted, steps: 4, batch_size: 2}\n")
