@@ -60,9 +60,11 @@ def pretrain(arguments: list[str]) -> int | None:
         return None
     try:
         if nproc != 1 and "RANK" not in os.environ:
+            from gato.envs import own
             from gato.train.launch import launch
 
-            code = launch(["pretrain", *(word for word in arguments if word != "--json")], nproc)
+            modules = [word for name in own.brought() for word in ("--import", name)]
+            code = launch(["pretrain", *modules, *(word for word in arguments if word != "--json")], nproc)
         else:
             pretrain(config)
             code = 0
