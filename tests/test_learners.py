@@ -19,6 +19,7 @@ import gato
 from gato import learners
 from gato.cli import main
 from gato.data.collection.collect import CollectConfig, collect
+from gato.tokenizers.text import TextTokenizer
 from gato.train.engine import PlainEngine
 from gato.train.metrics import read_metrics
 from gato.train.optim import make_optimizer
@@ -117,9 +118,8 @@ def test_a_run_of_one_learner_is_not_resumed_as_another(here, capsys):
     assert main([*PRETRAIN, "--train.steps", "2"]) == 0
     (here / "gato.yaml").write_text("data:\n  sources: {gymnasium/cartpole: {}}\ntrain: {name: weighted, steps: 4, batch_size: 2}\n")
     shutil.rmtree(here / "runs/weighted/final")
-    from gato.tokenizers.text import TextTokenizer
-
-    TextTokenizer.train(["left and right, and a word or two more"] * 30, 280).save(Path(os.environ["GATO_HOME"]) / "stores" / "tokenizer.model")
+    tokenizer = TextTokenizer.train(["left and right, and a word or two more"] * 30, 280)
+    tokenizer.save(Path(os.environ["GATO_HOME"]) / "stores" / "tokenizer.model")
     assert main(["pretrain", "gato.yaml", "--train.allow_changes", "[learner,data,optim,train]"]) == 2
     assert "learner was weighted, now gato" in capsys.readouterr().err
 
