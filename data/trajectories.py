@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gato import envs
+from gato.learners.trajectory import QUANTILES, TrajectoryBatch, TrajectoryStatistics, Window, collate
 from gato.spec import Modality, TaskSpec
-from gato.trajectory import QUANTILES, TrajectoryBatch, TrajectoryStatistics, Window, collate
 
 from .loading import load, rank_rows
 from .selection import SourceConfig, is_held_out, refuse_held_out

@@ -14,8 +14,7 @@ A run's checkpoints hold the training state beside these; `train/checkpoint.py` 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from .device import pick_device
 from .disk import read_json, shown
 from .episode import Episode
 from .learners import found, known
+from .libraries import without_bars
 from .picture import as_picture
 from .setting import COUNT, SEED, TEMPERATURE, Limits, check_value
 from .spec import FieldSpec, Modality, TaskSpec
@@ -64,7 +64,7 @@ class Agent:
     def write(self, folder: Path) -> list[str]:
         """The files but the manifest. **Returns:** their names."""
         folder.mkdir(parents=True, exist_ok=True)
-        with _quiet():
+        with without_bars():
             self.model.save_pretrained(folder)
         names = Description(self.tokenizer, self.tasks).save(folder)
         processor = self.processor() or self.text_tokenizer()
@@ -385,17 +385,3 @@ def learner_of(folder: Any) -> Any:
     """What a folder's `gato.json` says; "gato" also where there is none, since whoever opens it says what is missing."""
     description = Path(folder) / NAME if isinstance(folder, (str, os.PathLike)) else None
     return "gato" if description is None or not description.is_file() else read_json(description).get("learner", "gato")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps transformers' progress bars over a handful of tensors off the terminal."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -6,6 +6,8 @@ that is not listed here. `tested_versions` are those of the lock, which both com
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata, resources
 
@@ -65,3 +67,17 @@ def untested_versions() -> dict[str, tuple[str, str]]:
         if installed != tested:
             found[name] = (installed, tested)
     return found
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keeps transformers' progress bars over a handful of tensors off the terminal."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -18,8 +18,8 @@ from gato.episode import Episode
 from gato.learners.decision_agent import DecisionAgent, load_published
 from gato.learners.decision_config import DecisionConfig
 from gato.learners.decision_transformer import DecisionLearner, DecisionTransformer
+from gato.learners.trajectory import TrajectoryStatistics, Window, collate
 from gato.spec import FieldSpec, Modality, TaskSpec
-from gato.trajectory import TrajectoryStatistics, Window, collate
 
 TINY = DecisionConfig(num_layers=2, num_heads=2, width=16, context=4, dropout=0.0)
 

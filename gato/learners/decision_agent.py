@@ -21,9 +21,9 @@ from torch import Tensor
 from gato import digests
 from gato.device import pick_device
 from gato.disk import read_json, shown
+from gato.learners.trajectory import QUANTILES, TrajectoryStatistics
 from gato.setting import fields_of
 from gato.spec import FieldSpec, Modality, TaskSpec
-from gato.trajectory import QUANTILES, TrajectoryStatistics
 from gato.weights import SINGLE, read_entries
 
 from .decision_config import ACTIVATIONS, NAME, DecisionConfig

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from gato.episode import Episode
+from gato.learners.trajectory import Window, collate
 from gato.setting import SEED, TEMPERATURE, Limits, check_value
 from gato.spec import Modality
-from gato.trajectory import Window, collate
 
 from .decision_transformer import DecisionTransformer
 

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gato.learners.trajectory import TrajectoryBatch, TrajectoryStatistics
 from gato.spec import Modality, TaskSpec
-from gato.trajectory import TrajectoryBatch, TrajectoryStatistics
 
 from .decision_config import DecisionConfig
 from .fields import ActionHead, FieldEmbedding, action_scale

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .disk import kind_of, shown
-from .spec import FieldSpec, Modality, TaskSpec
+from gato.disk import kind_of, shown
+from gato.spec import FieldSpec, Modality, TaskSpec
 
 if TYPE_CHECKING:
     import torch
@@ -76,23 +76,15 @@ class TrajectoryBatch:
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TrajectoryBatch:
-        fields = {
-            name: {key: change(values) for key, values in getattr(self, name).items()}
-            for name in ("observations", "actions")
-        }
+        fields = {name: {key: change(values) for key, values in getattr(self, name).items()} for name in ("observations", "actions")}
         return replace(
             self,
             **fields,
-            **{
-                name: change(getattr(self, name))
-                for name in ("returns_to_go", "timesteps", "is_padding")
-            },
+            **{name: change(getattr(self, name)) for name in ("returns_to_go", "timesteps", "is_padding")},
         )
 
 
-def collate(
-    task: TaskSpec, windows: Sequence[Window], length: int, seed: int = 0
-) -> TrajectoryBatch:
+def collate(task: TaskSpec, windows: Sequence[Window], length: int, seed: int = 0) -> TrajectoryBatch:
     """Windows of a task -> a batch of `length` places, whose own timesteps make the denominator."""
     import torch
 
@@ -106,13 +98,8 @@ def collate(
     for i, window in enumerate(windows):
         is_padding[i, length - len(window) :] = False
     return TrajectoryBatch(
-        observations={
-            f.name: padded([w.observations[f.name] for w in windows], _dtype(f))
-            for f in task.observations
-        },
-        actions={
-            f.name: padded([w.actions[f.name] for w in windows], _dtype(f)) for f in task.actions
-        },
+        observations={f.name: padded([w.observations[f.name] for w in windows], _dtype(f)) for f in task.observations},
+        actions={f.name: padded([w.actions[f.name] for w in windows], _dtype(f)) for f in task.actions},
         returns_to_go=padded([w.returns_to_go for w in windows], np.float32),
         timesteps=padded([np.arange(w.start, w.start + len(w)) for w in windows], np.int64),
         is_padding=is_padding,
@@ -122,9 +109,7 @@ def collate(
 
 
 def _dtype(spec: FieldSpec) -> Any:
-    return {Modality.IMAGE: np.uint8, Modality.DISCRETE: np.int64, Modality.CONTINUOUS: np.float32}[
-        spec.modality
-    ]
+    return {Modality.IMAGE: np.uint8, Modality.DISCRETE: np.int64, Modality.CONTINUOUS: np.float32}[spec.modality]
 
 
 @dataclass(frozen=True)
@@ -162,49 +147,26 @@ class TrajectoryStatistics:
         """**Raises:** `ValueError` for what is not such a record of the task's fields."""
         known = {"mean", "spread", "returns", "return_scale", "episodes", "longest"}
         if not isinstance(values, dict) or values.keys() != known:
-            raise ValueError(
-                f"statistics is {shown(values)}, expected an object with {sorted(known)}"
-            )
+            raise ValueError(f"statistics is {shown(values)}, expected an object with {sorted(known)}")
         sizes = {f.name: f.size for f in task.observations if f.modality is Modality.CONTINUOUS}
         for name in ("mean", "spread"):
             found = values[name]
             if not isinstance(found, dict) or found.keys() != sizes.keys():
-                raise ValueError(
-                    f"{name} is {shown(found)}, expected an object with {sorted(sizes)}"
-                )
+                raise ValueError(f"{name} is {shown(found)}, expected an object with {sorted(sizes)}")
             for field, numbers in found.items():
-                if (
-                    not isinstance(numbers, list)
-                    or len(numbers) != sizes[field]
-                    or not all(map(_is_number, numbers))
-                ):
-                    raise ValueError(
-                        f"{name} of '{field}' is {shown(numbers)}, expected {sizes[field]} finite numbers"
-                    )
+                if not isinstance(numbers, list) or len(numbers) != sizes[field] or not all(map(_is_number, numbers)):
+                    raise ValueError(f"{name} of '{field}' is {shown(numbers)}, expected {sizes[field]} finite numbers")
         if any(number <= 0 for numbers in values["spread"].values() for number in numbers):
             raise ValueError("a spread is not above 0")
         returns = values["returns"]
-        if (
-            not isinstance(returns, dict)
-            or returns.keys() != set(map(str, QUANTILES))
-            or not all(map(_is_number, returns.values()))
-        ):
-            raise ValueError(
-                f"returns is {shown(returns)}, expected finite numbers for {', '.join(map(str, QUANTILES))}"
-            )
+        if not isinstance(returns, dict) or returns.keys() != set(map(str, QUANTILES)) or not all(map(_is_number, returns.values())):
+            raise ValueError(f"returns is {shown(returns)}, expected finite numbers for {', '.join(map(str, QUANTILES))}")
         if not _is_number(values["return_scale"]) or values["return_scale"] <= 0:
-            raise ValueError(
-                f"return_scale is {shown(values['return_scale'])}, expected a number above 0"
-            )
+            raise ValueError(f"return_scale is {shown(values['return_scale'])}, expected a number above 0")
         for name in ("episodes", "longest"):
             if type(values[name]) is not int or values[name] < 1:
-                raise ValueError(
-                    f"{name} is {kind_of(values[name])}, expected a whole number above 0"
-                )
-        parts = {
-            name: {field: tuple(numbers) for field, numbers in values[name].items()}
-            for name in ("mean", "spread")
-        }
+                raise ValueError(f"{name} is {kind_of(values[name])}, expected a whole number above 0")
+        parts = {name: {field: tuple(numbers) for field, numbers in values[name].items()} for name in ("mean", "spread")}
         return cls(**{**values, **parts})
 
 
