@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import gato
-from benchmarks import resume
+from benchmarks import resume, sabotage
 from benchmarks.resume import Run
 from gato.batch import Kind
 from gato.cli import main
@@ -87,7 +87,7 @@ def test_two_ranks_give_the_losses_and_weights_of_one_process(home, alone, tmp_p
 
 
 def test_a_mean_of_means_would_be_noticed(home, alone, tmp_path):
-    wrong = Run(home, tmp_path, options=["--train.steps", "3"]).finish(2, sabotage=(resume.mean_of_means,))
+    wrong = Run(home, tmp_path, options=["--train.steps", "3"]).finish(2, sabotage=(sabotage.mean_of_means,))
     assert max(abs(a - b) for a, b in zip(alone.losses(), wrong.losses(), strict=False)) > 1e-3  # a thousand times what is allowed
 
 
@@ -132,7 +132,7 @@ def short(home, tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("point", resume.POINTS)
+@pytest.mark.parametrize("point", sabotage.POINTS)
 @pytest.mark.parametrize("stage", [0, *(pytest.param(stage, marks=[NEEDS_DEEPSPEED, pytest.mark.slow]) for stage in (1, 3))])
 def test_a_save_cut_off_anywhere_leaves_a_checkpoint_to_go_on_from(home, tmp_path, short, stage, point):
     row = resume.cut_off(home, tmp_path, stage, point, short(stage))
@@ -174,13 +174,13 @@ def test_sigterm_lets_all_ranks_finish_the_update_and_save_and_the_same_command_
 
 
 def test_the_rank_that_the_others_wait_for_is_named_when_it_was_killed(home, tmp_path):
-    run = Run(home, tmp_path).start(2, sabotage=(resume.killed_at, 3, 1))
+    run = Run(home, tmp_path).start(2, sabotage=(sabotage.killed_at, 3, 1))
     assert run.wait(100) == [2, -signal.SIGKILL]
     assert "rank 0 waited in vain for the others in update 4: rank 1 has been computing for update 3 since" in run.said()
 
 
 def test_the_rank_that_the_others_wait_for_is_named_when_it_hangs(home, tmp_path):
-    run = Run(home, tmp_path, options=["--train.timeout", "10"]).start(2, sabotage=(resume.hangs_at, 3, 1))
+    run = Run(home, tmp_path, options=["--train.timeout", "10"]).start(2, sabotage=(sabotage.hangs_at, 3, 1))
     run.processes[0].join(100)
     waited = run.processes[0].exitcode
     run.kill()
@@ -191,7 +191,7 @@ def test_the_rank_that_the_others_wait_for_is_named_when_it_hangs(home, tmp_path
     "stage", [0, *(pytest.param(stage, marks=[NEEDS_DEEPSPEED, *([pytest.mark.slow] if stage < 3 else [])]) for stage in (1, 2, 3))]
 )
 def test_all_ranks_skip_an_update_without_a_finite_gradient_and_name_its_row(home, tmp_path, stage):
-    run = Run(home, tmp_path, options=["--train.steps", "5"]).finish(2, stage, sabotage=(resume.poisoned, [2], 5))
+    run = Run(home, tmp_path, options=["--train.steps", "5"]).finish(2, stage, sabotage=(sabotage.poisoned, [2], 5))
     lines = read_metrics(run.path / "metrics.jsonl")
     assert [line["skipped"] for line in lines] == [0, 0, 1, 1, 1] and lines[2]["bad_rows"] == [5]
     assert "update 2 was skipped" in run.said() and "'gato data show runs/small --step 2 --row 5'" in run.said()
