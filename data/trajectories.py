@@ -50,6 +50,8 @@ class Trajectories:
     rewards.
     """
 
+    learner = "a Decision Transformer"  # in messages
+
     def __init__(
         self,
         name: str,
@@ -73,8 +75,8 @@ class Trajectories:
             workers,
         )
         self.shuffled_returns, self.delayed_reward = shuffled_returns, delayed_reward
-        self.task = _only_task(name, store, held_out)
-        _refuse_unused(name, config)
+        self.task = _only_task(name, store, held_out, self.learner)
+        _refuse_unused(name, config, self.learner)
         episodes = selected_episodes(store, config, set())
         if episodes is not None and len(episodes) == 0:
             raise ValueError(
@@ -88,11 +90,11 @@ class Trajectories:
             if episodes is None
             else SomeEpisodes(episodes, store.lengths[episodes])
         )
-        if needs_returns:
-            _check_returns(name, store, self.episodes)
         self.statistics = measured(store, self.task, self.places, self.episodes, return_scale)
         self.context = context or self.statistics.longest
-        _say_noisy(name, store, self.episodes)
+        if needs_returns:
+            _check_returns(name, store, self.episodes)
+            _say_noisy(name, store, self.episodes)
 
     @property
     def tasks(self) -> dict[str, TaskSpec]:
@@ -212,14 +214,14 @@ def _evenly(places: Places, episodes: np.ndarray) -> Iterator[tuple[int, int]]:
         yield episode, max(0, min(int(place) - first, length - PIECE))
 
 
-def _only_task(name: str, store: Store, held_out: Sequence[str]) -> TaskSpec:
+def _only_task(name: str, store: Store, held_out: Sequence[str], learner: str) -> TaskSpec:
     """**Raises:** `ValueError` unless the store holds episodes of one task that may be trained
     on."""
     if store.num_episodes == 0:
         raise ValueError(f"source '{name}' holds no episodes; collect or import some first")
     if len(store.tasks) > 1:
         raise ValueError(
-            f"source '{name}' holds {len(store.tasks)} tasks, a Decision Transformer learns one; give a store of one task"
+            f"source '{name}' holds {len(store.tasks)} tasks, {learner} learns one; give a store of one task"
         )
     (task,) = store.tasks
     names = [name, task.name, envs.registered_name(task)]
@@ -230,12 +232,12 @@ def _only_task(name: str, store: Store, held_out: Sequence[str]) -> TaskSpec:
     return task
 
 
-def _refuse_unused(name: str, config: SourceConfig) -> None:
+def _refuse_unused(name: str, config: SourceConfig, learner: str) -> None:
     """**Raises:** `ValueError` for a setting of the source that would change nothing here."""
     for setting, default in (("augment", False), ("memory", None), ("loss_weight", 1.0)):
         if getattr(config, setting) != default:
             raise ValueError(
-                f"source '{name}' has {setting} {getattr(config, setting)}, which a Decision Transformer knows not; leave it out"
+                f"source '{name}' has {setting} {getattr(config, setting)}, which {learner} knows not; leave it out"
             )
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import digests, given
-from .description import NAME, Description
+from .description import BASELINE, NAME, Description
 from .device import pick_device
 from .disk import read_json, shown
 from .episode import Episode
@@ -374,14 +374,15 @@ def load(folder: str | os.PathLike, device: str | None = None, verify: bool = Tr
 
     The folder of a retrieval or cloning policy that `gato finetune` left gives what acts the same way in its one task.
     """
-    if isinstance(folder, (str, os.PathLike)) and (Path(folder) / "baseline.json").is_file():
-        from .learners.folder import load_baseline
-
-        return load_baseline(Path(folder))  # type: ignore[return-value]
+    if isinstance(folder, (str, os.PathLike)) and (Path(folder) / BASELINE).is_file():
+        return found(known("clone").load)(folder)
     return found(known(learner_of(folder), f"the learner of '{folder}'").load)(folder, device, verify)
 
 
 def learner_of(folder: Any) -> Any:
-    """What a folder's `gato.json` says; "gato" also where there is none, since whoever opens it says what is missing."""
-    description = Path(folder) / NAME if isinstance(folder, (str, os.PathLike)) else None
-    return "gato" if description is None or not description.is_file() else read_json(description).get("learner", "gato")
+    """What a folder says of itself; "gato" also where it says nothing, since whoever opens it says what is missing."""
+    if isinstance(folder, (str, os.PathLike)):
+        for name, key in ((BASELINE, "kind"), (NAME, "learner")):
+            if (Path(folder) / name).is_file():
+                return read_json(Path(folder) / name).get(key, "gato")
+    return "gato"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gato.tokenizers.vocabulary import Vocabulary
 
 NAME = "gato.json"
+BASELINE = "baseline.json"  # in its place where a policy is no transformer; see `gato/learners/folder.py`
 FORMAT = 1
 MAX_PIECES = 2**24
 _KEYS = {"format", "vocabulary", "loss_on_text_observations", "tokenizer_sha256", "tasks"}
@@ -77,7 +78,7 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"there is no checkpoint '{folder}': the folder does not exist")
     if not folder.is_dir():
         raise ValueError(f"'{folder}' is a file, expected the folder of a checkpoint such as runs/NAME/final")
-    if (folder / NAME).is_file():
+    if (folder / NAME).is_file() or (folder / BASELINE).is_file():
         return
     inside = sorted((p.parent for p in folder.glob(f"*/{NAME}") if ".tmp-" not in p.parent.name), key=_age)
     if inside:

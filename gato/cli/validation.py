@@ -8,12 +8,11 @@ from typing import Any
 
 from gato import digests
 from gato.agent import learner_of, load
-from gato.description import Description, check_folder
+from gato.description import BASELINE, Description, check_folder
 from gato.disk import read_json
 from gato.weights import check_entries, count_not_finite, empty_model, read_config, read_entries
 
 Row = dict[str, Any]
-BASELINE = "baseline.json"  # marks the folder of a policy that is no transformer
 
 
 def validate_checkpoint(folder: Path) -> list[Row]:
@@ -21,9 +20,10 @@ def validate_checkpoint(folder: Path) -> list[Row]:
 
     Reads every file that the manifest names. **Raises:** `ValueError` if the folder is no checkpoint.
     """
-    if (folder / BASELINE).is_file():
-        return list(_baseline_rows(folder))
     check_folder(folder)
+    if (folder / BASELINE).is_file():
+        manifest = _manifest_rows(folder) if (folder / digests.NAME).is_file() else []
+        return [*_baseline_rows(folder), *manifest]
     return [*_file_rows(folder), *_manifest_rows(folder)]
 
 

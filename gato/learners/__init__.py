@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from gato.given import nearest
+from gato import given  # `nearest` alone would give way to the module of this folder
 
 
 class Entry(NamedTuple):
@@ -27,6 +27,7 @@ LEARNERS = {
         "gato.train.decision_setup:set_up",
         "gato.learners.decision_agent:DecisionAgent.load",
     ),
+    "clone": Entry("gato.train.clone_recipe:CloneRecipe", "gato.train.clone_setup:set_up", "gato.learners.folder:load_baseline"),
 }
 
 
@@ -43,7 +44,7 @@ def register(name: str, recipe: str, set_up: str, load: str) -> None:
 def known(name: object, where: str = "learner") -> Entry:
     """**Raises:** `ValueError` for a learner that there is not; `where`: what names it."""
     if not isinstance(name, str) or name not in LEARNERS:
-        hint = nearest(str(name), LEARNERS) or "; if it is your own, bring its module with --import"
+        hint = given.nearest(str(name), LEARNERS) or "; if it is your own, bring its module with --import"
         raise ValueError(f"{where} is {name!r}, expected one of {', '.join(LEARNERS)}{hint}")
     return LEARNERS[name]
 

@@ -5,7 +5,8 @@ It is trained until it has converged, in seconds, and not for as many updates as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,7 @@ class ClonePolicy(Reactive):
 
     def __init__(self, features: Features, vectors: ActionVectors, network: CloneNetwork) -> None:
         super().__init__(features, vectors)
-        self.network = network.eval()
-        self.pictures = [f.name for f in self.task.observations if f.modality is Modality.IMAGE]
+        self.network, self.inputs = network.eval(), CloneInputs(features, vectors)
 
     @classmethod
     def of(
@@ -64,29 +64,33 @@ class ClonePolicy(Reactive):
         seed: int,
         schedule: Schedule,
     ) -> int:
-        states, pictures, played = self._rows(episodes)
+        rows = self._rows(episodes)
         judged = self._rows(self.vectors.known_among(held_out) or episodes)
-        some = torch.linspace(0, len(judged[0]) - 1, min(JUDGED_ROWS, len(judged[0]))).long()
+        some = torch.linspace(0, len(judged) - 1, min(JUDGED_ROWS, len(judged))).long()
 
-        def loss(rows: Tensor) -> Tensor:
-            return self.vectors.loss(self.network(states[rows], [p[rows] for p in pictures]), played[rows])
+        def loss_of(batch: CloneBatch) -> Tensor:
+            return self.vectors.loss(self.network(batch.states, batch.pictures), batch.played)
+
+        def loss(chosen: Tensor) -> Tensor:
+            return loss_of(rows.rows(chosen))
 
         def judge() -> float:
-            found = self.network(judged[0][some], [p[some] for p in judged[1]])
-            return self.vectors.loss(found, judged[2][some]).item()
+            return loss_of(judged.rows(some)).item()
 
-        return train(self.network, loss, len(states), judge, schedule, torch.Generator().manual_seed(seed))
+        return train(
+            self.network, loss, len(rows), judge, schedule, torch.Generator().manual_seed(seed)
+        )
 
-    def _rows(self, episodes: Sequence[Episode]) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Of all timesteps: features (N, D), pictures (N, 3, rows, columns) uint8, actions (N, A)."""
-        seen = [self._inputs(e.observations) for e in episodes]
-        pictures = [torch.cat([p[i] for _, p in seen]) for i in range(len(self.pictures))]
-        played = np.concatenate([self.vectors.encode(e.actions) for e in episodes])
-        return torch.cat([states for states, _ in seen]), pictures, torch.from_numpy(played)
-
-    def _inputs(self, observations: Mapping[str, np.ndarray]) -> tuple[Tensor, list[Tensor]]:
-        views = [np.ascontiguousarray(np.moveaxis(observations[n], -1, 1)) for n in self.pictures]
-        return torch.from_numpy(self.features(observations)), [torch.from_numpy(view) for view in views]
+    def _rows(self, episodes: Sequence[Episode]) -> CloneBatch:
+        """All timesteps of the episodes."""
+        parts = [self.inputs.batch(e.observations, e.actions) for e in episodes]
+        pictures = tuple(map(torch.cat, zip(*(p.pictures for p in parts), strict=True)))
+        return CloneBatch(
+            torch.cat([p.states for p in parts]),
+            pictures,
+            torch.cat([p.played for p in parts]),
+            1.0,
+        )
 
     @torch.inference_mode()
     def act(
@@ -96,7 +100,10 @@ class ClonePolicy(Reactive):
         first: np.ndarray | None = None,
         streams: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
-        return self.vectors.decode(self.network(*self._inputs(observation)).numpy())
+        return self.vectors.decode(self.network(*self.inputs.seen(observation)).numpy())
+
+    def trained(self) -> nn.Module:
+        return self.network
 
     def tensors(self) -> dict[str, Tensor]:
         return {f"network.{name}": t.contiguous() for name, t in self.network.state_dict().items()}
@@ -118,6 +125,61 @@ class ClonePolicy(Reactive):
         network = CloneNetwork(vectors.task, len(features.mean), vectors.size, **settings)
         network.load_state_dict(part(tensors, "network"))
         return cls(features, vectors, network)
+
+
+@dataclass(frozen=True)
+class CloneBatch:
+    """B timesteps as a `CloneNetwork` takes them.
+
+    **Arguments:** `states` (B, D) float32; `pictures`: (B, 3, rows, columns) uint8 each; `played` (B, A)
+    float32; `denominator`: timesteps of the global batch.
+    """
+
+    states: Tensor
+    pictures: tuple[Tensor, ...]
+    played: Tensor
+    denominator: float | Tensor
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def rows(self, chosen: Tensor) -> CloneBatch:
+        """Those with these indices."""
+        return self._each(lambda tensor: tensor[chosen])
+
+    def with_denominator(self, denominator: float | Tensor) -> CloneBatch:
+        return replace(self, denominator=denominator)
+
+    def to(self, device: Any) -> CloneBatch:
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> CloneBatch:
+        """In memory that a GPU can copy from by itself; what torch's loader calls."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> CloneBatch:
+        pictures = tuple(map(change, self.pictures))
+        return replace(
+            self, states=change(self.states), pictures=pictures, played=change(self.played)
+        )
+
+
+class CloneInputs:
+    """Raw values of n timesteps -> what a `CloneNetwork` takes, and what is wanted of it."""
+
+    def __init__(self, features: Features, vectors: ActionVectors) -> None:
+        self.features, self.vectors = features, vectors
+        self.pictures = [f.name for f in vectors.task.observations if f.modality is Modality.IMAGE]
+
+    def seen(self, observations: Mapping[str, np.ndarray]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        views = [np.ascontiguousarray(np.moveaxis(observations[n], -1, 1)) for n in self.pictures]
+        return torch.from_numpy(self.features(observations)), tuple(map(torch.from_numpy, views))
+
+    def batch(
+        self, observations: Mapping[str, np.ndarray], actions: Mapping[str, np.ndarray]
+    ) -> CloneBatch:
+        played = torch.from_numpy(self.vectors.encode(actions))
+        return CloneBatch(*self.seen(observations), played, float(len(played)))
 
 
 class CloneNetwork(nn.Module):

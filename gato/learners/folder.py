@@ -17,8 +17,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
+from gato.description import BASELINE
 from gato.disk import read_json, shown
 from gato.spec import Modality, TaskSpec
 
@@ -29,9 +30,10 @@ from .features import Features
 from .nearest import LinePolicy, NearestPolicy, NeighboursPolicy
 from .reactive import Reactive
 
-NAME, WEIGHTS, FORMAT = "baseline.json", "model.safetensors", 2
+NAME, WEIGHTS, FORMAT = BASELINE, "model.safetensors", 2
 KINDS: dict[str, type[Reactive]] = {
-    kind.kind: kind for kind in (NearestPolicy, NeighboursPolicy, LinePolicy, ClonePolicy, DifferencePolicy)
+    kind.kind: kind
+    for kind in (NearestPolicy, NeighboursPolicy, LinePolicy, ClonePolicy, DifferencePolicy)
 }
 
 
@@ -47,7 +49,9 @@ class BaselineAgent:
         name = name if name in self.tasks else name.rpartition(":")[2]
         if name not in self.tasks:
             own = self.acting.task.name
-            raise ValueError(f"this {self.kind} policy was not trained on '{name}'; it acts in '{own}'")
+            raise ValueError(
+                f"this {self.kind} policy was not trained on '{name}'; it acts in '{own}'"
+            )
         return self.tasks[name]
 
     def policy(self, task: str | TaskSpec, *unused: Any, **settings: Any) -> Reactive:
@@ -56,14 +60,25 @@ class BaselineAgent:
             self.task(task)
         return self.acting
 
+    @property
+    def model(self) -> nn.Module:
+        """What has parameters; nothing has where nothing is trained."""
+        return self.acting.trained()
+
     def save(self, folder: str | Path) -> None:
-        save_baseline(self.acting, Path(folder))
+        self.write(Path(folder))
+
+    def write(self, folder: Path) -> None:
+        """Its two files."""
+        save_baseline(self.acting, folder)
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_"):
             raise AttributeError(name)
         task = next(iter(self.tasks))
-        found = f"this folder holds a {self.kind} policy, which acts in '{task}' and has no '{name}'"
+        found = (
+            f"this folder holds a {self.kind} policy, which acts in '{task}' and has no '{name}'"
+        )
         raise ValueError(f"{found}; name the folder of a model")
 
 
@@ -87,20 +102,28 @@ def save_baseline(policy: Reactive, folder: Path) -> None:
     (folder / NAME).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def load_baseline(folder: Path) -> BaselineAgent:
-    """**Raises:** `ValueError` naming the file that is damaged, missing or of another folder."""
+def load_baseline(folder: str | Path, *unused: Any) -> BaselineAgent:
+    """Opens a folder. What it holds runs on the CPU, and its weights are always verified.
+
+    **Raises:** `ValueError` naming the file that is damaged, missing or of another folder.
+    """
+    folder = Path(folder)
     try:
         content = read_json(folder / NAME)
         kind, written = content["kind"], content["format"]
         if written not in (1, FORMAT) or kind not in KINDS:
             known = ", ".join(KINDS)
-            raise ValueError(f"format {written!r} and kind {kind!r}, expected 1 or {FORMAT} and one of {known}")
+            raise ValueError(
+                f"format {written!r} and kind {kind!r}, expected 1 or {FORMAT} and one of {known}"
+            )
         task = TaskSpec.from_dict(content["task"])
         texts = {str(name): [str(t) for t in known] for name, known in content["texts"].items()}
         digest = str(content["sha256"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         found = f"{type(error).__name__}: {error}"
-        raise ValueError(f"'{folder / NAME}' is no saved policy ({found}); fine-tune it again") from None
+        raise ValueError(
+            f"'{folder / NAME}' is no saved policy ({found}); fine-tune it again"
+        ) from None
     weights = _weights(folder, digest)
     try:
         tensors = load_tensors(weights)
@@ -119,7 +142,9 @@ def load_baseline(folder: Path) -> BaselineAgent:
         ValueError,
     ) as error:
         found = " ".join(str(error).split())
-        raise ValueError(f"'{folder}' does not fit together ({found}); fine-tune it again") from None
+        raise ValueError(
+            f"'{folder}' does not fit together ({found}); fine-tune it again"
+        ) from None
 
 
 def check_finite(policy: Reactive) -> None:
@@ -133,13 +158,17 @@ def check_finite(policy: Reactive) -> None:
 def check_acting(policy: Reactive) -> None:
     """**Raises:** `ValueError` if the policy cannot act on an observation of zeros and empty texts."""
     seen = {
-        f.name: np.array([""], object) if f.modality is Modality.TEXT else np.zeros((1, *f.shape), f.dtype)
+        f.name: np.array([""], object)
+        if f.modality is Modality.TEXT
+        else np.zeros((1, *f.shape), f.dtype)
         for f in policy.task.observations
     }
     try:
         policy.act(seen)
     except (ValueError, IndexError, RuntimeError) as error:
-        raise ValueError(f"it cannot act ({' '.join(str(error).split())}); fine-tune it again") from None
+        raise ValueError(
+            f"it cannot act ({' '.join(str(error).split())}); fine-tune it again"
+        ) from None
 
 
 def _checked_values(task: TaskSpec, values: Mapping[str, Any]) -> Mapping[str, list]:
@@ -153,13 +182,17 @@ def _checked_values(task: TaskSpec, values: Mapping[str, Any]) -> Mapping[str, l
         most = 0 if kind is str else int((spec.bounds[1] - spec.bounds[0]).max())
         known = values[spec.name]
         if not known or not all(type(v) is kind and (kind is str or 0 <= v <= most) for v in known):
-            raise ValueError(f"action '{spec.name}' has values that are not its own: {shown(known)}")
+            raise ValueError(
+                f"action '{spec.name}' has values that are not its own: {shown(known)}"
+            )
     return values
 
 
 def _weights(folder: Path, digest: str) -> bytes:
     if not (folder / WEIGHTS).is_file():
-        raise ValueError(f"'{folder / WEIGHTS}' is missing, which '{NAME}' speaks of; fine-tune it again")
+        raise ValueError(
+            f"'{folder / WEIGHTS}' is missing, which '{NAME}' speaks of; fine-tune it again"
+        )
     weights = (folder / WEIGHTS).read_bytes()
     if hashlib.sha256(weights).hexdigest() != digest:
         found = f"'{folder / WEIGHTS}' is not what was saved: its SHA-256 is another one"
@@ -177,9 +210,10 @@ def _renewed(
         for part in ("weight", "bias"):
             heads = [found.pop(f"network.heads.{i}.{part}") for i in range(len(task.actions))]
             found[f"network.trunk.head.{part}"] = torch.cat(heads)
-        found = {name.replace("network.body.", "network.trunk.body."): t for name, t in found.items()}
-        choices = [f for f in task.actions if f.modality is Modality.DISCRETE]
-        values: dict[str, list] = {f.name: list(range(int((f.bounds[1] - f.bounds[0]).max()) + 1)) for f in choices}
+        found = {
+            name.replace("network.body.", "network.trunk.body."): t for name, t in found.items()
+        }
+        values: dict[str, list] = ActionVectors.all_of(task).known
     else:
         settings = {"actions": content["actions"]}
         values = {name: sorted(set(map(str, said))) for name, said in content["actions"].items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from gato.episode import Episode
 from gato.policy import GatoPolicy
@@ -46,6 +46,10 @@ class Reactive:
         """
         raise NotImplementedError
 
+    def trained(self) -> nn.Module:
+        """What has parameters; by default nothing."""
+        return nn.Module()
+
     def tensors(self) -> dict[str, Tensor]:
         """What was learned."""
         raise NotImplementedError
@@ -84,4 +88,6 @@ class Reactive:
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors that are called `name.REST`, by the rest."""
     start = f"{name}."
-    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+    return {
+        key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)
+    }

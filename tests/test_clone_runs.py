@@ -1,0 +1,109 @@
+"""A clone as the learner of a run: through the command, with ranks and kills, and refusals."""
+
+import numpy as np
+import pytest
+
+import gato
+from benchmarks import resume
+from benchmarks.resume import Run
+from gato.cli import main
+from gato.data.collection.collect import CollectConfig, collect
+from gato.data.selection import SourceConfig
+from gato.data.store import Store, StoreWriter
+from gato.data.timesteps import Timesteps
+from gato.episode import Episode
+from gato.learners.clone import ClonePolicy
+from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.train.metrics import read_metrics
+
+TASK = "toy/corridor"
+RECIPE = f"""
+learner: clone
+data: {{sources: {{{TASK}: {{}}}}}}
+optim: {{learning_rate: 0.003, warmup_steps: 2, eps: 1.0e-5, weight_decay: 0.01}}
+train: {{name: small, steps: 12, batch_size: 8, micro_batch_size: 2, save_every: 3, threads: 1,
+  device: cpu, timeout: 60}}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Thirty episodes of the corridor."""
+    folder = tmp_path_factory.mktemp("home")
+    collect(CollectConfig(tasks=[TASK], episodes=30, workers=0, out=folder / "stores"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(home, tmp_path_factory) -> Run:
+    return Run(home, tmp_path_factory.mktemp("alone"), recipe=RECIPE).finish()
+
+
+def refusal(capsys, *words: str) -> str:
+    """What a command that is refused says in one line."""
+    capsys.readouterr()
+    assert main([*words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(home, alone, tmp_path):
+    run = Run(home, tmp_path, recipe=RECIPE)
+    assert run.start(sabotage=(resume.killed_at, 7)).wait() == [-9]
+    assert run.newest() in (3, 6)  # that of update 6 may still have been being written
+    run.finish()
+    assert resume.distance(alone, run) == (0.0, 0.0)
+
+
+def test_two_ranks_give_the_losses_and_weights_of_one_process_also_after_a_kill(
+    home, alone, tmp_path
+):
+    two = Run(home, tmp_path, recipe=RECIPE)
+    assert two.start(2, sabotage=(resume.killed_at, 7)).wait() == [-9, -9]
+    two.finish(2)
+    assert two.losses() == pytest.approx(alone.losses(), rel=2.0**-22, abs=1e-6)
+    assert resume.distance(alone, two)[1] < 1e-5
+
+
+def test_a_run_ends_in_a_policy_that_acts_and_is_checked(alone, capsys):
+    folder = alone.path / "final"
+    policy = gato.load(folder).policy(TASK)
+    assert isinstance(policy, ClonePolicy) and len(policy.vectors.known["action"]) == 2
+    assert 0 <= gato.evaluate(policy, episodes=4)["success"] <= 1
+    assert main(["validate", str(folder)]) == main(["show", str(folder)]) == 0
+    assert "DAMAGED" not in capsys.readouterr().out
+    losses = [line["loss_by_source"][TASK] for line in read_metrics(alone.path / "metrics.jsonl")]
+    assert losses[-1] < losses[0]
+
+
+def test_every_timestep_is_drawn_equally_often(home):
+    store = Store(home / "stores" / TASK)
+    batches = Timesteps(TASK, SourceConfig(), store, seed=0)
+    drawn = {batches.place(0, row)[:2] for row in range(3000)}
+    assert drawn == {(i, t) for i in range(store.num_episodes) for t in range(store.lengths[i])}
+
+
+def test_actions_of_text_are_refused(tmp_path, monkeypatch, capsys):
+    see = FieldSpec("see", Modality.CONTINUOUS, "observation")
+    task = TaskSpec("toy/talk", (see, FieldSpec("say", Modality.TEXT, "action", dtype="str")))
+    said = {"say": np.array(["a", "b"], object)}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GATO_HOME", str(tmp_path))
+    with StoreWriter(tmp_path / "stores/toy/talk", [task]) as writer:
+        writer.append(Episode(task, {"see": np.zeros(2, np.float32)}, said, np.ones(2, np.float32)))
+    (tmp_path / "small.yaml").write_text(RECIPE.replace(TASK, "toy/talk"))
+    line = refusal(capsys, "pretrain", "small.yaml")
+    assert "source 'toy/talk' has actions of text ('say'), which a clone writes none of" in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_clone_is_not_resumed_as_a_gato(home, alone, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GATO_HOME", str(home))
+    (tmp_path / "runs").symlink_to(alone.path.parent)
+    (tmp_path / "small.yaml").write_text(
+        RECIPE.replace("learner: clone", "learner: decision-transformer")
+    )
+    assert "learner was clone, now decision-transformer" in refusal(
+        capsys, "pretrain", "small.yaml"
+    )
