@@ -19,6 +19,7 @@ from gato import envs
 from gato.batch import Kind, TokenBatch, TokenSequence, collate, join
 from gato.data.stores import named_store, stores_folder
 from gato.given import nearest
+from gato.layers.layout import Layout
 from gato.spec import TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
 from gato.tokenizers.image import draw_positions
@@ -69,6 +70,9 @@ class Mixture:
         _check_held_out(config.held_out, stores)
         self.sources = [Source(name, s, stores[name], tokenizer, context_length, held_out) for name, s in config.sources.items()]
         self._check_tasks()
+        if tokenizer.layout == "compact":
+            for i, source in enumerate(self.sources):
+                source.measure({t.name: t for earlier in self.sources[:i] for t in earlier.tasks})
         sizes = {s.name: s.places.total * (1 if s.is_text else s.per_timestep) for s in self.sources} if config.temperature else {}
         weights = row_weights(config, sizes)
         self.shares = weights / weights.sum()
@@ -80,7 +84,7 @@ class Mixture:
         return {
             task.name: replace(task, memory=source.config.memory)
             for source in self.sources
-            for i, task in enumerate(source.store.tasks)
+            for i, task in enumerate(source.tasks)
             if i not in source.left_out_tasks
         }
 
@@ -200,7 +204,7 @@ def row_weights(config: DataConfig, sizes: Mapping[str, int]) -> np.ndarray:
     return np.array([1.0 if weight is None else weight for weight in given.values()], dtype=np.float64)
 
 
-def open_tokenizer(config: DataConfig, max_local_positions: int = 512) -> EpisodeTokenizer:
+def open_tokenizer(config: DataConfig, max_local_positions: int = 512, layout: Layout = "gato") -> EpisodeTokenizer:
     """The mixture's tokenizer, in the layout that training with it uses. **Raises:** `ValueError` if there is none."""
     text = TextTokenizer.load(config.tokenizer or stores_folder() / "tokenizer.model")
-    return EpisodeTokenizer(text, Vocabulary.of(text.size), config.loss_on_text_observations, max_local_positions)
+    return EpisodeTokenizer(text, Vocabulary.of(text.size), config.loss_on_text_observations, max_local_positions, layout)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, Protocol
@@ -24,6 +24,7 @@ from gato.tokenizers.episode import EpisodeTokenizer
 
 from .augment import augmented
 from .selection import SourceConfig, is_held_out, refuse_held_out
+from .spread import EPISODES, measured
 from .store import Store
 
 _log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class Source:
         refuse_held_out(name, [name], held_out)
         if len(self.left_out_tasks) == len(store.tasks):
             refuse_held_out(name, sorted({n for names in worlds for n in names}), held_out)
+        self.tasks: list[TaskSpec] = list(store.tasks)
         self.task: TaskSpec = store.tasks[0]
         self.is_control = self.task.is_control
         self.is_text = not self.task.observations and all(a.modality is Modality.TEXT for a in self.task.actions)
@@ -121,7 +123,7 @@ class Source:
                 f"source '{name}' has no episode left of {store.num_episodes} (part {config.part} with test_share {config.test_share}, "
                 f"behaviours {config.behaviours}); choose others, or collect more"
             )
-        self.per_timestep = tokenizer.tokens_per_timestep(self.task)
+        self.per_timestep = tokenizer.positions_per_timestep(self.task)
         self._by_task: dict[int, Places] = {}
 
     def _check(self, context_length: int) -> None:
@@ -135,11 +137,22 @@ class Source:
                     f"source '{self.name}': task '{task.name}' has at least {observed} observation tokens in a timestep but the model has "
                     f"{self.tokenizer.max_local_positions} local positions; use smaller pictures or raise max_local_positions"
                 )
-            if observed + 1 >= context_length:
+            if (before := self.tokenizer.positions_observed(task)) >= context_length:
+                found = f"{observed} observation tokens" if self.tokenizer.layout == "gato" else f"{before} positions of observations"
                 raise ValueError(
-                    f"source '{self.name}': a timestep of task '{task.name}' has at least {observed} observation tokens, so no action "
+                    f"source '{self.name}': a timestep of task '{task.name}' has at least {found}, so no action "
                     f"fits behind them into a context of {context_length}; use smaller pictures or a longer context"
                 )
+
+    def measure(self, known: Mapping[str, TaskSpec]) -> None:
+        """Measures observations by the data, or as the tasks `known` by their names do."""
+        for i, task in enumerate(self.tasks):
+            places = self.places_of_task(i)
+            if task.name in known:
+                self.tasks[i] = task.measured_as(known[task.name])
+            elif places is not None and task.is_control:
+                found = {places.find(int(place)) for place in np.linspace(0, places.total - 1, EPISODES)}
+                self.tasks[i] = measured(task, [self.store.episode(e) for e in sorted(found)])
 
     @cached_property
     def places(self) -> Places:
@@ -202,13 +215,21 @@ class Source:
         steps = min(max(1, tokens // self.per_timestep), length)
         start = length - steps if from_end else int(rng.integers(0, length - steps + 1))
         piece = Piece("prompt from the end" if from_end else "prompt", episode, start, start + steps)
-        sequence = _drop_first_timesteps(self._read(piece, rng), budget)
-        return (sequence, replace(piece, start=start + int(sequence.timestep[0]))) if len(sequence) else None
+        while len(sequence := self._read(piece, rng)) > budget:
+            kept = _drop_first_timesteps(sequence, budget)
+            if not len(kept):
+                return None
+            piece = replace(piece, start=piece.start + int(kept.timestep[0]))
+            if self.tokenizer.layout == "gato":
+                return kept, piece
+        return sequence, piece  # in the compact layout read anew, since the text stands before the first timestep
 
     def _read(self, piece: Piece, rng: np.random.Generator) -> TokenSequence:
         if self._documents is not None:
             return _document_sequence(self._documents.ids(piece.episode, piece.start, piece.stop))
         episode = self.store.episode(piece.episode, piece.start, piece.stop)
+        if (task := self.tasks[self.task_index(piece.episode)]) is not episode.task:
+            episode = replace(episode, task=task)
         return self.tokenizer.encode(augmented(episode, rng) if self.config.augment else episode)
 
 
@@ -246,6 +267,7 @@ def episode_keys(name: str, count: int) -> np.ndarray:
 def _drop_first_timesteps(sequence: TokenSequence, budget: int) -> TokenSequence:
     """The last whole timesteps that fit into `budget` tokens; possibly none."""
     starts = np.flatnonzero(np.diff(sequence.timestep, prepend=-1))
+    starts = sequence.position[starts]
     fits = starts[len(sequence) - starts <= budget]
     return sequence.drop(int(fits[0]) if len(fits) else len(sequence))
 

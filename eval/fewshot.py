@@ -24,6 +24,7 @@ import numpy as np
 from gato import envs
 from gato.agent import Agent, load
 from gato.data.inspection.coarseness import inferred_origins
+from gato.data.spread import measured
 from gato.data.store import Store, StoreWriter
 from gato.data.stores import find_store
 from gato.device import pick_device
@@ -171,10 +172,13 @@ def understood(demonstrations: Demonstrations, agent: Agent) -> Demonstrations:
     **Raises:** `ValueError` if the agent knows another task of this name.
     """
     task = demonstrations.task
+    is_compact = agent.tokenizer.layout == "compact"
     if task.name in agent.tasks:
         if lines := agent.tasks[task.name].differences(task, raw=True):
             raise ValueError(f"the checkpoint means something else by task '{task.name}': {lines[0]}; give the environment another name")
-        return replace(demonstrations, task=task.with_origins(agent.tasks[task.name].origins))
+        return replace(demonstrations, task=task.measured_as(agent.tasks[task.name]))
+    if is_compact:
+        return replace(demonstrations, task=measured(task, demonstrations.read(demonstrations.pool[:MEASURED])))
     if task.origins:
         return demonstrations
     inferred = inferred_origins(task, demonstrations.read(demonstrations.pool[:MEASURED]))

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gato.layers.layout import check_layouts
+
 from . import digests, given
 from .description import BASELINE, NAME, Description
 from .device import pick_device
@@ -45,10 +47,12 @@ MAX_CANDIDATES = 256  # of one picture, which are all computed at once
 class Agent:
     """A model, the tokenizer it was trained with, and the tasks it has seen.
 
-    **Arguments:** `model`; `tokenizer`: an `EpisodeTokenizer`; `tasks`: task specs by name, with the memory they were trained with.
+    **Arguments:** `model`; `tokenizer`: an `EpisodeTokenizer` of the same layout; `tasks`: task specs by name, with the memory
+    they were trained with.
     """
 
     def __init__(self, model: Gato, tokenizer: EpisodeTokenizer, tasks: Mapping[str, TaskSpec]) -> None:
+        check_layouts(model.config.layout, tokenizer.layout)
         self.model, self.tokenizer, self.tasks = model, tokenizer, dict(tasks)
         model.write_text_only()  # checkpoints from before this was saved with them
 
@@ -93,6 +97,7 @@ class Agent:
                 f"'{folder}': the weights know {config.vocab_size} ids but the vocabulary {tokenizer.vocabulary.size}; "
                 "gato.json and model.safetensors belong to different checkpoints"
             )
+        check_layouts(config.layout, tokenizer.layout)
         model = load_model(folder)
         if verify and (folder / digests.NAME).is_file():
             texts = ["tokenizer.model"] if tokenizer.text is not None else []
@@ -116,7 +121,7 @@ class Agent:
     def policy(
         self,
         task: str | TaskSpec,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         overflow: str = "rebuild",
         seed: int = 0,
         prompt: Episode | None = None,
@@ -283,13 +288,13 @@ class Agent:
         from .batch import collate
 
         own = self.tokenizer
-        tokenizer = EpisodeTokenizer(own.text, own.vocabulary, False, own.max_local_positions) if actions_only else own
+        tokenizer = EpisodeTokenizer(own.text, own.vocabulary, False, own.max_local_positions, own.layout) if actions_only else own
         rows = [tokenizer.encode(episode) for episode in given.several("episodes", episodes, "episodes")]
         if not rows:
             return np.zeros(0)
         batch = collate(rows, max(map(len, rows)), self.tokenizer.vocabulary.pad).to(self.model.device)
         with torch.inference_mode():
-            out = self.model(**batch.inputs(), labels=batch.labels, target_index=batch.target_index)
+            out = self.model(**batch.inputs(), labels=batch.labels, target_index=batch.target_index, exact=True)
         owner = (out.token_index // batch.ids.shape[1]).cpu().numpy()
         return -np.bincount(owner, weights=out.token_losses.double().cpu().numpy(), minlength=len(rows))
 

@@ -7,16 +7,23 @@
 
 Observations come first, then the separator, then the actions (Gato, section 2.2). Targets are action
 tokens and text. A row may hold several documents; attention never crosses from one to another.
+
+In the paper's layout every token has a position of its own. In the compact one (`tokenizers/episode.py`) the numbers of a
+field share a position, and so do all actions of a timestep. Lengths count positions: rows are cut and filled by them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from gato.layers.layout import Layout
+from gato.layers.numbers import Numbers, number_arrays
 
 from .spec import PATCH_SIZE
 
@@ -46,9 +53,9 @@ _PATCH = int(Kind.PATCH)  # NumPy compares with an integer several times faster 
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """L tokens of one row.
+    """The tokens of one row. Its length is the number of positions that they take.
 
-    **Arguments** (NumPy, leading axis L unless said otherwise):
+    **Arguments** (NumPy, leading axis the tokens unless said otherwise):
 
     - `ids` int32: the image slot's id where a patch stands.
     - `kind` uint8: `Kind`.
@@ -58,6 +65,9 @@ class TokenSequence:
     - `document` int16: tokens attend only within their document; padding has -1.
     - `is_target` bool: text and action tokens.
     - `patches` uint8 (N, 16, 16, 3), `patch_boxes` uint8 (N, 4): in the order of the patch slots.
+    - `position` int32: ascending from 0; by default every token has its own.
+    - `legal` int16: how many ids a discrete action may take, `ALL_BINS` for a continuous one; else, and by default, 0.
+    - `layout`: `"gato"` or `"compact"`.
     """
 
     ids: np.ndarray
@@ -68,8 +78,15 @@ class TokenSequence:
     is_target: np.ndarray
     patches: np.ndarray
     patch_boxes: np.ndarray
+    position: np.ndarray = field(default=None)  # type: ignore[assignment]  # made below
+    legal: np.ndarray = field(default=None)  # type: ignore[assignment]
+    layout: Layout = "gato"
 
     def __post_init__(self) -> None:
+        if self.position is None:
+            object.__setattr__(self, "position", np.arange(len(self.ids), dtype=np.int32))
+        if self.legal is None:
+            object.__setattr__(self, "legal", np.zeros(len(self.ids), np.int16))
         lengths = [len(getattr(self, name)) for name in _PER_TOKEN]
         assert len(set(lengths)) == 1, f"arrays of one sequence differ in length: {dict(zip(_PER_TOKEN, lengths, strict=True))}"
         slots = np.count_nonzero(self.kind == _PATCH)
@@ -78,38 +95,50 @@ class TokenSequence:
         )
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return int(self.position[-1]) + 1 if len(self.position) else 0
 
     def cut(self, length: int) -> TokenSequence:
-        """The first `length` tokens and the patches among them."""
-        if length >= len(self):
-            return self
-        num_patches = np.count_nonzero(self.kind[:length] == _PATCH)
-        return TokenSequence(
-            **{name: getattr(self, name)[:length] for name in _PER_TOKEN},
-            patches=self.patches[:num_patches],
-            patch_boxes=self.patch_boxes[:num_patches],
-        )
+        """The first `length` positions and the patches among them."""
+        return self if length >= len(self) else self._part(0, self._token(length))
 
     def drop(self, length: int) -> TokenSequence:
-        """All but the first `length` tokens and the patches among those."""
-        num_patches = np.count_nonzero(self.kind[:length] == _PATCH)
-        return TokenSequence(
-            **{name: getattr(self, name)[length:] for name in _PER_TOKEN},
-            patches=self.patches[num_patches:],
-            patch_boxes=self.patch_boxes[num_patches:],
-        )
+        """All but the first `length` positions and the patches among those."""
+        return self._part(self._token(length), len(self.ids))
+
+    def by_timestep(self) -> list[TokenSequence]:
+        """Takes the sequence apart at its timesteps."""
+        starts = np.flatnonzero(np.diff(self.timestep, prepend=-1))
+        ends = [*starts[1:], len(self.ids)]
+        return [self._part(int(a), int(b)) for a, b in zip(starts, ends, strict=True)]
+
+    def _token(self, position: int) -> int:
+        """The first token at or behind a position."""
+        return int(np.searchsorted(self.position, position))
+
+    def _part(self, start: int, stop: int) -> TokenSequence:
+        """The tokens from `start` to `stop`, the first and the last of a position."""
+        before, within = (np.count_nonzero(self.kind[s] == _PATCH) for s in (slice(start), slice(start, stop)))
+        arrays = {name: getattr(self, name)[start:stop] for name in _PER_TOKEN}
+        if start < stop:
+            arrays["position"] = arrays["position"] - arrays["position"][0]
+        part = slice(before, before + within)
+        return TokenSequence(**arrays, patches=self.patches[part], patch_boxes=self.patch_boxes[part], layout=self.layout)
+
+    @cached_property
+    def is_number(self) -> np.ndarray:
+        """bool: tokens that the compact layout pools."""
+        return (self.kind == int(Kind.CONTINUOUS)) | (self.kind == int(Kind.DISCRETE))
 
     @property
     def is_predicted(self) -> np.ndarray:
-        """(L,) bool: targets that have a token of the same document before them to be predicted from."""
-        predicted = self.is_target.copy()
-        predicted[0] = False
-        predicted[1:] &= self.document[1:] == self.document[:-1]
-        return predicted
+        """bool: targets that have a position of the same document before their own to be predicted from."""
+        starts = np.ones(len(self.document), bool)
+        starts[1:] = self.document[1:] != self.document[:-1]
+        firsts = self.position[starts]
+        return self.is_target & (self.position != firsts[np.cumsum(starts) - 1])
 
 
-_PER_TOKEN = ("ids", "kind", "local_position", "timestep", "document", "is_target")
+_PER_TOKEN = ("ids", "kind", "local_position", "timestep", "document", "is_target", "position", "legal")
 
 
 def join(sequences: Sequence[TokenSequence], same_document: bool) -> TokenSequence:
@@ -120,11 +149,13 @@ def join(sequences: Sequence[TokenSequence], same_document: bool) -> TokenSequen
     """
     if len(sequences) == 1:
         return sequences[0]
-    arrays = {f.name: np.concatenate([getattr(s, f.name) for s in sequences]) for f in fields(TokenSequence)}
-    counter = "timestep" if same_document else "document"  # each sequence goes on counting where the one before it stopped
-    ends = np.cumsum([0] + [int(getattr(s, counter)[-1]) + 1 for s in sequences[:-1]])
-    arrays[counter] += np.repeat(ends, [len(s) for s in sequences]).astype(arrays[counter].dtype)
-    return TokenSequence(**arrays)
+    arrays = {name: np.concatenate([getattr(s, name) for s in sequences]) for name in (*_PER_TOKEN, "patches", "patch_boxes")}
+    counts = [len(s.ids) for s in sequences]
+    # each sequence goes on counting where the one before it stopped
+    for counter in ("position", "timestep" if same_document else "document"):
+        ends = np.cumsum([0] + [int(getattr(s, counter)[-1]) + 1 for s in sequences[:-1]])
+        arrays[counter] += np.repeat(ends, counts).astype(arrays[counter].dtype)
+    return TokenSequence(**arrays, layout=sequences[0].layout)
 
 
 @dataclass(frozen=True)
@@ -146,6 +177,8 @@ class TokenBatch:
     - `depth_noise` (B, K) float32 in [0, 1): decides stochastic depth, or `None` for no drop.
     - `denominator`: weighted targets of the whole global batch this one is a part of.
     - `is_packed`: whether any row holds more than one document.
+    - `numbers`: in the compact layout the tokens that share positions, packed over the batch, actions among them; `labels` are
+      then those of text alone, `ids` the pad's at a position of numbers, and L counts positions. `None` in the paper's layout.
     """
 
     ids: torch.Tensor
@@ -162,13 +195,14 @@ class TokenBatch:
     depth_noise: torch.Tensor | None
     denominator: float | torch.Tensor
     is_packed: bool
+    numbers: Numbers | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that are not padding."""
+        """Positions that are not padding; in the paper's layout the tokens."""
         return int((self.document >= 0).sum())
 
     def inputs(self) -> dict[str, torch.Tensor | None]:
@@ -176,6 +210,7 @@ class TokenBatch:
         return {
             "input_ids": self.ids, "local_positions": self.local_position, "pixel_values": self.patches, "patch_boxes": self.patch_boxes,
             "patch_index": self.patch_index, "document_ids": self.document if self.is_packed else None,
+            "numbers": self.numbers,
         }  # fmt: skip
 
     def pin_memory(self) -> TokenBatch:
@@ -221,7 +256,7 @@ def collate(
     weights: Sequence[float] | None = None,
     depth_noise: np.ndarray | None = None,
 ) -> TokenBatch:
-    """Pads rows to `context_length` and packs their patches.
+    """Pads rows to `context_length` and packs their patches, and in the compact layout their numbers.
 
     **Raises:** `ValueError` for a row longer than the context.
     """
@@ -229,19 +264,9 @@ def collate(
 
     longest = max(len(row) for row in rows)
     if longest > context_length:
-        raise ValueError(f"a row has {longest} tokens but the context holds {context_length}; cut it first")
-    shape = (len(rows), context_length)
-    arrays = {
-        "ids": np.full(shape, pad_id, np.int64),
-        "kind": np.full(shape, Kind.PAD, np.int64),
-        "local_position": np.full(shape, NO_LOCAL, np.int64),
-        "document": np.full(shape, -1, np.int64),
-        "labels": np.full(shape, -100, np.int64),
-    }
-    for b, row in enumerate(rows):
-        for name in ("ids", "kind", "local_position", "document"):
-            arrays[name][b, : len(row)] = getattr(row, name)
-        arrays["labels"][b, : len(row)] = np.where(row.is_predicted, row.ids, -100)
+        unit = "tokens" if rows[0].layout == "gato" else "positions"
+        raise ValueError(f"a row has {longest} {unit} but the context holds {context_length}; cut it first")
+    arrays = padded(rows, context_length, pad_id)
     slots = np.flatnonzero(arrays["kind"] == _PATCH)
     patches = np.concatenate([row.patches for row in rows])
     boxes = np.concatenate([row.patch_boxes for row in rows])
@@ -249,6 +274,8 @@ def collate(
         patches, boxes = np.zeros((1, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), np.zeros((1, 4), np.uint8)
         slots = np.array([arrays["ids"].size])
     row_weights = np.ones(len(rows), np.float32) if weights is None else np.asarray(weights, np.float32)
+    numbers = pack_numbers(rows, context_length) if rows[0].layout == "compact" else None
+    targets = (arrays["labels"] >= 0).sum(axis=1) + (0 if numbers is None else numbers.targets_by_row(len(rows), context_length))
     return TokenBatch(
         **{name: torch.from_numpy(values) for name, values in arrays.items()},
         weights=torch.from_numpy(row_weights),
@@ -258,6 +285,43 @@ def collate(
         target_index=torch.from_numpy(np.flatnonzero(arrays["labels"] >= 0)),
         patch_index=torch.from_numpy(slots),
         depth_noise=None if depth_noise is None else torch.from_numpy(depth_noise.astype(np.float32)),
-        denominator=float(((arrays["labels"] >= 0).sum(axis=1) * row_weights).sum()),
+        denominator=float((targets * row_weights).sum()),
         is_packed=any(row.document[-1] > 0 for row in rows),
+        numbers=numbers,
     )
+
+
+def padded(rows: Sequence[TokenSequence], length: int, pad_id: int) -> dict[str, np.ndarray]:
+    """What stands at each position, (B, L) int64 each: `ids`, `kind`, `local_position`, `document`, `labels`.
+
+    Of a position that several tokens share the kind is the last one's, so that the separator shows, and the place the first one's.
+    """
+    fill = {"ids": pad_id, "kind": int(Kind.PAD), "local_position": NO_LOCAL, "document": -1, "labels": -100}
+    arrays = {name: np.full((len(rows), length), value, np.int64) for name, value in fill.items()}
+    for b, row in enumerate(rows):
+        n = len(row)
+        if row.layout == "gato":
+            first = last = slice(None)
+            labels, ids = np.where(row.is_predicted, row.ids, -100), row.ids
+        else:
+            first = np.flatnonzero(np.diff(row.position, prepend=-1))
+            last = np.append(first[1:], len(row.ids)) - 1
+            labels = np.where(row.is_predicted & ~row.is_number, row.ids, -100)
+            ids = np.where(row.is_number, pad_id, row.ids)
+        for name, values in (("ids", ids[last]), ("kind", row.kind[last]), ("labels", labels[last])):
+            arrays[name][b, :n] = values
+        for name in ("local_position", "document"):
+            arrays[name][b, :n] = getattr(row, name)[first]
+    return arrays
+
+
+def pack_numbers(rows: Sequence[TokenSequence], length: int) -> Numbers:
+    """The numbers of rows in the compact layout, padded to `length` positions, on the host."""
+    parts = []
+    for b, row in enumerate(rows):
+        chosen = row.is_number
+        tokens = {name: getattr(row, name)[chosen] for name in ("ids", "document", "timestep", "legal", "is_predicted")}
+        local = row.local_position[chosen]
+        tokens |= {"place": local, "is_action": local == ACTION_LOCAL, "row": np.full(len(local), b)}
+        parts.append(tokens | {"position": b * length + row.position[chosen].astype(np.int64)})
+    return number_arrays({name: np.concatenate([p[name] for p in parts]) for name in parts[0]}, len(rows) * length)

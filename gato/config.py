@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
+from gato.layers.layout import LAYOUTS
+
 from .batch import NUM_BINS
 from .disk import shown
 
@@ -15,6 +17,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "vocab_size": (1, MAX_SIZE), "continuous_start": (0, MAX_SIZE), "image_token_id": (0, MAX_SIZE),
     "num_layers": (1, 1024), "num_heads": (1, 2**12), "width": (1, 2**16), "head_width": (1, 2**12), "feed_forward": (2, 2**20),
     "context_length": (1, MAX_SIZE), "max_local_positions": (1, MAX_SIZE), "patch_channels": (32, 2**14),
+    "discrete_start": (0, MAX_SIZE), "num_bumps": (1, 64),
 }  # fmt: skip
 _SCHEMES = ("rope", "transformer_xl", "learned")
 
@@ -28,11 +31,16 @@ class GatoConfig(PreTrainedConfig):
     what `Vocabulary` says: ids in use, the continuous range, the image slot. With `smooth_bins` the
     continuous rows start smooth in the bin's value.
 
+    `layout` is the paper's, `gato`, or `compact`: one position for a field of numbers and one for all actions of a timestep
+    (`tokenizers/episode.py`). It has weights of its own (`gato/compact.py`), and for them alone there are `discrete_start`,
+    where discrete values lie, `num_bumps`, of which a continuous action's distribution is made, and `mean_weight`, of the
+    squared error of their means beside its cross-entropy. The context then counts positions.
+
     **Raises:** `ValueError` naming a field that no model can have.
     """
 
     model_type = "gato"
-    keys_to_ignore_at_inference = ["cache", "past_key_values", "hidden_states", "token_losses", "token_index"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "hidden_states", "token_losses", "token_index", "token_counts"]
     attribute_map = {
         "hidden_size": "width",
         "num_hidden_layers": "num_layers",
@@ -53,6 +61,10 @@ class GatoConfig(PreTrainedConfig):
     context_length: int = 1024
     max_local_positions: int = 512
     patch_channels: int = 32
+    layout: str = "gato"
+    discrete_start: int = 0
+    num_bumps: int = 3
+    mean_weight: float = 50.0
     drop_path: float = 0.1
     dropout: float = 0.0
     smooth_bins: bool = True
@@ -71,18 +83,21 @@ class GatoConfig(PreTrainedConfig):
             self._expect(name, type(v := getattr(self, name)) is int and low <= v <= high, f"a whole number from {low} to {high}")
         for name in ("drop_path", "dropout"):
             self._expect(name, _is_finite(v := getattr(self, name)) and 0 <= v < 1, "a number from 0 to below 1")
-        for name in ("smooth_bandwidth", "initializer_range"):
+        for name in ("smooth_bandwidth", "initializer_range", "mean_weight"):
             self._expect(name, _is_finite(v := getattr(self, name)) and v >= 0, "a number of at least 0")
         for name in ("smooth_bins", "use_cache"):
             self._expect(name, isinstance(getattr(self, name), bool), "true or false")
         self._expect("tie_word_embeddings", self.tie_word_embeddings is True, "true: the token table is the head, too")
         self._expect("positions", self.positions in _SCHEMES, f"one of {', '.join(_SCHEMES)}")
+        self._expect("layout", self.layout in LAYOUTS, f"one of {', '.join(LAYOUTS)}")
         self._expect("head_width", self.head_width % 2 == 0 or self.positions != "rope", "an even number for rope")
         self._expect("width", self.width % 2 == 0 or self.positions != "transformer_xl", "an even number for transformer_xl")
         self._expect("feed_forward", self.feed_forward % 2 == 0, "an even number, since GEGLU has two halves")
         self._expect("patch_channels", self.patch_channels % 32 == 0, "a multiple of the 32 groups that normalise it")
         last = self.vocab_size - 1
         self._expect("continuous_start", self.continuous_start + NUM_BINS <= self.vocab_size, f"{NUM_BINS} ids before {self.vocab_size}")
+        fits = self.discrete_start + NUM_BINS <= self.vocab_size or self.layout == "gato"
+        self._expect("discrete_start", fits, f"{NUM_BINS} ids before {self.vocab_size}")
         self._expect("image_token_id", self.image_token_id <= last, f"an id from 0 to {last}")
         for name in ("bos_token_id", "pad_token_id", "eos_token_id"):
             ids = v if isinstance(v := getattr(self, name), list) and name == "eos_token_id" else [v]

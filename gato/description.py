@@ -1,6 +1,6 @@
 """A checkpoint's `gato.json` and `tokenizer.model`: what its ids mean and which tasks it knows.
 
-format, vocabulary, loss_on_text_observations, tokenizer_sha256, tasks, memories
+format, vocabulary, loss_on_text_observations, tokenizer_sha256, tasks, memories, layout
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gato.layers.layout import LAYOUTS
 
 from .disk import kind_of, read_json, shown
 from .spec import TaskSpec
@@ -47,6 +49,7 @@ class Description:
             "tokenizer_sha256": text.hash if text else None,
             "tasks": [task.to_dict() for task in self.tasks.values()],
             "memories": {name: task.memory for name, task in self.tasks.items() if task.memory},
+            "layout": self.tokenizer.layout,
         }
         (folder / NAME).write_text(json.dumps(content, indent=1))
         return [NAME] if text is None else [NAME, "tokenizer.model"]
@@ -69,7 +72,8 @@ class Description:
         text = None if content["tokenizer_sha256"] is None else _read_text(folder / "tokenizer.model", content["tokenizer_sha256"])
         if text is not None and text.size != vocabulary.text_size:
             raise ValueError(f"'{path}' has a vocabulary of {vocabulary.text_size} pieces, its tokenizer has {text.size}; restore it")
-        return cls(EpisodeTokenizer(text, vocabulary, content["loss_on_text_observations"]), tasks)
+        layout = content.get("layout", "gato")  # checkpoints from before there were two have no such key
+        return cls(EpisodeTokenizer(text, vocabulary, content["loss_on_text_observations"], layout=layout), tasks)
 
 
 def check_folder(folder: Path) -> None:
@@ -93,12 +97,14 @@ def _age(folder: Path) -> tuple[bool, int, str]:
 
 
 def _check_keys(content: dict[str, Any]) -> None:
-    if unknown := sorted(content.keys() - _KEYS - {"learner", "memories"}):
+    if unknown := sorted(content.keys() - _KEYS - {"learner", "memories", "layout"}):
         raise ValueError(f"it has the unknown key {shown(unknown[0])}")
     if missing := sorted(_KEYS - content.keys()):
         raise ValueError(f"it lacks the key '{missing[0]}'")
     if not isinstance(on_observations := content["loss_on_text_observations"], bool):
         raise ValueError(f"loss_on_text_observations is {kind_of(on_observations)}, expected true or false")
+    if (layout := content.get("layout", "gato")) not in LAYOUTS:
+        raise ValueError(f"layout is {shown(layout)}, expected one of {', '.join(LAYOUTS)}")
     sha256 = content["tokenizer_sha256"]
     if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
         raise ValueError("tokenizer_sha256 is neither a SHA-256 of 64 hexadecimal digits nor null")

@@ -11,20 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
+from transformers.generation.logits_process import LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
+from gato.layers.compact import ActionHead, NumberEmbedding, initialise
 from gato.layers.embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
-from gato.layers.head import weighted_loss
-from gato.layers.inputs import check_inputs
+from gato.layers.head import Suppress, weighted_loss
+from gato.layers.inputs import attention_layout, check_inputs, find_targets
+from gato.layers.numbers import Numbers, number_arrays
+from gato.layers.slots import SlotReader
 from gato.layers.transformer import Attention, Block, PositionScheme, Transformer, document_blocks
 
 from .batch import NO_LOCAL, NUM_BINS
@@ -42,7 +46,8 @@ class GatoOutput(ModelOutput):
     - `logits` (B, L or kept, vocab_size): in training only without labels, and not where `target_index` says what is wanted.
     - `cache`: the keys and values so far; transformers before 5.24 calls it `past_key_values`.
     - `hidden_states`: of the embedding and after each layer (B, L, width), the last one normalised; where they are asked for.
-    - `token_losses` (K,), `token_index` (K,): each target's loss and its flat position in `labels`.
+    - `token_losses` (K,), `token_index` (K,): each target's loss and its flat position in `labels`; those of text first, then
+      discrete and then continuous slots of actions in the compact layout. `token_counts` (K,) bool: which are no spare ones.
     """
 
     loss: Tensor | None = None
@@ -59,17 +64,7 @@ class GatoOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     token_losses: Tensor | None = None
     token_index: Tensor | None = None
-
-
-class Suppress(LogitsProcessor):
-    """What transformers' `SuppressTokensLogitsProcessor` does, with a mask that is made once."""
-
-    def __init__(self, suppressed: SuppressTokensLogitsProcessor, vocab_size: int) -> None:
-        ids = suppressed.suppress_tokens
-        self.mask = torch.zeros(vocab_size, dtype=torch.bool, device=ids.device).index_fill_(0, ids, True)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
-        return scores.masked_fill(self.mask.to(scores.device), float("-inf"))
+    token_counts: Tensor | None = None
 
 
 class Gato(PreTrainedModel, GenerationMixin):
@@ -92,12 +87,20 @@ class Gato(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.loss_type = "ForCausalLM"  # transformers' Trainer then counts no first label, which nothing predicts
         embedder = patch_embedder or PatchEmbedder(config.width, config.patch_channels)
-        self.embedding = Embedding(config.table_rows, config.width, config.image_token_id, config.max_local_positions, embedder)
+        numbers, self.actions = None, None
+        if config.layout == "compact":
+            places, row_scale = config.max_local_positions, 1 / max(config.initializer_range, 1e-3)
+            numbers = NumberEmbedding(config.width, places, config.continuous_start, row_scale)
+            self.actions = ActionHead(config.width, places, config.num_bumps)
+        self.embedding = Embedding(config.table_rows, config.width, config.image_token_id, config.max_local_positions, embedder, numbers)
         self.transformer = Transformer(
             config.num_layers, config.num_heads, config.width, config.head_width, config.feed_forward,
             cast(PositionScheme, config.positions), config.context_length, config.drop_path, config.dropout,
         )  # fmt: skip
         self.post_init()
+        for part in (numbers, self.actions):  # not in `_init_weights`: transformers passes over modules without weights of their own
+            if part is not None:
+                initialise(part)
         self.write_text_only()
 
     def recompute_layers(self) -> None:
@@ -138,6 +141,8 @@ class Gato(PreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         inputs_embeds: Tensor | None = None,
+        numbers: Numbers | None = None,
+        exact: bool = False,
     ) -> GatoOutput | tuple[Any, ...]:
         """
         **Arguments:**
@@ -155,6 +160,8 @@ class Gato(PreTrainedModel, GenerationMixin):
         - `target_index` (K,), `patch_index` (N,): flat places in `labels` and `input_ids` of the targets and the patches, as
           `TokenBatch` has them. By default they are looked for, which makes a GPU wait.
         - `logits_to_keep`: only the last so many positions (0: all), or a tensor of positions.
+        - `numbers`: those of the batch in the compact layout, actions to be predicted among them; see `TokenBatch`.
+        - `exact`: losses are negative log-likelihoods; what training takes for a continuous slot of `numbers` is softer.
         - `return_dict`: False for a tuple of what is there, in the order of `GatoOutput`.
 
         **Raises:** `TypeError` for an argument of another name; `ValueError` for shapes that do not fit, pictures without slots
@@ -175,7 +182,8 @@ class Gato(PreTrainedModel, GenerationMixin):
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         check_inputs(input_ids, config.image_token_id, attention_mask, pixel_values, patch_boxes, patch_index, labels, cache)
-        embedded = self.embedding(input_ids, local_positions, pixel_values, patch_boxes, patch_index)
+        numbers = self._numbers(numbers, input_ids, labels)
+        embedded = self.embedding(input_ids, local_positions, pixel_values, patch_boxes, patch_index, numbers)
         past = cache.get_seq_length() if cache is not None else 0
         mask, positions = attention_layout(input_ids, past, attention_mask, document_ids)
         indices = torch.arange(past + input_ids.shape[1], device=input_ids.device)[None]
@@ -183,6 +191,8 @@ class Gato(PreTrainedModel, GenerationMixin):
         if labels is not None and target_index is None:
             target_index = find_targets(labels)
         keep = None if target_index is None else (target_index - 1).clamp(min=0)
+        if keep is not None and numbers is not None:
+            keep = torch.cat([keep, numbers.before])
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states: list[Tensor] | None = [] if wants_states else None
         is_whole = wants_logits or states is not None
@@ -197,7 +207,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         if labels is not None:
             assert target_index is not None
             before = hidden.flatten(0, 1)[keep] if is_whole else hidden
-            found |= self._loss(before, labels, target_index, row_weights, num_items_in_batch)
+            found |= self._loss(before, labels, target_index, numbers, row_weights, num_items_in_batch, exact)
         if wants_logits:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             found["logits"] = self.score(hidden[:, kept])
@@ -209,20 +219,44 @@ class Gato(PreTrainedModel, GenerationMixin):
         table = self.embedding.tokens.weight
         return F.linear(hidden, table[: self.config.vocab_size] if ids is None else table[ids])
 
+    @property
+    def slots(self) -> SlotReader:
+        """What reads actions in the compact layout."""
+        assert self.actions is not None and self.embedding.numbers is not None, "the model is of layout gato"
+        return SlotReader(self.actions, self.embedding.numbers, self.embedding.tokens.weight, self.config.discrete_start)
+
+    def _numbers(self, numbers: Numbers | None, ids: Tensor, labels: Tensor | None) -> Numbers | None:
+        """Spare ones where a batch to learn from has none."""
+        assert numbers is None or self.actions is not None, "numbers are of the compact layout, the model is not"
+        if numbers is None and self.actions is not None and labels is not None:
+            return number_arrays({"position": np.zeros(0)}, ids.numel()).to(ids.device)
+        return numbers
+
     def _loss(
-        self, hidden: Tensor, labels: Tensor, index: Tensor, weights: Tensor | None, denominator: Tensor | float | None
-    ) -> dict[str, Tensor]:
-        """`hidden` (K, width) are the states before the places `index` of `labels`."""
+        self, hidden: Tensor, labels: Tensor, index: Tensor, numbers: Numbers | None, weights: Tensor | None,
+        denominator: Tensor | float | None, exact: bool,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """`hidden` (K, width) are the states before the places `index` of `labels`, then those before the actions."""
         targets = labels.flatten()[index]
-        weight = (targets >= 0).to(hidden.dtype if weights is None else weights.dtype)
+        counts, places, slots = targets >= 0, index, None
+        if numbers is not None:
+            hidden, before = hidden.split([len(index), len(numbers.before)])
+            slots = self.slots.losses(before, numbers, None if exact else self.config.mean_weight)
+            counts, places = torch.cat([counts, slots.counts]), torch.cat([places, slots.places])
+        weight = counts.to(hidden.dtype if weights is None else weights.dtype)
         if weights is not None:
-            weight = weight * weights[torch.div(index, labels.shape[1], rounding_mode="floor")]
+            weight = weight * weights[torch.div(places, labels.shape[1], rounding_mode="floor")]
         if denominator is None:
             denominator = weight.sum()
         floor = 1e-8  # a batch without targets has loss zero, not 0 / 0
         divisor = denominator.clamp(min=floor) if isinstance(denominator, Tensor) else max(denominator, floor)
-        loss, losses = weighted_loss(hidden, self.embedding.tokens.weight, targets.clamp(min=0), weight / divisor, self.config.vocab_size)
-        return {"loss": loss, "token_losses": losses * (targets >= 0), "token_index": index}
+        share = weight / divisor
+        table = self.embedding.tokens.weight
+        loss, losses = weighted_loss(hidden, table, targets.clamp(min=0), share[: len(index)], self.config.vocab_size)
+        if slots is not None:
+            loss = loss + (slots.losses * share[len(index) :]).sum()
+            losses = torch.cat([losses, slots.losses.detach().to(losses.dtype)])
+        return {"loss": loss, "token_losses": losses * counts, "token_index": places, "token_counts": counts}
 
     # -- what transformers asks for ----------------------------------------------------------------
 
@@ -344,44 +378,11 @@ class Gato(PreTrainedModel, GenerationMixin):
             "attention": nn.ModuleList(cast(Block, b).attention for b in self.transformer.layers),
             "feed-forward": nn.ModuleList(cast(Block, b).feed_forward for b in self.transformer.layers),
         }
+        if embedding.numbers is not None and self.actions is not None:
+            parts["numbers and actions"] = nn.ModuleList([embedding.numbers, self.actions])
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
         total = sum(p.numel() for p in self.parameters())
         return counts | {"norms and other": total - sum(counts.values()), "total": total}
-
-
-def find_targets(labels: Tensor) -> Tensor:
-    """(K,): the flat places of the labels that are targets; the first token of a row is predicted by nothing."""
-    following = (labels[:, 1:] >= 0).flatten().nonzero()[:, 0]
-    return following + torch.div(following, labels.shape[1] - 1, rounding_mode="floor") + 1
-
-
-def attention_layout(
-    ids: Tensor, past: int, attention_mask: Tensor | None, document_ids: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    """The mask (B, 1, L, past + L) and the positions within each document (B, L).
-
-    `None` twice where each row is one document from its first token on, without padding: plain causal attention.
-    """
-    batch, length = ids.shape
-    if document_ids is not None:
-        order = torch.arange(length, device=ids.device)
-        same = document_ids[:, :, None] == document_ids[:, None, :]
-        mask = (same & (order[:, None] >= order))[:, None]
-        starts = torch.ones_like(document_ids, dtype=torch.bool)
-        starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-        return mask, order - torch.where(starts, order, 0).cummax(dim=1).values
-    is_whole = attention_mask is None or bool(attention_mask.all())
-    if is_whole and (past == 0 or length == 1):  # a single query, as `generate` gives them, looks at all there is
-        return None, None
-    if attention_mask is None:
-        attention_mask = ids.new_ones(batch, past + length)
-    queries = torch.arange(past, past + length, device=ids.device)
-    keys = torch.arange(past + length, device=ids.device)
-    visible = queries[:, None] >= keys
-    itself = queries[:, None] == keys  # a padded query looks at itself, so that no row of the softmax is empty
-    mask = (visible & attention_mask[:, None, :].bool()) | itself
-    positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, past:]
-    return mask[:, None], positions
 
 
 AutoConfig.register("gato", GatoConfig, exist_ok=True)

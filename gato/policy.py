@@ -1,23 +1,27 @@
 """Acting: observations -> tokens -> one action id at a time -> an action (Gato, section 2.5).
 
 The observation's tokens are one forward pass; each action token is sampled among the legal ids of its
-slot and fed back. Streams (environments) are independent: each has its own place in the cache.
+slot and fed back. In the compact layout all slots are chosen behind that pass, and the action is fed back as one position
+together with the next observation. Streams (environments) are independent: each has its own place in the cache.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
 
 from gato.action_step import ActionStep
+from gato.layers.history import Stream, num_said, spoken, spoken_anew
+from gato.layers.layout import check_layouts
+from gato.layers.slots import SlotChoice
 from gato.layers.stream_cache import StreamCache
 
-from .batch import ACTION_LOCAL, NO_LOCAL, TokenSequence, join
+from .batch import ACTION_LOCAL, Kind, TokenSequence, join, pack_numbers, padded
 from .episode import Episode
 from .model import Gato
 from .setting import SEED, TEMPERATURE, check_value
@@ -47,24 +51,14 @@ class Policy(Protocol):
     ) -> dict[str, np.ndarray]: ...
 
 
-@dataclass
-class _Stream:
-    """What one stream has seen: whole timesteps of tokens, and the tokens not yet in the cache."""
-
-    timesteps: list[TokenSequence] = field(default_factory=list)
-    num_prompt: int = 0  # of these timesteps, the first ones
-    pending: list[TokenSequence] = field(default_factory=list)
-    cached: int = 0
-    generator: np.random.Generator | None = None
-
-
 class GatoPolicy:
     """A Gato acting in one task.
 
     **Arguments:**
 
     - `tokenizer`, `task`: how observations and actions become tokens.
-    - `temperature`: of the sampling, 1 as in the paper; 0 takes the most likely id.
+    - `temperature`: of the sampling; 0 takes the most likely id, and of a continuous action in the compact layout the best mean.
+      By default 1 as in the paper, and for continuous actions in the compact layout 0.
     - `overflow`: when the context is full, `"rebuild"` drops the oldest half in whole timesteps and
       prefills the rest, which always equals a fresh forward of what was kept; `"rolling"` keeps a
       sliding window of keys (the paper's memory), which equals one forward over the whole history
@@ -78,8 +72,8 @@ class GatoPolicy:
       holds, as in the paper. Experts repeat themselves, so a policy trained on few data may do what it did last, whatever it
       sees; 1 leaves it nothing to repeat.
 
-    **Raises:** `ValueError` if one timestep does not fit into the context, if learned positions are combined with `"rolling"`,
-    or for a memory below 1 or together with `"rolling"`.
+    **Raises:** `ValueError` if model and tokenizer differ in their layout, if one timestep does not fit into the context, if learned
+    positions are combined with `"rolling"`, or for a memory below 1 or together with `"rolling"`.
     """
 
     def __init__(
@@ -87,7 +81,7 @@ class GatoPolicy:
         model: Gato,
         tokenizer: EpisodeTokenizer,
         task: TaskSpec,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         overflow: str = "rebuild",
         seed: int = 0,
         prompt: Episode | None = None,
@@ -99,21 +93,23 @@ class GatoPolicy:
         check_value("seed", seed, int, SEED)
         if overflow not in ("rebuild", "rolling"):
             raise ValueError(f"overflow is '{overflow}', expected 'rebuild' or 'rolling'")
-        check_value("temperature", temperature, float, TEMPERATURE)
+        if temperature is not None:
+            check_value("temperature", temperature, float, TEMPERATURE)
+        check_layouts(model.config.layout, tokenizer.layout)
         if overflow == "rolling" and model.config.positions == "learned":
             raise ValueError("learned positions end with the context, so 'rolling' cannot go on; use overflow 'rebuild'")
         self.model, self.tokenizer, self.task = model.eval(), tokenizer, task
         self.temperature, self.overflow, self.memory = temperature, overflow, memory
         self.context_length = model.config.context_length
         self.device = model.device
-        self._legal = [slice(ids.start, ids.stop) for ids in tokenizer.legal_ids(task)]
+        self._legal = tokenizer.legal_ids(task)
+        self._is_compact = tokenizer.layout == "compact"
+        self._slots = _slots(task, self._is_compact)
         self.seed, self.static = seed, static
         self._default = () if prompt is None else (prompt,)
         self._use(self._new_cache(1))
-        if tokenizer.tokens_per_timestep(task) > self.context_length:
-            raise ValueError(
-                f"a timestep of '{task.name}' has {tokenizer.tokens_per_timestep(task)} tokens but the context holds {self.context_length}"
-            )
+        if (needed := tokenizer.positions_per_timestep(task)) > self.context_length:
+            raise ValueError(f"a timestep of '{task.name}' has {needed} {self._unit} but the context holds {self.context_length}")
         self.reset(1)
 
     def reset(self, num_streams: int = 1, demonstrations: Sequence[Episode] = ()) -> None:
@@ -125,7 +121,7 @@ class GatoPolicy:
             self._use(self._new_cache(num_streams))
         for stream in range(num_streams):  # the same memory again, and the graph that was recorded over it
             self._cache.forget(stream)
-        self._streams = [_Stream() for _ in range(num_streams)]
+        self._streams = [Stream() for _ in range(num_streams)]
         self._num_begun = 0
         self._prompts = [self._prompt(d) for d in demonstrations or self._default]
 
@@ -135,7 +131,12 @@ class GatoPolicy:
         return StreamCache(self.model.config.num_layers, num_streams, capacity, window, self.device)
 
     def _use(self, cache: StreamCache) -> None:
-        self._cache, self._step = cache, ActionStep(self.model, cache) if self.static else None
+        """In the compact layout there are no passes of action tokens that could be static."""
+        self._cache, self._step = cache, ActionStep(self.model, cache) if self.static and not self._is_compact else None
+
+    @property
+    def _unit(self) -> str:
+        return "positions" if self._is_compact else "tokens"
 
     def state(self) -> dict[str, Any]:
         """A copy of all that the streams hold: tokens, keys and values, prompts and the generators of the sampling.
@@ -162,10 +163,9 @@ class GatoPolicy:
         if differences := self.task.differences(demonstration.task):
             raise ValueError(f"the demonstration is not of task '{self.task.name}': {differences[0]}")
         room = min(MAX_PROMPT, self.context_length // 2)
-        steps = max(1, room // self.tokenizer.tokens_per_timestep(self.task))
-        window = demonstration.window(0, steps)
-        parts = _by_timestep(self.tokenizer.encode(window))
-        while sum(map(len, parts)) > room:
+        steps = max(1, room // self.tokenizer.positions_per_timestep(self.task))
+        parts = self.tokenizer.encode(demonstration.window(0, steps), is_once=False).by_timestep()
+        while sum(map(len, spoken(Stream(), parts))) > room:
             parts.pop()
         return parts
 
@@ -191,63 +191,96 @@ class GatoPolicy:
             streams = np.arange(len(next(iter(observation.values()))))
         if first is None:
             first = np.array([self._streams[s].generator is None for s in streams])
-        seen = _by_timestep(self.tokenizer.encode_observation(self.task, observation))
+        seen = self.tokenizer.encode_observation(self.task, observation).by_timestep()
         for tokens, is_first, s in zip(seen, first, streams, strict=True):
             if is_first:
                 self._begin_episode(int(s))
-            self._streams[s].pending.append(tokens)
-            self._make_room(int(s))
+            self._make_room(int(s), tokens)
+            stream = self._streams[s]
+            stream.pending += spoken(stream, [tokens])
         rows = np.asarray(streams, np.int64)
         hidden = self._feed_pending(rows)
-        ids = np.empty((len(rows), len(self._legal)), np.int32)
-        for slot, legal in enumerate(self._legal):
-            ids[:, slot] = self._sample(hidden, legal, rows)
-            if slot + 1 < len(self._legal):
-                hidden = self._feed_actions(rows, ids[:, slot])
+        ids = self._choose_slots(hidden, rows, seen) if self._is_compact else self._choose_tokens(hidden, rows)
         for s, tokens, row in zip(rows, seen, ids, strict=True):
             stream = self._streams[s]
-            stream.pending.append(_action_tokens(row[-1:]))
+            stream.pending.append(self._action(row if self._is_compact else row[-1:]))
             if self.overflow == "rebuild":
-                stream.timesteps.append(join([tokens, _action_tokens(row)], same_document=True))
+                stream.timesteps.append(join([tokens, self._action(row)], same_document=True))
         return self.tokenizer.decode_actions(self.task, ids)
+
+    def _choose_tokens(self, hidden: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+        """(n, A) ids, each read from the state behind the one before it."""
+        ids = np.empty((len(rows), len(self._legal)), np.int32)
+        for slot, legal in enumerate(self._legal):
+            ids[:, slot] = self._sample(self.model.score(hidden, slice(legal.start, legal.stop)), legal, rows)
+            if slot + 1 < len(self._legal):
+                hidden = self._feed_actions(rows, ids[:, slot])
+        return ids
+
+    def _choose_slots(self, hidden: torch.Tensor, rows: np.ndarray, seen: Sequence[TokenSequence]) -> np.ndarray:
+        """(n, A) ids, all read from the state behind the observation."""
+        reader = self.model.slots
+        owner = np.repeat(np.arange(len(seen)), [int(tokens.is_number.sum()) for tokens in seen])
+        ids, places = (np.concatenate([getattr(t, name)[t.is_number] for t in seen]) for name in ("ids", "local_position"))
+        numbers = (self._tensor(values.astype(np.int64)) for values in (ids, places, owner))
+        linear = reader.linear_of(*numbers, len(seen))
+        choice, ids = SlotChoice(reader, hidden, linear), np.empty((len(rows), len(self._legal)), np.int32)
+        for slot, legal in enumerate(self._legal):
+            is_continuous = self._slots.kind[slot] == Kind.CONTINUOUS
+            if is_continuous and not self.temperature:
+                ids[:, slot] = legal.start + choice.best_bins().cpu().numpy()
+            else:
+                ids[:, slot] = self._sample(choice.scores(legal, is_continuous), legal, rows)
+            if slot + 1 < len(self._legal):
+                choice.take(self._tensor(ids[:, slot].astype(np.int64)))
+        return ids
 
     def _begin_episode(self, s: int) -> None:
         self._cache.forget(s)
         prompt = list(self._prompts[self._num_begun % len(self._prompts)]) if self._prompts else []
         generator = np.random.default_rng([self.seed, self._num_begun])
         self._num_begun += 1
-        self._streams[s] = _Stream(prompt, len(prompt), list(prompt), generator=generator)
+        stream = self._streams[s] = Stream(prompt, len(prompt), generator=generator)
+        stream.pending = spoken_anew(stream)
 
-    def _make_room(self, s: int) -> None:
-        """Rebuild mode: forgets what is older than the memory; if this timestep still would not fit, keeps the newest of half a context."""
-        stream = self._streams[s]
-        length = len(stream.pending[-1]) + len(self._legal)
+    def _make_room(self, s: int, tokens: TokenSequence) -> None:
+        """Rebuild mode: forgets what is older than the memory; if this timestep still would not fit, keeps the newest of half a context.
+
+        Rolling mode: what was said half a context ago is to be said again, before it leaves the context.
+        """
+        stream, num_actions = self._streams[s], 1 if self._is_compact else len(self._legal)
+        length = len(tokens) + num_actions
         if length > self.context_length:
-            raise ValueError(f"a timestep of '{self.task.name}' has {length} tokens, the context {self.context_length}")
+            raise ValueError(f"a timestep of '{self.task.name}' has {length} {self._unit}, the context {self.context_length}")
         if self.overflow == "rolling":
             stream.timesteps.clear()
+            if stream.cached + sum(map(len, stream.pending)) - stream.said_at > self.context_length // 2:
+                stream.said = None
             return
         past = stream.timesteps[stream.num_prompt :]
         if self.memory is not None and len(past) >= self.memory:
             self._rebuild(s, stream.timesteps[: stream.num_prompt] + past[len(past) - self.memory + 1 :])
-        needed = sum(map(len, stream.pending)) + len(self._legal)
-        if stream.cached + needed <= self.context_length:
+        if stream.cached + sum(map(len, stream.pending)) + length <= self.context_length:
             return
         room = self.context_length // 2 - length
         kept: list[TokenSequence] = []
         for timestep in reversed(stream.timesteps):
-            room -= len(timestep)
+            room -= len(timestep) - num_said(timestep)
             if room < 0:
                 break
             kept.insert(0, timestep)
         stream.num_prompt = max(0, len(kept) - len(stream.timesteps) + stream.num_prompt)
         self._rebuild(s, kept)
+        while sum(map(len, stream.pending)) + length > self.context_length:  # texts of many timesteps
+            stream.num_prompt = max(0, stream.num_prompt - 1)
+            self._rebuild(s, stream.timesteps[1:])
 
     def _rebuild(self, s: int, kept: list[TokenSequence]) -> None:
-        """Empties a stream's cache; these timesteps and the present observation are to be read anew."""
+        """Empties a stream's cache; these timesteps, and behind them the present observation, are to be read anew."""
         stream = self._streams[s]
         self._cache.forget(s)
-        stream.timesteps, stream.pending, stream.cached = kept, [*kept, stream.pending[-1]], 0
+        stream.timesteps, stream.cached = kept, 0
+        stream.pending = spoken_anew(stream)
 
     def _feed_pending(self, rows: np.ndarray) -> torch.Tensor:
         """Runs all pending tokens of these streams and gives the hidden state behind each one's last, (n, width).
@@ -264,23 +297,17 @@ class GatoPolicy:
         return hidden
 
     def _feed_together(self, rows: np.ndarray, counts: np.ndarray) -> torch.Tensor:
+        fed = [join(self._streams[s].pending, same_document=True) for s in rows]
+        for s, count in zip(rows, counts, strict=True):
+            self._streams[s].cached += int(count)
+            self._streams[s].pending = []
         shape = len(rows), int(counts.max())
-        ids, local = np.full(shape, self.tokenizer.vocabulary.pad, np.int64), np.full(shape, NO_LOCAL, np.int64)
-        patches, boxes = [], []
-        for i, s in enumerate(rows):
-            stream, at = self._streams[s], 0
-            for part in stream.pending:
-                ids[i, at : at + len(part)], local[i, at : at + len(part)] = part.ids, part.local_position
-                at += len(part)
-                if len(part.patches):
-                    patches.append(part.patches)
-                    boxes.append(part.patch_boxes)
-            stream.cached += at
-            stream.pending = []
+        arrays = padded(fed, shape[1], self.tokenizer.vocabulary.pad)
+        patches, boxes = np.concatenate([f.patches for f in fed]), np.concatenate([f.patch_boxes for f in fed]).astype(np.int64)
         embedded = self.model.embedding(
-            self._tensor(ids), self._tensor(local),
-            self._tensor(np.concatenate(patches)) if patches else None,
-            self._tensor(np.concatenate(boxes).astype(np.int64)) if patches else None,
+            self._tensor(arrays["ids"]), self._tensor(arrays["local_position"]),
+            self._tensor(patches) if len(patches) else None, self._tensor(boxes) if len(patches) else None,
+            numbers=pack_numbers(fed, shape[1]).to(self.device) if self._is_compact else None,
         )  # fmt: skip
         if self.overflow == "rebuild" or shape[1] <= MAX_CHUNK:
             return self._run(embedded, rows, counts)
@@ -313,33 +340,28 @@ class GatoPolicy:
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values).to(self.device)
 
-    def _sample(self, hidden: torch.Tensor, legal: slice, rows: np.ndarray) -> np.ndarray:
+    def _sample(self, scores: torch.Tensor, legal: range, rows: np.ndarray) -> np.ndarray:
         """One legal id per stream, by the Gumbel-max rule."""
-        logits = self.model.score(hidden, legal).float().cpu().numpy()
-        if self.temperature > 0:
+        logits, temperature = scores.float().cpu().numpy(), 1.0 if self.temperature is None else self.temperature
+        if temperature > 0:
             generators = [self._streams[s].generator or np.random.default_rng(self.seed) for s in rows]
-            logits = logits / self.temperature + np.stack([g.gumbel(size=logits.shape[1]) for g in generators])
+            logits = logits / temperature + np.stack([g.gumbel(size=logits.shape[1]) for g in generators])
         return legal.start + logits.argmax(axis=1)
 
-
-def _by_timestep(sequence: TokenSequence) -> list[TokenSequence]:
-    """Takes a sequence apart at its timesteps."""
-    starts = np.flatnonzero(np.diff(sequence.timestep, prepend=-1))
-    parts = []
-    for start, stop in zip(starts, [*starts[1:], len(sequence)], strict=True):
-        parts.append(sequence.cut(int(stop)).drop(int(start)))
-    return parts
+    def _action(self, ids: np.ndarray) -> TokenSequence:
+        """Action tokens (n,) int32 of one timestep; the last n slots."""
+        slots = self._slots if len(ids) == len(self._slots.ids) else self._slots.drop(len(self._slots) - len(ids))
+        return replace(slots, ids=ids)
 
 
-_NO_PATCHES = np.zeros((0, 16, 16, 3), np.uint8)
-_NO_BOXES = np.zeros((0, 4), np.uint8)
-
-
-def _action_tokens(ids: np.ndarray) -> TokenSequence:
-    """Action tokens (A,) int32 of one timestep."""
-    count = len(ids)
+def _slots(task: TaskSpec, is_compact: bool) -> TokenSequence:
+    """The action tokens of a timestep without their ids, of one position in the compact layout."""
+    kinds = [Kind.CONTINUOUS if f.modality is Modality.CONTINUOUS else Kind.DISCRETE for f in task.actions for _ in range(f.size)]
+    count = len(kinds)
     return TokenSequence(
-        ids=ids, kind=np.zeros(count, np.uint8), local_position=np.full(count, ACTION_LOCAL, np.int16),
-        timestep=np.zeros(count, np.int32), document=np.zeros(count, np.int16), is_target=np.ones(count, bool),
-        patches=_NO_PATCHES, patch_boxes=_NO_BOXES,
+        ids=np.zeros(count, np.int32), kind=np.array(kinds, np.uint8), local_position=np.full(count, ACTION_LOCAL, np.int16),
+        timestep=np.zeros(count, np.int32), document=np.zeros(count, np.int16), is_target=np.zeros(count, bool),
+        patches=np.zeros((0, 16, 16, 3), np.uint8), patch_boxes=np.zeros((0, 4), np.uint8),
+        position=np.zeros(count, np.int32) if is_compact else np.arange(count, dtype=np.int32),
+        layout="compact" if is_compact else "gato",
     )  # fmt: skip

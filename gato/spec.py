@@ -51,6 +51,7 @@ class FieldSpec:
     - `origin`: of a continuous observation, one number per element or a single one: values are companded by their distance from
       it. The bins are fine near zero and coarse far from it (at 1.3 they are 0.026 wide), so positions are best measured from
       where things happen. By default zero, as in the paper. Raw values stay as they are everywhere but in the tokens.
+    - `scale`: likewise, above 0: the unit that this distance is measured in, by default 1, as in the paper.
     - `path`: keys and indices that lead to the value inside a nested observation or action.
     - `resize`: how a picture reaches multiples of 16: `"exact"` (it already is), `"pad"` (zeros at the
       bottom and the right) or `"stretch"` to `image_size` (rows, columns).
@@ -69,6 +70,7 @@ class FieldSpec:
     resize: Resize = "exact"
     image_size: tuple[int, int] | None = None
     origin: tuple[float, ...] | None = None
+    scale: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         label = f"{self.role} field '{self.name}'"
@@ -82,8 +84,9 @@ class FieldSpec:
                     f"{label}: a bound has {len(bound)} numbers but the shape {self.shape} has {self.size}; "
                     "give one number or one per element"
                 )
-        if self.origin is not None:
-            self._check_origin(label, self.origin)
+        for measure in ("origin", "scale"):
+            if getattr(self, measure) is not None:
+                self._check_measure(label, measure, getattr(self, measure))
         if self.modality is Modality.IMAGE:
             self._check_image(label)
         if self.modality is Modality.DISCRETE:
@@ -109,11 +112,14 @@ class FieldSpec:
                     "actions are rescaled to [-1, 1], so give both bounds"
                 )
 
-    def _check_origin(self, label: str, origin: tuple[float, ...]) -> None:
+    def _check_measure(self, label: str, name: str, values: tuple[float, ...]) -> None:
         if self.modality is not Modality.CONTINUOUS or self.role == "action":
-            raise ValueError(f"{label} has an origin, but only continuous observations are measured from one; remove it")
-        if len(origin) not in (1, self.size) or not np.isfinite(np.array(origin, np.float64)).all():
-            raise ValueError(f"{label} has the origin {origin}; expected one finite number, or {self.size} of them")
+            article = "an" if name == "origin" else "a"
+            raise ValueError(f"{label} has {article} {name}, but only continuous observations are measured from one; remove it")
+        numbers = np.array(values, np.float64)
+        if len(values) not in (1, self.size) or not np.isfinite(numbers).all() or (name == "scale" and (numbers <= 0).any()):
+            kind = "finite number" if name == "origin" else "finite number above 0"
+            raise ValueError(f"{label} has the {name} {values}; expected one {kind}, or {self.size} of them")
 
     def _check_image(self, label: str) -> None:
         if self.role == "action":
@@ -164,7 +170,15 @@ class FieldSpec:
     @cached_property
     def zero(self) -> np.ndarray:
         """`origin` as a read-only float64 array of `shape`, or `()` where it is one number."""
-        values = np.array(self.origin or (0.0,), dtype=np.float64)
+        return self._expanded(self.origin or (0.0,))
+
+    @cached_property
+    def unit(self) -> np.ndarray:
+        """`scale` as a read-only float64 array of `shape`, or `()` where it is one number."""
+        return self._expanded(self.scale or (1.0,))
+
+    def _expanded(self, numbers: tuple[float, ...]) -> np.ndarray:
+        values = np.array(numbers, dtype=np.float64)
         values.flags.writeable = False
         return values.reshape(self.shape) if len(values) == self.size else values.reshape(())
 
@@ -256,15 +270,15 @@ class TaskSpec:
             elif key not in mine:
                 found.append(f"{role} '{name}' is unknown")
             else:
-                for attribute in ("modality", "shape", "low", "high", *(() if raw else ("origin",))):
+                for attribute in ("modality", "shape", "low", "high", *(() if raw else ("origin", "scale"))):
                     a, b = getattr(mine[key], attribute), getattr(theirs[key], attribute)
                     if a != b:
                         found.append(f"{role} '{name}' has {attribute} {b}, expected {a}")
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` is the inverse, but for the memory. A field without an origin has no such key."""
-        parts = [{k: v for k, v in asdict(f).items() if k != "origin" or v is not None} for f in self.fields]
+        """Plain JSON values; `from_dict` is the inverse, but for the memory. A field without origin or scale has no such key."""
+        parts = [{k: v for k, v in asdict(f).items() if k not in ("origin", "scale") or v is not None} for f in self.fields]
         values = asdict(self) | {"fields": parts, "env_kwargs": dict(self.env_kwargs)}
         del values["memory"]
         return plain(values)
@@ -302,6 +316,17 @@ class TaskSpec:
             raise ValueError(f"task '{self.name}' has no observation '{unknown[0]}' that could have an origin; it has {', '.join(names)}")
         given = {name: tuple(float(x) for x in origin) for name, origin in origins.items()}
         return replace(self, fields=(*(replace(f, origin=given.get(f.name)) for f in self.observations), *self.actions))
+
+    @property
+    def scales(self) -> dict[str, tuple[float, ...]]:
+        """Of the observations that have one, by field name."""
+        return {f.name: f.scale for f in self.observations if f.scale is not None}
+
+    def measured_as(self, other: TaskSpec) -> TaskSpec:
+        """The task with the origins and scales of another with the same observations."""
+        theirs = {f.name: f for f in other.observations}
+        mine = (replace(f, origin=theirs[f.name].origin, scale=theirs[f.name].scale) for f in self.observations)
+        return replace(self, fields=(*mine, *self.actions))
 
     def with_returns(self, random_return: float | None, expert_return: float | None) -> TaskSpec:
         return replace(self, random_return=random_return, expert_return=expert_return)

@@ -50,6 +50,7 @@ FIELD: _Rules = {
         _or_null(lambda v: _each(_is_int)(v) and len(v) == 2 and all(0 < n <= 2**14 for n in v)), "two whole numbers above 0, or null",
     ),
     "origin": (_or_null(_each(_is_number)), "a list of numbers, or null"),
+    "scale": (_or_null(_each(_is_number)), "a list of numbers, or null"),
 }  # fmt: skip
 TASK: _Rules = {
     "name": (lambda v: _is_text(v) and v != "", "a text that is not empty"),

@@ -16,9 +16,10 @@ from gato.batch import ACTION_LOCAL, NO_LOCAL, collate, join
 from gato.config import GatoConfig, preset
 from gato.layers.embedding import smooth_rows
 from gato.layers.head import CPU_CHUNK, weighted_loss
+from gato.layers.inputs import attention_layout
 from gato.layers.transformer import document_blocks
 from gato.learners.gato import GatoLearner
-from gato.model import Gato, attention_layout
+from gato.model import Gato
 
 ROOT = Path(__file__).resolve().parents[1]
 EXACT = dict(rtol=1e-9, atol=1e-9)  # float64, up to the order of summation; rotary angles are equal bit by bit

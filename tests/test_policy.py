@@ -26,9 +26,9 @@ WAYS = [(p, "rebuild") for p in SCHEMES] + [("rope", "rolling"), ("transformer_x
 class Recorder(GatoPolicy):
     """A policy that keeps the scores it chose from: one (n, legal ids) per action token."""
 
-    def _sample(self, hidden, legal, rows):
-        self.scores.append(self.model.score(hidden, legal))
-        return super()._sample(hidden, legal, rows)
+    def _sample(self, scores, legal, rows):
+        self.scores.append(scores)
+        return super()._sample(scores, legal, rows)
 
 
 def recorder(*arguments, **rest) -> Recorder:

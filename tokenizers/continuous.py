@@ -1,7 +1,7 @@
 """Continuous values <-> ids: mu-law, clip, 1,024 uniform bins (Gato, section 2.1 and appendix B).
 
-Observations are companded, whatever their scale, by their distance from the field's origin (0 where none is given, as in the
-paper); actions are not, but rescaled from their declared range to [-1, 1] first. Which of the two applies is decided by the
+Observations are companded by their distance from the field's origin in units of its scale (0 and 1 where none is given, as in
+the paper); actions are not, but rescaled from their declared range to [-1, 1] first. Which of the two applies is decided by the
 field's role, never by the data.
 """
 
@@ -50,10 +50,18 @@ def rescale_action(spec: FieldSpec, values: np.ndarray) -> np.ndarray:
     return (np.asarray(values, dtype=np.float64) - low) / (high - low) * 2 - 1
 
 
+def measured(spec: FieldSpec, values: np.ndarray) -> np.ndarray:
+    """Observations as they are companded: their distance from the origin, over the scale."""
+    values = _floating(values)
+    if spec.origin is not None:
+        values = values - spec.zero.astype(values.dtype)
+    return values if spec.scale is None else values / spec.unit.astype(values.dtype)
+
+
 def encode(spec: FieldSpec, values: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
     """`values` (..., *shape) -> ids of the same shape, int32."""
     if spec.role == "observation":
-        unit = mu_law(values if spec.origin is None else _floating(values) - spec.zero.astype(_floating(values).dtype))
+        unit = mu_law(measured(spec, values))
     else:
         unit = rescale_action(spec, values)
     return to_bins(unit) + np.int32(vocabulary.continuous.start)
@@ -70,6 +78,6 @@ def decode(spec: FieldSpec, ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarr
         raise ValueError(f"id {wrong} is not a continuous token; they lie in [{vocabulary.continuous.start}, {vocabulary.continuous.stop})")
     unit = bin_centres(bins)
     if spec.role == "observation":
-        return (inverse_mu_law(unit) + spec.zero).astype(spec.dtype)
+        return (inverse_mu_law(unit) * spec.unit + spec.zero).astype(spec.dtype)
     low, high = spec.bounds
     return (low + (unit + 1) / 2 * (high - low)).astype(spec.dtype)

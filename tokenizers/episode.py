@@ -1,22 +1,31 @@
 """Episode -> TokenSequence and back: field order, separators, local positions, targets (section 2.2).
 
-There is no Python loop over values, patches or timesteps: each field gives its tokens for all
-timesteps at once, and they are scattered to their places in the flat sequence.
+Two layouts of the same ids, here of a goal in words, a picture of two patches, three numbers and two motors:
+
+    gato     [go] [to] # # o_0 o_1 o_2 | a_0 a_1   [go] [to] # # o_0 o_1 o_2 | a_0 a_1     a position per token
+    compact  [go] [to] # # (o_0 o_1 o_2 |) (a_0 a_1)  # # (o_0 o_1 o_2 |) (a_0 a_1)         a position per pair of brackets, else per token
+
+`gato` is the paper's: fields sorted by their keys. `compact` puts texts first, each only where it differs from that of the
+timestep before, then pictures, then numbers; a field of numbers is one position, which the separator joins, and so are all
+actions of a timestep, which are predicted together from the position before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from gato.batch import ACTION_LOCAL, NO_LOCAL, Kind, TokenSequence
 from gato.episode import Episode, check_values
+from gato.layers.layout import Layout
+from gato.layers.numbers import ALL_BINS
 from gato.spec import PATCH_SIZE, FieldSpec, Modality, TaskSpec
 
 from . import continuous, discrete, image
+from .columns import Column, laid_out
 from .text import END, TextTokenizer
 from .vocabulary import Vocabulary
 
@@ -26,6 +35,8 @@ _KIND = {
     Modality.DISCRETE: Kind.DISCRETE,
     Modality.CONTINUOUS: Kind.CONTINUOUS,
 }
+_COMPACT_ORDER = {Modality.TEXT: 0, Modality.IMAGE: 1, Modality.DISCRETE: 2, Modality.CONTINUOUS: 2}
+_NUMBERS = (Modality.DISCRETE, Modality.CONTINUOUS)
 
 
 class EpisodeTokenizer:
@@ -37,6 +48,7 @@ class EpisodeTokenizer:
     - `vocabulary`: the id ranges; by default the ones that follow from the text tokenizer's size.
     - `loss_on_text_observations`: whether instructions count as targets (the paper's literal rule).
     - `max_local_positions`: rows of the model's table of local positions.
+    - `layout`: `"gato"` or `"compact"`.
 
     **Raises:** `ValueError` if the vocabulary does not belong to the text tokenizer.
     """
@@ -47,6 +59,7 @@ class EpisodeTokenizer:
         vocabulary: Vocabulary | None = None,
         loss_on_text_observations: bool = True,
         max_local_positions: int = 512,
+        layout: Layout = "gato",
     ) -> None:
         if vocabulary is None:
             vocabulary = Vocabulary(text.size) if text else Vocabulary()
@@ -59,22 +72,26 @@ class EpisodeTokenizer:
         self.vocabulary = vocabulary
         self.loss_on_text_observations = loss_on_text_observations
         self.max_local_positions = max_local_positions
+        self.layout: Layout = layout
 
     # -- encode ----------------------------------------------------------------------------------
 
-    def encode(self, episode: Episode) -> TokenSequence:
-        """All timesteps of an episode (or a window of one) as one document."""
-        return self._sequence(episode.task, episode.observations, episode.actions, episode.num_timesteps)
+    def encode(self, episode: Episode, is_once: bool = True) -> TokenSequence:
+        """All timesteps of an episode (or a window of one) as one document.
+
+        **Arguments:** `is_once`: whether the compact layout leaves out texts that have not changed.
+        """
+        return self._sequence(episode.task, episode.observations, episode.actions, episode.num_timesteps, is_once)
 
     def encode_observation(self, task: TaskSpec, observations: Mapping[str, np.ndarray]) -> TokenSequence:
-        """Observations (T, ...) with their separators, and no actions: what a policy is shown.
+        """Observations (T, ...) with their separators, and no actions: what a policy is shown, each timestep with all of its texts.
 
         **Raises:** `ValueError` naming the field for values that an `Episode` would refuse.
         """
         num_timesteps = len(next(iter(observations.values())))
         for spec in task.observations:
             check_values(task.name, spec, observations[spec.name], num_timesteps)
-        return self._sequence(task, observations, None, num_timesteps)
+        return self._sequence(task, observations, None, num_timesteps, is_once=False)
 
     def encode_actions(self, task: TaskSpec, actions: Mapping[str, np.ndarray]) -> np.ndarray:
         """The action ids of T timesteps, (T, A) int32; for tasks without text actions."""
@@ -85,42 +102,81 @@ class EpisodeTokenizer:
         """Tokens of one timestep, counting text as one: a lower bound, exact where there is no text."""
         return sum(spec.num_tokens or 1 for spec in task.fields) + (1 if task.observations else 0)
 
+    def positions_per_timestep(self, task: TaskSpec) -> int:
+        """Positions of one timestep: in the paper's layout its tokens; in the compact one without text that has not changed."""
+        if self.layout == "gato":
+            return self.tokens_per_timestep(task)
+        texts = sum(a.modality is Modality.TEXT for a in task.actions)
+        return self.positions_observed(task) + texts + (texts < len(task.actions))
+
+    def positions_observed(self, task: TaskSpec) -> int:
+        """The positions of a timestep before its action."""
+        observed = [s for s in self.fields(task) if s.role == "observation"]
+        if self.layout == "gato":
+            return sum(spec.num_tokens or 1 for spec in observed) + bool(observed)
+        numbers = sum(s.modality in _NUMBERS for s in observed)
+        others = [s for s in observed if s.modality not in _NUMBERS and not (task.is_control and s.modality is Modality.TEXT)]
+        has_bar = bool(observed) and observed[-1].modality not in _NUMBERS
+        return numbers + sum(s.num_tokens or 1 for s in others) + has_bar
+
+    def fields(self, task: TaskSpec) -> tuple[FieldSpec, ...]:
+        """A task's fields in the order of their tokens."""
+        if self.layout == "gato" or not task.is_control:
+            return task.fields
+        return (*sorted(task.observations, key=lambda spec: _COMPACT_ORDER[spec.modality]), *task.actions)
+
     def _sequence(
-        self, task: TaskSpec, observations: Mapping[str, np.ndarray], actions: Mapping[str, np.ndarray] | None, steps: int
+        self, task: TaskSpec, observations: Mapping[str, np.ndarray], actions: Mapping[str, np.ndarray] | None, steps: int, is_once: bool
     ) -> TokenSequence:
-        specs = task.observations + (task.actions if actions is not None else ())
-        columns = []  # (kind, is_target, is_action, ids flat, tokens per timestep: one number or (T,)) in canonical order
-        for i, spec in enumerate(specs):
-            is_action = spec.role == "action"
-            if i == len(task.observations) and task.observations:
-                columns.append(self._separator(steps))
-            ids, counts = self._field_ids(spec, (actions if is_action else observations)[spec.name])  # type: ignore[index]
-            target = is_action or (spec.modality is Modality.TEXT and self.loss_on_text_observations)
-            columns.append((_KIND[spec.modality], target, is_action, ids.ravel(), counts))
-        if actions is None:
-            columns.append(self._separator(steps))
-        patches, boxes = self._patches(task, observations)
-        is_even = all(isinstance(c[4], int) for c in columns)
-        ids, kind, local, is_target, timestep = (_even if is_even else _ragged)(columns, steps, task.is_control)
-        if local.max(initial=0) >= self.max_local_positions:
+        columns: list[Column] = []
+        fields = self.fields(task)
+        for spec in fields[: len(task.observations)]:
+            columns.append(self._column(task, spec, observations[spec.name], columns, is_once))
+        if task.observations or actions is None:
+            columns.append(self._separator(steps, columns))
+        for spec in task.actions if actions is not None else ():
+            columns.append(self._column(task, spec, actions[spec.name], columns, is_once))  # type: ignore[index]
+        arrays = laid_out(columns, steps)
+        if (local := int(arrays["local_position"].max(initial=0))) >= self.max_local_positions:
             raise ValueError(
-                f"task '{task.name}' has {int(local.max()) + 1} observation tokens in a timestep but the model has "
+                f"task '{task.name}' has {local + 1} observation tokens in a timestep but the model has "
                 f"{self.max_local_positions} local positions; use smaller pictures or raise max_local_positions"
             )
-        return TokenSequence(
-            ids=ids, kind=kind, local_position=local, timestep=timestep,
-            document=np.zeros(len(ids), np.int16), is_target=is_target, patches=patches, patch_boxes=boxes,
-        )  # fmt: skip
+        patches, boxes = self._patches(task, observations)
+        documents = np.zeros(len(arrays["ids"]), np.int16)
+        return TokenSequence(**arrays, document=documents, patches=patches, patch_boxes=boxes, layout=self.layout)
 
-    def _separator(self, steps: int) -> tuple:
+    def _column(self, task: TaskSpec, spec: FieldSpec, values: np.ndarray, before: Sequence[Column], is_once: bool) -> Column:
+        """A field's tokens, behind the columns `before`; `is_once`: of a text that stays the same only the first."""
+        is_action, is_text = spec.role == "action", spec.modality is Modality.TEXT
+        is_target = is_action or (is_text and self.loss_on_text_observations)
+        is_compact, is_number = self.layout == "compact", spec.modality in _NUMBERS
+        is_instruction = is_compact and task.is_control and is_text and not is_action
+        ids, counts = self._text_ids(spec, values, is_once and is_instruction) if is_text else self._field_ids(spec, values)
+        common: dict[str, Any] = {"kind": _KIND[spec.modality], "ids": ids.ravel(), "counts": counts}
+        common |= {"side": spec.role, "is_target": is_target}
+        if not is_compact:
+            return Column(**common, local="counted" if task.is_control else None)
+        local = None
+        if is_number or (task.is_control and not is_instruction):
+            local = sum(c.counts for c in before if c.side == "observation" and c.local is not None and isinstance(c.counts, int))
+        if not is_number:
+            return Column(**common, local=local)
+        if not is_action:
+            return Column(**common, local=local, positions="one")
+        shares = before and before[-1].side == "action" and before[-1].positions != "each"
+        return Column(**common, local=local, positions="none" if shares else "one", legal=_legal(spec))
+
+    def _separator(self, steps: int, before: Sequence[Column]) -> Column:
         ids = np.full(steps, self.vocabulary.separator, np.int32)
-        return Kind.SEPARATOR, False, None, ids, 1
+        shares = before and before[-1].positions != "each"
+        return Column(Kind.SEPARATOR, ids, 1, None, False, None, "none" if shares else "each")
 
     def _field_ids(self, spec: FieldSpec, values: np.ndarray) -> tuple[np.ndarray, int | np.ndarray]:
         """Ids of T timesteps, and how many each timestep has: one number, or (T,) where texts differ in length."""
         steps = len(values)
         if spec.modality is Modality.TEXT:
-            return self._text_ids(spec, values)
+            return self._text_ids(spec, values, is_once=False)
         if spec.modality is Modality.IMAGE:
             ids = np.full((steps, spec.num_tokens or 0), self.vocabulary.image, np.int32)
         elif spec.modality is Modality.DISCRETE:
@@ -129,16 +185,20 @@ class EpisodeTokenizer:
             ids = continuous.encode(spec, values, self.vocabulary).reshape(steps, spec.size)
         return ids, ids.shape[1]
 
-    def _text_ids(self, spec: FieldSpec, values: np.ndarray) -> tuple[np.ndarray, int | np.ndarray]:
+    def _text_ids(self, spec: FieldSpec, values: np.ndarray, is_once: bool) -> tuple[np.ndarray, int | np.ndarray]:
+        """With `is_once` a text that is the one of the timestep before has no tokens."""
         if self.text is None:
             raise ValueError(f"{spec.role} '{spec.name}' is text but no text tokenizer was given")
         ending = [END] if spec.role == "action" else []
         pieces = {text: self.text.encode(text) + ending for text in dict.fromkeys(values)}
-        if len(pieces) == 1:  # an instruction holds for a whole episode
+        if len(pieces) == 1 and (len(values) == 1 or not is_once):  # an instruction holds for a whole episode
             (ids,) = pieces.values()
             return np.tile(np.array(ids, np.int32), len(values)), len(ids)
-        lengths = np.array([len(pieces[text]) for text in values], np.int64)
-        return np.array([i for text in values for i in pieces[text]], np.int32), lengths
+        is_said = np.ones(len(values), bool)
+        if is_once:
+            is_said[1:] = [a != b for a, b in zip(values[1:], values[:-1], strict=True)]
+        lengths = np.array([len(pieces[text]) for text in values], np.int64) * is_said
+        return np.array([i for text, said in zip(values, is_said, strict=True) if said for i in pieces[text]], np.int32), lengths
 
     def _patches(self, task: TaskSpec, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Patches in the order of their slots: timestep by timestep, field by field within each."""
@@ -181,7 +241,7 @@ class EpisodeTokenizer:
     def table(self, sequence: TokenSequence) -> list[dict[str, Any]]:
         """One row per token: position, timestep, kind, id, what it stands for, local position, target or not."""
         rows, patch = [], 0
-        for i in range(len(sequence)):
+        for i in range(len(sequence.ids)):
             kind, id_ = Kind(sequence.kind[i]), int(sequence.ids[i])
             if kind is Kind.PATCH:
                 value = "rows {}-{} columns {}-{}".format(*sequence.patch_boxes[patch])
@@ -191,7 +251,7 @@ class EpisodeTokenizer:
             local = int(sequence.local_position[i])
             rows.append(
                 {
-                    "position": i, "document": int(sequence.document[i]), "timestep": int(sequence.timestep[i]),
+                    "position": int(sequence.position[i]), "document": int(sequence.document[i]), "timestep": int(sequence.timestep[i]),
                     "kind": kind.name.lower(), "id": id_, "value": value,
                     "local position": {NO_LOCAL: "-", ACTION_LOCAL: "action"}.get(local, str(local)),
                     "target": bool(sequence.is_target[i]),
@@ -209,57 +269,26 @@ class EpisodeTokenizer:
         return {Kind.SEPARATOR: "|", Kind.PAD: ""}.get(kind, "?")
 
     def show(self, sequence: TokenSequence) -> str:
-        """Draws a sequence as text, one timestep a line: patches as #, separators as |, targets in [brackets]."""
+        """Draws a sequence as text, one timestep a line: patches as #, separators as |, targets in [brackets], positions of several
+        tokens in (parentheses)."""
         lines, current = [], None
-        for row in self.table(sequence):
+        rows = self.table(sequence)
+        shared = [a["position"] == b["position"] for a, b in pairwise(rows)]
+        for row, joins, goes_on in zip(rows, [False, *shared], [*shared, False], strict=True):
             key = (row["document"], row["timestep"])
             if key != current:
                 lines.append(f"{row['document']}.{row['timestep']:<4}")
                 current = key
             mark = {"patch": "#", "separator": "|", "pad": "."}.get(row["kind"], row["value"])
-            lines[-1] += " " + (f"[{mark}]" if row["target"] else mark)
+            mark = f"[{mark}]" if row["target"] else mark
+            lines[-1] += " " + "(" * (goes_on and not joins) + mark + ")" * (joins and not goes_on)
         return "\n".join(lines)
 
 
-# -- layout ----------------------------------------------------------------------------------------
-
-
-def _even(columns: list[tuple], steps: int, is_control: bool) -> tuple[np.ndarray, ...]:
-    """Ids, kinds, local positions, targets and timesteps of T timesteps that all have the same number of tokens."""
-    kind, local, target = _timestep_layout(tuple((*c[:3], c[4]) for c in columns), is_control)
-    ids = np.concatenate([c[3].reshape(steps, c[4]) for c in columns], axis=1).ravel()
-    timestep = np.repeat(np.arange(steps, dtype=np.int32), len(kind))
-    return ids, np.tile(kind, steps), np.tile(local, steps), np.tile(target, steps), timestep
-
-
-@lru_cache(maxsize=1024)
-def _timestep_layout(parts: tuple[tuple[Kind, bool, bool | None, int], ...], is_control: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Kinds, local positions and targets of one timestep, from its fields' kind, target, side (`None`: separator) and tokens."""
-    counts = [p[3] for p in parts]
-    kind = np.repeat(np.array([p[0] for p in parts], np.uint8), counts)
-    target = np.repeat(np.array([p[1] for p in parts], bool), counts)
-    local = np.full(len(kind), NO_LOCAL, np.int16)
-    if is_control:
-        is_observation, is_action = (np.repeat([p[2] is side for p in parts], counts) for side in (False, True))
-        local[is_observation] = np.flatnonzero(is_observation)
-        local[is_action] = ACTION_LOCAL
-    return kind, local, target
-
-
-def _ragged(columns: list[tuple], steps: int, is_control: bool) -> tuple[np.ndarray, ...]:
-    """The same for timesteps whose texts differ in length: each field's tokens are scattered to their places."""
-    per_field = np.stack([np.broadcast_to(c[4], steps) for c in columns])  # (fields, T)
-    in_timestep = np.cumsum(per_field, axis=0) - per_field
-    totals = per_field.sum(axis=0)
-    starts = np.cumsum(totals) - totals
-    length = int(totals.sum())
-    ids, kind = np.empty(length, np.int32), np.empty(length, np.uint8)
-    local, target = np.full(length, NO_LOCAL, np.int16), np.zeros(length, bool)
-    for (field_kind, field_target, is_action, field_ids, _), counts, offset in zip(columns, per_field, in_timestep, strict=True):
-        within = np.arange(len(field_ids)) - np.repeat(np.cumsum(counts) - counts, counts)
-        local_index = np.repeat(offset, counts) + within
-        place = np.repeat(starts, counts) + local_index
-        ids[place], kind[place], target[place] = field_ids, field_kind, field_target
-        if is_control and is_action is not None:
-            local[place] = ACTION_LOCAL if is_action else local_index
-    return ids, kind, local, target, np.repeat(np.arange(steps, dtype=np.int32), totals)
+def _legal(spec: FieldSpec) -> int | tuple[int, ...]:
+    """How many ids each slot of an action may take."""
+    if spec.modality is Modality.CONTINUOUS:
+        return ALL_BINS
+    low, high = spec.bounds
+    counts = (high - low + 1).astype(int).ravel().tolist()
+    return counts[0] if len(set(counts)) == 1 else tuple(counts)

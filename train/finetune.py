@@ -129,7 +129,7 @@ def held_out_loss(agent: Agent, episodes: Sequence[Episode]) -> float | None:
     length = agent.model.config.context_length
     rows: list[TokenSequence] = []
     for episode in episodes:
-        steps = max(1, length // agent.tokenizer.tokens_per_timestep(episode.task))
+        steps = max(1, length // agent.tokenizer.positions_per_timestep(episode.task))
         memory = min(steps, agent.tasks.get(episode.task.name, episode.task).memory or steps)
         for start in range(0, episode.num_timesteps, steps):
             if len(rows) < HELD_OUT_ROWS:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from gato.data.selection import DataConfig, check
+from gato.layers.layout import Layout
 from gato.setting import MAX_COUNT, MAX_SEED, MAX_THREADS, Settings, bounded, choice, text
 from gato.tokenizers.vocabulary import Vocabulary
 
@@ -21,12 +22,13 @@ PositionScheme = Literal["rope", "transformer_xl", "learned"]  # those of `gato.
 class ModelConfig(Settings):
     """The architecture: a `size` of the paper (`gato-79m`, `gato-364m`, `gato-1b`, each with a `-rope` twin), or the numbers.
 
-    The vocabulary follows from the tokenizer. See `GatoConfig` for the fields.
+    `layout`: `gato`, the paper's, or `compact`. The vocabulary follows from the tokenizer. See `GatoConfig` for the fields.
     """
 
     section: ClassVar[str] = "model"
 
     size: str | None = choice(None, SIZES)
+    layout: Layout = "gato"
     num_layers: int = bounded(4, 1, 1000)
     num_heads: int = bounded(4, 1, 1024)
     width: int = bounded(128, 1, 2**17)
@@ -40,6 +42,8 @@ class ModelConfig(Settings):
     smooth_bins: bool = True
     smooth_bandwidth: float = bounded(4.0, 0, 1e6, above=True)
     initializer_range: float = bounded(0.02, 0, 100, above=True)
+    num_bumps: int = bounded(3, 1, 64)
+    mean_weight: float = bounded(50.0, 0, 1e6)
 
     def build(self, vocabulary: Vocabulary) -> Any:
         """The `GatoConfig`."""
@@ -47,7 +51,7 @@ class ModelConfig(Settings):
 
         ids: dict[str, Any] = {
             "vocab_size": vocabulary.size, "continuous_start": vocabulary.continuous.start,
-            "image_token_id": vocabulary.image, "pad_token_id": vocabulary.pad,
+            "image_token_id": vocabulary.image, "pad_token_id": vocabulary.pad, "discrete_start": vocabulary.discrete.start,
         }  # fmt: skip
         common = asdict(self)
         size = common.pop("size")

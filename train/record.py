@@ -18,13 +18,16 @@ FREE = {
     *(f"train.{name}" for name in ("micro_batch_size", "save_every", "keep", "device", "threads", "deepspeed", "timeout", "max_skipped")),
     *(f"train.{name}" for name in ("report_to", "peak_flops", "compile", "recompute", "allow_changes")),
 }
+# Settings that older runs do not name, and what they meant.
+EARLIER = {"learner": "gato", "model.layout": "gato", "model.num_bumps": 3, "model.mean_weight": 50.0}
 
 
 def record(folder: Path, resolved: dict[str, Any], train: TrainConfig) -> None:
     """Records the resolved configuration at a run's first start; later starts must agree with it, but for `FREE` and what they allow."""
     path = folder / "run.json"
     if path.is_file():
-        changed = _changes({"learner": "gato"} | read_json(path), resolved)  # older runs do not name theirs
+        changed = _changes(read_json(path), resolved)
+        changed = {name: text for name, text in changed.items() if text != f"{name} was None, now {EARLIER.get(name)}"}
         if refused := {name: text for name, text in sorted(changed.items()) if name not in FREE and not _is_allowed(name, train)}:
             raise ValueError(
                 f"'{folder}' holds a run with other settings ({'; '.join(refused.values())}); choose another --train.name, undo it, "

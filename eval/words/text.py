@@ -8,7 +8,7 @@ import numpy as np
 
 from gato.agent import Agent
 from gato.data.store import Store
-from gato.model import find_targets
+from gato.layers.inputs import find_targets
 from gato.words import text_of
 
 ROWS_AT_ONCE = 8

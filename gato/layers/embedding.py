@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gato.batch import ACTION_LOCAL, NO_LOCAL, NUM_POSITION_BINS
+from gato.layers.numbers import Numbers
+
+from .compact import NumberEmbedding
 
 
 class TokenTable(nn.Embedding):
@@ -62,10 +65,13 @@ class PatchEmbedder(nn.Module):
 class Embedding(nn.Module):
     """A batch's ids and patches -> (B, L, width).
 
-    **Arguments:** `image_id`: ids with this value take the patches, in order, row by row.
+    **Arguments:** `image_id`: ids with this value take the patches, in order, row by row; `numbers`: of the compact layout.
     """
 
-    def __init__(self, num_rows: int, width: int, image_id: int, max_local_positions: int, patch_embedder: nn.Module) -> None:
+    def __init__(
+        self, num_rows: int, width: int, image_id: int, max_local_positions: int, patch_embedder: nn.Module,
+        numbers: NumberEmbedding | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.image_id, self.action_row = image_id, max_local_positions
         self.tokens = TokenTable(num_rows, width)
@@ -73,13 +79,16 @@ class Embedding(nn.Module):
         self.patch_rows = nn.Embedding(NUM_POSITION_BINS, width)
         self.patch_columns = nn.Embedding(NUM_POSITION_BINS, width)
         self.local = nn.Embedding(max_local_positions + 1, width)  # the last row is shared by all action tokens
+        self.numbers = numbers
 
     def forward(
-        self, ids: Tensor, local_positions: Tensor | None, patches: Tensor | None, patch_boxes: Tensor | None, index: Tensor | None = None
-    ) -> Tensor:
+        self, ids: Tensor, local_positions: Tensor | None, patches: Tensor | None, patch_boxes: Tensor | None, index: Tensor | None = None,
+        numbers: Numbers | None = None,
+    ) -> Tensor:  # fmt: skip
         """
         **Arguments:** `ids`, `local_positions` (B, L); `patches` uint8 (N, 16, 16, 3), `patch_boxes` (N, 4); `index` (N,): the
-        flat place of each patch in `ids`, B * L for a spare one; by default the image slots, in order.
+        flat place of each patch in `ids`, B * L for a spare one; by default the image slots, in order;
+        `numbers`: in the compact layout those of the positions that hold some.
 
         **Raises:** `ValueError` if the patches do not match the image slots. Spare patches, and patches where there are
         no slots at all, are embedded and dropped: their gradient is zero, but there is one.
@@ -91,6 +100,10 @@ class Embedding(nn.Module):
         if local_positions is not None:
             place = torch.where(local_positions == ACTION_LOCAL, self.action_row, local_positions.clamp(min=0))
             embedded = embedded + self.local(place) * (local_positions != NO_LOCAL)[..., None].to(embedded.dtype)
+        if self.numbers is not None and numbers is not None:
+            pooled = self.numbers(numbers, self.tokens.weight)
+            flat = F.pad(embedded.flatten(0, 1), (0, 0, 0, 1))  # one place more, where spare numbers go
+            embedded = flat.index_add(0, numbers.position, pooled.to(flat.dtype))[:-1].view(embedded.shape)
         return embedded
 
     def _with_patches(self, ids: Tensor, patches: Tensor, boxes: Tensor, index: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.generation.logits_process import LogitsProcessor, SuppressTokensLogitsProcessor
 
 CHUNK = 4096  # targets per chunk: bounds the logits held at once
 CPU_CHUNK = 256  # few enough that the logits stay near the core
@@ -77,3 +78,14 @@ class _WeightedLoss(torch.autograd.Function):
             by_table * gradient if ctx.needs_input_grad[1] else None,
             None, None, None, None,
         )  # fmt: skip
+
+
+class Suppress(LogitsProcessor):
+    """What transformers' `SuppressTokensLogitsProcessor` does, with a mask that is made once."""
+
+    def __init__(self, suppressed: SuppressTokensLogitsProcessor, vocab_size: int) -> None:
+        ids = suppressed.suppress_tokens
+        self.mask = torch.zeros(vocab_size, dtype=torch.bool, device=ids.device).index_fill_(0, ids, True)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        return scores.masked_fill(self.mask.to(scores.device), float("-inf"))

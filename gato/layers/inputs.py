@@ -1,4 +1,4 @@
-"""What `Gato.forward` is given: whether its tensors fit together, said in one line where they do not."""
+"""What `Gato.forward` is given: whether its tensors fit together, said in one line where they do not; and what follows from them."""
 
 from __future__ import annotations
 
@@ -42,3 +42,38 @@ def check_inputs(
             raise ValueError(
                 f"{given} patches were given for {slots} image slots in input_ids; give the pictures that the processor laid out"
             )
+
+
+def find_targets(labels: Tensor) -> Tensor:
+    """(K,): the flat places of the labels that are targets; the first token of a row is predicted by nothing."""
+    following = (labels[:, 1:] >= 0).flatten().nonzero()[:, 0]
+    return following + torch.div(following, labels.shape[1] - 1, rounding_mode="floor") + 1
+
+
+def attention_layout(
+    ids: Tensor, past: int, attention_mask: Tensor | None, document_ids: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The mask (B, 1, L, past + L) and the positions within each document (B, L).
+
+    `None` twice where each row is one document from its first token on, without padding: plain causal attention.
+    """
+    batch, length = ids.shape
+    if document_ids is not None:
+        order = torch.arange(length, device=ids.device)
+        same = document_ids[:, :, None] == document_ids[:, None, :]
+        mask = (same & (order[:, None] >= order))[:, None]
+        starts = torch.ones_like(document_ids, dtype=torch.bool)
+        starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+        return mask, order - torch.where(starts, order, 0).cummax(dim=1).values
+    is_whole = attention_mask is None or bool(attention_mask.all())
+    if is_whole and (past == 0 or length == 1):  # a single query, as `generate` gives them, looks at all there is
+        return None, None
+    if attention_mask is None:
+        attention_mask = ids.new_ones(batch, past + length)
+    queries = torch.arange(past, past + length, device=ids.device)
+    keys = torch.arange(past + length, device=ids.device)
+    visible = queries[:, None] >= keys
+    itself = queries[:, None] == keys  # a padded query looks at itself, so that no row of the softmax is empty
+    mask = (visible & attention_mask[:, None, :].bool()) | itself
+    positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, past:]
+    return mask[:, None], positions

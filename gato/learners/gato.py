@@ -28,6 +28,11 @@ class GatoLearner(nn.Module):
         **Returns:** the batch's share of the global loss (weighted sum over `batch.denominator`), and unweighted sums:
         `loss_sum` and `targets` (sources,) by source, `loss_by_kind` and `targets_by_kind` (6,) by the `Kind` of the target.
         """
+        layout = "gato" if batch.numbers is None else "compact"
+        if layout != self.model.config.layout:
+            raise ValueError(
+                f"the batch is of layout '{layout}', the model of '{self.model.config.layout}'; use the tokenizer saved with the weights"
+            )
         out = self.model(
             **batch.inputs(),
             labels=batch.labels,
@@ -37,8 +42,12 @@ class GatoLearner(nn.Module):
             depth_noise=batch.depth_noise if self.training else None,
         )
         source = batch.sources[torch.div(out.token_index, batch.ids.shape[1], rounding_mode="floor")]
-        kind = batch.kind.flatten()[out.token_index]
-        losses, counted = out.token_losses.float(), (batch.labels.flatten()[out.token_index] >= 0).float()
+        kind, numbers = batch.kind.flatten()[out.token_index], batch.numbers
+        if numbers is not None:  # an action of both kinds has one position; its discrete slots come first
+            slots = len(numbers.discrete) + len(numbers.continuous)
+            kind = torch.cat([kind[: len(kind) - slots], torch.full_like(numbers.discrete, Kind.DISCRETE),
+                              torch.full_like(numbers.continuous, Kind.CONTINUOUS)])  # fmt: skip
+        losses, counted = out.token_losses.float(), out.token_counts.float()
         of_sources, of_kinds = (torch.zeros(n, device=batch.ids.device) for n in (len(self.sources), len(Kind)))
         metrics = {
             "loss_sum": of_sources.index_add(0, source, losses),

@@ -1,0 +1,197 @@
+"""What the compact layout has beside the paper's model: numbers that share a position, and actions predicted all at once.
+
+    numbers of a field, or of an action:   W2 sum_j gelu(x_j * g(place_j) + p(place_j)) / sqrt(J)
+    an action's slot:                      z = norm(y + mlp(y)),  y = hidden + slot + earlier slots
+        discrete                           rows of the token table times z, over the legal ids
+        continuous                         a few Gaussian bumps over the bins, whose mean is read from z beside a linear path
+
+x_j is a token's row for a discrete value. For a continuous one it is a linear function of its bin's centre, companded and not:
+both are smooth in the value and low in frequency, since features of a higher one memorise few data (docs/results/compact.md).
+The linear path adds place-wise multiples of the timestep's numbers to the mean, so that a law that is nearly linear holds
+beyond what was demonstrated.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gato.batch import NUM_BINS
+
+from .numbers import Numbers
+
+MU_RANGE = math.log1p(100.0 * 256.0)  # of the companding in `tokenizers/continuous.py`
+FAR = 10.0  # scales of a field: a value farther from its origin counts as this far in what is not companded
+FLOOR = 0.03  # smallest width of a bump, in units of an action's half range
+TARGET_WIDTH = 12 * 2 / NUM_BINS  # of the soft target around an action: 12 bins
+LINEAR_RANK = 32
+NODES, NODE_WEIGHTS = (torch.tensor(a, dtype=torch.float32) for a in np.polynomial.hermite_e.hermegauss(5))
+
+
+class NumberEmbedding(nn.Module):
+    """Numbers -> features (M, width) that are added up by position, and those sums -> (G, width).
+
+    **Arguments:** `continuous_start`: the id of the first bin; `places`: local positions, and as many slots of actions;
+    `row_scale`: what makes rows of the token table of about unit size.
+    """
+
+    def __init__(self, width: int, places: int, continuous_start: int, row_scale: float) -> None:
+        super().__init__()
+        self.continuous_start, self.places, self.row_scale = continuous_start, places, row_scale
+        self.value = nn.Linear(2, width, bias=False)
+        self.gain = nn.Embedding(2 * places, width)
+        self.offset = nn.Embedding(2 * places, width)
+        self.project = nn.Linear(width, width)
+
+    def features(self, ids: Tensor, place: Tensor, table: Tensor) -> Tensor:
+        """`ids`, `place` (..., ), as `Numbers` has them; `table`: rows of the token table."""
+        is_bin = self.is_continuous(ids)
+        x = torch.where(is_bin[..., None], self.value(self.measures(ids)), F.embedding(ids, table) * self.row_scale)
+        row = torch.where(place < 0, self.places - 1 - place, place)
+        return F.gelu(torch.addcmul(self.offset(row), x, self.gain(row)))
+
+    def is_continuous(self, ids: Tensor) -> Tensor:
+        return (ids >= self.continuous_start) & (ids < self.continuous_start + NUM_BINS)
+
+    def centres(self, ids: Tensor) -> Tensor:
+        """Bins' centres in [-1, 1]; 0 for other ids."""
+        centre = (2 * (ids - self.continuous_start).to(self.value.weight.dtype) + 1) / NUM_BINS - 1
+        return torch.where(self.is_continuous(ids), centre, 0.0)
+
+    def measures(self, ids: Tensor) -> Tensor:
+        """(..., 2): the bin's centre as it is (companded where observations are), and expanded, at most `FAR`."""
+        centre = self.centres(ids)
+        return torch.stack([2 * centre, self.expanded(centre)], dim=-1)
+
+    @staticmethod
+    def expanded(centre: Tensor) -> Tensor:
+        """What an observation is in units of its scale; a number no farther than `FAR` from 0."""
+        return (centre.sign() * torch.expm1(centre.abs() * MU_RANGE) / 100.0).clamp(-FAR, FAR)
+
+    def forward(self, numbers: Numbers, table: Tensor) -> Tensor:
+        """(G, width): a vector for every position that holds numbers."""
+        features = self.features(numbers.ids, numbers.place, table)
+        count = torch.bincount(numbers.group, minlength=len(numbers.position)).to(features.dtype)
+        pooled = features.new_zeros(len(numbers.position), features.shape[1]).index_add(0, numbers.group, features)
+        return self.project(pooled * count.rsqrt()[:, None])
+
+
+@dataclass(frozen=True)
+class Bumps:
+    """Gaussians over an action's half range [-1, 1], K of them for each of N slots: `log_shares`, `means`, `widths`, (N, K)."""
+
+    log_shares: Tensor
+    means: Tensor
+    widths: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.log_shares.exp() * self.means).sum(dim=-1)
+
+    def log_density(self, values: Tensor) -> Tensor:
+        """Of `values` (N, n) -> (N, n)."""
+        z = (values[..., None] - self.means[:, None]) / self.widths[:, None]
+        return torch.logsumexp(self.log_shares[:, None] - self.widths[:, None].log() - z.square() / 2, dim=-1) - math.log(2 * math.pi) / 2
+
+    def loss(self, centre: Tensor, mean_weight: float) -> Tensor:
+        """Cross-entropy with a soft target around the bins' centres (N,), in nats a bin, and the squared error of the means.
+
+        The soft target is a Gaussian `TARGET_WIDTH` wide; five nodes stand for it, which is exact for a single bump. Each mean
+        answers for the share of the target that its bump explains: where an expert has two ways, none is drawn to their middle.
+        """
+        nodes = centre[:, None] + TARGET_WIDTH * NODES.to(centre)
+        errors = (self.means - centre[:, None]).square()
+        share = torch.softmax(self.log_shares - self.widths.log() - errors / (2 * self.widths.square()), dim=-1).detach()
+        density = self.log_density(nodes) @ (NODE_WEIGHTS / NODE_WEIGHTS.sum()).to(centre)
+        return -density - math.log(2 / NUM_BINS) + mean_weight * (share * errors).sum(dim=-1)
+
+    def log_probabilities(self) -> Tensor:
+        """(N, 1024): of the bins; what lies beyond the range belongs to the last bin on that side."""
+        inner = torch.arange(1, NUM_BINS, device=self.means.device, dtype=self.means.dtype) * (2 / NUM_BINS) - 1
+        z = (inner[:, None] - self.means[:, None]) / self.widths[:, None]  # (N, 1023, K)
+        below = (torch.special.ndtr(z) * self.log_shares[:, None].exp()).sum(dim=-1)
+        return torch.diff(F.pad(F.pad(below, (1, 0)), (0, 1), value=1.0), dim=-1).clamp(min=1e-9).log()
+
+    def best(self) -> Tensor:
+        """(N,): the mean of the bumps that make up the highest of their tops, so that the middle of two ways is not taken."""
+        tops = self.log_density(self.means)  # (N, K)
+        top = self.means.gather(1, tops.argmax(dim=1, keepdim=True))
+        share = torch.softmax(self.log_shares - self.widths.log() - ((top - self.means) / self.widths).square() / 2, dim=1)
+        return (share * self.means).sum(dim=1)
+
+
+class ActionHead(nn.Module):
+    """The state before an action -> its slots, one after the other but without another pass of the transformer.
+
+    **Arguments:** `places`: local positions, and as many slots; `num_bumps`: of a continuous slot.
+    """
+
+    def __init__(self, width: int, places: int, num_bumps: int) -> None:
+        super().__init__()
+        rank = min(LINEAR_RANK, width)
+        self.num_bumps = num_bumps
+        self.slot = nn.Embedding(places, width)
+        self.earlier = nn.Linear(width, width, bias=False)
+        self.up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(2 * width, width)
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.bumps = nn.Linear(width, 1 + 3 * num_bumps)
+        self.linear_place = nn.Embedding(places, rank)
+        self.linear_slot = nn.Embedding(places, rank)
+
+    def states(self, hidden: Tensor, features: Tensor) -> Tensor:
+        """`hidden` (A, width), `features` (A, S, width) of the slots' values -> (A, S, width); each slot sees the values before it."""
+        slots = torch.arange(features.shape[1], device=hidden.device)
+        return self.state(hidden[:, None], slots, features.cumsum(dim=1) - features)
+
+    def state(self, hidden: Tensor, slot: Tensor, earlier: Tensor) -> Tensor:
+        """`earlier`: the sum of the features of the slots before."""
+        known = self.earlier(earlier * slot.clamp(min=1).to(earlier.dtype).rsqrt()[:, None])
+        y = hidden + self.slot(slot) + known
+        return self.norm(y + self.down(F.gelu(self.up(y))))
+
+    def linear(self, values: Tensor, place: Tensor, owner: Tensor, count: int) -> Tensor:
+        """(count, rank): place-wise multiples of `values` (M,), added up for the action that follows in their timestep, `owner`.
+
+        Those of owner `count`, and of actions, are left out.
+        """
+        rows = self.linear_place(place.clamp(min=0)) * values[:, None]
+        sums = rows.new_zeros(count + 1, rows.shape[1]).index_add(0, owner, rows)
+        number = torch.bincount(owner, minlength=count + 1).clamp(min=1).to(rows.dtype)
+        return (sums * number.rsqrt()[:, None])[:count]
+
+    def bumps_of(self, state: Tensor, slot: Tensor, linear: Tensor) -> Bumps:
+        """`state` (N, width), `slot` (N,), `linear` (N, rank)."""
+        read = self.bumps(state)
+        read = read.to(torch.promote_types(read.dtype, torch.float32))
+        mean = read[:, :1] + (linear * self.linear_slot(slot)).sum(dim=1, keepdim=True).to(read.dtype)
+        shares, offsets, widths = read[:, 1:].split(self.num_bumps, dim=1)
+        return Bumps(shares.log_softmax(dim=1), mean + offsets, FLOOR + F.softplus(widths))
+
+
+@torch.no_grad()
+def initialise(module: NumberEmbedding | ActionHead) -> None:
+    """Features of numbers start at about unit size, random by place; bumps wide, the first one holding most; no linear path."""
+    if isinstance(module, NumberEmbedding):
+        nn.init.normal_(module.value.weight)
+        nn.init.normal_(module.gain.weight)
+        nn.init.normal_(module.offset.weight)
+        nn.init.normal_(module.project.weight, std=module.project.in_features**-0.5)
+        nn.init.zeros_(module.project.bias)
+        return
+    for layer in (module.earlier, module.up, module.down):
+        nn.init.normal_(layer.weight, std=layer.in_features**-0.5 / 2)
+    for layer in (module.up, module.down):
+        nn.init.zeros_(layer.bias)
+    nn.init.normal_(module.slot.weight, std=0.5)
+    nn.init.normal_(module.linear_place.weight)
+    nn.init.zeros_(module.linear_slot.weight)
+    nn.init.zeros_(module.bumps.weight)
+    k = module.num_bumps
+    offsets = torch.linspace(-0.5, 0.5, k) if k > 1 else torch.zeros(1)
+    module.bumps.bias.copy_(torch.cat([torch.zeros(1 + k), offsets, torch.full((k,), -1.0)]))

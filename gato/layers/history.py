@@ -1,0 +1,56 @@
+"""What a stream has seen while a policy acts, and how it is fed to an empty cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gato.batch import Kind, TokenSequence
+
+
+@dataclass
+class Stream:
+    """What one stream has seen: whole timesteps of tokens, and the tokens not yet in the cache.
+
+    In the compact layout `timesteps` hold all texts, and what is fed only those that differ from the ones `said` last.
+    """
+
+    timesteps: list[TokenSequence] = field(default_factory=list)
+    num_prompt: int = 0  # of these timesteps, the first ones
+    pending: list[TokenSequence] = field(default_factory=list)
+    cached: int = 0  # positions in the cache, and with `rolling` those that have left it
+    said: bytes | None = None
+    said_at: int = 0
+    generator: np.random.Generator | None = None
+
+
+def num_said(timestep: TokenSequence) -> int:
+    """How many positions the texts take with which a timestep of the compact layout begins; 0 in the paper's."""
+    if timestep.layout == "gato" or timestep.kind[0] != Kind.TEXT:
+        return 0
+    return int(np.argmax(timestep.kind != Kind.TEXT))
+
+
+def spoken(stream: Stream, timesteps: Sequence[TokenSequence]) -> list[TokenSequence]:
+    """Timesteps as they are fed: without the texts that were `said` last."""
+    fed = []
+    for timestep in timesteps:
+        count = num_said(timestep)
+        texts = timestep.ids[:count].tobytes()
+        if count and texts == stream.said:
+            timestep = timestep.drop(count)
+        elif count:
+            stream.said = texts
+            stream.said_at = stream.cached + sum(map(len, stream.pending)) + sum(map(len, fed))
+        fed.append(timestep)
+    return fed
+
+
+def spoken_anew(stream: Stream) -> list[TokenSequence]:
+    """All timesteps as an empty cache is fed them: prompt and episode each begin with their texts, as in training."""
+    stream.said = None
+    prompt = spoken(stream, stream.timesteps[: stream.num_prompt])
+    stream.said = None
+    return prompt + spoken(stream, stream.timesteps[stream.num_prompt :])

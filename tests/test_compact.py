@@ -1,0 +1,472 @@
+"""The compact layout: a field of numbers is one position, all actions of a timestep another, predicted in one pass.
+
+A timestep of the toy robot with the instruction "go" has 2 patches, 2 readings (a discrete and a continuous one, each a position,
+the bar shares the last one's) and 2 motors: 5 positions, and one more where the instruction stands.
+"""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from gato.agent import Agent
+from gato.batch import ACTION_LOCAL, NO_LOCAL, NUM_BINS, Kind, TokenSequence, collate, join
+from gato.episode import Episode
+from gato.layers.compact import TARGET_WIDTH, Bumps
+from gato.layers.numbers import ALL_BINS
+from gato.layers.slots import SlotChoice
+from gato.learners.gato import GatoLearner
+from gato.policy import GatoPolicy
+from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.tokenizers import continuous
+from gato.tokenizers.episode import EpisodeTokenizer
+
+EXACT = dict(rtol=1e-9, atol=1e-9)  # float64, up to the order of summation
+
+
+@pytest.fixture(scope="module")
+def compact(tokenizer) -> EpisodeTokenizer:
+    return EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact")
+
+
+@pytest.fixture(scope="module")
+def make(make_gato, compact):
+    """make("rope", context_length=32): a float64 model of the compact layout whose every weight matters."""
+
+    def build(positions: str = "rope", context_length: int = 42, **rest):
+        start = compact.vocabulary.discrete.start
+        model = make_gato(positions, context_length, layout="compact", discrete_start=start, **rest)
+        with torch.no_grad():
+            for name in ("bumps", "linear_slot"):
+                getattr(model.actions, name).weight.normal_(std=0.3)
+        return model
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def model(make):
+    return make()
+
+
+def batch_of(tokenizer: EpisodeTokenizer, *rows: TokenSequence, length: int | None = None):
+    return collate(rows, length or max(map(len, rows)), tokenizer.vocabulary.pad)
+
+
+def token_losses(model, batch) -> torch.Tensor:
+    with torch.no_grad():
+        return model(
+            input_ids=batch.ids, local_positions=batch.local_position, pixel_values=batch.patches, patch_boxes=batch.patch_boxes,
+            patch_index=batch.patch_index, labels=batch.labels, target_index=batch.target_index, numbers=batch.numbers,
+            document_ids=batch.document if batch.is_packed else None,
+        ).token_losses  # fmt: skip
+
+
+# -- the layout ------------------------------------------------------------------------------------
+
+
+def test_a_two_step_episode_token_by_token(compact, drive):
+    """The instruction once, pictures, then numbers in the order of their keys; the bar beside the last of them; then the motors."""
+    episode = replace(
+        drive(2, "go"),
+        observations=dict(drive(2, "go").observations) | {"gripper/force": np.float32([0, 1]), "gripper/open": np.array([0, 1])},
+        actions={"motors": np.array([[-1.0, 0.0], [0.0, 10.0]], np.float32)},
+    )
+    v, go = compact.vocabulary, compact.text.encode("go")
+    c, d, n = v.continuous.start, v.discrete.start, len(go)
+    tokens = compact.encode(episode)
+    assert tokens.ids.tolist() == [
+        *go, v.image, v.image, c + 512, d + 0, v.separator, c + 0, c + 0,
+        v.image, v.image, c + 744, d + 1, v.separator, c + 512, c + 1023,
+    ]  # fmt: skip
+    assert tokens.position.tolist() == [*range(n), n, n + 1, n + 2, n + 3, n + 3, n + 4, n + 4,
+                                        n + 5, n + 6, n + 7, n + 8, n + 8, n + 9, n + 9]  # fmt: skip
+    assert len(tokens) == n + 10
+    a, no = ACTION_LOCAL, NO_LOCAL
+    assert tokens.local_position.tolist() == [*[no] * n, 0, 1, 2, 3, no, a, a, 0, 1, 2, 3, no, a, a]
+    assert tokens.is_target.tolist() == [*[True] * n, *[False] * 5, True, True, *[False] * 5, True, True]
+    assert tokens.legal.tolist() == [*[0] * (n + 5), ALL_BINS, ALL_BINS, *[0] * 5, ALL_BINS, ALL_BINS]
+    shown = compact.show(tokens).splitlines()
+    assert shown[1] == "0.1    # # +0.4541 (1 |) ([+0.0010] [+0.9990])"
+
+
+def test_the_ids_are_those_of_the_paper_s_layout(compact, tokenizer, drive):
+    """Only their order within a timestep differs, and the instruction stands once."""
+    for t in range(3):
+        step = drive(3).window(t, t + 1)
+        assert sorted(compact.encode(step).ids) == sorted(tokenizer.encode(step).ids)
+
+
+def test_an_instruction_stands_again_where_it_changes(compact, drive):
+    goals = np.array(["go", "go", "go to the red ball", "go to the red ball"], object)
+    tokens = compact.encode(replace(drive(4), observations=dict(drive(4).observations) | {"goal": goals}))
+    words = [compact.text.decode(tokens.ids[(tokens.timestep == t) & (tokens.kind == Kind.TEXT)]) for t in range(4)]
+    assert words == ["go", "", "go to the red ball", ""]
+
+
+@pytest.mark.parametrize("said", ["a cat", ""])
+def test_captions_and_documents_are_laid_out_as_ever(compact, tokenizer, said):
+    picture = FieldSpec("image", Modality.IMAGE, "observation", (16, 16, 3), "uint8")
+    words = FieldSpec("text", Modality.TEXT, "action", dtype="str")
+    for task in (TaskSpec("captions", (picture, words)), TaskSpec("text", (words,))):
+        shown = {"image": np.zeros((1, 16, 16, 3), np.uint8)} if task.observations else {}
+        episode = Episode(task, shown, {"text": np.array([said], object)}, np.zeros(1, np.float32))
+        mine, theirs = compact.encode(episode), tokenizer.encode(episode)
+        for f in fields(TokenSequence):
+            if f.name != "layout":
+                np.testing.assert_array_equal(getattr(mine, f.name), getattr(theirs, f.name))
+
+
+def test_rows_are_cut_dropped_and_joined_by_positions(compact, drive):
+    tokens, n = compact.encode(drive(3)), len(compact.text.encode("go"))
+    assert len(tokens) == n + 15
+    first = tokens.cut(n + 5)
+    assert first.timestep.max() == 0 and len(first.patches) == 2
+    assert first.ids.tolist() == tokens.ids[tokens.timestep == 0].tolist()
+    rest = tokens.drop(n + 5)
+    assert rest.position[0] == 0 and len(rest) == 10 and len(rest.patches) == 4
+    both = join([first, replace(rest, timestep=rest.timestep - 1)], same_document=True)
+    for f in fields(TokenSequence):
+        np.testing.assert_array_equal(getattr(both, f.name), getattr(tokens, f.name))
+    assert [len(part) for part in tokens.by_timestep()] == [n + 5, 5, 5]
+
+
+def test_a_batch_holds_its_numbers_packed(compact, drive):
+    batch = batch_of(compact, compact.encode(drive(2)), compact.encode(drive(1)), length=20)
+    numbers, n = batch.numbers, len(compact.text.encode("go"))
+    assert numbers.position.tolist() == [n + 2, n + 3, n + 4, n + 7, n + 8, n + 9, 20 + n + 2, 20 + n + 3, 20 + n + 4]
+    assert numbers.group.tolist() == [0, 1, 2, 2, 3, 4, 5, 5, 6, 7, 8, 8]
+    assert numbers.place.tolist() == [2, 3, -1, -2] * 3
+    assert numbers.owner.tolist() == [0, 0, 3, 3, 1, 1, 3, 3, 2, 2, 3, 3]
+    assert numbers.before.tolist() == [n + 3, n + 8, 20 + n + 3]
+    assert batch.denominator == 3 * 2 + 2 * (n - 1)  # motors, and an instruction's words behind the first of a row
+    assert (batch.kind == Kind.SEPARATOR).sum() == 3, "timesteps are counted by their bars"
+
+
+def test_an_action_that_was_cut_off_owns_no_observation(compact, drive):
+    tokens = compact.encode(drive(2))
+    numbers = batch_of(compact, tokens.cut(len(tokens) - 1)).numbers
+    assert len(numbers.actions) == 1
+    assert numbers.owner.tolist() == [0, 0, 1, 1, 1, 1]
+
+
+# -- the model -------------------------------------------------------------------------------------
+
+
+def test_later_positions_do_not_change_earlier_ones(model, compact, drive):
+    whole, n = compact.encode(drive(4)), len(compact.text.encode("go"))
+    cut = whole.cut(n + 10)
+    ours = token_losses(model, batch_of(compact, cut))
+    torch.testing.assert_close(ours, token_losses(model, batch_of(compact, whole))[[*range(n - 1), *range(n - 1, n + 3)]], **EXACT)
+
+
+def test_a_slot_sees_the_slots_before_it_and_none_behind(model, compact, drive):
+    episode = drive(1)
+
+    def losses(motors):
+        return token_losses(model, batch_of(compact, compact.encode(replace(episode, actions={"motors": np.float32([motors])}))))[-2:]
+
+    base, later, earlier = losses([0.1, 5.0]), losses([0.1, 6.0]), losses([0.4, 5.0])
+    assert base[0] == later[0] and base[1] != later[1]
+    assert base[1] != earlier[1]
+
+
+def test_documents_of_a_row_do_not_see_one_another(model, compact, drive):
+    first, second = compact.encode(drive(2, seed=1)), compact.encode(drive(2, seed=2))
+    n = len(compact.text.encode("go")) - 1
+    alone = [token_losses(model, batch_of(compact, one)) for one in (first, second)]
+    both = token_losses(model, batch_of(compact, join([first, second], same_document=False)))
+    expected = torch.cat([alone[0][:n], alone[1][:n], alone[0][n:], alone[1][n:]])
+    torch.testing.assert_close(both, expected, rtol=1e-5, atol=1e-4)  # rotary angles of other positions are float32
+
+
+def test_neither_padding_nor_a_batch_mate_changes_a_loss(model, compact, drive):
+    first, second = compact.encode(drive(3, seed=1)), compact.encode(drive(1, "go to the red ball", seed=2))
+    learner = GatoLearner(model)
+    alone = sum(float(learner(batch_of(compact, one))[1]["loss_sum"]) for one in (first, second))
+    together = learner(batch_of(compact, first, second, length=40))[1]
+    assert float(together["loss_sum"]) == pytest.approx(alone, rel=1e-6)
+    n, m = (len(compact.text.encode(text)) for text in ("go", "go to the red ball"))
+    assert together["targets_by_kind"].tolist() == [n + m - 2, 0, 0, 8, 0, 0]
+
+
+def test_every_weight_takes_part_in_every_kind_of_batch(make, compact, drive):
+    """Else ranks that got other rows would wait for it for ever."""
+    document = compact.encode(Episode(TaskSpec("text", (FieldSpec("text", Modality.TEXT, "action", dtype="str"),)), {},
+                                      {"text": np.array(["a cat"], object)}, np.zeros(1, np.float32)))  # fmt: skip
+    for tokens in (document, compact.encode(drive(2))):
+        learner = GatoLearner(make())
+        loss, _ = learner(batch_of(compact, tokens))
+        loss.backward()
+        assert [name for name, p in learner.named_parameters() if p.grad is None] == []
+    assert all(float(p.grad.abs().sum()) == 0 for p in make().actions.parameters() if p.grad is not None)
+
+
+def test_a_batch_of_the_other_layout_is_refused(model, make_gato, compact, tokenizer, drive):
+    with pytest.raises(ValueError, match="the batch is of layout 'compact', the model of 'gato'"):
+        GatoLearner(make_gato())(batch_of(compact, compact.encode(drive(1))))
+    with pytest.raises(ValueError, match="the batch is of layout 'gato', the model of 'compact'"):
+        GatoLearner(model)(batch_of(tokenizer, tokenizer.encode(drive(1))))
+
+
+def test_discrete_slots_are_scored_over_their_legal_ids_alone(make, tokenizer):
+    task = TaskSpec("toy/keys", (
+        FieldSpec("a", Modality.DISCRETE, "observation", (2,), "int64", (0,), (5,)),
+        FieldSpec("keys", Modality.DISCRETE, "action", (2,), "int64", (0, 1), (2, 1)),
+    ))  # fmt: skip
+    compact = EpisodeTokenizer(None, tokenizer.vocabulary, layout="compact")
+    episode = Episode(task, {"a": np.array([[1, 2]])}, {"keys": np.array([[2, 1]])}, np.zeros(1, np.float32))
+    batch = batch_of(compact, compact.encode(episode))
+    assert batch.numbers.legal.tolist() == [[3, 1]] and batch.numbers.most == 3
+    losses = token_losses(make(), batch)
+    assert losses[1] == 0, "one legal id is certain"
+    policy = GatoPolicy(make(), compact, task, seed=3)
+    drawn = np.concatenate([policy.act({"a": np.array([[1, 2]])})["keys"] for _ in range(40)])
+    assert set(drawn[:, 0]) <= {0, 1, 2} and len(set(drawn[:, 0])) > 1 and set(drawn[:, 1]) == {1}
+
+
+# -- acting ----------------------------------------------------------------------------------------
+
+
+class Recorder(GatoPolicy):
+    """A policy that keeps the states it chose from."""
+
+    def _choose_slots(self, hidden, rows, seen):
+        self.states.append(hidden)
+        return super()._choose_slots(hidden, rows, seen)
+
+
+def acted(policy: GatoPolicy, episode: Episode, first: tuple[int, ...] = (0,)) -> Episode:
+    policy.states, actions = [], []
+    for t in range(episode.num_timesteps):
+        shown = {name: values[t : t + 1] for name, values in episode.observations.items()}
+        actions.append(policy.act(shown, np.zeros(1), np.array([t in first]), np.array([0]))["motors"])
+    return replace(episode, actions={"motors": np.concatenate(actions)})
+
+
+def states_of(model, tokenizer, tokens, mask=None) -> torch.Tensor:
+    """(T, width): the states before the actions of a sequence, in one forward pass."""
+    batch = batch_of(tokenizer, tokens)
+    with torch.no_grad():
+        embedded = model.embedding(batch.ids, batch.local_position, batch.patches, batch.patch_boxes, numbers=batch.numbers)
+        return model.transformer(embedded, mask)[0, batch.numbers.before]
+
+
+@pytest.mark.parametrize("positions", ["rope", "transformer_xl", "learned"])
+def test_acting_equals_one_forward_pass_while_the_context_is_not_full(make, compact, robot, drive, positions):
+    model = make(positions)
+    policy = Recorder(model, compact, robot)
+    episode = acted(policy, drive(8))  # 8 x 5 positions and the instruction, of 42
+    torch.testing.assert_close(torch.cat(policy.states), states_of(model, compact, compact.encode(episode)), **EXACT)
+
+
+def test_rebuilding_equals_a_fresh_forward_of_the_retained_window(model, compact, robot, drive):
+    """A context of 42 holds 8 timesteps behind their instruction; when it is full, half of it is kept: the present one and 3 before."""
+    assert len(compact.text.encode("go")) == 1
+    policy = Recorder(model, compact, robot)
+    episode = acted(policy, drive(24))
+    kept = [*range(1, 9), *[4, 5, 6, 7, 8] * 4][:24]
+    for t, n in enumerate(kept):
+        window = compact.encode(episode.window(t + 1 - n, t + 1))
+        torch.testing.assert_close(policy.states[t], states_of(model, compact, window)[-1:], **EXACT)
+
+
+def test_a_short_memory_keeps_its_prompt_and_its_instruction(model, compact, robot, drive):
+    demonstration = drive(2, seed=5)
+    policy = Recorder(model, compact, robot, memory=2, prompt=demonstration)
+    episode = acted(policy, drive(6))
+    for t in range(6):
+        window = episode.window(max(0, t - 1), t + 1)
+        seen = join([compact.encode(demonstration), compact.encode(window)], same_document=True)
+        torch.testing.assert_close(policy.states[t], states_of(model, compact, seen)[-1:], **EXACT)
+
+
+@pytest.mark.parametrize("positions", ["rope", "transformer_xl"])
+def test_rolling_equals_one_forward_over_all_history_under_a_banded_mask(make, compact, robot, drive, positions):
+    """Half a context after an instruction it is given again, lest it leave the window."""
+    model = make(positions)
+    policy = Recorder(model, compact, robot, overflow="rolling")
+    episode = acted(policy, drive(24))
+    parts = compact.encode(episode, is_once=False).by_timestep()
+    said = [t for t in range(24) if t % 5 == 0]  # 5 timesteps of 5 positions, and the instruction, are more than 21
+    tokens = join([part if t in said else part.drop(1) for t, part in enumerate(parts)], same_document=True)
+    back = torch.arange(len(tokens))[:, None] - torch.arange(len(tokens))
+    banded = ((back >= 0) & (back < 42))[None, None]
+    torch.testing.assert_close(torch.cat(policy.states), states_of(model, compact, tokens, banded), **EXACT)
+
+
+def test_streams_side_by_side_act_as_each_alone(model, compact, robot, drive):
+    policy = GatoPolicy(model, compact, robot, temperature=1.0, seed=4)
+    policy.reset(2)
+    episodes = [drive(5, "go", seed=1), drive(5, "go to the red ball", seed=2)]
+    together = []
+    for t in range(5):
+        shown = {name: np.concatenate([e.observations[name][t : t + 1] for e in episodes]) for name in episodes[0].observations}
+        together.append(policy.act(shown)["motors"])
+    alone = GatoPolicy(model, compact, robot, temperature=1.0, seed=4)
+    for i, episode in enumerate(episodes):
+        for t in range(5):
+            shown = {name: values[t : t + 1] for name, values in episode.observations.items()}
+            motors = alone.act(shown, np.zeros(1), np.array([t == 0]), np.array([0]))["motors"]
+            np.testing.assert_array_equal(motors[0], together[t][i])
+
+
+def test_continuous_actions_are_not_drawn_unless_asked(model, compact, robot, drive):
+    shown = {name: values[:1] for name, values in drive(1).observations.items()}
+    default = [GatoPolicy(model, compact, robot, seed=s).act(shown)["motors"].tolist() for s in range(3)]
+    drawn = [GatoPolicy(model, compact, robot, temperature=1.0, seed=s).act(shown)["motors"].tolist() for s in range(3)]
+    assert default[0] == default[1] == default[2]
+    assert drawn[0] != drawn[1] != drawn[2]
+
+
+# -- continuous actions ----------------------------------------------------------------------------
+
+
+def bumps(shares, means, widths) -> Bumps:
+    log_shares = torch.tensor([shares], dtype=torch.float64).log()
+    return Bumps(log_shares, torch.tensor([means], dtype=torch.float64), torch.tensor([widths], dtype=torch.float64))
+
+
+def test_the_bins_share_all_probability_and_the_last_ones_take_what_lies_beyond():
+    probabilities = bumps([0.25, 0.75], [-1.2, 0.0], [0.1, 0.2]).log_probabilities().exp()
+    assert float(probabilities.sum()) == pytest.approx(1.0, abs=1e-5)
+    assert float(probabilities[0, 0]) == pytest.approx(0.25 * 0.977, abs=1e-2)  # two widths beyond the end
+
+
+def test_the_soft_target_of_a_single_bump_has_its_closed_form():
+    found = bumps([1.0], [0.2], [0.1]).loss(torch.tensor([0.3], dtype=torch.float64), mean_weight=50.0)
+    expected = (0.1**2 + TARGET_WIDTH**2) / (2 * 0.1**2) + np.log(0.1) + np.log(2 * np.pi) / 2 - np.log(2 / NUM_BINS) + 50 * 0.1**2
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_where_there_are_two_ways_one_is_taken_and_not_their_middle():
+    two_ways = bumps([0.45, 0.55], [-0.8, 0.8], [0.1, 0.1])
+    assert float(two_ways.mean) == pytest.approx(0.08)
+    assert float(two_ways.best()) == pytest.approx(0.8)
+    one_way = bumps([0.5, 0.5], [0.2, 0.24], [0.1, 0.1])
+    assert float(one_way.best()) == pytest.approx(0.22, abs=2e-3)
+
+
+def test_an_expert_of_two_ways_is_learned_with_both(compact):
+    """It steers hard left or hard right, whatever it sees, and the second wheel with the first."""
+    from gato.config import GatoConfig
+    from gato.model import Gato
+
+    torch.manual_seed(0)
+    eye = FieldSpec("eye", Modality.CONTINUOUS, "observation", (2,))
+    task = TaskSpec("toy/fork", (eye, FieldSpec("wheels", Modality.CONTINUOUS, "action", (2,), low=(-1.0,), high=(1.0,))))
+    rng, v = np.random.default_rng(0), compact.vocabulary
+    model = Gato(GatoConfig(
+        vocab_size=v.size, continuous_start=v.continuous.start, image_token_id=v.image, pad_token_id=v.pad, num_layers=1, num_heads=2,
+        width=32, head_width=16, feed_forward=64, context_length=64, drop_path=0.0, layout="compact", discrete_start=v.discrete.start,
+    ))  # fmt: skip
+    learner = GatoLearner(model)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-2)
+    for _ in range(250):
+        side = rng.choice([-0.8, 0.8], (32, 1)).astype(np.float32)
+        seen = {"eye": rng.normal(size=(32, 2)).astype(np.float32)}
+        episode = Episode(task, seen, {"wheels": np.tile(side, 2)}, np.zeros(32, np.float32))
+        steps = [compact.encode(episode.window(t, t + 1)) for t in range(32)]
+        loss, _ = learner(batch_of(compact, join(steps, same_document=False)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    policy = GatoPolicy(model, compact, task, temperature=1.0, memory=1)
+    seen = {"eye": rng.normal(size=(200, 2)).astype(np.float32)}
+    policy.reset(200)
+    drawn = policy.act(seen)["wheels"]
+    assert (np.abs(np.abs(drawn) - 0.8) < 0.3).mean() > 0.95, "one of the two ways"
+    assert 0.3 < (drawn[:, 0] > 0).mean() < 0.7, "both of them"
+    assert (np.sign(drawn[:, 0]) == np.sign(drawn[:, 1])).mean() > 0.95, "the second wheel follows the first"
+    chosen = GatoPolicy(model, compact, task, memory=1)
+    chosen.reset(200)
+    assert (np.abs(np.abs(chosen.act(seen)["wheels"]) - 0.8) < 0.1).mean() > 0.95, "and never their middle"
+
+
+# -- measured observations -------------------------------------------------------------------------
+
+
+def test_observations_are_measured_from_an_origin_in_units_of_a_scale():
+    spec = FieldSpec("place", Modality.CONTINUOUS, "observation", (2,), origin=(1.0, 0.0), scale=(0.5, 100.0))
+    plain = FieldSpec("place", Modality.CONTINUOUS, "observation", (2,))
+    from gato.tokenizers.vocabulary import Vocabulary
+
+    ids = continuous.encode(spec, np.float32([[2.0, -50.0]]), Vocabulary())
+    assert ids.tolist() == continuous.encode(plain, np.float32([[2.0, -0.5]]), Vocabulary()).tolist()
+    np.testing.assert_allclose(continuous.decode(spec, ids, Vocabulary()), [[2.0, -50.0]], rtol=0.03)
+
+
+@pytest.mark.parametrize("scale", [(0.0,), (-1.0,), (float("nan"),), (1.0, 2.0, 3.0)])
+def test_a_scale_is_one_number_above_zero_or_one_per_element(scale):
+    with pytest.raises(ValueError, match="expected one finite number above 0, or 2 of them"):
+        FieldSpec("place", Modality.CONTINUOUS, "observation", (2,), scale=scale)
+    with pytest.raises(ValueError, match="only continuous observations"):
+        FieldSpec("motor", Modality.CONTINUOUS, "action", (), low=(0,), high=(1,), scale=(1.0,))
+
+
+def test_a_task_with_a_scale_survives_its_file_and_is_told_from_one_without(robot):
+    from gato.data.spread import measured
+
+    values = np.float32([1, 2, 3, 4, 100])
+    episode = Episode(robot, {"camera": np.zeros((5, 16, 32, 3), np.uint8), "goal": np.array(["go"] * 5, object),
+                              "gripper/force": values, "gripper/open": np.zeros(5, np.int64)},
+                      {"motors": np.zeros((5, 2), np.float32)}, np.zeros(5, np.float32))  # fmt: skip
+    task = measured(robot, [episode])
+    force = next(f for f in task.observations if f.name == "gripper/force")
+    assert force.origin == (3.0,) and force.scale == pytest.approx((np.sqrt(np.square(values - 3).mean()),), rel=1e-3)
+    assert TaskSpec.from_dict(task.to_dict()) == task
+    assert "origin" in robot.differences(task)[0]
+    assert robot.measured_as(task) == task
+    constant = measured(robot, [replace(episode, observations={**episode.observations, "gripper/force": np.full(5, 7, np.float32)})])
+    assert next(f for f in constant.observations if f.name == "gripper/force").scale == (1.0,)
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
+
+
+def test_a_saved_agent_acts_as_before_and_says_its_layout(make, compact, robot, drive, tmp_path):
+    import json
+
+    import gato
+
+    agent = Agent(make().float(), compact, {robot.name: robot})
+    agent.save(tmp_path)
+    assert json.loads((tmp_path / "gato.json").read_text())["layout"] == "compact"
+    loaded = gato.load(tmp_path, device="cpu")
+    assert loaded.tokenizer.layout == loaded.model.config.layout == "compact"
+    shown = {name: values[:1] for name, values in drive(1).observations.items()}
+    np.testing.assert_array_equal(loaded.policy(robot.name).act(shown)["motors"], agent.policy(robot.name).act(shown)["motors"])
+
+
+def test_weights_of_one_layout_with_the_tokenizer_of_the_other_are_refused(make, compact, tokenizer, robot, tmp_path):
+    import json
+
+    import gato
+
+    with pytest.raises(ValueError, match="the weights are of layout 'compact' but the tokenizer lays out tokens as 'gato'"):
+        Agent(make(), tokenizer, {})
+    Agent(make().float(), compact, {robot.name: robot}).save(tmp_path)
+    path = tmp_path / "gato.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": "gato"}))
+    with pytest.raises(ValueError, match="the weights are of layout 'compact' but the tokenizer lays out tokens as 'gato'"):
+        gato.load(tmp_path, device="cpu")
+
+
+def test_likelihoods_are_exact_where_training_is_softer(model, compact, robot, drive):
+    """The chosen bins' own log-probabilities, slot by slot."""
+    episode = drive(1)
+    agent = Agent(model, compact, {robot.name: robot})
+    found = agent.log_likelihood([episode], actions_only=True)
+    tokens = compact.encode(episode)
+    batch = batch_of(compact, tokens)
+    numbers, reader = batch.numbers, model.slots
+    with torch.no_grad():
+        hidden = states_of(model, compact, tokens)
+        linear = reader.linear_of(numbers.ids, numbers.place, numbers.owner, 1)
+        choice, total = SlotChoice(reader, hidden, linear), 0.0
+        for slot in range(2):
+            scores = choice.scores(compact.vocabulary.continuous, True)[0]
+            total += float(scores[numbers.actions[0, slot] - compact.vocabulary.continuous.start])
+            choice.take(numbers.actions[:, slot])
+    assert found[0] == pytest.approx(total, rel=1e-6)
