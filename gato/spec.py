@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .spec_types import FIELD, TASK, check_types, plain
+from .spec_types import FIELD, TASK, check_measures, check_types, is_known_dtype, plain
 
 PATCH_SIZE = 16
 NUM_DISCRETE_VALUES = 1024
@@ -76,7 +76,7 @@ class FieldSpec:
         label = f"{self.role} field '{self.name}'"
         if not all(isinstance(n, int) and n >= 0 for n in self.shape) or self.size > MAX_ELEMENTS:
             raise ValueError(f"{label} has shape {self.shape}; expected non-negative integers, at most {MAX_ELEMENTS} elements")
-        if not _is_known_dtype(self.dtype, self.modality):
+        if not is_known_dtype(self.dtype, self.modality == "text"):
             raise ValueError(f"{label} has dtype '{self.dtype}'; expected 'str' for text, else a NumPy bool, int or float")
         for bound in (self.low, self.high):
             if bound is not None and len(bound) not in (1, self.size):
@@ -84,9 +84,8 @@ class FieldSpec:
                     f"{label}: a bound has {len(bound)} numbers but the shape {self.shape} has {self.size}; "
                     "give one number or one per element"
                 )
-        for measure in ("origin", "scale"):
-            if getattr(self, measure) is not None:
-                self._check_measure(label, measure, getattr(self, measure))
+        is_measured = self.modality is Modality.CONTINUOUS and self.role == "observation"
+        check_measures(label, {"origin": self.origin, "scale": self.scale}, self.size, is_measured)
         if self.modality is Modality.IMAGE:
             self._check_image(label)
         if self.modality is Modality.DISCRETE:
@@ -111,15 +110,6 @@ class FieldSpec:
                     f"{label} is continuous but its range is not finite with low < high; "
                     "actions are rescaled to [-1, 1], so give both bounds"
                 )
-
-    def _check_measure(self, label: str, name: str, values: tuple[float, ...]) -> None:
-        if self.modality is not Modality.CONTINUOUS or self.role == "action":
-            article = "an" if name == "origin" else "a"
-            raise ValueError(f"{label} has {article} {name}, but only continuous observations are measured from one; remove it")
-        numbers = np.array(values, np.float64)
-        if len(values) not in (1, self.size) or not np.isfinite(numbers).all() or (name == "scale" and (numbers <= 0).any()):
-            kind = "finite number" if name == "origin" else "finite number above 0"
-            raise ValueError(f"{label} has the {name} {values}; expected one {kind}, or {self.size} of them")
 
     def _check_image(self, label: str) -> None:
         if self.role == "action":
@@ -317,11 +307,6 @@ class TaskSpec:
         given = {name: tuple(float(x) for x in origin) for name, origin in origins.items()}
         return replace(self, fields=(*(replace(f, origin=given.get(f.name)) for f in self.observations), *self.actions))
 
-    @property
-    def scales(self) -> dict[str, tuple[float, ...]]:
-        """Of the observations that have one, by field name."""
-        return {f.name: f.scale for f in self.observations if f.scale is not None}
-
     def measured_as(self, other: TaskSpec) -> TaskSpec:
         """The task with the origins and scales of another with the same observations."""
         theirs = {f.name: f for f in other.observations}
@@ -341,16 +326,6 @@ def _field_from_dict(values: Mapping[str, Any]) -> FieldSpec:
 def _sort_key(path: tuple[str | int, ...]) -> list[str]:
     """Keys in the order of their letters, indices of a tuple in the order of their numbers."""
     return [f"{part:09d}" if isinstance(part, int) else part for part in path]
-
-
-def _is_known_dtype(dtype: str, modality: Modality) -> bool:
-    if modality is Modality.TEXT:
-        return dtype == "str"
-    try:
-        kind = np.dtype(dtype)
-    except TypeError:
-        return False
-    return kind.kind in "biuf" and kind.name == dtype and kind.itemsize <= 8
 
 
 def _tuples_from_integer_keys(value: Any) -> Any:

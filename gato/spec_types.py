@@ -94,3 +94,30 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(plain(v) for v in value)
     return value.item() if isinstance(value, np.generic) else value
+
+
+def check_measures(label: str, measures: Mapping[str, tuple[float, ...] | None], size: int, is_measured: bool) -> None:
+    """**Raises:** `ValueError` for an `origin` or a `scale` of a field that is not measured, or whose numbers are not such.
+
+    **Arguments:** `size`: elements of the field; `is_measured`: whether it is a continuous observation.
+    """
+    for name, values in measures.items():
+        if values is None:
+            continue
+        if not is_measured:
+            article = "an" if name == "origin" else "a"
+            raise ValueError(f"{label} has {article} {name}, but only continuous observations are measured from one; remove it")
+        numbers = np.array(values, np.float64)
+        if len(values) not in (1, size) or not np.isfinite(numbers).all() or (name == "scale" and (numbers <= 0).any()):
+            kind = "finite number" if name == "origin" else "finite number above 0"
+            raise ValueError(f"{label} has the {name} {values}; expected one {kind}, or {size} of them")
+
+
+def is_known_dtype(dtype: str, is_text: bool) -> bool:
+    if is_text:
+        return dtype == "str"
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        return False
+    return kind.kind in "biuf" and kind.name == dtype and kind.itemsize <= 8
