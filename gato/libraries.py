@@ -29,8 +29,6 @@ INSIDES = {
     "transformers.tokenization_python.PythonBackend._convert_token_to_id": "gato/processor.py: pieces as their tokenizers have them",
     "transformers.tokenization_python.PythonBackend._convert_id_to_token": "gato/processor.py, likewise",
     "transformers.PreTrainedTokenizerBase._decode": "gato/processor.py, likewise",
-    "ale_py.AtariEnv._action_set": "gato/envs/atari.py: an expert looks ahead on the bare emulator",
-    "dm_control.rl.control.Environment._n_sub_steps": "gato/envs/dm_control.py: an expert plans in the simulator",
 }
 
 

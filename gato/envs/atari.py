@@ -119,7 +119,10 @@ def _generator(env: gymnasium.Env) -> np.random.Generator:
 
 def _play(game: Any, action: int) -> float:
     """One timestep of the bare emulator."""
-    return float(sum(game.ale.act(game._action_set[action]) for _ in range(FRAME_SKIP)))
+    import ale_py
+
+    button = ale_py.Action.__members__[game.get_action_meanings()[action]]
+    return float(sum(game.ale.act(button) for _ in range(FRAME_SKIP)))
 
 
 def make(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gymnasium.Env:

@@ -157,10 +157,10 @@ class PlanningExpert:
 
         physics = simulation.physics
         mujoco.mj_setState(physics.model.ptr, physics.data.ptr, self.state, self.part)
-        value = 0.0
+        value, held = 0.0, round(simulation.control_timestep() / physics.timestep()) * self.hold
         for step in range(self.horizon):
             physics.data.ctrl[:] = plan[step * self.knots // self.horizon]
-            physics.step(simulation._n_sub_steps * self.hold)
+            physics.step(held)
             value += simulation.task.get_reward(physics) * 0.99**step
         return value
 
