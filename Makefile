@@ -17,7 +17,7 @@ INSTALL := sh configs/install.sh $(BIN)/python
 # Everything the demo makes stays in this folder; `make clean` removes it.
 export GATO_HOME ?= $(CURDIR)/demo
 
-.PHONY: demo test test-all test-oldest test-newest check types lock wheel clean
+.PHONY: demo gpu test test-all test-oldest test-newest check types lock wheel clean
 
 demo: $(VENV)/ready
 	@BIN=$(BIN) sh samples/demo.sh
@@ -52,6 +52,10 @@ lock: $(VENV)/ready
 		--extra dev --extra page --extra embeddings --extra deepspeed --extra suites pyproject.toml $(VENV)/build.in -o $(VENV)/new.lock
 	@grep -Ev '^(nvidia-|cuda-|triton)' $(VENV)/new.lock > $(LOCK)
 	@diff $(VENV)/old.lock $(LOCK) | grep '^[<>]' || echo "nothing changed"
+
+# Correctness and speed on a GPU, within eight minutes, into docs/results; without one, at toy size, and nothing is written.
+gpu: $(VENV)/tested
+	$(BIN)/python benchmarks/gpu.py $(if $(shell command -v nvidia-smi),,--toy)
 
 # The suite at both ends of the ranges, each in an environment of its own; docs/libraries.md holds the results.
 test-oldest test-newest: $(VENV)/ready

@@ -1,9 +1,9 @@
 """Latency of acting: one control step with a full context, against no cache and against the least that must be read.
 
 Run from the repository's root:  python benchmarks/act.py [--sizes 256x4x8] [--steps 200] [--json FILE]
-                                 python benchmarks/act.py --device cuda       # with the checks of 364M and 1.18B
+                                 python benchmarks/act.py --device cuda
 
-One thread. The floor of a pass is the bytes of the layers' weights and of the keys and values that it must read, over the
+`python benchmarks/gpu.py --only acting` measures 364M and 1.18B on a GPU. One thread. The floor of a pass is the bytes of the layers' weights and of the keys and values that it must read, over the
 bandwidth of this machine: a matrix of just as many bytes times a vector, measured between the steps. Passes over many tokens
 also compute; the second floor takes each pass at the longer of its reading and its operations at the speed of a plain matrix
 product. Times on the CPU are of the thread (`--clock wall` for the others), since other work on the machine is not ours to measure.
@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ import torch
 
 from gato.batch import collate, join
 from gato.config import GatoConfig, preset
-from gato.eval.realtime import Pace
 from gato.model import Gato
 from gato.policy import GatoPolicy
 from gato.spec import FieldSpec, Modality, TaskSpec
@@ -67,7 +66,9 @@ def model_of(size: str, context: int, device: str) -> Gato:
         config = GatoConfig(
             num_layers=layers, num_heads=heads, width=width, head_width=width // heads, feed_forward=4 * width, context_length=context
         )
-    return Gato(config).to(device, torch.bfloat16 if device == "cuda" else torch.float32)
+    with torch.device(device):  # where weights are drawn faster
+        model = Gato(config)
+    return model.to(torch.bfloat16 if device == "cuda" else torch.float32)
 
 
 class Clock:
@@ -210,28 +211,6 @@ def throughput(model: Gato, task: TaskSpec, streams: int, steps: int, clock: Clo
     return streams / float(np.median(seconds))
 
 
-def checks(context: int, small: str, large: str, steps: int, clock: Clock, device: str) -> Iterator[str]:
-    """The two promises: 99 of 100 actions of 10 tokens within 20 ms, and 400 steps at 20 Hz without a missed deadline."""
-    rng, task, tokenizer = np.random.default_rng(0), vector_task(17, 10), EpisodeTokenizer(None, Vocabulary())
-    policy = GatoPolicy(model_of(small, context, device), tokenizer, task, overflow="rolling", static=device == "cuda")
-    for _ in range(context // tokenizer.tokens_per_timestep(task) + 5):
-        policy.act(observations(task, 1, rng))
-    p99 = 1e3 * float(np.percentile([clock(lambda: policy.act(observations(task, 1, rng))) for _ in range(steps)], 99))
-    yield f"{small}: p99 of a 10-token action {p99:.1f} ms; at most 20: {'kept' if p99 <= 20 else 'BROKEN'}"
-    del policy
-    policy = GatoPolicy(model_of(large, context, device), tokenizer, task, overflow="rolling", static=device == "cuda")
-    for _ in range(context // tokenizer.tokens_per_timestep(task) + 5):
-        policy.act(observations(task, 1, rng))
-    pace = Pace(rate=20.0)
-    for _ in range(steps):
-        seen = observations(task, 1, rng)
-        pace.wait()
-        policy.act(seen)
-        pace.done()
-    report = pace.report()
-    yield f"{large}: {steps} steps at 20 Hz: {report.missed} deadlines missed: {'kept' if report.missed == 0 else 'BROKEN'}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["256x4x8", "768x6x12"], help="WIDTHxLAYERSxHEADS, or a preset's name")
@@ -240,9 +219,6 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 16, 256], help="at the first size, in mode rolling")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--clock", choices=["cpu", "wall"], help="default: cpu on the CPU, wall on a GPU")
-    parser.add_argument(
-        "--checks", nargs=2, metavar=("SMALL", "LARGE"), help="sizes of the two checks; on a GPU gato-364m-rope gato-1b-rope"
-    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -265,10 +241,6 @@ def main() -> None:
         model = model_of(options.sizes[0], options.context, options.device)
         found["streams"][streams] = throughput(model, vector_task(), streams, max(3, options.steps // (10 * streams)), clock)
         print(f"{streams} streams of {options.sizes[0]}: {found['streams'][streams]:,.0f} environments x steps/s", flush=True)
-    pair = options.checks or (["gato-364m-rope", "gato-1b-rope"] if options.device == "cuda" else None)
-    if pair:
-        found["checks"] = list(checks(options.context, *pair, 400, Clock("wall", options.device), options.device))
-        print("\n".join(found["checks"]))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 

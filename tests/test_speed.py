@@ -1,7 +1,6 @@
 """What the benchmarks rest on: formulas that agree with counters, baselines with our loss, tables that can be made anywhere."""
 
 import json
-from argparse import Namespace
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from PIL import Image
 
 from benchmarks import ablation, generalist, scaling, sheet
-from benchmarks import train as benchmark
+from benchmarks.on_gpu import training
 from gato.config import preset
 from gato.eval.film import png_base64
 from gato.train.plan import Cluster, plan, planned_seconds
@@ -70,9 +69,8 @@ def test_tokens_made_one_value_at_a_time_are_ours():
 
 @pytest.mark.parametrize("mode", ["eager", "checkpointed", "gpt2", "llama"])
 def test_a_line_of_the_training_table_is_made_on_the_cpu(mode, monkeypatch):
-    monkeypatch.setattr("gato.layers.transformer.Transformer.compile_layers", lambda self: None)  # making kernels takes half a minute
-    options = Namespace(device="cpu", rows=2, context=32, vocabulary=2000, steps=1, targets=0.25, patches=0.25, fp32=False)
-    line = benchmark.measure("1x32x2", mode, options)
+    monkeypatch.setattr(training, "compile_layers", lambda layers, load: None)  # a graph takes seconds
+    line = training.measure("1x32x2", mode, training.Load("cpu", rows=2, context=32, vocabulary=2000, steps=1))
     assert line["tokens_per_second"] > 0 and line["flops"] > 0 and sum(line["parts"].values()) == pytest.approx(1, abs=0.05)
 
 
