@@ -3,7 +3,9 @@
 Run from the repository's root:  python benchmarks/act.py [--sizes 256x4x8] [--steps 200] [--json FILE]
                                  python benchmarks/act.py --device cuda
 
-`python benchmarks/gpu.py --only acting` measures 364M and 1.18B on a GPU. One thread. The floor of a pass is the bytes of the layers' weights and of the keys and values that it must read, over the
+`python benchmarks/gpu.py --only acting` measures 364M and 1.18B on a GPU.
+
+One thread. The floor of a pass is the bytes of the layers' weights and of the keys and values that it must read, over the
 bandwidth of this machine: a matrix of just as many bytes times a vector, measured between the steps. Passes over many tokens
 also compute; the second floor takes each pass at the longer of its reading and its operations at the speed of a plain matrix
 product. Times on the CPU are of the thread (`--clock wall` for the others), since other work on the machine is not ours to measure.

@@ -7,7 +7,7 @@
 No network, simulator or store is needed. Every part is a process of its own with a time of its
 own; each figure is printed and written as soon as it is there, and a part that fails or hangs is
 printed and passed over. Parts of the first stage, which measures no time, run side by side; those
-after it alone.
+after it alone, by worth. Where git cannot tell the commit, the variable COMMIT does.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.on_gpu import page
-from benchmarks.on_gpu.worker import Lanes, Options, Part
+from benchmarks.on_gpu.worker import ROOT, Lanes, Options, Part
 
 HERE = "benchmarks.on_gpu"
 SECONDS = 470.0  # of the whole, so that it has ended and written within eight minutes
 SIZES = ("gato-364m", "gato-1b", "gato-79m")
+NO_GPU = "there is no GPU here; --toy runs all parts on the CPU at toy size"
 ZERO = ("plain", "zero1", "zero2", "zero3", "zero3-offload", "plain again")
 
 
@@ -42,9 +42,9 @@ def correctness() -> list[list[Part]]:
         function, seconds = f"{HERE}.paths:check", 150 if compiled else 90
         return Part(name, "correctness", function, seconds, {"compiled": compiled})
 
-    engines = [
-        Part(f"engine {mode}", "engines", f"{HERE}.zero:check", 60, {"mode": mode}) for mode in ZERO
-    ]
+    def engine(mode: str) -> Part:
+        return Part(f"engine {mode}", "engines", f"{HERE}.zero:check", 60, {"mode": mode})
+
     return [
         [paths(compiled=False), Part("layers", "correctness", f"{HERE}.paths:parts", 30)],
         [paths(compiled=True)],
@@ -53,7 +53,7 @@ def correctness() -> list[list[Part]]:
             Part("generate", "correctness", f"{HERE}.policies:generate", 40),
         ],
         [Part("pytest -m gpu", "tests", f"{HERE}.marked:run", 150)],
-        engines,
+        [engine(mode) for mode in ZERO],
     ]
 
 
@@ -138,6 +138,12 @@ def chosen(only: list[str] | None) -> tuple[list[list[Part]], list[Part]]:
     return [lane for lane in map(wanted, correctness()) if lane], wanted(timed())
 
 
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def about(device: str, is_toy: bool) -> dict[str, Any]:
     import torch
     import transformers
@@ -156,25 +162,23 @@ def about(device: str, is_toy: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--only", nargs="+", help="sections, or parts by name")
     parser.add_argument("--toy", action="store_true", help="toy sizes, on the CPU if it must be")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all parts together")
     parser.add_argument("--out", type=Path, help="a folder; on a GPU docs/results")
     words = parser.parse_args()
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if has_gpu() else "cpu"
     if device == "cpu" and not words.toy:
-        sys.exit("there is no GPU here; --toy runs all parts on the CPU at toy size")
+        sys.exit(NO_GPU)
     os.environ.setdefault("DS_ACCELERATOR", device)
     lanes, alone = chosen(words.only)
     if not lanes and not alone:
         known = [p.section for p in [part for lane in correctness() for part in lane] + timed()]
         sys.exit(f"no part is called {words.only}; sections are {', '.join(dict.fromkeys(known))}")
-    folder = words.out or (ROOT / "docs" / "results" if device == "cuda" and not words.toy else None)
+    is_real = device == "cuda" and not words.toy
+    folder = words.out or (ROOT / "docs" / "results" if is_real else None)
     if words.toy:
         print(f"toy sizes on {device}: no figure says anything of speed", flush=True)
         alone = unlike(alone)

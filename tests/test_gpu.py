@@ -1,4 +1,4 @@
-"""What only a GPU can show. `python benchmarks/gpu.py` runs these, and compares every path with the CPU."""
+"""What only a GPU can show. `benchmarks/gpu.py` runs these and compares all with the CPU."""
 
 from pathlib import Path
 

@@ -31,7 +31,14 @@ def apart(values: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
     return (difference / total) ** 0.5 if total else float(difference > 0)
 
 
-def put(report: Report, what: str, precision: str, error: float, of_cpu: float, **more: Any) -> None:
+def put(
+    report: Report,
+    what: str,
+    precision: str,
+    error: float,
+    of_cpu: float,
+    **more: Any,
+) -> None:
     limit = SLACK * of_cpu + ADDED[precision]
     holds = bool(error <= limit)  # which an error that is not a number does not
     report(f"{what}, {precision}", error=error, cpu=of_cpu, limit=limit, holds=holds, **more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,10 @@ import numpy as np
 from benchmarks import ablation
 from gato.data.selection import DataConfig, SourceConfig
 from gato.data.store import StoreWriter
+from gato.tokenizers.text import TextTokenizer
 from gato.train.metrics import read_metrics
 from gato.train.pretrain import pretrain
 from gato.train.recipe import ModelConfig, OptimConfig, PretrainConfig, TrainConfig
-
-from gato.tokenizers.text import TextTokenizer
 
 from .training import ROWS
 from .worker import Options, Report
@@ -39,13 +39,15 @@ def waiting(options: Options, report: Report, size: str) -> None:
     for name in ablation.tasks():
         config = recipe(options, size, name)
         pretrain(config)
-        report(f"{size}, {name}", **summary(folder / "runs" / config.train.name))
+        run = folder / "runs" / config.train.name
+        report(f"{size}, {name}", **summary(run))
+        shutil.rmtree(run)  # its checkpoint has gigabytes
 
 
 def recipe(options: Options, size: str, store: str) -> PretrainConfig:
     small: dict[str, Any] = {"num_layers": 1, "width": 32, "num_heads": 2, "head_width": 16}
     model = small | {"feed_forward": 64, "context_length": 64} if options.toy else {"size": size}
-    workers = 0 if options.toy else min(8, os.cpu_count() or 1)
+    workers = 1 if options.toy else min(8, os.cpu_count() or 1)
     rows = 2 if options.toy else ROWS[size]
     train = TrainConfig(
         name=store, steps=4 if options.toy else 25, batch_size=rows, device=options.device,

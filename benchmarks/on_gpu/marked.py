@@ -24,6 +24,14 @@ class Outcomes:
 def run(options: Options, report: Report) -> None:
     """Only the file that holds them. **Raises:** `AssertionError` if one fails."""
     # with -s, since what a hook prints would be captured, too
-    arguments = ["-q", "-s", "-m", "gpu", "-p", "no:cacheprovider", str(ROOT / "tests" / "test_gpu.py")]
+    arguments = [
+        "-q",
+        "-s",
+        "-m",
+        "gpu",
+        "-p",
+        "no:cacheprovider",
+        str(ROOT / "tests" / "test_gpu.py"),
+    ]
     code = pytest.main(arguments, plugins=[Outcomes(report)])
     assert code == 0, f"pytest ended with {code!r}"

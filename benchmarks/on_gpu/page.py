@@ -9,18 +9,18 @@ Figure = dict[str, Any]
 FORMULA = """\
 Times are medians of ten steps on the wall. **MFU** = operations of
 forward and backward / seconds / the device's published bf16 peak. Operations are 6 x (tokens x
-(layers x (before + behind) - behind) + targets x (behind + width x vocabulary)), where `before` = 3 x
-width x inner + context x inner (q, k, v, and the half of attention that a causal mask leaves),
+(layers x (before + behind) - behind) + targets x (behind + width x vocabulary)), where `before` =
+3 x width x inner + context x inner (q, k, v, and the half of attention that a causal mask leaves),
 `behind` = width x inner + 1.5 x width x feed-forward, and inner = heads x head width; patches,
 relative scores and what is computed again are not counted. *Of the products* and *of Llama* and
-*of GPT-2* are the same run's: the same operations over the measured matmul ceiling, and tokens/s over
-those of transformers' models of the same layers, width, heads and vocabulary, compiled layer by layer.
+*of GPT-2* are the same run's: the same operations over the measured matmul ceiling, and tokens/s
+over those of transformers' models of the same layers, width, heads and vocabulary, whose layers
+are compiled, too.
 *Gaps* is the share of a step in which no kernel ran."""
 SECTIONS = {
     "correctness": "Each path against the CPU in float64: relative error, the CPU's own error in "
     "the same precision, and the limit, four times that.",
-    "engines": "Losses through ZeRO on one rank, and of runs that go on elsewhere, against the "
-    "plain engine's.",
+    "engines": "Losses through ZeRO on one rank, and of runs that go on, against the plain ones.",
     "tests": "The tests marked `gpu`.",
     "ceilings": "Measured: operations and bytes a second.",
     "training": FORMULA,
@@ -55,7 +55,9 @@ def shown(name: str, value: Any) -> str:
         return f"{value:.1e}"
     if name in BYTES:
         return f"{value / 1e9:,.2f} GB"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}" if value < 1e4 else f"{value:,.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.2f}" if value < 1e4 else f"{value:,.4g}"
 
 
 def line(figure: Figure) -> str:
@@ -101,15 +103,19 @@ def lists(rows: list[Figure]) -> str:
 def with_ratios(rows: list[Figure], figures: list[Figure]) -> list[Figure]:
     """Lines of training with what they are of the measured products and of their peers."""
     ceiling = next((f["matmul"] for f in figures if "matmul" in f), None)
-    speed = {(row["size"].removesuffix("-xl"), row["mode"]): row["tokens_per_second"] for row in rows}
+    speed = {(_body(row), row["mode"]): row["tokens_per_second"] for row in rows}
     found = []
     for row in rows:
         more: Figure = {}
         if row["mode"] not in ("gpt2", "llama"):
             more["of the products"] = ceiling and row["flops"] / ceiling
-            size = row["size"].removesuffix("-xl")
             for peer, name in (("gpt2", "of GPT-2"), ("llama", "of Llama")):
-                theirs = speed.get((size, peer), speed.get((f"{size}-rope", peer)))
+                theirs = speed.get((_body(row), peer))
                 more[name] = theirs and row["tokens_per_second"] / theirs
         found.append({k: v for k, v in row.items() if k not in ("size", "mode", "flops")} | more)
     return found
+
+
+def _body(row: Figure) -> str:
+    """The size without its positions, which the peers have of their own."""
+    return str(row["size"]).removesuffix("-xl").removesuffix("-rope")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,9 +122,8 @@ def check(options: Options, report: Report, compiled: bool) -> None:
         raise failed[0]
 
 
-def _check_path(
-    options: Options, report: Report, what: str, packed: bool, positions: str, place: Place, how: str
-) -> None:
+def _check_path(options: Options, report: Report, what: str, *path: Any) -> None:
+    packed, positions, place, how = path
     config = config_of(options, positions)
     batch, learner = batch_of(config, packed), learner_of(config)
     truth = step_of(copy.deepcopy(learner).double(), batch, "cpu", "float64")

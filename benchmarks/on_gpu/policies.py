@@ -125,15 +125,15 @@ def check(options: Options, report: Report) -> None:
         raise failed[0]
 
 
-def _check_way(
-    options: Options, report: Report, what: str, task: TaskSpec, overflow: str, positions: str, static: bool
-) -> None:
+def _check_way(options: Options, report: Report, what: str, task: TaskSpec, *way: Any) -> None:
+    overflow, positions, static = way
     tokenizer, model = EpisodeTokenizer(None, Vocabulary()), model_of(options, positions)
     steps = 3 * model.config.context_length // tokenizer.tokens_per_timestep(task)
 
     def states(kind: type[Recorded], device: str, dtype: torch.dtype, is_static: bool) -> Any:
         copied = copy.deepcopy(model).to(device, dtype)
-        return played(kind(copied, tokenizer, task, overflow=overflow, static=is_static), task, steps)
+        policy = kind(copied, tokenizer, task, overflow=overflow, static=is_static)
+        return played(policy, task, steps)
 
     truth = states(Uncached, "cpu", torch.float64, False)
     for precision in PRECISIONS:

@@ -47,7 +47,8 @@ ROWS = {  # of the first try on a GPU; transformer_xl holds the scores of all pa
 # that fits.
 PARTS = {
     "triton_poi": "compiled elementwise", "triton_red": "compiled elementwise",
-    "triton_per": "compiled elementwise", "adam": "optimizer", "attention": "attention", "flex": "attention", "flash": "attention",
+    "triton_per": "compiled elementwise", "adam": "optimizer", "attention": "attention",
+    "flex": "attention", "flash": "attention",
     "fmha": "attention", "mm": "matrix products", "linear": "matrix products",
     "nvjet": "matrix products", "cutlass": "matrix products", "conv": "patches",
     "group_norm": "patches", "memcpy": "copies", "copy_": "copies", "nccl": "exchange",
@@ -229,9 +230,13 @@ def ours(config: GatoConfig, mode: str, batch: TokenBatch, load: Load) -> tuple[
 
 
 def engine_of(
-    learner: GatoLearner, batch: TokenBatch, device: str, is_bf16: bool, zero: str | None
+    learner: GatoLearner,
+    batch: TokenBatch,
+    device: str,
+    is_bf16: bool,
+    zero: str | None,
 ) -> Engine:
-    """What computes the updates of a run with these settings; `batch`: of the global batch's rows."""
+    """What computes the updates of a run with these settings; `batch` is the global one."""
     train = TrainConfig(
         device=device, batch_size=len(batch), precision="bf16" if is_bf16 else "fp32",
         deepspeed=zero,
@@ -257,9 +262,8 @@ def peer(config: GatoConfig, mode: str, batch: TokenBatch, load: Load) -> tuple[
         model = (gpt2 if mode == "gpt2" else llama)(config, load.context).train()
     if load.device == "cuda":
         compile_layers(model.transformer.h if mode == "gpt2" else model.model.layers, load)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), 1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
-    )
+    settings: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    optimizer = torch.optim.AdamW(model.parameters(), **settings, fused=True)
     ids, labels = batch.ids.to(load.device), batch.labels.to(load.device)
     is_bf16 = load.device == "cuda" and not load.fp32
 

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -52,6 +53,9 @@ class Part:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
+Take = Callable[[Part, dict[str, Any]], None]
+
+
 class Worker:
     """Starts `part` in a process that imports what it needs and waits."""
 
@@ -62,7 +66,8 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.on_gpu.worker", json.dumps(task)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+            errors="replace", cwd=ROOT, env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
         )  # fmt: skip
 
     def run(self, seconds: float, take: Callable[[dict[str, Any]], None]) -> str | None:
@@ -105,7 +110,10 @@ class Worker:
         """Ends the process and all that it has started."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # the latter on a group of which all have ended
+        except (
+            ProcessLookupError,
+            PermissionError,
+        ):  # the latter on a group of which all have ended
             pass
         self.process.wait()
 
@@ -116,7 +124,7 @@ class Lanes:
     **Arguments:** `take`: is given every figure, `(part, figure)`; `end`: on `time.monotonic`.
     """
 
-    def __init__(self, options: Options, take: Callable[[Part, dict[str, Any]], None], end: float) -> None:
+    def __init__(self, options: Options, take: Take, end: float) -> None:
         self.options, self.take, self.end = options, take, end
         self._lock = threading.Lock()
 
@@ -152,8 +160,9 @@ class Lanes:
             with self._lock:
                 print(shown, flush=True)
             first, *rest = fault.splitlines()
-            found = next((line for line in reversed(rest) if _is_error(line)), rest[-1] if rest else "")
-            self._put(part, {"what": part.name, "failed": f"{first}: {found.strip()[:200]}"})
+            last = rest[-1] if rest else ""
+            found = next((line for line in reversed(rest) if _is_error(line)), last).strip()
+            self._put(part, {"what": part.name, "failed": f"{first}: {found[:200]}"})
         self._put(part, {"took": round(time.monotonic() - started, 1)})
 
     def _put(self, part: Part, figure: dict[str, Any]) -> None:
@@ -180,11 +189,17 @@ def main() -> None:
         return  # never begun
     with contextlib.suppress(OSError):  # where memory runs out, this one goes, not its parent
         Path("/proc/self/oom_score_adj").write_text("1000")
-    faulthandler.dump_traceback_later(max(1.0, float(words) - 2), exit=False)  # shows where it hangs
-    function(Options(**task["options"]), report, **task["arguments"])
+    # which shows where it hangs
+    faulthandler.dump_traceback_later(max(1.0, float(words) - 2), exit=False)
+    code = 0
+    try:
+        function(Options(**task["options"]), report, **task["arguments"])
+    except BaseException:
+        traceback.print_exc()
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # not held up by threads of a library
+    os._exit(code)  # not held up by threads of a library
 
 
 if __name__ == "__main__":

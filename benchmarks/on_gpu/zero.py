@@ -8,13 +8,13 @@ where that one failed, the one before that).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 from gato.batch import TokenBatch
+from gato.learners.gato import GatoLearner
 from gato.train.engine import Engine, load_weights
 from gato.train.optim import learning_rate
 from gato.train.recipe import OptimConfig
@@ -75,7 +75,11 @@ def _saved(folder: Path, mode: str, precision: str) -> tuple[str, Saved]:
 
 
 def _engine(
-    learner: Any, batch: TokenBatch, options: Options, precision: str, zero: str | None
+    learner: GatoLearner,
+    batch: TokenBatch,
+    options: Options,
+    precision: str,
+    zero: str | None,
 ) -> Engine:
     """A process trains once, and here several times: accelerate is to forget the one before."""
     AcceleratorState._reset_state(True)
@@ -96,7 +100,11 @@ def _backend() -> str:
 
 
 def compare(
-    report: Report, what: str, precision: str, losses: list[float], plain: list[float]
+    report: Report,
+    what: str,
+    precision: str,
+    losses: list[float],
+    plain: list[float],
 ) -> None:
     """The largest difference of a loss from the plain engine's."""
     error = max(abs(a - b) for a, b in zip(losses, plain, strict=True))
