@@ -30,8 +30,6 @@ from .spec import PATCH_SIZE
 if TYPE_CHECKING:
     import torch
 
-NUM_BINS = 1024  # of a continuous value
-NUM_POSITION_BINS = 128  # of a patch's place in its picture, along each side
 NO_LOCAL = -1
 ACTION_LOCAL = -2
 TARGET_BUCKET, PATCH_BUCKET = 1024, 256

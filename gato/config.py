@@ -9,8 +9,8 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from gato.layers.layout import LAYOUTS
 
-from .batch import NUM_BINS
 from .disk import shown
+from .spec import NUM_BINS
 
 MAX_SIZE = 2**24  # of ids, positions, and widths: a configuration comes from a file, and must not make us allocate at its word
 _NUMBERS: dict[str, tuple[int, int]] = {

@@ -31,10 +31,11 @@ from gato.layers.numbers import Numbers, number_arrays
 from gato.layers.slots import SlotReader
 from gato.layers.transformer import Attention, Block, PositionScheme, Transformer, document_blocks
 
-from .batch import NO_LOCAL, NUM_BINS
+from .batch import NO_LOCAL
 from .config import GatoConfig
 from .digests import renew_model
 from .libraries import cache_name
+from .spec import NUM_BINS
 
 CACHES = (None, "dynamic", "offloaded")  # of transformers' that grow with the text
 MAX_NEW_TOKENS = 32  # of a generation that names no number

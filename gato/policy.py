@@ -25,7 +25,7 @@ from .batch import ACTION_LOCAL, Kind, TokenSequence, join, pack_numbers, padded
 from .episode import Episode
 from .model import Gato
 from .setting import SEED, TEMPERATURE, check_value
-from .spec import Modality, TaskSpec
+from .spec import PATCH_SIZE, Modality, TaskSpec
 
 if TYPE_CHECKING:
     from gato.tokenizers.episode import EpisodeTokenizer
@@ -361,7 +361,7 @@ def _slots(task: TaskSpec, is_compact: bool) -> TokenSequence:
     return TokenSequence(
         ids=np.zeros(count, np.int32), kind=np.array(kinds, np.uint8), local_position=np.full(count, ACTION_LOCAL, np.int16),
         timestep=np.zeros(count, np.int32), document=np.zeros(count, np.int16), is_target=np.zeros(count, bool),
-        patches=np.zeros((0, 16, 16, 3), np.uint8), patch_boxes=np.zeros((0, 4), np.uint8),
+        patches=np.zeros((0, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), patch_boxes=np.zeros((0, 4), np.uint8),
         position=np.zeros(count, np.int32) if is_compact else np.arange(count, dtype=np.int32),
         layout="compact" if is_compact else "gato",
     )  # fmt: skip

@@ -23,10 +23,9 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.tokenization_python import PreTrainedTokenizer
 
 from . import given
-from .batch import NUM_BINS
 from .config import GatoConfig
 from .setting import COUNT, check_value
-from .spec import FieldSpec, Modality
+from .spec import NUM_BINS, FieldSpec, Modality
 
 PAD, IMAGE, SEPARATOR = "<pad slot>", "<image slot>", "<separator slot>"  # no piece holds a space, so no text spells them
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from .spec_types import FIELD, TASK, check_measures, check_types, is_known_dtype, plain
 
-PATCH_SIZE = 16
-NUM_DISCRETE_VALUES = 1024
+PATCH_SIZE, NUM_POSITION_BINS = 16, 128  # pixels; places of a patch along each side of its picture
+NUM_DISCRETE_VALUES = NUM_BINS = 1024  # ids of discrete values, and of the bins of continuous ones
 MAX_ELEMENTS = 2**26  # of one value: specs come from files too, and must not make us allocate at their word
 
 Role = Literal["observation", "action"]

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from gato.agent import Agent
-from gato.batch import ACTION_LOCAL, NO_LOCAL, NUM_BINS, Kind, TokenSequence, collate, join
+from gato.batch import ACTION_LOCAL, NO_LOCAL, Kind, TokenSequence, collate, join
 from gato.episode import Episode
 from gato.layers.compact import TARGET_WIDTH, Bumps
 from gato.layers.numbers import ALL_BINS
 from gato.layers.slots import SlotChoice
 from gato.learners.gato import GatoLearner
 from gato.policy import GatoPolicy
-from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.spec import NUM_BINS, FieldSpec, Modality, TaskSpec
 from gato.tokenizers import continuous
 from gato.tokenizers.episode import EpisodeTokenizer
 

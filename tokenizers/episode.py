@@ -95,7 +95,7 @@ class EpisodeTokenizer:
 
     def encode_actions(self, task: TaskSpec, actions: Mapping[str, np.ndarray]) -> np.ndarray:
         """The action ids of T timesteps, (T, A) int32; for tasks without text actions."""
-        columns = [self._field_ids(spec, actions[spec.name])[0] for spec in task.actions]
+        columns = [self.field_ids(spec, actions[spec.name])[0] for spec in task.actions]
         return np.concatenate([c.reshape(len(c), -1) for c in columns], axis=1)
 
     def tokens_per_timestep(self, task: TaskSpec) -> int:
@@ -152,7 +152,7 @@ class EpisodeTokenizer:
         is_target = is_action or (is_text and self.loss_on_text_observations)
         is_compact, is_number = self.layout == "compact", spec.modality in _NUMBERS
         is_instruction = is_compact and task.is_control and is_text and not is_action
-        ids, counts = self._text_ids(spec, values, is_once and is_instruction) if is_text else self._field_ids(spec, values)
+        ids, counts = self._text_ids(spec, values, is_once and is_instruction) if is_text else self.field_ids(spec, values)
         common: dict[str, Any] = {"kind": _KIND[spec.modality], "ids": ids.ravel(), "counts": counts}
         common |= {"side": spec.role, "is_target": is_target}
         if not is_compact:
@@ -172,7 +172,7 @@ class EpisodeTokenizer:
         shares = before and before[-1].positions != "each"
         return Column(Kind.SEPARATOR, ids, 1, None, False, None, "none" if shares else "each")
 
-    def _field_ids(self, spec: FieldSpec, values: np.ndarray) -> tuple[np.ndarray, int | np.ndarray]:
+    def field_ids(self, spec: FieldSpec, values: np.ndarray) -> tuple[np.ndarray, int | np.ndarray]:
         """Ids of T timesteps, and how many each timestep has: one number, or (T,) where texts differ in length."""
         steps = len(values)
         if spec.modality is Modality.TEXT:

@@ -10,8 +10,7 @@ from functools import lru_cache
 import numpy as np
 from einops import rearrange
 
-from gato.batch import NUM_POSITION_BINS
-from gato.spec import PATCH_SIZE, FieldSpec
+from gato.spec import NUM_POSITION_BINS, PATCH_SIZE, FieldSpec
 
 
 def resize(spec: FieldSpec, images: np.ndarray) -> np.ndarray:

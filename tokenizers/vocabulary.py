@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gato.batch import NUM_BINS
-from gato.spec import NUM_DISCRETE_VALUES
+from gato.spec import NUM_BINS, NUM_DISCRETE_VALUES
 
 
 @dataclass(frozen=True)

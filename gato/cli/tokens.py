@@ -106,5 +106,5 @@ def _field_names(tokenizer: EpisodeTokenizer, episode: Any) -> list[str]:
         values = (episode.observations if spec.role == "observation" else episode.actions)[spec.name]
         if spec.role == "action" and "|" not in names and episode.task.observations:
             names.append("|")
-        names += [spec.name] * int(np.ravel(tokenizer._field_ids(spec, values)[1])[0])
+        names += [spec.name] * int(np.ravel(tokenizer.field_ids(spec, values)[1])[0])
     return names

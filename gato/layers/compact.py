@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gato.batch import NUM_BINS
+from gato.spec import NUM_BINS
 
 from .numbers import Numbers
 

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gato.batch import ACTION_LOCAL, NO_LOCAL, NUM_POSITION_BINS
+from gato.batch import ACTION_LOCAL, NO_LOCAL
 from gato.layers.numbers import Numbers
+from gato.spec import NUM_POSITION_BINS
 
 from .compact import NumberEmbedding
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gato.batch import NUM_BINS
+from gato.spec import NUM_BINS
 
 from .compact import ActionHead, Bumps, NumberEmbedding
 from .numbers import ALL_BINS, Numbers
