@@ -115,7 +115,7 @@ def test_a_suite_is_played_filmed_and_compared_with_another_checkpoint(walker, t
     assert films["best"]["return"] >= films["median"]["return"] >= films["worst"]["return"]
     assert all(f["repeated"] and Path(f["file"]).stat().st_size > 0 for f in films.values())
     assert results["against"]["tasks"][0]["difference"] == 0  # the same weights, seeds and draws
-    assert "toy                     1 of 1" in score_table(results)
+    assert "toy                     1 of 3" in score_table(results)
 
 
 def test_a_suite_that_the_checkpoint_does_not_know_is_refused(walker):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,11 @@ def evaluate(arguments: list[str]) -> int:
     parser.add_argument("checkpoint", type=Path)
     for name, text in EVAL_LISTS.items():
         parser.add_argument(f"--{name}", nargs="*", type=str, default=[], help=text)
-    parser.add_argument("--target_return", nargs="*", type=str, default=[], help="returns to ask for, such as 50 100 200; see EvalConfig")
-    parser.add_config(EvalConfig, skip={*EVAL_LISTS, "target_return"})
+    parser.add_config(EvalConfig, skip=set(EVAL_LISTS))
     parser.add_option("--follow", bool, False, help="CHECKPOINT is a run: play its checkpoints as they appear, until the final one")
     parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
-    options.target_return = [_number("target_return", word) for word in options.target_return]
     as_json, checkpoint, whole_run, threads = (vars(options).pop(name) for name in ("json", "checkpoint", "follow", "threads"))
     use_threads(threads, next((path.parent for path in checkpoint.glob("*/model*.safetensors")), checkpoint) if whole_run else checkpoint)
     if whole_run:
@@ -46,16 +43,6 @@ def evaluate(arguments: list[str]) -> int:
     results = evaluate_checkpoint(checkpoint, EvalConfig(**vars(options)))
     print_rows(results, as_json, lambda: score_table(results))
     return int(bool(results["errors"]))
-
-
-def _number(name: str, word: str) -> float:
-    try:
-        number = float(word)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"--{name} is '{word}', expected numbers such as 50 100 200")
-    return number
 
 
 def _follow(run: Path, config: Any, as_json: bool) -> int:
