@@ -46,7 +46,11 @@ def correctness() -> list[list[Part]]:
         return Part(f"engine {mode}", "engines", f"{HERE}.zero:check", 60, {"mode": mode})
 
     return [
-        [paths(compiled=False), Part("layers", "correctness", f"{HERE}.paths:parts", 30)],
+        [
+            paths(compiled=False),
+            Part("layers", "correctness", f"{HERE}.paths:parts", 30),
+            Part("token layouts", "correctness", f"{HERE}.layouts:check", 40),
+        ],
         [paths(compiled=True)],
         [
             Part("policies", "correctness", f"{HERE}.policies:check", 90),

@@ -57,7 +57,7 @@ def shown(name: str, value: Any) -> str:
         return f"{value / 1e9:,.2f} GB"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.2f}" if value < 1e4 else f"{value:,.4g}"
+    return f"{value:,.2f}" if value < 1e4 else f"{value:,.0f}" if value < 1e9 else f"{value:.3g}"
 
 
 def line(figure: Figure) -> str:

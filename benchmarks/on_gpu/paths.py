@@ -125,7 +125,23 @@ def check(options: Options, report: Report, compiled: bool) -> None:
 def _check_path(options: Options, report: Report, what: str, *path: Any) -> None:
     packed, positions, place, how = path
     config = config_of(options, positions)
-    batch, learner = batch_of(config, packed), learner_of(config)
+    batch = batch_of(config, packed)
+    against_cpu(options, report, what, learner_of(config), batch, place(batch, options.device), how)
+
+
+def against_cpu(
+    options: Options,
+    report: Report,
+    what: str,
+    learner: GatoLearner,
+    batch: TokenBatch,
+    moved: TokenBatch,
+    how: str = "",
+) -> None:
+    """Loss and gradients of `learner`, which goes to the device, for `moved`, which lies there.
+
+    **Arguments:** `how`: holds `compiled` and `recomputed` where layers are to be.
+    """
     truth = step_of(copy.deepcopy(learner).double(), batch, "cpu", "float64")
     with_cpu = {p: step_of(copy.deepcopy(learner), batch, "cpu", p) for p in PRECISIONS}
     mine = learner.to(options.device)
@@ -136,7 +152,6 @@ def _check_path(options: Options, report: Report, what: str, *path: Any) -> None
         # kernels for a CPU take a minute; there the graph alone is made
         backend = "inductor" if options.device == "cuda" else "aot_eager"
         mine.model.transformer.compile_layers(backend=backend)
-    moved = place(batch, options.device)
     for precision in PRECISIONS:
         loss, gradients = step_of(mine, moved, options.device, precision)
         of_cpu = with_cpu[precision]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.ablation import window
 from benchmarks.act import observations, picture_task, vector_task
 from benchmarks.caption import prompts_of
 from gato.model import Gato
@@ -19,14 +20,17 @@ from gato.tokenizers.episode import EpisodeTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
 
 from .checks import PRECISIONS, apart, exactly, put
+from .layouts import known
 from .paths import config_of
 from .worker import Options, Report
 
 STREAMS = 3
+RNG = np.random.default_rng(0)  # of windows whose length alone counts
 NUMBERS = vector_task(5, 3)
 PICTURES = TaskSpec("picture -> 3 numbers", (*picture_task().observations, *NUMBERS.actions))
-# What is kept, the positions, whether action tokens are passes of fixed shapes (CUDA graphs).
-WAYS: dict[str, tuple[str, str, bool]] = {
+# What is kept, the positions, whether action tokens are passes of fixed shapes (CUDA graphs), and
+# where it is not the paper's the layout.
+WAYS: dict[str, tuple[Any, ...]] = {
     "cached and rebuilt, rope": ("rebuild", "rope", False),
     "cached and rebuilt, transformer_xl": ("rebuild", "transformer_xl", False),
     "cached and rebuilt, learned": ("rebuild", "learned", False),
@@ -35,6 +39,8 @@ WAYS: dict[str, tuple[str, str, bool]] = {
     "CUDA graph, rebuilt, rope": ("rebuild", "rope", True),
     "CUDA graph, rebuilt, learned": ("rebuild", "learned", True),
     "CUDA graph, rolling, rope": ("rolling", "rope", True),
+    "compact layout, cached and rebuilt": ("rebuild", "rope", False, "compact"),
+    "compact layout, rolling": ("rolling", "rope", False, "compact"),
 }
 
 
@@ -90,12 +96,14 @@ class Uncached(Recorded):
         return torch.stack(found)
 
 
-def model_of(options: Options, positions: str) -> Gato:
+def model_of(options: Options, positions: str, layout: str = "gato") -> Gato:
     """A small one of the ids that `Vocabulary` has."""
     config = config_of(dataclasses.replace(options, toy=True), positions)
     vocabulary = Vocabulary()
     config.vocab_size, config.image_token_id = vocabulary.size, vocabulary.image
     config.pad_token_id, config.continuous_start = vocabulary.pad, vocabulary.continuous.start
+    if layout != "gato":
+        config.layout = layout
     torch.manual_seed(0)
     return Gato(config).eval()
 
@@ -113,7 +121,10 @@ def played(policy: Recorded, task: TaskSpec, steps: int) -> list[Tensor]:
 def check(options: Options, report: Report) -> None:
     """Every way on numbers and on pictures. One that fails does not end the others."""
     failed = []
+    layouts = known()
     for what, way in WAYS.items():
+        if len(way) > 3 and way[3] not in layouts:
+            continue
         for task in (NUMBERS, PICTURES):
             try:
                 with exactly():
@@ -126,13 +137,15 @@ def check(options: Options, report: Report) -> None:
 
 
 def _check_way(options: Options, report: Report, what: str, task: TaskSpec, *way: Any) -> None:
-    overflow, positions, static = way
-    tokenizer, model = EpisodeTokenizer(None, Vocabulary()), model_of(options, positions)
-    steps = 3 * model.config.context_length // tokenizer.tokens_per_timestep(task)
+    (overflow, positions, static), layout = way[:3], dict(zip(["layout"], way[3:], strict=False))
+    tokenizer = EpisodeTokenizer(None, Vocabulary(), **layout)
+    model = model_of(options, positions, **layout)
+    # that the context overflows, and more than once
+    steps = 3 * model.config.context_length // len(tokenizer.encode(window(task, 1, RNG)))
 
     def states(kind: type[Recorded], device: str, dtype: torch.dtype, is_static: bool) -> Any:
         copied = copy.deepcopy(model).to(device, dtype)
-        policy = kind(copied, tokenizer, task, overflow=overflow, static=is_static)
+        policy = kind(copied, tokenizer, task, 1.0, overflow=overflow, static=is_static)
         return played(policy, task, steps)
 
     truth = states(Uncached, "cpu", torch.float64, False)
