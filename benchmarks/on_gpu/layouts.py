@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from benchmarks import ablation
 from gato.batch import TokenBatch, collate
 from gato.config import GatoConfig
+from gato.layers.layout import LAYOUTS
 from gato.spec import TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
@@ -20,29 +20,20 @@ from .paths import against_cpu, bucketed, learner_of
 from .training import Load, halving, load_of, ours, pace
 from .worker import Options, Report
 
-LAYOUTS = ("gato", "compact")
 SMALL = {"num_layers": 2, "num_heads": 2, "width": 32, "head_width": 16}
 KEPT = ("parameters", "rows", "tokens_per_second", "transitions_per_second", "memory", "gaps")
-
-
-def known() -> list[str]:
-    """Those that models have here."""
-    has_layouts = "layout" in {field.name for field in fields(ModelConfig)}
-    return list(LAYOUTS if has_layouts else LAYOUTS[:1])
 
 
 def compare(options: Options, report: Report, size: str) -> None:
     sizes = SMALL if options.toy else {"size": size}
     for kind, task in ablation.tasks().items():
-        for layout in known():
+        for layout in LAYOUTS:
 
             def work(load: Load, layout: str = layout, task: TaskSpec = task) -> dict[str, Any]:
                 return _measure(*episodes(sizes, layout, task, load), load)
 
             found = halving(load_of(options, size), work)
             report(f"{size}, {kind}, {layout}", **{n: found[n] for n in KEPT if n in found})
-    if len(known()) == 1:
-        report("the other layout", note="models have one layout here")
 
 
 def check(options: Options, report: Report) -> None:
@@ -50,7 +41,7 @@ def check(options: Options, report: Report) -> None:
     sizes = SMALL | {"context_length": 128, "initializer_range": 0.1}
     load = Load("cpu", rows=2, context=128)
     for kind, task in ablation.tasks().items():
-        for layout in known():
+        for layout in LAYOUTS:
             config, batch, _ = episodes(sizes, layout, task, load)
             moved = bucketed(batch, options.device)
             with exactly():
@@ -68,7 +59,7 @@ def episodes(
 
     **Returns:** the model's configuration, the batch, and how many transitions it holds.
     """
-    chosen: dict[str, Any] = {} if len(known()) == 1 else {"layout": layout}
+    chosen: dict[str, Any] = {"layout": layout}
     vocabulary, rng = Vocabulary(), np.random.default_rng(0)
     tokenizer = EpisodeTokenizer(None, vocabulary, **chosen)
     model = ModelConfig(**(sizes | chosen | {"context_length": load.context}))

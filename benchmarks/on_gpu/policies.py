@@ -20,7 +20,6 @@ from gato.tokenizers.episode import EpisodeTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
 
 from .checks import PRECISIONS, apart, exactly, put
-from .layouts import known
 from .paths import config_of
 from .worker import Options, Report
 
@@ -102,8 +101,7 @@ def model_of(options: Options, positions: str, layout: str = "gato") -> Gato:
     vocabulary = Vocabulary()
     config.vocab_size, config.image_token_id = vocabulary.size, vocabulary.image
     config.pad_token_id, config.continuous_start = vocabulary.pad, vocabulary.continuous.start
-    if layout != "gato":
-        config.layout = layout
+    config.layout = layout
     torch.manual_seed(0)
     return Gato(config).eval()
 
@@ -121,10 +119,7 @@ def played(policy: Recorded, task: TaskSpec, steps: int) -> list[Tensor]:
 def check(options: Options, report: Report) -> None:
     """Every way on numbers and on pictures. One that fails does not end the others."""
     failed = []
-    layouts = known()
     for what, way in WAYS.items():
-        if len(way) > 3 and way[3] not in layouts:
-            continue
         for task in (NUMBERS, PICTURES):
             try:
                 with exactly():
