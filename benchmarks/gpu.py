@@ -85,7 +85,7 @@ def timed() -> list[Part]:
         train(smallest, "compiled"), largest("24x3072x24"),
         Part("captions", "captions", f"{HERE}.acting:captions", 30, one),
         Part("feed", "data", f"{HERE}.feed:waiting", 75, one),
-        Part("layouts", "layouts", f"{HERE}.layouts:compare", 60, one),
+        Part("layouts", "layouts", f"{HERE}.layouts:compare", 80, one),
         act(small, [256]), largest("48x3072x24"),
         train(big, "llama"), train(big, "gpt2"), train(small, "eager"),
         train("gato-1b", "compiled"), train("gato-79m", "compiled"),

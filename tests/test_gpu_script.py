@@ -11,10 +11,11 @@ import psutil
 import pytest
 
 from benchmarks import gpu
-from benchmarks.on_gpu import page, zero
+from benchmarks.on_gpu import page, paths, policies, zero
 from benchmarks.on_gpu.checks import put
 from benchmarks.on_gpu.worker import Lanes, Options, Part
 
+TOY = Options("cpu", True, "")
 ROOT = Path(gpu.__file__).resolve().parents[1]
 PARTS = """
 import os, subprocess, sys, time
@@ -33,6 +34,12 @@ def hangs(options, report):
     report("its child", process=child.pid)
     time.sleep(1000)
 
+def meets(options, report, own, other):
+    open(os.path.join(options.folder, own), "w").close()
+    while not os.path.exists(os.path.join(options.folder, other)):
+        time.sleep(0.05)
+    report("met", other=other)
+
 def dies(options, report):
     os.abort()
 """
@@ -44,11 +51,14 @@ def run(tmp_path, monkeypatch):
     (tmp_path / "parts_of_a_test.py").write_text(PARTS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    def make(*parts: Part, seconds: float = 100.0) -> list[tuple[str, dict]]:
+    def make(*parts: Part, seconds: float = 100.0, device: str = "cpu") -> list[tuple[str, dict]]:
         figures: list[tuple[str, dict]] = []
-        options = Options("cpu", True, str(tmp_path))
-        end = time.monotonic() + seconds
-        Lanes(options, lambda p, figure: figures.append((p.name, figure)), end).run([list(parts)])
+        work = Lanes(
+            Options(device, True, str(tmp_path)),
+            lambda part, figure: figures.append((part.name, figure)),
+            time.monotonic() + seconds,
+        )
+        work.run([list(parts)] if device == "cpu" else [[part] for part in parts])
         return [(name, figure) for name, figure in figures if "took" not in figure]
 
     return make
@@ -87,6 +97,12 @@ def test_a_part_that_a_signal_ends_and_one_that_is_missing_are_passed_over(run):
     assert after == WORKED
 
 
+def test_lanes_run_side_by_side_on_a_gpu(run):
+    """Each of the two waits for the other; the parts do not touch the GPU."""
+    parts = [part("meets", 20.0, own=own, other=other) for own, other in ("ab", "ba")]
+    assert sorted(figure["other"] for _, figure in run(*parts, device="cuda")) == ["a", "b"]
+
+
 def test_parts_for_which_no_time_is_left_are_named(run):
     ((name, figure),) = run(WORKS, seconds=1.0)
     assert name == "works" and figure["failed"] == "left out: no time was left"
@@ -108,6 +124,30 @@ def test_an_error_far_above_the_cpus_own_does_not_hold(error, holds):
     found = []
     put(lambda what, **values: found.append(values["holds"]), "x", "bf16", error, of_cpu=1e-3)
     assert found == [holds]
+
+
+def test_a_path_that_is_wrong_does_not_hold(monkeypatch):
+    """The device drops other layers than the CPU does; in float32 and in bf16 it is found."""
+
+    def other_layers(batch, device):
+        return replace(paths.as_it_is(batch, device), depth_noise=1 - batch.depth_noise)
+
+    found = {}
+    monkeypatch.setattr(paths, "PATHS", {"wrong": (False, "rope", other_layers, "")})
+    paths.check(TOY, lambda what, **values: found.update({what: values["holds"]}), compiled=False)
+    assert not found["wrong: gradients, float32"] and not found["wrong: gradients, bf16"]
+
+
+def test_a_policy_that_mixes_up_its_streams_does_not_hold(monkeypatch):
+    class Wrong(policies.Recorded):
+        def _feed_actions(self, rows, ids):
+            return super()._feed_actions(rows, ids[::-1].copy())
+
+    found = []
+    monkeypatch.setattr(policies, "Recorded", Wrong)
+    monkeypatch.setattr(policies, "WAYS", {"wrong": ("rolling", "rope", False)})
+    policies.check(TOY, lambda what, **values: found.append(values["holds"]))
+    assert found == [False] * 4  # numbers and pictures, in float32 and bf16
 
 
 def test_a_line_of_training_is_set_beside_its_peers_and_the_ceiling():

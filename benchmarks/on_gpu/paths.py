@@ -82,7 +82,7 @@ def step_of(learner: GatoLearner, batch: TokenBatch, device: str, precision: str
 def as_it_is(batch: TokenBatch, device: str) -> TokenBatch:
     """On the device without the entries that fill up buckets."""
     values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return replace(batch, **{n: v.to(device) for n, v in values.items() if isinstance(v, Tensor)})
+    return replace(batch, **{n: v.to(device) for n, v in values.items() if hasattr(v, "to")})
 
 
 def bucketed(batch: TokenBatch, device: str) -> TokenBatch:

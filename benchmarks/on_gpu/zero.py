@@ -19,7 +19,7 @@ from gato.train.engine import Engine, load_weights
 from gato.train.optim import learning_rate
 from gato.train.recipe import OptimConfig
 
-from .checks import ADDED, exactly
+from .checks import PRECISIONS, exactly
 from .paths import batch_of, config_of, learner_of
 from .training import engine_of
 from .worker import Options, Report
@@ -31,7 +31,7 @@ MODES = ("plain", "zero1", "zero2", "zero3", "zero3-offload", "plain again")
 
 def check(options: Options, report: Report, mode: str) -> None:
     zero = None if mode.startswith("plain") else mode
-    for precision in ("float32", "bf16") if options.device == "cuda" else ("float32",):
+    for precision in PRECISIONS:
         with exactly():
             _check(options, report, mode, zero, precision)
 
@@ -108,7 +108,7 @@ def compare(
 ) -> None:
     """The largest difference of a loss from the plain engine's."""
     error = max(abs(a - b) for a, b in zip(losses, plain, strict=True))
-    limit = LIMIT[precision] + ADDED[precision]
+    limit = LIMIT[precision]
     report(
         f"{what}, {precision}", error=error, limit=limit, holds=error <= limit, last=losses[-1],
         fell=plain[0] - plain[-1],
