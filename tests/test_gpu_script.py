@@ -21,6 +21,7 @@ PARTS = """
 import os, subprocess, sys, time
 
 def works(options, report, number):
+    print("no end of line", end="")
     report("a number", number=number, device=options.device)
 
 def fails(options, report):

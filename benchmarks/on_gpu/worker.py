@@ -177,7 +177,8 @@ def _is_error(line: str) -> bool:
 
 
 def report(what: str, **values: Any) -> None:
-    print(MARK + json.dumps({"what": what, **values}), flush=True)
+    # on a line of its own, whatever a library has printed before without ending its line
+    print("\n" + MARK + json.dumps({"what": what, **values}), flush=True)
 
 
 def main() -> None:
