@@ -130,7 +130,7 @@ class Mixture:
         pieces: list[Piece] = []
         left = self.context_length
         while left > 0:
-            sequence, piece = source.window(rng, left)
+            sequence, piece = source.window(rng, left, is_alone=wants_prompt)
             prompt = source.prompt(rng, left // 2, piece.episode) if wants_prompt and left > 1 else None
             if prompt is not None:
                 sequence = join([prompt[0], sequence], same_document=True).cut(left)

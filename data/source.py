@@ -19,6 +19,8 @@ import numpy as np
 from gato import envs
 from gato.batch import NO_LOCAL, Kind, TokenSequence
 from gato.data.documents import TokenisedText
+from gato.layers.history import without_repeated_texts
+from gato.layers.layout import Layout
 from gato.spec import PATCH_SIZE, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
 
@@ -26,6 +28,8 @@ from .augment import augmented
 from .selection import SourceConfig, is_held_out, refuse_held_out
 from .spread import EPISODES, measured
 from .store import Store
+
+RUN = 16  # short windows that are read at once
 
 _log = logging.getLogger(__name__)
 
@@ -189,14 +193,20 @@ class Source:
         place = int(rng.integers(places.total - length))
         return places.find(place if place < first else place + length)
 
-    def window(self, rng: np.random.Generator, budget: int) -> tuple[TokenSequence, Piece]:
-        """At most `budget` tokens, starting on a timestep boundary (in a document: at any token)."""
+    def window(self, rng: np.random.Generator, budget: int, is_alone: bool = True) -> tuple[TokenSequence, Piece]:
+        """At most `budget` positions, starting on a timestep boundary (in a document: at any token).
+
+        In the compact layout, where a window of a short memory takes few positions, `RUN` of them that follow one another are drawn
+        at once unless it `is_alone`, each a document of its own.
+        """
         episode = self.places.find(int(rng.integers(self.places.total)))
-        length = self.places.span(episode)[1]
-        wanted = budget if self.is_text else min(-(-budget // self.per_timestep), self.config.memory or budget)
+        length, memory = self.places.span(episode)[1], self.config.memory
+        is_run = bool(memory) and not is_alone and self.tokenizer.layout == "compact"
+        most = budget if not memory else memory * RUN if is_run else memory
+        wanted = budget if self.is_text else min(-(-budget // self.per_timestep), most)
         start = self._draw_start(rng, length, wanted)
         piece = Piece("window", episode, start, min(start + wanted, length))
-        return self._read(piece, rng).cut(budget), piece
+        return (self._read_run(piece, rng) if is_run else self._read(piece, rng)).cut(budget), piece
 
     @staticmethod
     def _draw_start(rng: np.random.Generator, length: int, wanted: int) -> int:
@@ -224,13 +234,21 @@ class Source:
                 return kept, piece
         return sequence, piece  # in the compact layout read anew, since the text stands before the first timestep
 
-    def _read(self, piece: Piece, rng: np.random.Generator) -> TokenSequence:
+    def _read_run(self, piece: Piece, rng: np.random.Generator) -> TokenSequence:
+        """Windows of the memory's length, one after the other, as documents."""
+        tokens, memory = self._read(piece, rng, is_once=False), self.config.memory
+        assert memory is not None
+        document = tokens.timestep // memory
+        tokens = replace(tokens, timestep=tokens.timestep - document * memory, document=document.astype(np.int16))
+        return tokens if memory == 1 else without_repeated_texts(tokens)
+
+    def _read(self, piece: Piece, rng: np.random.Generator, is_once: bool = True) -> TokenSequence:
         if self._documents is not None:
-            return _document_sequence(self._documents.ids(piece.episode, piece.start, piece.stop))
+            return _document_sequence(self._documents.ids(piece.episode, piece.start, piece.stop), self.tokenizer.layout)
         episode = self.store.episode(piece.episode, piece.start, piece.stop)
         if (task := self.tasks[self.task_index(piece.episode)]) is not episode.task:
             episode = replace(episode, task=task)
-        return self.tokenizer.encode(augmented(episode, rng) if self.config.augment else episode)
+        return self.tokenizer.encode(augmented(episode, rng) if self.config.augment else episode, is_once)
 
 
 def selected_episodes(store: Store, config: SourceConfig, left_out_tasks: set[int]) -> np.ndarray | None:
@@ -272,10 +290,10 @@ def _drop_first_timesteps(sequence: TokenSequence, budget: int) -> TokenSequence
     return sequence.drop(int(fits[0]) if len(fits) else len(sequence))
 
 
-def _document_sequence(ids: np.ndarray) -> TokenSequence:
+def _document_sequence(ids: np.ndarray, layout: Layout) -> TokenSequence:
     n = len(ids)
     return TokenSequence(
         ids=np.asarray(ids, np.int32), kind=np.full(n, int(Kind.TEXT), np.uint8), local_position=np.full(n, NO_LOCAL, np.int16),
         timestep=np.zeros(n, np.int32), document=np.zeros(n, np.int16), is_target=np.ones(n, bool),
-        patches=np.zeros((0, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), patch_boxes=np.zeros((0, 4), np.uint8),
+        patches=np.zeros((0, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), patch_boxes=np.zeros((0, 4), np.uint8), layout=layout,
     )  # fmt: skip

@@ -213,6 +213,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     for count in config.episodes:  # before the first cell, not after hours
         demonstrations.series(0, count)
     agent = opened(checkpoint, config)
+    config = config.fitted(agent.tokenizer.layout)
     demonstrations = with_memory(understood(demonstrations, agent), agent, config.memory)
     task = demonstrations.task
     seen, sibling = task.name in agent.tasks, envs.held_out().get(envs.registered_name(task))

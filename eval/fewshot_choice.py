@@ -32,7 +32,7 @@ def saved_figure(cell: dict[str, Any]) -> str:
 
 
 def policy_to_take(
-    out: Path, task: TaskSpec, cells: Sequence[dict[str, Any]], rollouts: int, temperature: float, limits: EpisodeLimits
+    out: Path, task: TaskSpec, cells: Sequence[dict[str, Any]], rollouts: int, temperature: float | None, limits: EpisodeLimits
 ) -> dict[str, Any] | None:
     """The saved policy with the highest mean return; `None` where no cell left one behind.
 
@@ -54,8 +54,8 @@ def policy_to_take(
         f"the highest mean return of {len(found)} saved policies on the same {rollouts} episodes; where equal, fewer demonstrations, "
         "then the simpler one. The best of several is flattered by chance: the command plays other starts"
     )
-    said = "" if temperature == 1 else f", temperature={temperature:g}"
-    option = "" if temperature == 1 else f" --temperature {temperature:g}"
+    said = "" if temperature is None else f", temperature={temperature:g}"
+    option = "" if temperature is None else f" --temperature {temperature:g}"
     steps = limits.episode_steps
     option += "" if steps is None else f" --episode_steps {steps}"
     longest = min((n for n in (task.episode_limit, steps) if n), default=EPISODE_STEPS)

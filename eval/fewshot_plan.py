@@ -16,13 +16,16 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
     """What `few_shot` would do: the tokens of two timesteps as the model sees them, the cells, and what they cost here."""
     from tempfile import TemporaryDirectory
 
-    agent, protocol = opened(checkpoint, config), config.training
+    agent = opened(checkpoint, config)
+    config = config.fitted(agent.tokenizer.layout)
+    protocol = config.training
     demonstrations = with_memory(understood(open_demonstrations(config), agent), agent, config.memory)
     task = demonstrations.task
     most = demonstrations.series(0, max(config.episodes))
-    per_timestep, context = agent.tokenizer.tokens_per_timestep(task), agent.model.config.context_length
+    per_timestep, context = agent.tokenizer.positions_per_timestep(task), agent.model.config.context_length
     lines = [agent.tokenizer.show(agent.tokenizer.encode(most[0].window(0, 2)))]
-    lines.append(f"{per_timestep} tokens a timestep, {context // per_timestep} timesteps in the context of {context}")
+    unit = "tokens" if agent.tokenizer.layout == "gato" else "positions"
+    lines.append(f"{per_timestep} {unit} a timestep, {context // per_timestep} timesteps in the context of {context}")
     lines.append(
         f"{len(demonstrations.pool)} demonstrations to draw from, {len(demonstrations.held_out)} held out, "
         f"{demonstrations.left_out} left out"

@@ -37,7 +37,8 @@ class EvalConfig(Settings):
     - `suite`: families such as `babyai`: those of the checkpoint's control tasks.
     - `against`: another checkpoint, which plays the same episodes of the tasks that both know; see `paired_comparison`.
     - `episodes` per task; `num_envs` of them side by side; `seed` of their starts.
-    - `temperature` of the actions (1 as in the paper; 0: the most likely one); `overflow`: see `GatoPolicy`.
+    - `temperature` of the actions (0: the most likely one), by default 1 as in the paper, but for continuous ones in the compact
+      layout, which are then not drawn; `overflow`: see `GatoPolicy`.
     - `memory`: how many timesteps a policy sees, the present one among them; 0: as many as the context holds. By default what each
       task was trained with.
     - `target_return`: the return that a learner of returns is asked for, by default the highest of its data; with several every task
@@ -64,7 +65,7 @@ class EvalConfig(Settings):
     episodes: int = bounded(50, 1, MAX_COUNT)
     num_envs: int = bounded(50, 1, 10_000)
     seed: int = bounded(0, 0, MAX_SEED)
-    temperature: float = bounded(1.0, 0, MAX_TEMPERATURE)
+    temperature: float | None = bounded(None, 0, MAX_TEMPERATURE)
     overflow: str = choice("rebuild", ("rebuild", "rolling"))
     memory: int | None = bounded(None, 0, MAX_COUNT)
     target_return: list[float] = field(default_factory=list)
@@ -87,6 +88,10 @@ class EvalConfig(Settings):
     verify: bool = True
     out: Path | None = None
 
+    def fitted(self, layout: str) -> FewShotConfig:
+        """With the protocol that a model of this layout has by default, where none was given."""
+        return replace(self, protocol=self.protocol or ("compact" if layout == "compact" else "small"))
+
     @property
     def limits(self) -> EpisodeLimits:
         return EpisodeLimits(self.step_seconds, self.episode_steps, self.episode_seconds)
@@ -100,9 +105,10 @@ class FewShotConfig(Settings):
     - `episodes`: numbers of demonstrations. `modes`: of `full`, `lora`, `frozen`, `scratch`,
       `prompt`, `retrieve`, `knn`, `lwr`, `darp`, `clone`.
     - `series`: how many orders of the demonstrations, each with a training seed of its own.
-    - `protocol`: `small` fits a CPU in minutes; `paper` is appendix E's.
+    - `protocol`: `small` fits a CPU in minutes, and so does `compact` for that layout; `paper` is appendix E's. By default `compact` for
+      a model of that layout, else `small`.
     - `steps`, `batch_size`, `learning_rate`, `micro_batch_size`, `evaluate_every`, `evaluation_episodes`: in place of the protocol's.
-    - `rollouts`: episodes that each figure is measured on; `seed` of their starts; `temperature` of the actions.
+    - `rollouts`: episodes that each figure is measured on; `seed` of their starts; `temperature` of the actions, see `EvalConfig`.
     - `memory`: how many timesteps a window of the training has and a policy sees, the present one among them; 0: as many as the
       context holds. By default that of the task, or of the nearest task the registry names, in the checkpoint.
     - `episode_steps`, `episode_seconds`: limits of an episode, as `gato eval` takes them.
@@ -117,7 +123,7 @@ class FewShotConfig(Settings):
     episodes: tuple[int, ...] = bounded((1, 10, 100), 1, MAX_COUNT)
     modes: tuple[str, ...] = choice(("full", "scratch", "prompt", "retrieve", "clone"), MODES + BASELINES)
     series: int = bounded(1, 1, 1000)
-    protocol: str = choice("small", tuple(PROTOCOLS))
+    protocol: str | None = choice(None, tuple(PROTOCOLS))
     steps: int | None = bounded(None, 1, MAX_COUNT)
     batch_size: int | None = bounded(None, 1, 2**20)
     learning_rate: float | None = bounded(None, 0, 100, above=True)
@@ -126,7 +132,7 @@ class FewShotConfig(Settings):
     evaluation_episodes: int | None = bounded(None, 1, 10_000)
     rollouts: int = bounded(50, 1, MAX_COUNT)
     seed: int = bounded(0, 0, MAX_SEED)
-    temperature: float = bounded(1.0, 0, MAX_TEMPERATURE)
+    temperature: float | None = bounded(None, 0, MAX_TEMPERATURE)
     memory: int | None = bounded(None, 0, MAX_COUNT)
     held_out: int | None = bounded(None, 0, MAX_COUNT)
     episode_steps: int | None = bounded(None, 0, MAX_COUNT)
@@ -140,6 +146,10 @@ class FewShotConfig(Settings):
         if not self.episodes or not self.modes:
             raise ValueError("'episodes' or 'modes' is empty, expected numbers of demonstrations such as 1 10 and modes such as full clone")
 
+    def fitted(self, layout: str) -> FewShotConfig:
+        """With the protocol that a model of this layout has by default, where none was given."""
+        return replace(self, protocol=self.protocol or ("compact" if layout == "compact" else "small"))
+
     @property
     def limits(self) -> EpisodeLimits:
         return EpisodeLimits(episode_steps=self.episode_steps, episode_seconds=self.episode_seconds)
@@ -148,4 +158,4 @@ class FewShotConfig(Settings):
     def training(self) -> Protocol:
         """The protocol with what was given in place of its numbers."""
         names = ("steps", "batch_size", "learning_rate", "micro_batch_size", "evaluate_every", "evaluation_episodes")
-        return replace(PROTOCOLS[self.protocol], **{n: getattr(self, n) for n in names if getattr(self, n) is not None})
+        return replace(PROTOCOLS[self.protocol or "small"], **{n: getattr(self, n) for n in names if getattr(self, n) is not None})

@@ -103,6 +103,14 @@ class TokenSequence:
         """All but the first `length` positions and the patches among those."""
         return self._part(self._token(length), len(self.ids))
 
+    def chosen(self, keep: np.ndarray) -> TokenSequence:
+        """The tokens where `keep` is True, all or none of those that share a position, and never only some of a document's patches."""
+        arrays = {name: getattr(self, name)[keep] for name in _PER_TOKEN}
+        is_kept = keep[self.kind == _PATCH]
+        if len(arrays["position"]):
+            arrays["position"] = np.cumsum(np.diff(arrays["position"], prepend=-1) != 0, dtype=np.int32) - np.int32(1)
+        return replace(self, **arrays, patches=self.patches[is_kept], patch_boxes=self.patch_boxes[is_kept])
+
     def by_timestep(self) -> list[TokenSequence]:
         """Takes the sequence apart at its timesteps."""
         starts = np.flatnonzero(np.diff(self.timestep, prepend=-1))

@@ -422,6 +422,61 @@ def test_a_task_with_a_scale_survives_its_file_and_is_told_from_one_without(robo
     assert next(f for f in constant.observations if f.name == "gripper/force").scale == (1.0,)
 
 
+# -- mixtures --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mix(compact, drive, tmp_path_factory):
+    """mix(memory=2): a mixture of ten drives of 9 timesteps, of two instructions."""
+    from gato.data.mixture import Mixture
+    from gato.data.selection import DataConfig, SourceConfig
+    from gato.data.store import StoreWriter
+
+    folder = tmp_path_factory.mktemp("drives")
+    with StoreWriter(folder, [drive(1).task]) as writer:
+        for seed in range(10):
+            writer.append(drive(9, ("go", "go to the red ball")[seed % 2], seed=seed))
+
+    def make(memory: int | None = None, prompt_share: float = 0.0, context_length: int = 64) -> Mixture:
+        sources = {"toy/robot": SourceConfig(store=str(folder), memory=memory)}
+        return Mixture(DataConfig(sources=sources, prompt_share=prompt_share), compact, context_length, seed=0)
+
+    return make
+
+
+@pytest.mark.parametrize(("memory", "prompt_share"), [(None, 0.0), (None, 1.0), (1, 0.0), (2, 0.0), (2, 1.0)])
+def test_every_window_and_every_prompt_begins_with_its_instruction(mix, memory, prompt_share):
+    mixture = mix(memory, prompt_share)
+    for r in range(20):
+        row = mixture.row(0, r)
+        tokens = row.tokens
+        assert len(tokens) <= 64
+        documents = [tokens.document == d for d in range(tokens.document[-1] + 1)]
+        assert memory is None or max(int(tokens.timestep[d].max()) + 1 for d in documents[:-1]) <= memory + 9 * prompt_share
+        for of_document in documents:
+            assert tokens.kind[of_document][0] == Kind.TEXT
+            said = (tokens.kind[of_document] == Kind.TEXT).astype(int)
+            times = np.count_nonzero(np.diff(said, prepend=0) == 1)
+            assert times == 1 or (times == 2 and row.pieces[0].role != "window"), "once, and once more in a prompt"
+
+
+def test_a_short_memory_s_windows_are_those_that_a_policy_would_see(mix, compact):
+    mixture = mix(memory=2)
+    row = mixture.row(0, 0)
+    piece = row.pieces[0]
+    assert piece.stop - piece.start > 2, "several windows are read at once"
+    episode = replace(mixture.sources[0].store.episode(piece.episode, piece.start, piece.start + 2), task=mixture.tasks["toy/robot"])
+    first = compact.encode(episode)
+    np.testing.assert_array_equal(row.tokens.ids[: len(first.ids)], first.ids)
+    assert row.tokens.document[: len(first.ids) + 1].tolist() == [0] * len(first.ids) + [1]
+
+
+def test_a_mixture_measures_observations_and_its_tasks_say_how(mix):
+    mixture = mix()
+    force = next(f for f in mixture.tasks["toy/robot"].observations if f.name == "gripper/force")
+    assert abs(force.origin[0]) < 0.5 and 0.7 < force.scale[0] < 1.3
+
+
 # -- checkpoints -----------------------------------------------------------------------------------
 
 
@@ -451,6 +506,39 @@ def test_weights_of_one_layout_with_the_tokenizer_of_the_other_are_refused(make,
     path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": "gato"}))
     with pytest.raises(ValueError, match="the weights are of layout 'compact' but the tokenizer lays out tokens as 'gato'"):
         gato.load(tmp_path, device="cpu")
+
+
+def test_a_run_of_one_layout_is_not_gone_on_with_in_the_other(tmp_path, monkeypatch, capsys, text, walk):
+    from gato.cli import main
+    from gato.data.store import StoreWriter
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GATO_HOME", str(tmp_path))
+    text.save(tmp_path / "tokenizer.model")
+    with StoreWriter(tmp_path / "walks", [walk([0], [1]).task]) as writer:
+        writer.append(walk([0, 0, 1], [1, 1, 0]))
+    size = "num_layers: 1, num_heads: 1, width: 16, head_width: 16, feed_forward: 16, context_length: 16"
+    for layout, code in (("compact", 0), ("gato", 2)):
+        (tmp_path / "recipe.yaml").write_text(
+            f"model: {{layout: {layout}, {size}}}\ndata: {{tokenizer: tokenizer.model, sources: {{toy/corridor: {{store: walks}}}}}}\n"
+            "train: {name: small, steps: 2, batch_size: 2, threads: 1, device: cpu}\n"
+        )
+        assert main(["pretrain", "recipe.yaml"]) == code
+    assert "model.layout was compact, now gato" in capsys.readouterr().err
+
+
+def test_captions_answers_and_text_are_written_in_the_compact_layout(make, compact):
+    from gato.data.formats.vqa import question_task
+    from gato.words import caption_task, document_task
+
+    words = (caption_task("captions", (16, 32)), question_task("vqa", (16, 32)), document_task("text"))
+    agent = Agent(make(context_length=96).float(), compact, {task.name: task for task in words})
+    picture = np.full((16, 32, 3), 90, np.uint8)
+    assert isinstance(agent.caption(picture, max_new_tokens=4), str)
+    assert isinstance(agent.answer(picture, "what is it", max_new_tokens=4), str)
+    assert agent.generate("go to", max_new_tokens=4).startswith("go to")
+    found = agent.candidates([picture], 2, max_new_tokens=4)
+    assert found[0][0].log_likelihood >= found[0][-1].log_likelihood
 
 
 def test_likelihoods_are_exact_where_training_is_softer(model, compact, robot, drive):

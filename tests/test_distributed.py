@@ -86,6 +86,16 @@ def test_two_ranks_give_the_losses_and_weights_of_one_process(home, alone, tmp_p
     assert ENGINES[stage] in two.said().splitlines()
 
 
+@pytest.mark.parametrize("stage", [0, pytest.param(3, marks=NEEDS_DEEPSPEED)])
+def test_a_run_in_the_compact_layout_is_the_same_on_two_ranks_one_of_which_was_killed(home, tmp_path, stage):
+    """A rank may have rows without an action, whose head takes part all the same."""
+    recipe = resume.RECIPE.replace("model: {", "model: {layout: compact, ")
+    whole = Run(home, tmp_path / "one", options=["--train.micro_batch_size", "8"], recipe=recipe).finish()
+    two = Run(home, tmp_path / "two", recipe=recipe)
+    assert two.start(2, stage, (sabotage.killed_at, 8)).wait() == [-signal.SIGKILL] * 2
+    assert_equal(whole, two.finish(2, stage))
+
+
 def test_a_mean_of_means_would_be_noticed(home, alone, tmp_path):
     wrong = Run(home, tmp_path, options=["--train.steps", "3"]).finish(2, sabotage=(sabotage.mean_of_means,))
     assert max(abs(a - b) for a, b in zip(alone.losses(), wrong.losses(), strict=False)) > 1e-3  # a thousand times what is allowed

@@ -54,3 +54,18 @@ def spoken_anew(stream: Stream) -> list[TokenSequence]:
     prompt = spoken(stream, stream.timesteps[: stream.num_prompt])
     stream.said = None
     return prompt + spoken(stream, stream.timesteps[stream.num_prompt :])
+
+
+def without_repeated_texts(tokens: TokenSequence) -> TokenSequence:
+    """Of a sequence whose every timestep has its texts: without those that the timestep before has in the same document."""
+    if not (tokens.kind == Kind.TEXT).any():
+        return tokens
+    starts = np.flatnonzero((np.diff(tokens.timestep, prepend=-1) != 0) | (np.diff(tokens.document, prepend=-1) != 0))
+    keep, said, document = np.ones(len(tokens.ids), bool), b"", -1
+    for start, stop in zip(starts, [*starts[1:], len(tokens.ids)], strict=True):
+        count = int(np.argmax(tokens.kind[start:stop] != Kind.TEXT)) if tokens.kind[start] == Kind.TEXT else 0
+        text = tokens.ids[start : start + count].tobytes()
+        if count and text == said and tokens.document[start] == document:
+            keep[start : start + count] = False
+        said, document = text, tokens.document[start]
+    return tokens.chosen(keep)
