@@ -97,7 +97,15 @@ def test_actions_of_text_are_refused(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_clone_is_not_resumed_as_a_gato(home, alone, tmp_path, monkeypatch, capsys):
+def test_several_sources_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(
+        RECIPE.replace(f"{TASK}: {{}}", f"{TASK}: {{}}, toy/other: {{}}")
+    )
+    assert "a clone learns one task: give one source" in refusal(capsys, "pretrain", "small.yaml")
+
+
+def test_a_clone_is_not_resumed_as_another_learner(home, alone, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GATO_HOME", str(home))
     (tmp_path / "runs").symlink_to(alone.path.parent)

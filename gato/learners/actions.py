@@ -84,7 +84,7 @@ class ActionVectors:
         return set(_tokens(spec, values).reshape(-1).tolist()) <= set(self.known[name])
 
     def decode(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
-        """What a vector means: of columns the highest is played, numbers stay inside their ranges."""
+        """What a vector means: the highest column is played, numbers stay inside their ranges."""
         actions = {}
         for spec in self.task.actions:
             part = vectors[:, self.places[spec.name]]

@@ -131,8 +131,8 @@ class ClonePolicy(Reactive):
 class CloneBatch:
     """B timesteps as a `CloneNetwork` takes them.
 
-    **Arguments:** `states` (B, D) float32; `pictures`: (B, 3, rows, columns) uint8 each; `played` (B, A)
-    float32; `denominator`: timesteps of the global batch.
+    **Arguments:** `states` (B, D) float32; `pictures`: (B, 3, rows, columns) uint8 each; `played`
+    (B, A) float32; `denominator`: timesteps of the global batch.
     """
 
     states: Tensor

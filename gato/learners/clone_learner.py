@@ -23,7 +23,7 @@ class CloneModel(nn.Module):
 
 
 class CloneLearner(nn.Module):
-    """**Arguments:** `vectors`: what the network's outputs mean; `source`: the store's name in metrics."""
+    """**Arguments:** `vectors`: what the outputs mean; `source`: the store's name in metrics."""
 
     def __init__(self, model: CloneModel, vectors: ActionVectors, source: str) -> None:
         super().__init__()
@@ -31,8 +31,8 @@ class CloneLearner(nn.Module):
 
     def forward(self, batch: CloneBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """
-        **Returns:** the batch's share of the global loss, and sums: `loss_sum` and `targets`, (1,) each;
-        a target is a timestep.
+        **Returns:** the batch's share of the global loss, and sums: `loss_sum` and `targets`, (1,)
+        each; a target is a timestep.
         """
         found = self.model.network(batch.states, batch.pictures).float()
         loss = self.vectors.loss(found, batch.played) * len(batch)

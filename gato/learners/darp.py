@@ -99,7 +99,7 @@ class DifferencePolicy(Lookup):
         )
 
     def _others(self, episodes: Sequence[Episode]) -> np.ndarray:
-        """(N, k): the neighbours of each state in other demonstrations; with one, but for itself."""
+        """(N, k): each state's neighbours in other demonstrations; with one, but for itself."""
         lengths = [e.num_timesteps for e in episodes]
         is_alone = len(lengths) == 1
         owner = (

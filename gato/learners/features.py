@@ -17,7 +17,7 @@ STILL = 1e-6  # a column that spreads no wider than this (or this share of its m
 
 
 class Features:
-    """Observations -> (T, D) float32, columns of mean 0 and standard deviation 1 over demonstrations.
+    """Observations -> (T, D) float32, columns of mean 0 and deviation 1 over demonstrations.
 
     Few discrete values and the texts of the demonstrations become columns of 0 and 1; pictures are
     averaged over an 8 x 8 grid. A text that no demonstration has is all zeros before scaling. A

@@ -1,6 +1,6 @@
 """A policy that is no transformer on disk, as `gato finetune` leaves it and `gato.load` opens it.
 
-baseline.json        kind, task spec, known texts and action values, settings, SHA-256 of the weights
+baseline.json        kind, task spec, known texts and action values, settings, the weights' SHA-256
 model.safetensors    features' means and scales; demonstrations' states and actions, or a network
 """
 
@@ -38,14 +38,14 @@ KINDS: dict[str, type[Reactive]] = {
 
 
 class BaselineAgent:
-    """What `gato.load` gives for such a folder: it acts in its one task, in the words of an `Agent`."""
+    """What `gato.load` gives for such a folder; it acts in its one task, as an `Agent` does."""
 
     def __init__(self, policy: Reactive) -> None:
         self.acting, self.kind = policy, policy.kind
         self.tasks: dict[str, TaskSpec] = {policy.task.name: policy.task}
 
     def task(self, name: str) -> TaskSpec:
-        """By its name, or as `MODULE:ID`. **Raises:** `ValueError` for any other than its one task."""
+        """By its name, or as `MODULE:ID`. **Raises:** `ValueError` for any but its one task."""
         name = name if name in self.tasks else name.rpartition(":")[2]
         if name not in self.tasks:
             own = self.acting.task.name
@@ -55,7 +55,7 @@ class BaselineAgent:
         return self.tasks[name]
 
     def policy(self, task: str | TaskSpec, *unused: Any, **settings: Any) -> Reactive:
-        """Its policy, which plays the likeliest action at any temperature, without prompt and memory."""
+        """Its policy, which plays the likeliest action, whatever temperature and memory."""
         if isinstance(task, str):
             self.task(task)
         return self.acting
@@ -148,7 +148,7 @@ def load_baseline(folder: str | Path, *unused: Any) -> BaselineAgent:
 
 
 def check_finite(policy: Reactive) -> None:
-    """**Raises:** `ValueError` for numbers that are NaN or infinite, as a silent column's scale may be."""
+    """**Raises:** `ValueError` for NaN and infinity, which a silent column's scale may be."""
     known = {"features.mean": torch.from_numpy(policy.features.mean), **policy.tensors()}
     if counts := {name: n for name, t in known.items() if (n := int((~torch.isfinite(t)).sum()))}:
         parts = ", ".join(f"{count} in {name}" for name, count in counts.items())
@@ -156,7 +156,7 @@ def check_finite(policy: Reactive) -> None:
 
 
 def check_acting(policy: Reactive) -> None:
-    """**Raises:** `ValueError` if the policy cannot act on an observation of zeros and empty texts."""
+    """**Raises:** `ValueError` if it cannot act on an observation of zeros and empty texts."""
     seen = {
         f.name: np.array([""], object)
         if f.modality is Modality.TEXT
@@ -203,7 +203,7 @@ def _weights(folder: Path, digest: str) -> bytes:
 def _renewed(
     task: TaskSpec, kind: str, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What format 1 wrote, as format 2 has it: there each action field had a head, all values classes."""
+    """Format 1 as format 2: each action field had a head, and all values were classes."""
     found, settings = {name.replace("/", ".", 1): value for name, value in tensors.items()}, {}
     if kind == "clone":
         settings = {"activation": "relu", "with_line": False}

@@ -87,7 +87,7 @@ class Lookup(Reactive):
         return cls(features, vectors, tensors["states"].numpy(), actions)
 
     def neighbours(self, seen: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The `count` nearest states (or all) to each of (n, D), nearest first: indices, distances."""
+        """The `count` nearest states (or all) to each of (n, D): indices and distances."""
         squares = self.squares - 2 * seen @ self.states.T + (seen**2).sum(axis=1, keepdims=True)
         count = min(count, len(self.states))
         near = np.argpartition(squares, count - 1, axis=1)[:, :count]
@@ -117,7 +117,7 @@ class NearestPolicy(Lookup):
 
 
 class NeighboursPolicy(Lookup):
-    """The mean action of the five nearest states, weighted by exp(-distance); choices are voted on."""
+    """The mean action of five neighbours, weighted by exp(-distance); choices are voted on."""
 
     kind = "knn"
 
@@ -166,7 +166,7 @@ def _lines(
 
     **Arguments:** `states` (n, k, D), `played` (n, k, A), `weights` (n, k), `at` (n, D).
 
-    **Returns:** (n, A): their values at `at`. Solved among the k neighbours, who may be fewer than D.
+    **Returns:** (n, A): their values at `at`. Solved among the neighbours, who may be fewer than D.
     """
     states, played, at = (values.astype(np.float64) for values in (states, played, at))
     share = (weights / weights.sum(axis=1, keepdims=True))[..., None]

@@ -22,8 +22,8 @@ REACH = 10.0  # standard deviations from the mean beyond which an input is taken
 class SmallNetwork(nn.Module):
     """(N, `inputs`) -> (N, `outputs`).
 
-    **Arguments:** `activation`: of `ACTIVATIONS`; `with_line`: whether there is the linear path, and
-    inputs are kept within 10 standard deviations.
+    **Arguments:** `activation`: of `ACTIVATIONS`; `with_line`: whether there is the linear path,
+    and inputs are kept within 10 standard deviations.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class SmallNetwork(nn.Module):
 class Schedule:
     """How long a small network is trained.
 
-    - `floor`: updates of the first round, which nothing cuts short: the loss of held-out demonstrations
-      does not rank policies well. Then rounds of `updates` go on until one lowers that loss (the
+    - `floor`: updates of the first round, which nothing cuts short: the loss of held-out
+      demonstrations does not rank policies well. Then rounds of `updates` go on until one lowers that loss (the
       training loss, where nothing is held out) by less than the share `gain`, or `rounds` are over.
     - `batch_size` rows an update; in each round AdamW's `learning_rate` falls to zero by a cosine.
     - `weight_decay`: of matrices.
@@ -72,10 +72,10 @@ def train(
     schedule: Schedule,
     generator: torch.Generator,
 ) -> int:
-    """Trains `network` in place and leaves it as it was after its best round. **Returns:** the updates taken.
+    """Trains `network` in place, to where its best round left it. **Returns:** the updates taken.
 
-    **Arguments:** `loss`: of the rows with these indices (n,); `judge`: the loss that says whether a
-    round was worth it, called without gradients; `generator`: draws the rows.
+    **Arguments:** `loss`: of the rows with these indices (n,); `judge`: the loss that says whether
+    a round was worth it, called without gradients; `generator`: draws the rows.
     """
     best, state, taken = math.inf, network.state_dict(), 0
     for number in range(1 + schedule.rounds):
