@@ -80,9 +80,9 @@ class Mixture:
 
     @property
     def tasks(self) -> dict[str, TaskSpec]:
-        """The task specs of all sources with their memories, by task name; without those held out."""
+        """The task specs of all sources with their memories and returns, by task name; without those held out."""
         return {
-            task.name: replace(task, memory=source.config.memory)
+            task.name: replace(task, memory=source.config.memory, returns=source.returns)
             for source in self.sources
             for i, task in enumerate(source.tasks)
             if i not in source.left_out_tasks
@@ -102,6 +102,11 @@ class Mixture:
                     raise ValueError(
                         f"source '{source.name}': task '{task.name}' is not the one of source '{first.name}': {lines[0]}; "
                         "rename or import it again"
+                    )
+                if first.returns != source.returns:
+                    raise ValueError(
+                        f"task '{task.name}' has the returns {first.returns} in source '{first.name}' and {source.returns} in "
+                        f"'{source.name}', but is told of one scale; give it one source with return_token"
                     )
                 memories = first.config.memory, source.config.memory
                 if memories[0] != memories[1]:

@@ -30,6 +30,7 @@ class SourceConfig(Settings):
     - `memory`: timesteps of a window at most, each window a document of its own behind its own prompt; by default as many as fit into
       the row. A policy of the task then acts with the same memory: trained on whole windows it may learn to repeat what it did
       before instead of looking (`GatoPolicy`).
+    - `return_token`: what is still to come of the episode's return is one more observation, and a policy is asked for a return.
     """
 
     section: ClassVar[str] = "data.sources"
@@ -43,6 +44,7 @@ class SourceConfig(Settings):
     behaviours: list[str] | None = choice(None, get_args(Behaviour))  # noqa: RUF009  # the default is None
     max_episodes: int | None = bounded(None, 1, MAX_COUNT)
     memory: int | None = bounded(None, 1, MAX_COUNT)
+    return_token: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,12 @@ from gato.batch import NO_LOCAL, Kind, TokenSequence
 from gato.data.documents import TokenisedText
 from gato.layers.history import without_repeated_texts
 from gato.layers.layout import Layout
+from gato.learners.returns import told, told_episode
 from gato.spec import PATCH_SIZE, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
 
 from .augment import augmented
+from .returns import check_returns
 from .selection import SourceConfig, is_held_out, refuse_held_out
 from .spread import EPISODES, measured
 from .store import Store
@@ -127,7 +129,8 @@ class Source:
                 f"source '{name}' has no episode left of {store.num_episodes} (part {config.part} with test_share {config.test_share}, "
                 f"behaviours {config.behaviours}); choose others, or collect more"
             )
-        self.per_timestep = tokenizer.positions_per_timestep(self.task)
+        self.returns = self._returns() if config.return_token else None
+        self.per_timestep = tokenizer.positions_per_timestep(told(replace(self.task, returns=self.returns)))
         self._by_task: dict[int, Places] = {}
 
     def _check(self, context_length: int) -> None:
@@ -135,7 +138,7 @@ class Source:
         for task in self.store.tasks:
             if self.tokenizer.text is None and any(f.modality is Modality.TEXT for f in task.fields):
                 raise ValueError(f"source '{self.name}': task '{task.name}' has text but no text tokenizer was given; train one")
-            observed = sum(f.num_tokens or 1 for f in task.observations)
+            observed = sum(f.num_tokens or 1 for f in task.observations) + self.config.return_token
             if task.is_control and observed > self.tokenizer.max_local_positions:
                 raise ValueError(
                     f"source '{self.name}': task '{task.name}' has at least {observed} observation tokens in a timestep but the model has "
@@ -157,6 +160,16 @@ class Source:
             elif places is not None and task.is_control:
                 found = {places.find(int(place)) for place in np.linspace(0, places.total - 1, EPISODES)}
                 self.tasks[i] = measured(task, [self.store.episode(e) for e in sorted(found)])
+
+    def _returns(self) -> tuple[float, float]:
+        """The lowest and the highest of the episodes. **Raises:** `ValueError` where there are none to be told, or of several tasks."""
+        if not self.is_control or len(self.store.tasks) > 1:
+            found = f"{len(self.store.tasks)} tasks" if self.is_control else "no timesteps that follow one another"
+            raise ValueError(f"source '{self.name}' has return_token but {found}; it is for a store of one control task")
+        episodes = np.arange(self.store.num_episodes) if self.episodes is None else self.episodes
+        check_returns(self.name, self.store, episodes, "leave out return_token")
+        returns = self.store.returns[episodes]
+        return float(returns.min()), float(returns.max())
 
     @cached_property
     def places(self) -> Places:
@@ -248,6 +261,9 @@ class Source:
         episode = self.store.episode(piece.episode, piece.start, piece.stop)
         if (task := self.tasks[self.task_index(piece.episode)]) is not episode.task:
             episode = replace(episode, task=task)
+        if self.returns is not None:
+            still = self.store.returns_to_go(piece.episode, piece.start, piece.stop)
+            episode = told_episode(replace(task, returns=self.returns), episode, still)
         return self.tokenizer.encode(augmented(episode, rng) if self.config.augment else episode, is_once)
 
 

@@ -339,6 +339,10 @@ class Store:
         k = bisect_right(self._episode_ends, i)
         return self._open_shard(k).rewards(i - (self._episode_ends[k - 1] if k else 0), start)
 
+    def returns_to_go(self, i: int, start: int, stop: int) -> np.ndarray:
+        """(stop - start,) float32: at each of these timesteps of episode i, the sum of the rewards from it to the end."""
+        return np.cumsum(self.rewards(i, start)[::-1], dtype=np.float64)[::-1][: stop - start].astype(np.float32)
+
     def validate(self) -> None:
         """Reads everything again: hashes, counts, bounds, each episode with all its checks, token ids, journal and manifest.
 

@@ -23,6 +23,7 @@ from gato.learners.trajectory import QUANTILES, TrajectoryBatch, TrajectoryStati
 from gato.spec import Modality, TaskSpec
 
 from .loading import load, rank_rows
+from .returns import check_returns
 from .selection import SourceConfig, is_held_out, refuse_held_out
 from .source import AllEpisodes, Places, SomeEpisodes, selected_episodes
 from .store import Store
@@ -93,8 +94,7 @@ class Trajectories:
         self.statistics = measured(store, self.task, self.places, self.episodes, return_scale)
         self.context = context or self.statistics.longest
         if needs_returns:
-            _check_returns(name, store, self.episodes)
-            _say_noisy(name, store, self.episodes)
+            check_returns(name, store, self.episodes, "set model.condition none")
 
     @property
     def tasks(self) -> dict[str, TaskSpec]:
@@ -119,19 +119,15 @@ class Trajectories:
         """What row `row` of the global batch of update `step` holds."""
         number, start, said = self.place(step, row)
         episode = self.store.episode(number, start, start + self.context)
-        returns_to_go = self._returns_to_go(number, start, len(episode.rewards))
+        if self.delayed_reward:
+            returns_to_go = np.full(episode.num_timesteps, self.store.returns[number], np.float32)
+        else:
+            returns_to_go = self.store.returns_to_go(number, start, start + episode.num_timesteps)
         if said is not None:
             returns_to_go = (returns_to_go + np.float64(said - self.store.returns[number])).astype(
                 np.float32
             )
         return Window(episode.observations, episode.actions, returns_to_go, start)
-
-    def _returns_to_go(self, number: int, start: int, count: int) -> np.ndarray:
-        """(count,) float32; with delayed rewards the whole return at every timestep."""
-        if self.delayed_reward:
-            return np.full(count, self.store.returns[number], np.float32)
-        rewards = self.store.rewards(number, start)
-        return np.cumsum(rewards[::-1], dtype=np.float64)[::-1][:count].astype(np.float32)
 
     def batch(self, step: int, rows: Sequence[int]) -> TrajectoryBatch:
         """The given rows of one global batch, and the step's seed for what else is drawn."""
@@ -234,36 +230,8 @@ def _only_task(name: str, store: Store, held_out: Sequence[str], learner: str) -
 
 def _refuse_unused(name: str, config: SourceConfig, learner: str) -> None:
     """**Raises:** `ValueError` for a setting of the source that would change nothing here."""
-    for setting, default in (("augment", False), ("memory", None), ("loss_weight", 1.0)):
+    for setting, default in (("augment", False), ("memory", None), ("loss_weight", 1.0), ("return_token", False)):
         if getattr(config, setting) != default:
             raise ValueError(
                 f"source '{name}' has {setting} {getattr(config, setting)}, which {learner} knows not; leave it out"
             )
-
-
-def _check_returns(name: str, store: Store, episodes: np.ndarray) -> None:
-    """**Raises:** `ValueError` for episodes without a reward; warns where all returns are the
-    same."""
-    returns = store.returns[episodes]
-    if returns.any():
-        if np.ptp(returns) == 0:
-            _log.warning(
-                "source '%s': all %d episodes have the return %g, so no other can be asked for",
-                name,
-                len(episodes),
-                returns[0],
-            )
-        return
-    if not any(store.rewards(int(i)).any() for i in episodes):
-        raise ValueError(
-            f"source '{name}': the rewards of its {len(episodes)} episodes are all zero, so there are no returns to learn from; "
-            "record it with rewards, or set model.condition none"
-        )
-
-
-def _say_noisy(name: str, store: Store, episodes: np.ndarray) -> None:
-    if count := int((store.behaviours[episodes] == "noisy").sum()):
-        _log.warning(
-            "source '%s': %d of %d episodes are noisy: some of their recorded actions are not the ones that earned the rewards; "
-            "'behaviours' chooses others", name, count, len(episodes),
-        )  # fmt: skip

@@ -15,7 +15,7 @@ MISSING = "the plot needs matplotlib: pip install 'opengato[plot]'"
 
 def takes_returns(agent: Any) -> bool:
     """Whether an agent was trained to act for a return."""
-    return bool(getattr(agent, "takes_returns", False))
+    return any(task.returns for task in agent.tasks.values())
 
 
 def target_results(task: TaskSpec, rows: Sequence[dict[str, Any]], out: Path) -> dict[str, Any]:

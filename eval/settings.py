@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gato.setting import MAX_COUNT, MAX_SEED, MAX_TEMPERATURE, Settings, bounded, choice
+from gato.setting import MAX_COUNT, MAX_SEED, MAX_TEMPERATURE, Limits, Settings, bounded, choice
 from gato.train.protocol import MODES, PROTOCOLS, Protocol
 
 LEARNED_ALONE = ("retrieve", "knn", "lwr", "darp", "clone")  # from the demonstrations, without the checkpoint
 BASELINES = ("prompt", *LEARNED_ALONE)
+LARGEST_RETURN = 1e30  # that may be asked for
 STEP_SECONDS = 60.0  # that an environment may take for one answer
 EPISODE_SECONDS = 600.0  # that it may take for all answers of an episode
 
@@ -68,7 +69,7 @@ class EvalConfig(Settings):
     temperature: float | None = bounded(None, 0, MAX_TEMPERATURE)
     overflow: str = choice("rebuild", ("rebuild", "rolling"))
     memory: int | None = bounded(None, 0, MAX_COUNT)
-    target_return: list[float] = field(default_factory=list)
+    target_return: list[float] = field(default_factory=list, metadata={"limits": Limits(-LARGEST_RETURN, LARGEST_RETURN)})
     demonstrations: int = bounded(0, 0, 10_000)
     ablations: bool = False
     captions: list[str] = field(default_factory=list)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,12 +127,14 @@ class Agent:
         prompt: Episode | None = None,
         static: bool = False,
         memory: int | None = None,
+        target_return: float | None = None,
     ) -> GatoPolicy:
         """A policy for one of the checkpoint's tasks; see `GatoPolicy`.
 
         **Arguments:** `prompt`: a demonstration before every episode; `memory`: by default what the task was trained with, 0: all
-        that the context holds.
+        that the context holds; `target_return`: of a task that was trained with a return token, by default the highest of its data.
         """
+        from .learners.returns import asked, told, told_prompt
         from .policy import GatoPolicy
 
         spec = self.task(task) if isinstance(task, str) else task
@@ -140,10 +142,12 @@ class Agent:
             raise ValueError(f"a task is {given.kind(task)}, expected the name of one or a TaskSpec")
         if memory is None and overflow == "rebuild":
             memory = spec.memory or self.tasks.get(spec.name, spec).memory
-        return GatoPolicy(
-            self.model, self.tokenizer, spec, temperature=temperature, overflow=overflow, seed=seed, prompt=prompt, static=static,
-            memory=memory or None,
+        spec = replace(spec, returns=spec.returns or self.tasks.get(spec.name, spec).returns)
+        policy = GatoPolicy(
+            self.model, self.tokenizer, told(spec), temperature=temperature, overflow=overflow, seed=seed,
+            prompt=told_prompt(spec, prompt), static=static, memory=memory or None,
         )  # fmt: skip
+        return asked(policy, spec, target_return)
 
     # -- pictures and text -------------------------------------------------------------------------
 

@@ -1,11 +1,12 @@
 """A checkpoint's `gato.json` and `tokenizer.model`: what its ids mean and which tasks it knows.
 
-format, vocabulary, loss_on_text_observations, tokenizer_sha256, tasks, memories, layout
+format, vocabulary, loss_on_text_observations, tokenizer_sha256, tasks, memories, layout; returns of the tasks that are told them
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -51,6 +52,8 @@ class Description:
             "memories": {name: task.memory for name, task in self.tasks.items() if task.memory},
             "layout": self.tokenizer.layout,
         }
+        if returns := {name: task.returns for name, task in self.tasks.items() if task.returns}:
+            content["returns"] = returns
         (folder / NAME).write_text(json.dumps(content, indent=1))
         return [NAME] if text is None else [NAME, "tokenizer.model"]
 
@@ -67,6 +70,7 @@ class Description:
         try:
             _check_keys(content)
             vocabulary, tasks = _vocabulary(content["vocabulary"]), _tasks(content["tasks"], content.get("memories"))
+            tasks = _with_returns(tasks, content.get("returns"))
         except ValueError as error:
             raise ValueError(f"'{path}' is damaged: {error}; restore it") from None
         text = None if content["tokenizer_sha256"] is None else _read_text(folder / "tokenizer.model", content["tokenizer_sha256"])
@@ -97,7 +101,7 @@ def _age(folder: Path) -> tuple[bool, int, str]:
 
 
 def _check_keys(content: dict[str, Any]) -> None:
-    if unknown := sorted(content.keys() - _KEYS - {"learner", "memories", "layout"}):
+    if unknown := sorted(content.keys() - _KEYS - {"learner", "memories", "layout", "returns"}):
         raise ValueError(f"it has the unknown key {shown(unknown[0])}")
     if missing := sorted(_KEYS - content.keys()):
         raise ValueError(f"it lacks the key '{missing[0]}'")
@@ -149,3 +153,17 @@ def _tasks(values: Any, memories: Any) -> dict[str, TaskSpec]:
     if unknown := sorted(memories.keys() - tasks.keys()):
         raise ValueError(f"memories names {shown(unknown[0])}, which is none of its tasks")
     return {name: replace(task, memory=memories.get(name)) for name, task in tasks.items()}
+
+
+def _with_returns(tasks: dict[str, TaskSpec], returns: Any) -> dict[str, TaskSpec]:
+    """`returns`: lowest and highest of the tasks that are told them; `None` where none is."""
+    if returns is None:
+        return tasks
+    if not isinstance(returns, dict) or returns.keys() - tasks.keys() or not all(map(_is_range, returns.values())):
+        raise ValueError(f"returns is {shown(returns)}, expected an object with the lowest and highest return of some of its tasks")
+    return {name: replace(task, returns=tuple(returns[name]) if name in returns else None) for name, task in tasks.items()}
+
+
+def _is_range(value: Any) -> bool:
+    is_pair = isinstance(value, list) and len(value) == 2 and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+    return is_pair and value[0] <= value[1]

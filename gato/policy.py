@@ -169,8 +169,8 @@ class GatoPolicy:
             parts.pop()
         return parts
 
-    def act_one(self, observation: Any) -> Any:
-        """For a single environment: its observation as `step` and `reset` give it -> the action `step` takes.
+    def act_one(self, observation: Any, reward: float | None = None) -> Any:
+        """For a single environment: its observation as `step` and `reset` give it -> the action `step` takes. A reward changes nothing.
 
         Call `reset()` before every episode.
         """

@@ -187,7 +187,7 @@ class TaskSpec:
     - `success`: the criterion in words; `licence`: of the data.
     - `clip_actions`: actions outside their range are clipped and counted when collected, not refused.
     - `memory`: how many timesteps a window of training has and a policy sees, the present one among them; `None`: as many as fit.
-      How an agent treats the task and no part of its data: stores do not hold it, and tasks that differ in it alone are equal.
+      `returns`: lowest and highest of the data, where they are told. How an agent treats the task: stores hold neither, `==` sees neither.
     """
 
     name: str
@@ -201,6 +201,7 @@ class TaskSpec:
     licence: str | None = None
     clip_actions: bool = False
     memory: int | None = field(default=None, compare=False)
+    returns: tuple[float, float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         order = sorted(self.fields, key=lambda f: (f.role != "observation", _sort_key(f.path), f.name))
@@ -267,10 +268,10 @@ class TaskSpec:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` is the inverse, but for the memory. A field without origin or scale has no such key."""
+        """Plain JSON values; `from_dict` is the inverse, but for memory and returns. A field without origin or scale has no such key."""
         parts = [{k: v for k, v in asdict(f).items() if k not in ("origin", "scale") or v is not None} for f in self.fields]
         values = asdict(self) | {"fields": parts, "env_kwargs": dict(self.env_kwargs)}
-        del values["memory"]
+        del values["memory"], values["returns"]
         return plain(values)
 
     @classmethod

@@ -159,7 +159,7 @@ def test_what_is_no_number_or_has_no_meaning_is_refused(alone, folder, capsys):
     checkpoint = str(alone.path / "final")
     for word in ("much", "nan", "inf"):
         line = refusal(capsys, "eval", checkpoint, "--target_return", word)
-        assert line == f"gato: 'target_return' is {word}, expected a list, each a number, not NaN or infinite"
+        assert line.startswith(f"gato: 'target_return' is {word}, expected a list, each a number from")
     blind = RECIPE.replace("dropout: 0.1", "dropout: 0.1, condition: none").replace(
         "steps: 12", "steps: 1"
     )

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -41,7 +41,9 @@ class DecisionAgent:
 
     def __init__(self, model: DecisionTransformer) -> None:
         self.model = model
-        self.tasks = {model.task.name: model.task}
+        found = model.statistics
+        returns = (found.lowest, found.highest) if model.config.is_conditioned else None
+        self.tasks = {model.task.name: replace(model.task, returns=returns)}
 
     @classmethod
     def of(
@@ -66,10 +68,14 @@ class DecisionAgent:
             raise ValueError(f"this checkpoint was not trained on '{name}'; it knows {known}")
         return self.tasks[known]
 
-    @property
-    def takes_returns(self) -> bool:
-        """Whether it acts for a return, and not by behaviour cloning."""
-        return self.model.config.is_conditioned
+    def __getattr__(self, name: str) -> NoReturn:
+        """What Gato's agent has and this one has not."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise ValueError(
+            f"this folder holds a Decision Transformer, which acts in '{next(iter(self.tasks))}' and has no '{name}'; "
+            "name the folder of a Gato"
+        )
 
     def policy(
         self,

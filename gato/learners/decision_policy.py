@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from gato.episode import Episode
+from gato.learners.returns import checked_target
 from gato.learners.trajectory import Window, collate
-from gato.setting import SEED, TEMPERATURE, Limits, check_value
+from gato.setting import SEED, TEMPERATURE, check_value
 from gato.spec import Modality
 
 from .decision_transformer import DecisionTransformer
@@ -187,18 +188,11 @@ class DecisionPolicy:
         return found
 
     def _checked_target(self, target: float | None) -> float:
-        """The target, or the data's highest return. One outside the data's is said."""
-        statistics, is_conditioned = self.model.statistics, self.model.config.is_conditioned
-        if target is None:
-            return statistics.highest
-        check_value("target_return", target, float, Limits(-1e30, 1e30))
-        if not is_conditioned:
+        """**Raises:** `ValueError` for one where the model was trained without returns, or as `checked_target`."""
+        statistics = self.model.statistics
+        if target is not None and not self.model.config.is_conditioned:
             raise ValueError(
-                "this model was trained without returns (condition none), so it has no use for target_return; leave it out"
+                "this model was trained without returns (condition none), so it has no use for target_return; "
+                "leave it out"
             )
-        if not statistics.lowest <= target <= statistics.highest:
-            _log.warning(
-                "task %s: the target return %g lies outside the returns of the training data, %g to %g",
-                self.task.name, target, statistics.lowest, statistics.highest,
-            )  # fmt: skip
-        return float(target)
+        return checked_target(self.task.name, (statistics.lowest, statistics.highest), target)

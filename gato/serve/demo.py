@@ -131,7 +131,7 @@ class Demo:
             while not recording.done and recording.num_timesteps < MAX_TIMESTEPS:
                 frame, observed = as_frame(env.render()), stack_values(task.observations, [recording.values()])
                 with self._model:
-                    actions = policy.act(observed)
+                    actions = policy.act(observed, np.array([recording.reward]))
                 recording.step({name: values[0] for name, values in actions.items()})
                 sequence = self.agent.tokenizer.encode(Episode(task, observed, actions, np.zeros(1, np.float32)))
                 rows = self.agent.tokenizer.table(sequence)
