@@ -19,7 +19,9 @@ FREE = {
     *(f"train.{name}" for name in ("report_to", "peak_flops", "compile", "recompute", "allow_changes")),
 }
 # Settings that older runs do not name, and what they meant.
-EARLIER = {"learner": "gato", "model.layout": "gato", "model.num_bumps": 3, "model.mean_weight": 50.0}
+EARLIER = {
+    "learner": "gato", "model.layout": "gato", "model.num_bumps": 3, "model.mean_weight": 50.0, "data.sources.*.return_token": False,
+}  # fmt: skip
 
 
 def record(folder: Path, resolved: dict[str, Any], train: TrainConfig) -> None:
@@ -27,7 +29,7 @@ def record(folder: Path, resolved: dict[str, Any], train: TrainConfig) -> None:
     path = folder / "run.json"
     if path.is_file():
         changed = _changes(read_json(path), resolved)
-        changed = {name: text for name, text in changed.items() if text != f"{name} was None, now {EARLIER.get(name)}"}
+        changed = {name: text for name, text in changed.items() if text != f"{name} was None, now {_earlier(name)}"}
         if refused := {name: text for name, text in sorted(changed.items()) if name not in FREE and not _is_allowed(name, train)}:
             raise ValueError(
                 f"'{folder}' holds a run with other settings ({'; '.join(refused.values())}); choose another --train.name, undo it, "
@@ -55,6 +57,11 @@ def _is_allowed(name: str, train: TrainConfig) -> bool:
     return (
         name != "learner" and not name.startswith("model.") and any(f"{name}.".startswith(f"{allowed}.") for allowed in train.allow_changes)
     )
+
+
+def _earlier(name: str) -> Any:
+    """What a setting meant before runs named it; of a source's, whatever the source is called."""
+    return EARLIER.get(f"data.sources.*.{name.rpartition('.')[2]}" if name.startswith("data.sources.") else name)
 
 
 def _changes(old: Any, new: Any, name: str = "") -> dict[str, str]:
