@@ -135,7 +135,13 @@ class Mixture:
         pieces: list[Piece] = []
         left = self.context_length
         while left > 0:
-            sequence, piece = source.window(rng, left, is_alone=wants_prompt)
+            if source.has_short_windows and not wants_prompt:
+                sequence, drawn = source.windows(rng, left)
+                parts.append(sequence)
+                pieces += drawn
+                left -= len(sequence)
+                continue
+            sequence, piece = source.window(rng, left)
             prompt = source.prompt(rng, left // 2, piece.episode) if wants_prompt and left > 1 else None
             if prompt is not None:
                 sequence = join([prompt[0], sequence], same_document=True).cut(left)

@@ -19,6 +19,7 @@ import numpy as np
 from gato import envs
 from gato.batch import NO_LOCAL, Kind, TokenSequence
 from gato.data.documents import TokenisedText
+from gato.episode import Episode
 from gato.layers.history import without_repeated_texts
 from gato.layers.layout import Layout
 from gato.learners.returns import told, told_episode
@@ -31,7 +32,8 @@ from .selection import SourceConfig, is_held_out, refuse_held_out
 from .spread import EPISODES, measured
 from .store import Store
 
-RUN = 16  # short windows that are read at once
+SEVERAL = 16  # short windows that are read at once
+NEAR = 64  # timesteps between the first and the last of them, where there are pictures
 
 _log = logging.getLogger(__name__)
 
@@ -206,20 +208,41 @@ class Source:
         place = int(rng.integers(places.total - length))
         return places.find(place if place < first else place + length)
 
-    def window(self, rng: np.random.Generator, budget: int, is_alone: bool = True) -> tuple[TokenSequence, Piece]:
-        """At most `budget` positions, starting on a timestep boundary (in a document: at any token).
-
-        In the compact layout, where a window of a short memory takes few positions, `RUN` of them that follow one another are drawn
-        at once unless it `is_alone`, each a document of its own.
-        """
+    def window(self, rng: np.random.Generator, budget: int) -> tuple[TokenSequence, Piece]:
+        """At most `budget` positions, starting on a timestep boundary (in a document: at any token)."""
         episode = self.places.find(int(rng.integers(self.places.total)))
-        length, memory = self.places.span(episode)[1], self.config.memory
-        is_run = bool(memory) and not is_alone and self.tokenizer.layout == "compact"
-        most = budget if not memory else memory * RUN if is_run else memory
-        wanted = budget if self.is_text else min(-(-budget // self.per_timestep), most)
+        length = self.places.span(episode)[1]
+        wanted = budget if self.is_text else min(-(-budget // self.per_timestep), self.config.memory or budget)
         start = self._draw_start(rng, length, wanted)
         piece = Piece("window", episode, start, min(start + wanted, length))
-        return (self._read_run(piece, rng) if is_run else self._read(piece, rng)).cut(budget), piece
+        return self._read(piece, rng).cut(budget), piece
+
+    @property
+    def has_short_windows(self) -> bool:
+        """Whether `windows` draws several at once: in the compact layout those of a short memory take few positions."""
+        return bool(self.config.memory) and self.tokenizer.layout == "compact"
+
+    def windows(self, rng: np.random.Generator, budget: int) -> tuple[TokenSequence, list[Piece]]:
+        """`SEVERAL` windows of one episode, or as many as `budget` positions hold and one more that is cut, each a document."""
+        memory, episode = self.config.memory, self.places.find(int(rng.integers(self.places.total)))
+        assert memory is not None
+        length = self.places.span(episode)[1]
+        count = min(SEVERAL, -(-budget // (self.per_timestep * min(memory, length))))
+        starts = np.array([self._draw_start(rng, length, memory) for _ in range(count)])
+        if any(f.modality is Modality.IMAGE for f in self.task.observations):  # what lies between them is read, too
+            starts = starts[0] + (starts - starts[0]) % (NEAR + 1) * (starts >= starts[0])
+        stops = np.minimum(starts + memory, length)
+        first = int(starts.min())
+        read = self._episode(Piece("window", episode, first, int(stops.max())), rng)
+        rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)])
+        document = np.repeat(np.arange(count), stops - starts)  # of each timestep
+        tokens = self.tokenizer.encode(read.chosen(rows - first), is_once=False)
+        step = tokens.timestep
+        within = rows - np.repeat(starts, stops - starts)
+        tokens = replace(tokens, timestep=within[step].astype(np.int32), document=document[step].astype(np.int16))
+        pieces = [Piece("window", episode, int(a), int(b)) for a, b in zip(starts, stops, strict=True)]
+        tokens = without_repeated_texts(tokens).cut(budget)
+        return tokens, pieces[: int(tokens.document[-1]) + 1]
 
     @staticmethod
     def _draw_start(rng: np.random.Generator, length: int, wanted: int) -> int:
@@ -247,24 +270,20 @@ class Source:
                 return kept, piece
         return sequence, piece  # in the compact layout read anew, since the text stands before the first timestep
 
-    def _read_run(self, piece: Piece, rng: np.random.Generator) -> TokenSequence:
-        """Windows of the memory's length, one after the other, as documents."""
-        tokens, memory = self._read(piece, rng, is_once=False), self.config.memory
-        assert memory is not None
-        document = tokens.timestep // memory
-        tokens = replace(tokens, timestep=tokens.timestep - document * memory, document=document.astype(np.int16))
-        return tokens if memory == 1 else without_repeated_texts(tokens)
-
-    def _read(self, piece: Piece, rng: np.random.Generator, is_once: bool = True) -> TokenSequence:
+    def _read(self, piece: Piece, rng: np.random.Generator) -> TokenSequence:
         if self._documents is not None:
             return _document_sequence(self._documents.ids(piece.episode, piece.start, piece.stop), self.tokenizer.layout)
+        return self.tokenizer.encode(self._episode(piece, rng))
+
+    def _episode(self, piece: Piece, rng: np.random.Generator) -> Episode:
+        """Augmented if the source says so, its observations measured as the source's task says."""
         episode = self.store.episode(piece.episode, piece.start, piece.stop)
         if (task := self.tasks[self.task_index(piece.episode)]) is not episode.task:
             episode = replace(episode, task=task)
         if self.returns is not None:
             still = self.store.returns_to_go(piece.episode, piece.start, piece.stop)
             episode = told_episode(replace(task, returns=self.returns), episode, still)
-        return self.tokenizer.encode(augmented(episode, rng) if self.config.augment else episode, is_once)
+        return augmented(episode, rng) if self.config.augment else episode
 
 
 def selected_episodes(store: Store, config: SourceConfig, left_out_tasks: set[int]) -> np.ndarray | None:

@@ -116,6 +116,15 @@ class Episode:
             final_observation=self.final_observation if ends else None,
         )
 
+    def chosen(self, timesteps: np.ndarray) -> Episode:
+        """These timesteps, in this order, as if they were an episode."""
+        return replace(
+            self,
+            observations={k: v[timesteps] for k, v in self.observations.items()},
+            actions={k: v[timesteps] for k, v in self.actions.items()},
+            rewards=self.rewards[timesteps], terminated=False, truncated=False, final_observation=None,
+        )  # fmt: skip
+
     def count_out_of_bounds(self) -> int:
         """How many observation values leave their declared range."""
         return sum(

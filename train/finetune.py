@@ -178,6 +178,7 @@ def _set_up(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode:
     data = DataConfig(
         sources={task.name: source}, loss_on_text_observations=agent.tokenizer.loss_on_text_observations,
         include_held_out=["*"],  # they are held out for this
+        prompt_share=0.0 if task.memory and agent.tokenizer.layout == "compact" else 0.25,  # a short memory is played without
     )  # fmt: skip
     mixture = Mixture(data, agent.tokenizer, agent.model.config.context_length, seed)  # without stochastic depth
     learner = GatoLearner(_model(agent, mode, protocol))

@@ -1,0 +1,128 @@
+"""The two token layouts beside each other: positions of a timestep, training, acting.
+
+    OMP_NUM_THREADS=1 python benchmarks/layouts.py            # one thread; prints the tables of docs/results/compact.md
+    python benchmarks/layouts.py --families STORE ...         # only positions: of the first task of each store, beside the toy tasks
+
+Training is forward and backward of rows as full as the context of 1,024 tokens makes them in the paper's layout, and of as many
+timesteps in the compact one, without stochastic depth and updates; the vocabulary has 32,000 pieces. Both run in turn, so that other
+work on the machine meets both; times are those of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from benchmarks.act import observations, picture_task, vector_task
+from gato.batch import collate
+from gato.config import GatoConfig
+from gato.episode import Episode
+from gato.learners.gato import GatoLearner
+from gato.model import Gato
+from gato.policy import GatoPolicy
+from gato.spec import Modality, TaskSpec
+from gato.tokenizers.episode import EpisodeTokenizer
+
+LAYOUTS = ("gato", "compact")
+CONTEXT, SIZE = 1024, {"width": 256, "num_layers": 4, "num_heads": 8, "head_width": 32, "feed_forward": 1024}
+
+
+def episode(task: TaskSpec, steps: int, rng: np.random.Generator) -> Episode:
+    (spec,) = task.actions
+    if spec.modality is Modality.DISCRETE:
+        actions = rng.integers(0, 18, steps)
+    else:
+        actions = rng.uniform(-1, 1, (steps, *spec.shape)).astype(np.float32)
+    return Episode(task, observations(task, steps, rng), {spec.name: actions}, np.zeros(steps, np.float32))
+
+
+def model_of(layout: str, context: int) -> Gato:
+    torch.manual_seed(0)
+    return Gato(GatoConfig(**SIZE, context_length=context, drop_path=0.0, layout=layout))
+
+
+def training_step(layout: str, task: TaskSpec, rows: int):
+    """A function that runs one update's forward and backward, and its timesteps."""
+    tokenizer, rng = EpisodeTokenizer(None, layout=layout), np.random.default_rng(0)
+    steps = CONTEXT // EpisodeTokenizer(None).positions_per_timestep(task)
+    length = steps * tokenizer.positions_per_timestep(task)
+    batch = collate([tokenizer.encode(episode(task, steps, rng)) for _ in range(rows)], length, tokenizer.vocabulary.pad)
+    learner = GatoLearner(model_of(layout, length)).train()
+
+    def step() -> None:
+        loss, _ = learner(batch)
+        loss.backward()
+        learner.zero_grad()
+
+    return step, rows * steps
+
+
+def in_turn(works: Sequence, repeats: int) -> list[float]:
+    """Median seconds of this process for each, one after the other in every round, after a round that warms up."""
+    seconds: list[list[float]] = [[] for _ in works]
+    for i in range(repeats + 1):
+        for kept, work in zip(seconds, works, strict=True):
+            start = time.process_time()
+            work()
+            if i:
+                kept.append(time.process_time() - start)
+    return [statistics.median(one) for one in seconds]
+
+
+def acting(layout: str, task: TaskSpec):
+    """A function that plays one timestep of a policy whose context is full."""
+    tokenizer, rng = EpisodeTokenizer(None, layout=layout), np.random.default_rng(0)
+    steps = CONTEXT // EpisodeTokenizer(None).positions_per_timestep(task)
+    context = steps * tokenizer.positions_per_timestep(task)
+    policy = GatoPolicy(model_of(layout, context), tokenizer, task, overflow="rolling")
+    for _ in range(steps + 1):
+        policy.act(observations(task, 1, rng))
+    return lambda: policy.act(observations(task, 1, rng))
+
+
+def positions(stores: Sequence[str]) -> None:
+    from gato.data.store import Store
+    from gato.data.stores import find_store
+
+    tasks = [vector_task(), picture_task(), *(Store(find_store(name)).tasks[0] for name in stores)]
+    print("| task | paper's layout | compact |\n| --- | --- | --- |")
+    for task in tasks:
+        counts = [EpisodeTokenizer(None, layout=layout).positions_per_timestep(task) for layout in LAYOUTS]
+        has_text = any(f.modality is Modality.TEXT for f in task.observations)
+        words = (" + words", " (words once)") if has_text else ("", "")
+        counts[0] -= has_text
+        print(f"| {task.name} | {counts[0]}{words[0]} | {counts[1]}{words[1]} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", nargs="*", help="stores; only positions are printed")
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    positions(options.families or [])
+    if options.families is not None:
+        return
+    print("\n| task | training, timesteps/s | compact | times | a step, ms | compact | times |\n" + "| --- " * 7 + "|")
+    for task in (vector_task(), picture_task()):
+        (paper, count), (compact, _) = (training_step(layout, task, options.rows) for layout in LAYOUTS)
+        slow, fast = in_turn((paper, compact), options.repeats)
+        long, short = in_turn([acting(layout, task) for layout in LAYOUTS], 10 * options.repeats)
+        print(
+            f"| {task.name} | {count / slow:,.0f} | {count / fast:,.0f} | {slow / fast:.1f} "
+            f"| {long * 1e3:.1f} | {short * 1e3:.1f} | {long / short:.1f} |", flush=True,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
