@@ -43,6 +43,7 @@ class TaskFigures:
       `action_values` of `scanned_timesteps`. `clipped_actions`: action values that were clipped when they were recorded
       or imported, as the episodes say; of all timesteps.
     - `actions`: a histogram per numeric action field, all its elements together.
+    - `measures`: `origin` and `scale` of each observation that has a scale, as given or as the data say (compact layout).
     - `coarse`: a sentence for each observation whose bins hide much of what it says; see `Coarseness`.
     """
 
@@ -69,6 +70,7 @@ class TaskFigures:
     scanned_timesteps: int | None = None
     actions: dict[str, Histogram] = field(default_factory=dict)
     coarse: list[str] = field(default_factory=list)
+    measures: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from gato.data.mixture import Mixture
 from gato.data.shards.shard import Shard
 from gato.data.source import Source
 from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.tokenizers import continuous
 from gato.tokenizers.continuous import M as LARGEST_OBSERVATION
 from gato.tokenizers.text import END
 
@@ -28,6 +29,7 @@ from .contents import CHUNK_ROWS, MAX_TIMESTEPS
 from .duplicates import compare_sources, duplicate_words
 from .figures import NUM_BINS, SAMPLED_ROWS, Histogram, Inspection, SourceFigures, TaskFigures
 
+SHOWN_NUMBERS = 8  # of an origin and a scale
 SAMPLED_TIMESTEPS = 64  # of one task, where text makes the number of tokens vary
 
 
@@ -53,7 +55,7 @@ def inspect(mixture: Mixture, steps: int, batch_size: int, max_timesteps: int = 
 
 def _source_figures(mixture: Mixture, index: int, rows: int, max_timesteps: int) -> SourceFigures:
     source = mixture.sources[index]
-    tallies = [_Tally(task) for task in source.store.tasks]
+    tallies = [_Tally(task) for task in source.tasks]
     _scan_episodes(source, tallies)
     _scan_timesteps(source, tallies, max_timesteps)
     generator = np.random.Generator(np.random.Philox(key=mixture.seed, counter=[0, 2, index, 0]))
@@ -126,8 +128,9 @@ class _Tally:
         self.figures.observation_values += values.size
         self.figures.out_of_bounds += int(((values < low) | (values > high)).sum())
         if spec.modality is Modality.CONTINUOUS:
-            self.figures.clipped += int((np.abs(values - spec.zero) > LARGEST_OBSERVATION).sum())
-            self.coarseness[spec.name].add(values)
+            coarseness = self.coarseness[spec.name]
+            self.figures.clipped += int((np.abs(continuous.measured(coarseness.spec, values)) > LARGEST_OBSERVATION).sum())
+            coarseness.add(values)
 
 
 def _clipped_actions(shard: Shard, chosen: np.ndarray) -> int:
@@ -197,6 +200,9 @@ def _scan_timesteps(source: Source, tallies: list[_Tally], max_timesteps: int) -
     for i, tally in enumerate(tallies):
         tally.figures.scanned_timesteps = None if every == 1 else seen[i]
         tally.figures.coarse = [str(c) for c in tally.coarseness.values() if c.coarse.any()]
+        tally.figures.measures = {
+            f.name: {"origin": list(f.zero.ravel()), "scale": list(f.unit.ravel())} for f in tally.task.observations if f.scale
+        }
 
 
 def _owners(shard: Shard, tasks: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -275,6 +281,11 @@ def _is_cut(source: Source, tokens: TokenSequence) -> bool:
     return found < expected
 
 
+def _numbers(values: list[float]) -> str:
+    shown = " ".join(f"{v:.3g}" for v in values[:SHOWN_NUMBERS])
+    return f"[{shown}{' ...' if len(values) > SHOWN_NUMBERS else ''}]"
+
+
 # -- words -----------------------------------------------------------------------------------------
 
 
@@ -302,4 +313,7 @@ def _findings(s: SourceFigures) -> list[str]:
         if t.clipped:
             lines.append(f"{where}: {t.clipped:,} observation values of {scanned:,} timesteps are clipped by the tokenizer (beyond ±256)")
         lines += [f"{where}: {line}" for line in t.coarse]
+        for name, measure in t.measures.items():
+            origin, scale = (_numbers(measure[part]) for part in ("origin", "scale"))
+            lines.append(f"{where}: observation '{name}' is measured from {origin} in units of {scale}")
     return lines

@@ -102,7 +102,7 @@ def _timestep(tokenizer: EpisodeTokenizer, store: Store, index: int, timestep: i
 def _field_names(tokenizer: EpisodeTokenizer, episode: Any) -> list[str]:
     """The field behind each token of a one-timestep episode."""
     names: list[str] = []
-    for spec in episode.task.fields:
+    for spec in tokenizer.fields(episode.task):
         values = (episode.observations if spec.role == "observation" else episode.actions)[spec.name]
         if spec.role == "action" and "|" not in names and episode.task.observations:
             names.append("|")
