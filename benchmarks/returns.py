@@ -93,6 +93,10 @@ EXPERIMENTS = {
         },
         (20, 50, 100, 200, 300, 500), ("--episodes", "10"),
     ),
+    "return-token": Experiment(
+        "return-token-cartpole", "gymnasium/cartpole", 300, ("--expert", "benchmarks.returns:Careless"),
+        {"Gato + return token": ()}, (20, 50, 100, 200, 300, 500), ("--episodes", "10"),
+    ),
 }  # fmt: skip
 
 
@@ -114,7 +118,8 @@ def run(name: str, experiment: Experiment, seed: int, out: Path, only: Sequence[
         ]
         _do("data", "collect", experiment.task, *experiment.collect, *options)
     recipe = yaml.safe_load(recipe_path(experiment.recipe).read_text())
-    recipe["data"] = {"sources": {experiment.task: {"store": str(stores / experiment.task)}}}
+    (settings,) = recipe["data"]["sources"].values()
+    recipe["data"]["sources"] = {experiment.task: {**settings, "store": str(stores / experiment.task)}}
     file = out / "recipes" / f"{name}-{seed}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(recipe))
