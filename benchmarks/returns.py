@@ -76,13 +76,14 @@ WALKS = ("--expert", "random")
 EXPERIMENTS = {
     "key-to-door-1k": Experiment(
         "decision-transformer-key-to-door", "toy/key-to-door", 1000, WALKS,
-        CONTROLS, (1,), ("--episodes", "200", "--temperature", "0.5"),
+        {**CONTROLS, "3 % BC": (*NO_RETURN, "--model.best_share", "0.03")}, (1,), ("--episodes", "200", "--temperature", "0.5"),
     ),
     "key-to-door-10k": Experiment(
         "decision-transformer-key-to-door", "toy/key-to-door", 10_000, WALKS, CONTROLS, (1,), ("--episodes", "200", "--temperature", "0.5"),
     ),
     "lottery": Experiment(
-        "decision-transformer-key-to-door", "toy/key-to-door-lottery", 10_000, WALKS, {"DT": ()}, (2, 1),
+        "decision-transformer-key-to-door", "toy/key-to-door-lottery", 10_000, WALKS,
+        {"DT": ("--model.return_scale", "1")}, (2, 1),
         ("--episodes", "200", "--temperature", "0.5"),
     ),
     "cartpole": Experiment(

@@ -96,14 +96,33 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(home, alone, tmp_path):
     )
 
 
-def test_two_ranks_give_the_losses_and_weights_of_one_process_also_after_a_kill(home, tmp_path):
-    one = Run(home, tmp_path / "one", recipe=WITHOUT_DROPOUT).finish()
-    two = Run(home, tmp_path / "two", recipe=WITHOUT_DROPOUT)
-    assert two.start(2, sabotage=(resume.killed_at, 7)).wait() == [-9, -9]
-    two.finish(2)
+@pytest.fixture(scope="module")
+def without_dropout(home, tmp_path_factory) -> Run:
+    """What any number of ranks must come to; masks of dropout would depend on them."""
+    return Run(home, tmp_path_factory.mktemp("one"), recipe=WITHOUT_DROPOUT).finish()
+
+
+def assert_equal(one: Run, two: Run) -> None:
     assert two.losses() == pytest.approx(one.losses(), rel=2.0**-22, abs=1e-6)
     assert resume.distance(one, two)[1] < 1e-5
+
+
+def test_two_ranks_give_the_losses_and_weights_of_one_process_also_after_a_kill(
+    home, without_dropout, tmp_path
+):
+    two = Run(home, tmp_path, recipe=WITHOUT_DROPOUT)
+    assert two.start(2, sabotage=(resume.killed_at, 7)).wait() == [-9, -9]
+    assert_equal(without_dropout, two.finish(2))
     assert "2 ranks with DistributedDataParallel" in two.said()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_two_ranks_under_zero_do_so_too(home, without_dropout, tmp_path, stage):
+    pytest.importorskip("deepspeed")
+    two = Run(home, tmp_path, recipe=WITHOUT_DROPOUT).finish(2, stage)
+    assert_equal(without_dropout, two)
+    assert f"stage {stage}" in two.said()
 
 
 def test_a_run_says_what_its_updates_came_to(alone):
@@ -159,7 +178,9 @@ def test_what_is_no_number_or_has_no_meaning_is_refused(alone, folder, capsys):
     checkpoint = str(alone.path / "final")
     for word in ("much", "nan", "inf"):
         line = refusal(capsys, "eval", checkpoint, "--target_return", word)
-        assert line.startswith(f"gato: 'target_return' is {word}, expected a list, each a number from")
+        assert line.startswith(
+            f"gato: 'target_return' is {word}, expected a list, each a number from"
+        )
     blind = RECIPE.replace("dropout: 0.1", "dropout: 0.1, condition: none").replace(
         "steps: 12", "steps: 1"
     )
