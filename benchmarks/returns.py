@@ -130,11 +130,7 @@ def run(name: str, experiment: Experiment, seed: int, out: Path, only: Sequence[
             continue
         train = f"{name}-{found.stem}"
         _do("pretrain", str(file), "--train.name", train, "--train.seed", str(seed), *changes)
-        asked = (
-            []
-            if "none" in changes
-            else ["--target_return", *(f"{target:g}" for target in experiment.targets)]
-        )
+        asked = [] if "none" in changes else ["--target_return", *(f"{target:g}" for target in experiment.targets)]
         found.parent.mkdir(parents=True, exist_ok=True)
         _do(
             "eval",
@@ -149,12 +145,7 @@ def run(name: str, experiment: Experiment, seed: int, out: Path, only: Sequence[
 
 
 def result_path(name: str, variant: str, seed: int, out: Path) -> Path:
-    return (
-        out
-        / "results"
-        / name
-        / f"{variant.replace(' % ', '-per-cent-').replace(' ', '-')}-{seed}.json"
-    )
+    return out / "results" / name / f"{variant.replace(' % ', '-per-cent-').replace(' ', '-')}-{seed}.json"
 
 
 def _do(*words: str) -> None:
@@ -174,18 +165,11 @@ def table(name: str, experiment: Experiment, seeds: int, out: Path) -> str:
         f"| --- | --- |{' --- |' * (len(asked) + 1)}",
     ]
     for variant in experiment.variants:
-        paths = [
-            path
-            for seed in range(seeds)
-            if (path := result_path(name, variant, seed, out)).is_file()
-        ]
+        paths = [path for seed in range(seeds) if (path := result_path(name, variant, seed, out)).is_file()]
         if not paths:
             continue
         rows = [json.loads(path.read_text())["tasks"] for path in paths]
-        cells = [
-            _cell([one[k]["returns"] for one in rows]) if len(rows[0]) > k else ""
-            for k in range(len(asked))
-        ]
+        cells = [_cell([one[k]["returns"] for one in rows]) if len(rows[0]) > k else "" for k in range(len(asked))]
         ranks = [rank for one in rows if (rank := _rank(one)) is not None]
         ranked = f"{np.mean(ranks):.2f} ({min(ranks):.2f} to {max(ranks):.2f})" if ranks else ""
         lines.append(f"| {variant} | {len(rows)} | {' | '.join(cells)} | {ranked} |")
@@ -199,13 +183,7 @@ def _cell(groups: Sequence[Sequence[float]]) -> str:
 
 def _rank(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Over the targets of one seed; `None` where there is one target, or none."""
-    return (
-        rank_correlation(
-            [{"target": row.get("target_return"), "mean": row["mean"]} for row in rows]
-        )
-        if len(rows) > 1
-        else None
-    )
+    return rank_correlation([{"target": row.get("target_return"), "mean": row["mean"]} for row in rows]) if len(rows) > 1 else None
 
 
 def draw(name: str, experiment: Experiment, seeds: int, out: Path, file: Path) -> None:
@@ -217,18 +195,11 @@ def draw(name: str, experiment: Experiment, seeds: int, out: Path, file: Path) -
     ends = [min(experiment.targets), max(experiment.targets)]
     axes.plot(ends, ends, color="0.7", linestyle="--", label="asked")
     for variant, changes in experiment.variants.items():
-        paths = [
-            path
-            for seed in range(seeds)
-            if (path := result_path(name, variant, seed, out)).is_file()
-        ]
+        paths = [path for seed in range(seeds) if (path := result_path(name, variant, seed, out)).is_file()]
         if not paths or "none" in changes:
             continue
         rows = [json.loads(path.read_text())["tasks"] for path in paths]
-        points = [
-            nested_interval([one[k]["returns"] for one in rows])
-            for k in range(len(experiment.targets))
-        ]
+        points = [nested_interval([one[k]["returns"] for one in rows]) for k in range(len(experiment.targets))]
         spread = [
             [mean - low for mean, low, _ in points],
             [high - mean for mean, _, high in points],

@@ -51,10 +51,7 @@ class _Steps(torch.utils.data.Dataset):
 
     def __getitem__(self, step: int) -> list[Any]:
         size = self.micro_batch_size
-        batches = [
-            self.batches.batch(step, self.rows[r : r + size])
-            for r in range(0, len(self.rows), size)
-        ]
+        batches = [self.batches.batch(step, self.rows[r : r + size]) for r in range(0, len(self.rows), size)]
         denominator = sum(b.denominator for b in batches)
         return [b.with_denominator(denominator) for b in batches]
 
@@ -65,9 +62,7 @@ def _start_worker(worker: int) -> None:
 
     import pyarrow as pa
 
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal's Ctrl-C asks the training process, which needs us for its last update
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C asks the training process, which needs us for its last update
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
 
@@ -87,19 +82,11 @@ def _named(batches: Iterator[list[Any]], steps: range, workers: int) -> Iterator
                 process.kill()  # a stalled one would not heed the loader's polite end
                 process.join()
             # the loader hands updates to its workers in turn
-            who = (
-                f"data worker {i % workers} of {workers} gave no answer"
-                if "timed out" in str(error)
-                else "a data worker died"
-            )
+            who = f"data worker {i % workers} of {workers} gave no answer" if "timed out" in str(error) else "a data worker died"
             who += f" (process {dead[0]})" if dead else ""
-            raise RuntimeError(
-                f"{who} while update {step} was awaited: {error}; start the run again, it goes on"
-            ) from error
+            raise RuntimeError(f"{who} while update {step} was awaited: {error}; start the run again, it goes on") from error
         except ValueError as error:
-            raise ValueError(
-                f"data worker {i % workers} of {workers}, update {step}: {str(error).strip().splitlines()[-1]}"
-            ) from None
+            raise ValueError(f"data worker {i % workers} of {workers}, update {step}: {str(error).strip().splitlines()[-1]}") from None
 
 
 def _dead(processes: Sequence[BaseProcess]) -> list[int | None]:
@@ -119,7 +106,5 @@ def rank_rows(batch_size: int, rank: int, ranks: int) -> range:
     **Raises:** `ValueError` for more ranks than rows.
     """
     if not 0 <= rank < ranks <= batch_size:
-        raise ValueError(
-            f"rank {rank} of {ranks} has no row of a batch of {batch_size}; raise batch_size or use fewer ranks"
-        )
+        raise ValueError(f"rank {rank} of {ranks} has no row of a batch of {batch_size}; raise batch_size or use fewer ranks")
     return range(batch_size * rank // ranks, batch_size * (rank + 1) // ranks)

@@ -59,10 +59,7 @@ class Timesteps(Trajectories):
         """The given rows of one global batch."""
         windows = [self.window(step, row) for row in rows]
         seen, played = (
-            {
-                f.name: np.concatenate([getattr(w, role)[f.name] for w in windows])
-                for f in getattr(self.task, role)
-            }
+            {f.name: np.concatenate([getattr(w, role)[f.name] for w in windows]) for f in getattr(self.task, role)}
             for role in ("observations", "actions")
         )
         return self.encode(seen, played)

@@ -80,17 +80,11 @@ class Trajectories:
         _refuse_unused(name, config, self.learner)
         episodes = selected_episodes(store, config, set())
         if episodes is not None and len(episodes) == 0:
-            raise ValueError(
-                f"source '{name}' has no episode left of {store.num_episodes} (part, behaviours); choose others"
-            )
+            raise ValueError(f"source '{name}' has no episode left of {store.num_episodes} (part, behaviours); choose others")
         if best_share is not None:
             episodes = best_episodes(store, episodes, best_share)
         self.episodes = np.arange(store.num_episodes) if episodes is None else episodes
-        self.places: Places = (
-            AllEpisodes(store)
-            if episodes is None
-            else SomeEpisodes(episodes, store.lengths[episodes])
-        )
+        self.places: Places = AllEpisodes(store) if episodes is None else SomeEpisodes(episodes, store.lengths[episodes])
         self.statistics = measured(store, self.task, self.places, self.episodes, return_scale)
         self.context = context or self.statistics.longest
         if needs_returns:
@@ -110,9 +104,7 @@ class Trajectories:
         rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, row, step]))
         episode = self.places.find(int(rng.integers(self.places.total)))
         start = int(rng.integers(max(self.places.span(episode)[1] - self.context, 0) + 1))
-        other = (
-            int(self.episodes[rng.integers(len(self.episodes))]) if self.shuffled_returns else None
-        )
+        other = int(self.episodes[rng.integers(len(self.episodes))]) if self.shuffled_returns else None
         return episode, start, None if other is None else float(self.store.returns[other])
 
     def window(self, step: int, row: int) -> Window:
@@ -124,9 +116,7 @@ class Trajectories:
         else:
             returns_to_go = self.store.returns_to_go(number, start, start + episode.num_timesteps)
         if said is not None:
-            returns_to_go = (returns_to_go + np.float64(said - self.store.returns[number])).astype(
-                np.float32
-            )
+            returns_to_go = (returns_to_go + np.float64(said - self.store.returns[number])).astype(np.float32)
         return Window(episode.observations, episode.actions, returns_to_go, start)
 
     def batch(self, step: int, rows: Sequence[int]) -> TrajectoryBatch:
@@ -167,9 +157,7 @@ def best_episodes(store: Store, episodes: np.ndarray | None, share: float) -> np
     return np.sort(order[: max(1, int(np.searchsorted(held, share * held[-1], side="right")))])
 
 
-def measured(
-    store: Store, task: TaskSpec, places: Places, episodes: np.ndarray, return_scale: float | None
-) -> TrajectoryStatistics:
+def measured(store: Store, task: TaskSpec, places: Places, episodes: np.ndarray, return_scale: float | None) -> TrajectoryStatistics:
     """Means and spreads of at most about `MEASURED` timesteps, evenly over the episodes; returns of
     all of them."""
     returns, lengths = store.returns[episodes], store.lengths[episodes]
@@ -177,21 +165,14 @@ def measured(
     mean: dict[str, tuple[float, ...]] = {}
     spread: dict[str, tuple[float, ...]] = {}
     if continuous:
-        windows = [
-            store.episode(number, start, start + PIECE)
-            for number, start in _evenly(places, episodes)
-        ]
+        windows = [store.episode(number, start, start + PIECE) for number, start in _evenly(places, episodes)]
         for f in continuous:
-            values = np.concatenate(
-                [w.observations[f.name].reshape(w.num_timesteps, -1) for w in windows]
-            ).astype(np.float64)
+            values = np.concatenate([w.observations[f.name].reshape(w.num_timesteps, -1) for w in windows]).astype(np.float64)
             deviation = values.std(axis=0)
             mean[f.name] = tuple(map(float, values.mean(axis=0)))
             spread[f.name] = tuple(map(float, np.where(deviation < LEAST_SPREAD, 1.0, deviation)))
     scale = return_scale or float(np.abs(returns).max()) or 1.0
-    quantiles = {
-        str(q): float(v) for q, v in zip(QUANTILES, np.quantile(returns, QUANTILES), strict=True)
-    }
+    quantiles = {str(q): float(v) for q, v in zip(QUANTILES, np.quantile(returns, QUANTILES), strict=True)}
     return TrajectoryStatistics(mean, spread, quantiles, scale, len(episodes), int(lengths.max()))
 
 
@@ -200,9 +181,7 @@ def _evenly(places: Places, episodes: np.ndarray) -> Iterator[tuple[int, int]]:
     many as there may be."""
     if places.total <= MEASURED:
         for episode in episodes:
-            yield from (
-                (int(episode), start) for start in range(0, places.span(int(episode))[1], PIECE)
-            )
+            yield from ((int(episode), start) for start in range(0, places.span(int(episode))[1], PIECE))
         return
     for place in np.linspace(0, places.total - 1, MEASURED // PIECE).astype(np.int64):
         episode = places.find(int(place))
@@ -216,9 +195,7 @@ def _only_task(name: str, store: Store, held_out: Sequence[str], learner: str) -
     if store.num_episodes == 0:
         raise ValueError(f"source '{name}' holds no episodes; collect or import some first")
     if len(store.tasks) > 1:
-        raise ValueError(
-            f"source '{name}' holds {len(store.tasks)} tasks, {learner} learns one; give a store of one task"
-        )
+        raise ValueError(f"source '{name}' holds {len(store.tasks)} tasks, {learner} learns one; give a store of one task")
     (task,) = store.tasks
     names = [name, task.name, envs.registered_name(task)]
     if any(is_held_out(n, held_out) for n in names):
@@ -232,6 +209,4 @@ def _refuse_unused(name: str, config: SourceConfig, learner: str) -> None:
     """**Raises:** `ValueError` for a setting of the source that would change nothing here."""
     for setting, default in (("augment", False), ("memory", None), ("loss_weight", 1.0), ("return_token", False)):
         if getattr(config, setting) != default:
-            raise ValueError(
-                f"source '{name}' has {setting} {getattr(config, setting)}, which {learner} knows not; leave it out"
-            )
+            raise ValueError(f"source '{name}' has {setting} {getattr(config, setting)}, which {learner} knows not; leave it out")

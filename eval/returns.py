@@ -24,10 +24,7 @@ def target_results(task: TaskSpec, rows: Sequence[dict[str, Any]], out: Path) ->
     **Returns:** `points` (target, mean, low, high), `spearman` between target and mean, and the
     `plot` beside `out`, or why there is `no_plot`.
     """
-    points = [
-        {"target": row["target_return"], **{name: row[name] for name in ("mean", "low", "high")}}
-        for row in rows
-    ]
+    points = [{"target": row["target_return"], **{name: row[name] for name in ("mean", "low", "high")}} for row in rows]
     found: dict[str, Any] = {"points": points, "spearman": rank_correlation(points)}
     path = out.with_name(f"{out.stem}-{task.name.replace('/', '-')}-targets.png")
     try:

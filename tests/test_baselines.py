@@ -43,9 +43,7 @@ def slid(slide):
 
     def make(places, pushes) -> Episode:
         columns = [np.array(values, np.float32)[:, None] for values in (places, pushes)]
-        return Episode(
-            slide, {"place": columns[0]}, {"push": columns[1]}, np.zeros(len(places), np.float32)
-        )
+        return Episode(slide, {"place": columns[0]}, {"push": columns[1]}, np.zeros(len(places), np.float32))
 
     return make
 
@@ -74,9 +72,7 @@ def test_five_neighbours_vote_by_how_near_they_are(slide, slid):
     assert pushed(policy, 1.0) == pytest.approx([0.0])
     near, far = 0.5, 1.5  # of place 0.5: in standard deviations, which are 1 here
     weights = np.exp([-near, -far])
-    assert pushed(policy, 0.5) == pytest.approx(
-        [(weights[1] - weights[0]) / weights.sum()], abs=1e-6
-    )
+    assert pushed(policy, 0.5) == pytest.approx([(weights[1] - weights[0]) / weights.sum()], abs=1e-6)
 
 
 def test_neighbours_vote_on_discrete_actions(walk):
@@ -89,17 +85,13 @@ def test_a_line_is_continued_where_no_demonstration_was(slide, slid):
     """The push is minus half of the place; a nearest state could only play what was played."""
     places = np.linspace(-1, 1, 40)
     episodes = [slid(places, -0.5 * places)]
-    assert pushed(LinePolicy.of(slide, episodes), -1.5, 0.33) == pytest.approx(
-        [0.75, -0.165], abs=0.01
-    )
+    assert pushed(LinePolicy.of(slide, episodes), -1.5, 0.33) == pytest.approx([0.75, -0.165], abs=0.01)
     assert pushed(NearestPolicy.of(slide, episodes), -1.5) == [0.5]
 
 
 def test_a_line_through_discrete_actions_plays_the_highest_column(walk):
     episode = walk([0, 1, 0, 1], [1, 0, 1, 0])
-    assert LinePolicy.of(episode.task, [episode]).act({"cell": np.array([0, 1])})[
-        "step"
-    ].tolist() == [1, 0]
+    assert LinePolicy.of(episode.task, [episode]).act({"cell": np.array([0, 1])})["step"].tolist() == [1, 0]
 
 
 # -- what is trained -------------------------------------------------------------------------------
@@ -118,18 +110,14 @@ def test_an_action_at_the_end_of_its_range_may_be_overshot(slide):
 def test_a_clone_continues_a_law_that_saturates(slide, slid):
     """The push is minus the place, clipped: a line between the ends."""
     places = np.linspace(-3, 3, 60)
-    policy = ClonePolicy.of(
-        slide, [slid(places, np.clip(-places, -1, 1))], schedule=Schedule(floor=400, rounds=0)
-    )
+    policy = ClonePolicy.of(slide, [slid(places, np.clip(-places, -1, 1))], schedule=Schedule(floor=400, rounds=0))
     assert pushed(policy, -4, 0, 0.5, 4) == pytest.approx([1, 0, -0.5, -1], abs=0.05)
 
 
 @pytest.mark.parametrize("kind", ["clone", "darp"])
 def test_training_is_the_same_twice_and_another_with_another_seed(kind, slide, slid):
     episodes = [slid([0, 1, 2], [1, -1, 1]), slid([3, 4], [0, 0.5])]
-    first, again, other = (
-        pushed(learned(kind, slide, episodes, seed=seed), 0.5, 3.3) for seed in (0, 0, 1)
-    )
+    first, again, other = (pushed(learned(kind, slide, episodes, seed=seed), 0.5, 3.3) for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -139,26 +127,19 @@ def test_training_goes_on_while_the_held_out_loss_falls_and_is_never_cut_short(s
     patient = replace(BRIEF, floor=10, updates=10, rounds=3, gain=0.0)
     assert ClonePolicy.of(slide, episodes, episodes, schedule=patient).updates == 40
     opposite = [slid(places, -places / 2)]  # every update makes it worse
-    assert ClonePolicy.of(
-        slide, episodes, opposite, schedule=replace(patient, floor=30)
-    ).updates in (40, 50)
+    assert ClonePolicy.of(slide, episodes, opposite, schedule=replace(patient, floor=30)).updates in (40, 50)
 
 
 def test_held_out_actions_that_no_demonstration_has_do_not_judge(walk):
     known, unknown = walk([0, 1], [0, 0]), walk([0, 1], [1, 1])
     vectors = ActionVectors.of(known.task, [known])
     assert vectors.known_among([known, unknown]) == [known]
-    assert ClonePolicy.of(known.task, [known], [unknown], schedule=BRIEF).act(
-        {"cell": np.array([0])}
-    )["step"].tolist() == [0]
+    assert ClonePolicy.of(known.task, [known], [unknown], schedule=BRIEF).act({"cell": np.array([0])})["step"].tolist() == [0]
 
 
 def test_differences_to_neighbours_of_other_demonstrations_are_learned_from(slide, slid):
     """The push is minus the place: what a neighbour did is corrected by how far away it stands."""
-    episodes = [
-        slid(np.linspace(-1, 1, 20) + shift, -(np.linspace(-1, 1, 20) + shift) / 2)
-        for shift in (0, 0.05)
-    ]
+    episodes = [slid(np.linspace(-1, 1, 20) + shift, -(np.linspace(-1, 1, 20) + shift) / 2) for shift in (0, 0.05)]
     policy = DifferencePolicy.of(slide, episodes, schedule=Schedule(floor=300, rounds=0))
     assert pushed(policy, 0.02, 0.52) == pytest.approx([-0.01, -0.26], abs=0.05)
     own = policy._others(episodes)
@@ -194,9 +175,7 @@ def test_poor_demonstrations_give_a_policy_that_plays_what_was_shown(kind, case,
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_single_discrete_action_is_all_that_is_played(kind, walk):
     episode = walk([0, 0, 1], [1, 1, 1])
-    assert learned(kind, episode.task, [episode]).act({"cell": np.array([0, 1, 1])})[
-        "step"
-    ].tolist() == [1, 1, 1]
+    assert learned(kind, episode.task, [episode]).act({"cell": np.array([0, 1, 1])})["step"].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -222,9 +201,7 @@ def test_a_picture_that_differs_is_no_contradiction(robot, drive):
 
 def test_what_never_moved_says_nothing_later(robot, drive):
     still = drive(3, "go")
-    still = replace(
-        still, observations={**still.observations, "gripper/force": np.full(3, 5, np.float32)}
-    )
+    still = replace(still, observations={**still.observations, "gripper/force": np.full(3, 5, np.float32)})
     features = Features.of(robot, [still])
     other = {**still.observations, "gripper/force": np.full(3, -100, np.float32)}
     np.testing.assert_array_equal(features(other), features(still.observations))
@@ -254,17 +231,11 @@ def test_numbers_choices_and_words_come_back_from_their_vectors():
     task = TaskSpec("toy/three", fields)
     episode = Episode(task, {"see": np.zeros(2, np.float32)}, actions, np.zeros(2, np.float32))
     vectors = ActionVectors.of(task, [episode])
-    assert (
-        vectors.known == {"keys": [0, 2, 4], "say": ["go", "stop"]}
-        and vectors.size == 2 + 2 * 3 + 2
-    )
+    assert vectors.known == {"keys": [0, 2, 4], "say": ["go", "stop"]} and vectors.size == 2 + 2 * 3 + 2
     encoded = vectors.encode(actions)
     assert encoded[0].tolist() == [-1, 1, 1, 0, 0, 0, 0, 1, 0, 1]
     again = vectors.decode(encoded)
-    assert all(
-        (again[name] == values).all() and again[name].dtype == values.dtype
-        for name, values in actions.items()
-    )
+    assert all((again[name] == values).all() and again[name].dtype == values.dtype for name, values in actions.items())
 
 
 # -- folders ---------------------------------------------------------------------------------------
@@ -276,9 +247,7 @@ def test_a_policy_acts_after_loading_as_before(kind, robot, drive, tmp_path):
     policy = learned(kind, robot, episodes)
     save_baseline(policy, tmp_path)
     again = gato.load(tmp_path).policy(robot)
-    np.testing.assert_array_equal(
-        again.act(seen.observations)["motors"], policy.act(seen.observations)["motors"]
-    )
+    np.testing.assert_array_equal(again.act(seen.observations)["motors"], policy.act(seen.observations)["motors"])
 
 
 def written(folder, task: TaskSpec, kind: str, tensors: dict, **rest) -> None:
@@ -287,9 +256,7 @@ def written(folder, task: TaskSpec, kind: str, tensors: dict, **rest) -> None:
     content = {"format": 1, "kind": kind, "task": task.to_dict(), "texts": {}, "actions": {}} | rest
     folder.mkdir(exist_ok=True)
     (folder / "model.safetensors").write_bytes(weights)
-    (folder / "baseline.json").write_text(
-        json.dumps(content | {"sha256": hashlib.sha256(weights).hexdigest()})
-    )
+    (folder / "baseline.json").write_text(json.dumps(content | {"sha256": hashlib.sha256(weights).hexdigest()}))
 
 
 def test_a_retrieval_folder_of_before_opens(slide, tmp_path):
@@ -326,9 +293,7 @@ def test_a_cloning_folder_of_before_opens(corridor, tmp_path):
     policy = gato.load(tmp_path).policy("toy/corridor")
     assert policy.act({"cell": np.array([0, 1])})["step"].tolist() == [0, 1]
     save_baseline(policy, tmp_path / "again")
-    assert gato.load(tmp_path / "again").policy("toy/corridor").act({"cell": np.array([0, 1])})[
-        "step"
-    ].tolist() == [0, 1]
+    assert gato.load(tmp_path / "again").policy("toy/corridor").act({"cell": np.array([0, 1])})["step"].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -371,11 +336,7 @@ def test_validating_finds_what_is_damaged(damage, slide, slid, tmp_path, capsys)
     elif damage == "json":
         content.write_text("{")
     elif damage == "another task":
-        content.write_text(
-            content.read_text()
-            .replace('"place"', '"places"')
-            .replace('"shape": [\n     1\n    ]', '"shape": [2]', 1)
-        )
+        content.write_text(content.read_text().replace('"place"', '"places"').replace('"shape": [\n     1\n    ]', '"shape": [2]', 1))
     assert main(["validate", str(tmp_path)]) == 1
     assert "DAMAGED" in capsys.readouterr().out
 

@@ -55,9 +55,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(home, alone, tmp_path):
     assert resume.distance(alone, run) == (0.0, 0.0)
 
 
-def test_two_ranks_give_the_losses_and_weights_of_one_process_also_after_a_kill(
-    home, alone, tmp_path
-):
+def test_two_ranks_give_the_losses_and_weights_of_one_process_also_after_a_kill(home, alone, tmp_path):
     two = Run(home, tmp_path, recipe=RECIPE)
     assert two.start(2, sabotage=(resume.killed_at, 7)).wait() == [-9, -9]
     two.finish(2)
@@ -99,9 +97,7 @@ def test_actions_of_text_are_refused(tmp_path, monkeypatch, capsys):
 
 def test_several_sources_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.yaml").write_text(
-        RECIPE.replace(f"{TASK}: {{}}", f"{TASK}: {{}}, toy/other: {{}}")
-    )
+    (tmp_path / "small.yaml").write_text(RECIPE.replace(f"{TASK}: {{}}", f"{TASK}: {{}}, toy/other: {{}}"))
     assert "a clone learns one task: give one source" in refusal(capsys, "pretrain", "small.yaml")
 
 
@@ -109,9 +105,5 @@ def test_a_clone_is_not_resumed_as_another_learner(home, alone, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GATO_HOME", str(home))
     (tmp_path / "runs").symlink_to(alone.path.parent)
-    (tmp_path / "small.yaml").write_text(
-        RECIPE.replace("learner: clone", "learner: decision-transformer")
-    )
-    assert "learner was clone, now decision-transformer" in refusal(
-        capsys, "pretrain", "small.yaml"
-    )
+    (tmp_path / "small.yaml").write_text(RECIPE.replace("learner: clone", "learner: decision-transformer"))
+    assert "learner was clone, now decision-transformer" in refusal(capsys, "pretrain", "small.yaml")

@@ -69,20 +69,12 @@ def refusal(capsys, *words: str) -> str:
 
 def test_random_walks_are_kept_whatever_they_came_to(home):
     store = Store(home / "stores" / TASK)
-    assert (
-        set(store.behaviours) == {"random"}
-        and store.num_episodes == 100
-        and 0 < store.returns.mean() < 0.1
-    )
+    assert set(store.behaviours) == {"random"} and store.num_episodes == 100 and 0 < store.returns.mean() < 0.1
 
 
 def test_random_actions_are_not_perturbed(folder, capsys):
-    line = refusal(
-        capsys, "data", "collect", TASK, "--expert", "random", "--episodes", "2", "--out", "walks"
-    )
-    assert line.endswith(
-        "plays as 'random', so there is no expert's action to record where one is perturbed; give --noisy_share 0"
-    )
+    line = refusal(capsys, "data", "collect", TASK, "--expert", "random", "--episodes", "2", "--out", "walks")
+    assert line.endswith("plays as 'random', so there is no expert's action to record where one is perturbed; give --noisy_share 0")
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(home, alone, tmp_path):
@@ -90,10 +82,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(home, alone, tmp_path):
     assert run.start(sabotage=(resume.killed_at, 7)).wait() == [-9] and run.newest() == 6
     run.finish()
     assert resume.distance(alone, run) == (0.0, 0.0)
-    assert (
-        f"resumed from {tmp_path}/" not in run.said()
-        and "resumed from runs/small/step-6" in run.said()
-    )
+    assert f"resumed from {tmp_path}/" not in run.said() and "resumed from runs/small/step-6" in run.said()
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +96,7 @@ def assert_equal(one: Run, two: Run) -> None:
     assert resume.distance(one, two)[1] < 1e-5
 
 
-def test_two_ranks_give_the_losses_and_weights_of_one_process_also_after_a_kill(
-    home, without_dropout, tmp_path
-):
+def test_two_ranks_give_the_losses_and_weights_of_one_process_also_after_a_kill(home, without_dropout, tmp_path):
     two = Run(home, tmp_path, recipe=WITHOUT_DROPOUT)
     assert two.start(2, sabotage=(resume.killed_at, 7)).wait() == [-9, -9]
     assert_equal(without_dropout, two.finish(2))
@@ -135,11 +122,7 @@ def test_a_run_says_what_its_updates_came_to(alone):
 def test_weights_remember_scales_and_returns(alone, home):
     agent, store = gato.load(alone.path / "final"), Store(home / "stores" / TASK)
     statistics = agent.model.statistics
-    assert (
-        isinstance(agent, DecisionAgent)
-        and statistics.highest == statistics.return_scale == 1.0
-        and statistics.lowest == 0.0
-    )
+    assert isinstance(agent, DecisionAgent) and statistics.highest == statistics.return_scale == 1.0 and statistics.lowest == 0.0
     assert statistics.longest == store.lengths.max() and agent.model.num_timesteps == 15
     assert agent.policy(TASK).target_return == 1.0
 
@@ -163,13 +146,9 @@ def test_a_sweep_of_targets_plays_each_and_draws_them(alone, folder, capsys, cap
     assert [row["target_return"] for row in results["tasks"]] == [1, 0.5, 2]
     assert [row["ablation"] for row in results["tasks"]] == [None, "asked for 0.5", "asked for 2"]
     found = results["targets"][TASK]
-    assert (
-        [point["target"] for point in found["points"]] == [1, 0.5, 2] and found["spearman"] is None
-    ) or -1 <= found["spearman"] <= 1
+    assert ([point["target"] for point in found["points"]] == [1, 0.5, 2] and found["spearman"] is None) or -1 <= found["spearman"] <= 1
     assert (folder / "sweep-toy-key-to-door-targets.png").read_bytes()[:4] == b"\x89PNG"
-    assert (
-        "the target return 2 lies outside the returns of the training data, 0 to 1" in caplog.text
-    )
+    assert "the target return 2 lies outside the returns of the training data, 0 to 1" in caplog.text
     assert "asked for a return of 1" in shown.out and f"{TASK}: " in shown.out
     assert results["families"][0]["tasks"] == 1
 
@@ -178,17 +157,11 @@ def test_what_is_no_number_or_has_no_meaning_is_refused(alone, folder, capsys):
     checkpoint = str(alone.path / "final")
     for word in ("much", "nan", "inf"):
         line = refusal(capsys, "eval", checkpoint, "--target_return", word)
-        assert line.startswith(
-            f"gato: 'target_return' is {word}, expected a list, each a number from"
-        )
-    blind = RECIPE.replace("dropout: 0.1", "dropout: 0.1, condition: none").replace(
-        "steps: 12", "steps: 1"
-    )
+        assert line.startswith(f"gato: 'target_return' is {word}, expected a list, each a number from")
+    blind = RECIPE.replace("dropout: 0.1", "dropout: 0.1, condition: none").replace("steps: 12", "steps: 1")
     (folder / "blind.yaml").write_text(blind)
     assert main(["pretrain", "blind.yaml"]) == 0
-    assert "was trained without returns, so none can be asked of it" in refusal(
-        capsys, "eval", "runs/small/final", "--target_return", "1"
-    )
+    assert "was trained without returns, so none can be asked of it" in refusal(capsys, "eval", "runs/small/final", "--target_return", "1")
     assert "leave them out" in json.dumps(_errors(checkpoint, "--memory", "3"))
 
 
@@ -205,15 +178,9 @@ def test_stores_with_nothing_to_learn_from_are_refused(folder, home, capsys):
         with StoreWriter(folder / name, store.tasks) as writer:
             for i in episodes:
                 writer.append(store.episode(i))
-        (folder / f"{name}.yaml").write_text(
-            RECIPE.replace(f"{TASK}: {{}}", f"{TASK}: {{store: {name}}}")
-        )
-    assert refusal(capsys, "pretrain", "empty.yaml").endswith(
-        f"source '{TASK}' holds no episodes; collect or import some first"
-    )
-    assert "the rewards of its 3 episodes are all zero" in refusal(
-        capsys, "pretrain", "unpaid.yaml"
-    )
+        (folder / f"{name}.yaml").write_text(RECIPE.replace(f"{TASK}: {{}}", f"{TASK}: {{store: {name}}}"))
+    assert refusal(capsys, "pretrain", "empty.yaml").endswith(f"source '{TASK}' holds no episodes; collect or import some first")
+    assert "the rewards of its 3 episodes are all zero" in refusal(capsys, "pretrain", "unpaid.yaml")
     assert not (folder / "runs").exists()
 
 
@@ -286,9 +253,7 @@ def test_a_run_is_shown_checked_and_plotted(folder, alone, capsys):
     assert "loss" in (folder / "page.html").read_text()
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in recipes() if name.startswith("decision-transformer")]
-)
+@pytest.mark.parametrize("name", [name for name in recipes() if name.startswith("decision-transformer")])
 def test_the_shipped_recipes_are_read(name):
     content = yaml.safe_load(recipe_path(name).read_text())
     kind = recipe_class(content["learner"])

@@ -31,13 +31,9 @@ def arm() -> TaskSpec:
     return TaskSpec(
         "toy/arm",
         (
-            FieldSpec(
-                "camera", Modality.IMAGE, "observation", (16, 16, 3), "uint8", path=("camera",)
-            ),
+            FieldSpec("camera", Modality.IMAGE, "observation", (16, 16, 3), "uint8", path=("camera",)),
             FieldSpec("angles", Modality.CONTINUOUS, "observation", (2,), path=("angles",)),
-            FieldSpec(
-                "mode", Modality.DISCRETE, "observation", (), "int64", (5,), (7,), path=("mode",)
-            ),
+            FieldSpec("mode", Modality.DISCRETE, "observation", (), "int64", (5,), (7,), path=("mode",)),
             FieldSpec(
                 "motors",
                 Modality.CONTINUOUS,
@@ -91,14 +87,10 @@ def trajectories(store: Store, **settings) -> Trajectories:
     return Trajectories("arm", SourceConfig(), store, **({"context": 4} | settings))
 
 
-def model_of(
-    rows: Trajectories, config: DecisionConfig = TINY, seed: int = 0
-) -> DecisionTransformer:
+def model_of(rows: Trajectories, config: DecisionConfig = TINY, seed: int = 0) -> DecisionTransformer:
     torch.manual_seed(seed)
     model = DecisionTransformer(rows.task, config, rows.statistics, 12)
-    for (
-        parameter
-    ) in model.parameters():  # far from the small initial weights, so that everything matters
+    for parameter in model.parameters():  # far from the small initial weights, so that everything matters
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
 
@@ -112,9 +104,7 @@ def test_a_return_to_go_is_what_is_still_to_come(store):
         number, start, _ = rows.place(0, row)
         window, rewards = rows.window(0, row), store.episode(number).rewards
         assert len(window) == min(4, len(rewards))
-        assert window.returns_to_go.tolist() == [
-            rewards[t:].sum() for t in range(start, start + len(window))
-        ]
+        assert window.returns_to_go.tolist() == [rewards[t:].sum() for t in range(start, start + len(window))]
 
 
 def test_long_episodes_are_drawn_more_often_and_windows_are_full(store):
@@ -123,9 +113,7 @@ def test_long_episodes_are_drawn_more_often_and_windows_are_full(store):
     shares = np.bincount([number for number, *_ in places], minlength=5) / len(places)
     assert shares == pytest.approx(store.lengths / 30, abs=0.03)
     starts = [start for number, start, _ in places if number == 4]
-    assert set(starts) == set(range(7)) and np.bincount(starts) / len(starts) == pytest.approx(
-        [1 / 7] * 7, abs=0.04
-    )
+    assert set(starts) == set(range(7)) and np.bincount(starts) / len(starts) == pytest.approx([1 / 7] * 7, abs=0.04)
 
 
 def test_a_row_depends_on_seed_step_and_row_alone(store):
@@ -134,17 +122,13 @@ def test_a_row_depends_on_seed_step_and_row_alone(store):
         trajectories(Store(store.path)),
         trajectories(store, seed=1),
     )
-    assert [rows.place(3, r) for r in range(8)] == [again.place(3, r) for r in reversed(range(8))][
-        ::-1
-    ]
+    assert [rows.place(3, r) for r in range(8)] == [again.place(3, r) for r in reversed(range(8))][::-1]
     assert [rows.place(3, r) for r in range(8)] != [other.place(3, r) for r in range(8)]
     whole = next(rows.loader(range(5, 6), 6, 6))[0]
     halves = [next(rows.loader(range(5, 6), 6, 2, rank, 2)) for rank in range(2)]
     parts = [batch for half in halves for batch in half]
     assert torch.equal(whole.returns_to_go, torch.cat([b.returns_to_go for b in parts]))
-    assert torch.equal(
-        whole.observations["camera"], torch.cat([b.observations["camera"] for b in parts])
-    )
+    assert torch.equal(whole.observations["camera"], torch.cat([b.observations["camera"] for b in parts]))
     assert whole.denominator == sum(half[0].denominator for half in halves)
 
 
@@ -168,9 +152,13 @@ def test_short_episodes_are_padded_on_the_left(store):
 def test_the_best_episodes_hold_a_share_of_the_timesteps(store):
     """Returns 6 and 6 have 9 of the 30 timesteps; with return 2 they are 11, with return 1 they are
     21."""
-    assert [
-        best_episodes(store, None, share).tolist() for share in (0.01, 0.3, 0.37, 0.7, 1.0)
-    ] == [[1], [1, 2], [0, 1, 2], [0, 1, 2, 4], [0, 1, 2, 3, 4]]
+    assert [best_episodes(store, None, share).tolist() for share in (0.01, 0.3, 0.37, 0.7, 1.0)] == [
+        [1],
+        [1, 2],
+        [0, 1, 2],
+        [0, 1, 2, 4],
+        [0, 1, 2, 3, 4],
+    ]
     rows = trajectories(store, best_share=0.3)
     assert {rows.place(0, row)[0] for row in range(50)} == {1, 2}
     assert (
@@ -193,9 +181,7 @@ def test_shuffled_returns_tell_a_window_the_return_of_another_episode(store):
     for row in range(200):
         number, start, said = rows.place(0, row)
         assert (number, start) == plain.place(0, row)[:2]
-        assert rows.window(0, row).returns_to_go - plain.window(
-            0, row
-        ).returns_to_go == pytest.approx(said - store.returns[number])
+        assert rows.window(0, row).returns_to_go - plain.window(0, row).returns_to_go == pytest.approx(said - store.returns[number])
         told.append((number, said))
     assert {said for number, said in told if number == 3} == set(store.returns)
 
@@ -203,9 +189,7 @@ def test_shuffled_returns_tell_a_window_the_return_of_another_episode(store):
 def test_what_is_measured_is_that_of_all_timesteps(store):
     found = trajectories(store).statistics
     angles = np.concatenate([store.episode(i).observations["angles"] for i in range(5)])
-    assert found.mean["angles"] == pytest.approx(angles.mean(axis=0)) and found.spread[
-        "angles"
-    ] == pytest.approx(angles.std(axis=0))
+    assert found.mean["angles"] == pytest.approx(angles.mean(axis=0)) and found.spread["angles"] == pytest.approx(angles.std(axis=0))
     assert (
         found.lowest,
         found.returns["0.5"],
@@ -225,9 +209,7 @@ def test_of_a_large_store_only_a_part_is_measured(arm, tmp_path, monkeypatch):
     monkeypatch.setattr(
         store,
         "episode",
-        lambda i, start=0, stop=None: (
-            read.append(stop - start) or Store.episode(store, i, start, stop)
-        ),
+        lambda i, start=0, stop=None: read.append(stop - start) or Store.episode(store, i, start, stop),
     )
     found = trajectories(store).statistics
     assert sum(read) == 40 and found.mean["angles"] == pytest.approx([3, 3], abs=1.5)
@@ -250,12 +232,7 @@ def test_a_store_with_nothing_to_learn_from_is_refused(arm, tmp_path, rewards, m
     with pytest.raises(ValueError, match=message):
         trajectories(Store(tmp_path / "arm"))
     if rewards:
-        assert (
-            trajectories(Store(tmp_path / "arm"), needs_returns=False)
-            .window(0, 0)
-            .returns_to_go.tolist()[0]
-            == 0
-        )
+        assert trajectories(Store(tmp_path / "arm"), needs_returns=False).window(0, 0).returns_to_go.tolist()[0] == 0
 
 
 def test_rewards_that_cancel_are_rewards(arm, tmp_path):
@@ -267,9 +244,7 @@ def test_rewards_that_cancel_are_rewards(arm, tmp_path):
 def test_several_tasks_and_settings_without_a_meaning_are_refused(arm, store, tmp_path):
     with StoreWriter(tmp_path / "both", [arm, replace(arm, name="toy/other")]) as writer:
         writer.append(move(arm, [1.0]))
-    with pytest.raises(
-        ValueError, match="source 'arm' holds 2 tasks, a Decision Transformer learns one"
-    ):
+    with pytest.raises(ValueError, match="source 'arm' holds 2 tasks, a Decision Transformer learns one"):
         trajectories(Store(tmp_path / "both"))
     with pytest.raises(
         ValueError,
@@ -283,14 +258,8 @@ def test_noisy_episodes_and_returns_that_never_differ_are_said(arm, tmp_path, ca
         for behaviour in ("expert", "noisy"):
             writer.append(move(arm, [1, 1], behaviour=behaviour))
     trajectories(Store(tmp_path / "arm"))
-    assert (
-        "source 'arm': all 2 episodes have the return 2, so no other can be asked for"
-        in caplog.text
-    )
-    assert (
-        "source 'arm': 1 of 2 episodes are noisy: some of their recorded actions are not the ones"
-        in caplog.text
-    )
+    assert "source 'arm': all 2 episodes have the return 2, so no other can be asked for" in caplog.text
+    assert "source 'arm': 1 of 2 episodes are noisy: some of their recorded actions are not the ones" in caplog.text
 
 
 # -- the model -------------------------------------------------------------------------------------
@@ -328,27 +297,20 @@ def test_with_copied_weights_it_computes_what_transformers_computes(published):
     )
     is_padding = torch.arange(places) < torch.tensor([[0], [2], [5]])
     with torch.no_grad():
-        (mine,) = agent.model(
-            {"observation": states}, {"action": actions}, returns, timesteps, is_padding
-        )
+        (mine,) = agent.model({"observation": states}, {"action": actions}, returns, timesteps, is_padding)
         out = theirs(
             states=(states - 1) / 2, actions=actions, rewards=None, returns_to_go=returns[..., None] / 10,
             timesteps=timesteps, attention_mask=(~is_padding).long(),
         )  # fmt: skip
     assert mine[~is_padding].std() > 0.1
-    torch.testing.assert_close(
-        mine[~is_padding], out.action_preds[~is_padding], rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(mine[~is_padding], out.action_preds[~is_padding], rtol=1e-4, atol=1e-5)
 
 
 def test_published_weights_act_and_survive_our_own_format(published, tmp_path):
     agent = load_published(published[1])
     agent.save(tmp_path / "copy")
     again = DecisionAgent.load(tmp_path / "copy")
-    assert (
-        again.model.config == agent.model.config
-        and again.model.statistics == agent.model.statistics
-    )
+    assert again.model.config == agent.model.config and again.model.statistics == agent.model.statistics
     seen = {"observation": np.ones((1, 5), np.float32)}
     assert np.array_equal(
         agent.policy(target_return=500.0).act(seen)["action"],
@@ -382,9 +344,7 @@ def test_another_published_model_is_refused(published, tmp_path, change, message
 def test_pickled_weights_are_never_opened(published, tmp_path):
     (tmp_path / "config.json").write_bytes((published[1] / "config.json").read_bytes())
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(
-        ValueError, match="holds its weights as pytorch_model.bin, which is never opened here"
-    ):
+    with pytest.raises(ValueError, match="holds its weights as pytorch_model.bin, which is never opened here"):
         load_published(tmp_path)
 
 
@@ -414,25 +374,21 @@ def test_nothing_later_changes_an_earlier_action(store):
         (
             replace(
                 batch,
-                observations=batch.observations
-                | {"angles": batch.observations["angles"] + torch.eye(4)[2][:, None]},
+                observations=batch.observations | {"angles": batch.observations["angles"] + torch.eye(4)[2][:, None]},
             ),
             True,
         ),
         (
             replace(
                 batch,
-                actions=batch.actions
-                | {"motors": batch.actions["motors"] + torch.eye(4)[2][:, None]},
+                actions=batch.actions | {"motors": batch.actions["motors"] + torch.eye(4)[2][:, None]},
             ),
             False,
         ),
     ):
         after = outputs(model, changed)
         assert torch.equal(after[:, :2], before[:, :2])
-        assert torch.equal(after[:, 2], before[:, 2]) != matters and not torch.equal(
-            after[:, 3], before[:, 3]
-        )
+        assert torch.equal(after[:, 2], before[:, 2]) != matters and not torch.equal(after[:, 3], before[:, 3])
 
 
 def test_padding_changes_nothing(store):
@@ -450,8 +406,7 @@ def test_padding_changes_nothing(store):
     torch.testing.assert_close(outputs(model, padded)[:, 3:], outputs(model, alone), equal_nan=True)
     filled = replace(
         padded,
-        observations=padded.observations
-        | {"mode": padded.observations["mode"] + 6 * padded.is_padding},
+        observations=padded.observations | {"mode": padded.observations["mode"] + 6 * padded.is_padding},
     )
     filled = replace(filled, returns_to_go=filled.returns_to_go + 99 * filled.is_padding)
     assert torch.equal(outputs(model, filled)[:, 3:], outputs(model, padded)[:, 3:])
@@ -474,9 +429,7 @@ def test_the_loss_is_squared_errors_and_cross_entropies_over_the_timesteps(store
     rows = trajectories(store)
     model, batch = model_of(rows), rows.batch(0, range(8))
     loss, sums = DecisionLearner(model)(batch)
-    gripper, motors = model(
-        batch.observations, batch.actions, batch.returns_to_go, batch.timesteps, batch.is_padding
-    )
+    gripper, motors = model(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps, batch.is_padding)
     expected, right, real = torch.zeros(2), 0, ~batch.is_padding
     for b, t in real.nonzero().tolist():
         wanted = batch.actions["motors"][b, t] * torch.tensor([1.0, 0.2]) - torch.tensor([0.0, 1.0])
@@ -488,9 +441,7 @@ def test_the_loss_is_squared_errors_and_cross_entropies_over_the_timesteps(store
     torch.testing.assert_close(loss, expected.sum() / real.sum())
     assert sums["hits"].tolist() == [right, 0] and sums["targets"].tolist() == [real.sum()]
     report = DecisionLearner(model).report({name: values.tolist() for name, values in sums.items()})
-    assert report["accuracy"] == {"gripper": right / int(real.sum())} and set(
-        report["loss_by_action"]
-    ) == {"motors", "gripper"}
+    assert report["accuracy"] == {"gripper": right / int(real.sum())} and set(report["loss_by_action"]) == {"motors", "gripper"}
 
 
 def test_every_parameter_learns_and_is_in_one_group(store):
@@ -500,9 +451,7 @@ def test_every_parameter_learns_and_is_in_one_group(store):
     learner(rows.batch(0, range(8)))[0].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in learner.parameters())
     groups = learner.parameter_groups(0.1)
-    assert sorted(id(p) for g in groups for p in g["params"]) == sorted(
-        map(id, learner.parameters())
-    )
+    assert sorted(id(p) for g in groups for p in g["params"]) == sorted(map(id, learner.parameters()))
 
 
 def test_dropout_follows_from_the_step(store):
@@ -518,9 +467,7 @@ def test_dropout_follows_from_the_step(store):
 def test_without_returns_nothing_is_told_of_them(store):
     rows = trajectories(store, needs_returns=False)
     model, batch = model_of(rows, replace(TINY, condition="none")), rows.batch(0, range(6))
-    assert torch.equal(
-        outputs(model, replace(batch, returns_to_go=batch.returns_to_go + 5)), outputs(model, batch)
-    )
+    assert torch.equal(outputs(model, replace(batch, returns_to_go=batch.returns_to_go + 5)), outputs(model, batch))
     assert model.embed_return is None
     with pytest.raises(
         ValueError,
@@ -554,16 +501,11 @@ def test_acting_is_the_forward_pass_over_what_was_seen(store, delayed):
         DecisionAgent(model).policy(target_return=5.0, temperature=0.0),
         store.episode(4),
     )
-    actions = [
-        policy.act(seen_at(episode, t), None if t == 0 else np.array([0.5 * t], np.float32))
-        for t in range(7)
-    ]
+    actions = [policy.act(seen_at(episode, t), None if t == 0 else np.array([0.5 * t], np.float32)) for t in range(7)]
     paid = np.array([0, 0.5, 1.5, 3, 5, 7.5, 10.5])
     told = np.full(7, 5.0) if delayed else 5.0 - paid
     done = {name: np.concatenate([a[name] for a in actions])[3:7] for name in actions[0]}
-    window = Window(
-        {k: v[3:7] for k, v in episode.observations.items()}, done, told[3:7].astype(np.float32), 3
-    )
+    window = Window({k: v[3:7] for k, v in episode.observations.items()}, done, told[3:7].astype(np.float32), 3)
     batch = collate(rows.task, [window], 4)
     with torch.no_grad():
         out = model(
@@ -575,8 +517,7 @@ def test_acting_is_the_forward_pass_over_what_was_seen(store, delayed):
         )
     expected = model.predict_action.decode([part[:, -1] for part in out], [None, None])
     assert (
-        expected["motors"][0] == pytest.approx(actions[6]["motors"][0], abs=1e-5)
-        and (expected["gripper"] == actions[6]["gripper"]).all()
+        expected["motors"][0] == pytest.approx(actions[6]["motors"][0], abs=1e-5) and (expected["gripper"] == actions[6]["gripper"]).all()
     )
 
 
@@ -594,9 +535,7 @@ def test_streams_side_by_side_act_as_they_would_alone(store):
     for i, episode in enumerate((a, b)):  # the k-th episode has the k-th generator
         for t in range(6):
             actions = alone.act(seen_at(episode, t), np.ones(1, np.float32), np.array([t == 0]))
-            assert all(
-                np.allclose(actions[name][0], both[t][name][i], atol=1e-5) for name in actions
-            )
+            assert all(np.allclose(actions[name][0], both[t][name][i], atol=1e-5) for name in actions)
 
 
 def test_actions_lie_in_their_ranges_and_a_state_goes_on(store):
@@ -607,16 +546,12 @@ def test_actions_lie_in_their_ranges_and_a_state_goes_on(store):
             state = policy.state()
         seen.append(policy.act(seen_at(store.episode(3), t), None if t == 0 else np.zeros(1)))
     for actions in seen:
-        assert (np.abs(actions["motors"] - [0, 5]) <= [1, 5]).all() and actions[
-            "motors"
-        ].dtype == np.float32
+        assert (np.abs(actions["motors"] - [0, 5]) <= [1, 5]).all() and actions["motors"].dtype == np.float32
         assert actions["gripper"][0, 0] in (0, 1, 2) and actions["gripper"][0, 1] in (1, 2)
     policy.reset(3)
     policy.load_state(state)
     again = [policy.act(seen_at(store.episode(3), t), np.zeros(1)) for t in range(5, 9)]
-    assert all(
-        np.array_equal(a["gripper"], b["gripper"]) for a, b in zip(again, seen[5:], strict=True)
-    )
+    assert all(np.array_equal(a["gripper"], b["gripper"]) for a, b in zip(again, seen[5:], strict=True))
 
 
 def test_one_environment_is_played_with_its_rewards(store):
@@ -630,16 +565,9 @@ def test_one_environment_is_played_with_its_rewards(store):
 
 def test_a_target_outside_the_data_is_said_and_one_that_is_no_number_refused(store, caplog):
     agent = DecisionAgent(model_of(trajectories(store)))
-    assert (
-        agent.policy().target_return == 6
-        and agent.policy(target_return=-9).target_return == -9
-        and not caplog.text
-    )
+    assert agent.policy().target_return == 6 and agent.policy(target_return=-9).target_return == -9 and not caplog.text
     assert agent.policy(target_return=7).target_return == 7
-    assert (
-        "task toy/arm: the target return 7 lies outside the returns of the training data, -9 to 6"
-        in caplog.text
-    )
+    assert "task toy/arm: the target return 7 lies outside the returns of the training data, -9 to 6" in caplog.text
     for wrong in (float("nan"), float("inf"), "much", True):
         with pytest.raises(ValueError, match="'target_return' is .*, expected a number"):
             agent.policy(target_return=wrong)
@@ -662,9 +590,7 @@ def test_timesteps_beyond_the_table_are_said_once(store, caplog):
 
 
 def test_demonstrations_are_no_prompts(store):
-    with pytest.raises(
-        ValueError, match="takes no demonstrations as prompts; give --target_return"
-    ):
+    with pytest.raises(ValueError, match="takes no demonstrations as prompts; give --target_return"):
         DecisionAgent(model_of(trajectories(store))).policy().reset(1, [store.episode(0)])
 
 
@@ -738,9 +664,7 @@ def test_changed_statistics_are_refused(store, name, value, message):
 
 def test_changed_weights_are_refused(saved):
     weights = DecisionAgent.load(saved).model.state_dict()
-    save_file(
-        weights | {"embed_ln.bias": weights["embed_ln.bias"] + 1}, saved / "model.safetensors"
-    )
+    save_file(weights | {"embed_ln.bias": weights["embed_ln.bias"] + 1}, saved / "model.safetensors")
     with pytest.raises(ValueError, match="its SHA-256 is not that of manifest.json"):
         DecisionAgent.load(saved)
     DecisionAgent.load(saved, verify=False)

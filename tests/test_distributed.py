@@ -86,7 +86,7 @@ def test_two_ranks_give_the_losses_and_weights_of_one_process(home, alone, tmp_p
     assert ENGINES[stage] in two.said().splitlines()
 
 
-@pytest.mark.parametrize("stage", [0, pytest.param(3, marks=NEEDS_DEEPSPEED)])
+@pytest.mark.parametrize("stage", [0, pytest.param(3, marks=[NEEDS_DEEPSPEED, pytest.mark.slow])])
 def test_a_run_in_the_compact_layout_is_the_same_on_two_ranks_one_of_which_was_killed(home, tmp_path, stage):
     """A rank may have rows without an action, whose head takes part all the same."""
     recipe = resume.RECIPE.replace("model: {", "model: {layout: compact, ")

@@ -95,9 +95,7 @@ def test_the_expert_always_reaches_the_door_with_the_key():
     for name in (NAME, f"{NAME}-lottery"):
         task, expert = envs.task(name), envs.expert(name)
         env = envs.make(task)
-        assert [expert_episode(task, env, expert, seed).total_reward for seed in range(50)] == [
-            1.0
-        ] * 50
+        assert [expert_episode(task, env, expert, seed).total_reward for seed in range(50)] == [1.0] * 50
 
 
 def test_a_random_walk_is_seldom_paid():
@@ -116,9 +114,7 @@ def test_the_lottery_pays_twice_as_much_but_seldom():
         _, reward, terminated, _ = walk(world, [RIGHT])
         assert terminated
         returns.append(reward)
-    assert (
-        set(returns) == {0.0, 2.0} and 0.05 < np.mean(returns) < 0.16
-    )  # the door's 1 is worth ten times as much
+    assert set(returns) == {0.0, 2.0} and 0.05 < np.mean(returns) < 0.16  # the door's 1 is worth ten times as much
 
 
 def test_the_lottery_never_stands_in_the_exit():
@@ -136,7 +132,5 @@ def test_the_picture_shows_agent_key_and_door(world):
 
 
 def test_rooms_without_space_are_refused():
-    with pytest.raises(
-        ValueError, match="size is 1, corridor 2 and limit 15; give at least 2, 1 and 1"
-    ):
+    with pytest.raises(ValueError, match="size is 1, corridor 2 and limit 15; give at least 2, 1 and 1"):
         KeyToDoor(size=1)

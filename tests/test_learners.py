@@ -84,6 +84,7 @@ def test_the_learner_of_the_page_is_killed_and_goes_on_bit_for_bit(here):
     assert set(critic) == {"critic.0.weight", "critic.0.bias", "critic.2.weight", "critic.2.bias"}
 
 
+@pytest.mark.slow  # the learners of the table have such tests, too
 def test_two_ranks_learn_what_one_does(here):
     for name, more in (("one", ()), ("two", ("--nproc", "2"))):
         (here / name).mkdir()

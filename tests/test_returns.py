@@ -41,9 +41,7 @@ def home(task, tmp_path, monkeypatch):
 def walk(task, rewards):
     (seen,), (done,) = task.observations, task.actions
     cells = {seen.name: np.arange(len(rewards)) % 4}
-    return gato.episode.Episode(
-        task, cells, {done.name: np.ones(len(rewards), np.int64)}, np.array(rewards, np.float32)
-    )
+    return gato.episode.Episode(task, cells, {done.name: np.ones(len(rewards), np.int64)}, np.array(rewards, np.float32))
 
 
 def mixture(tokenizer, **settings) -> Mixture:
@@ -54,15 +52,8 @@ def mixture(tokenizer, **settings) -> Mixture:
 def told_returns(tokenizer, tokens) -> list[float]:
     """What the continuous tokens of a row say, times the largest return, 10."""
     ids = tokens.ids[tokens.kind == int(gato.batch.Kind.CONTINUOUS)]
-    spec = next(
-        f
-        for f in told(replace(gato.envs.task(CORRIDOR), returns=(1, 10))).observations
-        if f.name == RETURN
-    )
-    bins = {
-        int(tokenizer.field_ids(spec, np.array([v / 10], np.float32))[0].ravel()[0]): v
-        for v in range(11)
-    }
+    spec = next(f for f in told(replace(gato.envs.task(CORRIDOR), returns=(1, 10))).observations if f.name == RETURN)
+    bins = {int(tokenizer.field_ids(spec, np.array([v / 10], np.float32))[0].ravel()[0]): v for v in range(11)}
     return [bins[int(i)] for i in ids]
 
 
@@ -73,9 +64,7 @@ def test_every_timestep_is_told_what_is_still_to_come(home, tokenizer):
     for row in range(10):
         drawn = rows.row(0, row)
         said = told_returns(tokenizer, drawn.tokens)
-        expected = [
-            r for p in drawn.pieces for r in store.returns_to_go(p.episode, p.start, p.stop)
-        ]
+        expected = [r for p in drawn.pieces for r in store.returns_to_go(p.episode, p.start, p.stop)]
         assert said == expected[: len(said)] and len(said) >= 3
 
 
@@ -115,18 +104,14 @@ def test_a_policy_is_told_the_target_less_the_rewards(task):
 
 
 def test_an_agent_plays_for_a_return_and_remembers_it(home, make_gato, tokenizer, tmp_path, caplog):
-    Agent(make_gato(context_length=64).float(), tokenizer, mixture(tokenizer).tasks).save(
-        tmp_path / "agent"
-    )
+    Agent(make_gato(context_length=64).float(), tokenizer, mixture(tokenizer).tasks).save(tmp_path / "agent")
     agent = gato.load(tmp_path / "agent", device="cpu")
     assert agent.tasks[CORRIDOR].returns == (1, 10)
     policy = agent.policy(CORRIDOR, target_return=4.0)
     results = rollout(policy, policy.task, 3, num_envs=2)
     assert len(results) == 3 and all(r.failed is None for r in results) and not caplog.text
     agent.policy(CORRIDOR, target_return=11)
-    assert (
-        "the target return 11 lies outside the returns of the training data, 1 to 10" in caplog.text
-    )
+    assert "the target return 11 lies outside the returns of the training data, 1 to 10" in caplog.text
     with pytest.raises(ValueError, match="'target_return' is nan, expected a number"):
         agent.policy(CORRIDOR, target_return=float("nan"))
 
@@ -134,9 +119,7 @@ def test_an_agent_plays_for_a_return_and_remembers_it(home, make_gato, tokenizer
 def test_the_target_changes_what_is_likely(home, make_gato, tokenizer):
     agent = Agent(make_gato(context_length=64).float(), tokenizer, mixture(tokenizer).tasks)
     known, episode = agent.tasks[CORRIDOR], Store(home / "stores" / CORRIDOR).episode(3)
-    likelihoods = agent.log_likelihood(
-        [told_episode(known, episode, np.full(4, r)) for r in (1.0, 10.0)]
-    )
+    likelihoods = agent.log_likelihood([told_episode(known, episode, np.full(4, r)) for r in (1.0, 10.0)])
     assert abs(likelihoods[0] - likelihoods[1]) > 1e-3
 
 
@@ -158,9 +141,7 @@ def test_a_state_goes_on(home, make_gato, tokenizer):
 def test_what_has_no_returns_is_refused(home, task, make_gato, tokenizer, tmp_path):
     with StoreWriter(tmp_path / "unpaid", [task]) as writer:
         writer.append(walk(task, [0, 0]))
-    with pytest.raises(
-        ValueError, match="the rewards of its 1 episodes are all zero, .* or leave out return_token"
-    ):
+    with pytest.raises(ValueError, match="the rewards of its 1 episodes are all zero, .* or leave out return_token"):
         mixture(tokenizer, store=str(tmp_path / "unpaid"))
     agent = Agent(make_gato(context_length=64).float(), tokenizer, {CORRIDOR: task})
     with pytest.raises(
@@ -170,13 +151,9 @@ def test_what_has_no_returns_is_refused(home, task, make_gato, tokenizer, tmp_pa
         agent.policy(CORRIDOR, target_return=1.0)
 
 
-@pytest.mark.parametrize(
-    "returns", [[1], {"toy/other": [0, 1]}, {CORRIDOR: [2, 1]}, {CORRIDOR: [0, "much"]}]
-)
+@pytest.mark.parametrize("returns", [[1], {"toy/other": [0, 1]}, {CORRIDOR: [2, 1]}, {CORRIDOR: [0, "much"]}])
 def test_changed_returns_of_a_checkpoint_are_refused(home, make_gato, tokenizer, tmp_path, returns):
-    Agent(make_gato(context_length=64).float(), tokenizer, mixture(tokenizer).tasks).save(
-        tmp_path / "agent"
-    )
+    Agent(make_gato(context_length=64).float(), tokenizer, mixture(tokenizer).tasks).save(tmp_path / "agent")
     path = tmp_path / "agent" / "gato.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"returns": returns}))
     with pytest.raises(

@@ -25,15 +25,11 @@ class CloneRecipe(Settings):
         """**Raises:** `ValueError` for what makes no sense, before any file is opened."""
         check(self.data)
         if len(self.data.sources) != 1:
-            raise ValueError(
-                f"data.sources names {', '.join(self.data.sources)}; a clone learns one task: give one source"
-            )
+            raise ValueError(f"data.sources names {', '.join(self.data.sources)}; a clone learns one task: give one source")
         plain = DataConfig()
         for name in _OF_TOKENS:
             if getattr(self.data, name) != getattr(plain, name):
-                raise ValueError(
-                    f"data.{name} is {getattr(self.data, name)}, which a clone has no use for; leave it out"
-                )
+                raise ValueError(f"data.{name} is {getattr(self.data, name)}, which a clone has no use for; leave it out")
         for name in ("compile", "recompute"):
             if getattr(self.train, name):
                 raise ValueError(f"train.{name} is true, which is for Gato; leave it out")

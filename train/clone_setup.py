@@ -26,14 +26,10 @@ def set_up(config: CloneRecipe, device: Any) -> Setup:
     """**Raises:** `ValueError` for a store that `Timesteps` refuses, or whose actions are texts."""
     ((name, source),) = config.data.sources.items()
     store = Store(source.store or named_store(name))
-    batches = Timesteps(
-        name, source, store, config.train.seed, config.data.all_held_out, config.data.workers
-    )
+    batches = Timesteps(name, source, store, config.train.seed, config.data.all_held_out, config.data.workers)
     task = batches.task
     if texts := [f.name for f in task.actions if f.modality is Modality.TEXT]:
-        raise ValueError(
-            f"source '{name}' has actions of text ('{texts[0]}'), which a clone writes none of; train a Gato on it"
-        )
+        raise ValueError(f"source '{name}' has actions of text ('{texts[0]}'), which a clone writes none of; train a Gato on it")
     features = Features.of(task, list(batches.sample(MEASURED)), with_pictures=False)
     vectors = ActionVectors.all_of(task)
     batches.encode = CloneInputs(features, vectors).batch

@@ -32,15 +32,11 @@ class DecisionRecipe(Settings):
         """**Raises:** `ValueError` for what makes no sense, before any file is opened."""
         check(self.data)
         if len(self.data.sources) != 1:
-            raise ValueError(
-                f"data.sources names {', '.join(self.data.sources)}; a Decision Transformer learns one task: give one source"
-            )
+            raise ValueError(f"data.sources names {', '.join(self.data.sources)}; a Decision Transformer learns one task: give one source")
         plain = DataConfig()
         for name in _UNUSED:
             if getattr(self.data, name) != getattr(plain, name):
-                raise ValueError(
-                    f"data.{name} is {getattr(self.data, name)}, which a Decision Transformer has no use for; leave it out"
-                )
+                raise ValueError(f"data.{name} is {getattr(self.data, name)}, which a Decision Transformer has no use for; leave it out")
         for name in ("compile", "recompute"):
             if getattr(self.train, name):
                 raise ValueError(f"train.{name} is true, which is for Gato; leave it out")

@@ -40,7 +40,5 @@ def _num_timesteps(config: DecisionRecipe, batches: Trajectories) -> int:
     """**Raises:** `ValueError` for a table that is shorter than an episode."""
     longest, asked = batches.statistics.longest, config.model.max_timesteps
     if asked is not None and asked < longest:
-        raise ValueError(
-            f"model.max_timesteps is {asked}, but an episode of '{batches.name}' has {longest} timesteps; raise it"
-        )
+        raise ValueError(f"model.max_timesteps is {asked}, but an episode of '{batches.name}' has {longest} timesteps; raise it")
     return asked or max(longest, batches.task.episode_limit or 0)

@@ -53,9 +53,7 @@ class KeyToDoor(gymnasium.Env):
         render_mode: str | None = None,
     ) -> None:
         if size < 2 or corridor < 1 or limit < 1:
-            raise ValueError(
-                f"size is {size}, corridor {corridor} and limit {limit}; give at least 2, 1 and 1"
-            )
+            raise ValueError(f"size is {size}, corridor {corridor} and limit {limit}; give at least 2, 1 and 1")
         self.size, self.corridor, self.limit = size, corridor, limit
         self.has_lottery, self.render_mode = lottery, render_mode
         self.middle, self.columns = size // 2, 2 * size + corridor
@@ -69,13 +67,9 @@ class KeyToDoor(gymnasium.Env):
         self.observation_space = spaces.Dict(seen | ({"lottery": offset} if lottery else {}))
         self.action_space = spaces.Discrete(len(MOVES))
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict]:
         super().reset(seed=seed)
-        cells = [
-            divmod(int(n), self.size) for n in self.np_random.choice(self.size**2, 4, replace=False)
-        ]
+        cells = [divmod(int(n), self.size) for n in self.np_random.choice(self.size**2, 4, replace=False)]
         self.agent, self.key, exit = *cells[:2], (self.middle, self.size - 1)
         self.lottery = next(cell for cell in cells[2:] if cell != exit)
         row, column = divmod(int(self.np_random.integers(self.size**2)), self.size)
@@ -102,13 +96,7 @@ class KeyToDoor(gymnasium.Env):
         )
 
     def room_of(self, column: int) -> int:
-        return (
-            KEY_ROOM
-            if column < self.size
-            else CORRIDOR
-            if column < self.size + self.corridor
-            else DOOR_ROOM
-        )
+        return KEY_ROOM if column < self.size else CORRIDOR if column < self.size + self.corridor else DOOR_ROOM
 
     def render(self) -> np.ndarray:
         """(16 size, 16 columns, 3) uint8: the whole world, which the agent never sees; the agent is
@@ -139,11 +127,7 @@ class KeyToDoor(gymnasium.Env):
             "room": room,
             "thing": self._offset(things.get(room)),
         }
-        return seen | (
-            {"lottery": self._offset(self.lottery if room == KEY_ROOM else None)}
-            if self.has_lottery
-            else {}
-        )
+        return seen | ({"lottery": self._offset(self.lottery if room == KEY_ROOM else None)} if self.has_lottery else {})
 
     def _offset(self, place: Place | None) -> np.ndarray:
         if place is None:
@@ -161,17 +145,11 @@ def key_then_door(env: gymnasium.Env, observation: Any) -> int:
         place = waiting.popleft()
         for move in MOVES:
             near = place[0] + move[0], place[1] + move[1]
-            if (
-                near not in distance
-                and world.is_free(*near)
-                and not (world.has_lottery and near == world.lottery)
-            ):
+            if near not in distance and world.is_free(*near) and not (world.has_lottery and near == world.lottery):
                 distance[near] = distance[place] + 1
                 waiting.append(near)
     row, column = world.agent
     return min(
         range(len(MOVES)),
-        key=lambda a: distance.get(
-            (row + MOVES[a][0], column + MOVES[a][1]), world.size * world.columns
-        ),
+        key=lambda a: distance.get((row + MOVES[a][0], column + MOVES[a][1]), world.size * world.columns),
     )

@@ -50,9 +50,7 @@ class ActionVectors:
     def all_of(cls, task: TaskSpec) -> ActionVectors:
         """Every value of the discrete fields; the task has no actions of text."""
         choices = [f for f in task.actions if f.modality is Modality.DISCRETE]
-        return cls(
-            task, {f.name: range(int((f.bounds[1] - f.bounds[0]).max()) + 1) for f in choices}
-        )
+        return cls(task, {f.name: range(int((f.bounds[1] - f.bounds[0]).max()) + 1) for f in choices})
 
     def encode(self, actions: Mapping[str, np.ndarray]) -> np.ndarray:
         """**Raises:** `ValueError` for a value that no demonstration had."""
@@ -62,9 +60,7 @@ class ActionVectors:
                 values, known = _tokens(spec, actions[spec.name]), self.known[spec.name]
                 is_one = values.reshape(len(values), -1, 1) == np.array(known, values.dtype)
                 if not is_one.any(axis=2).all():
-                    raise ValueError(
-                        f"action '{spec.name}' has a value that was not known: {known} were"
-                    )
+                    raise ValueError(f"action '{spec.name}' has a value that was not known: {known} were")
                 columns.append(is_one.reshape(len(values), -1).astype(np.float32))
             else:
                 low, high = spec.bounds
@@ -75,9 +71,7 @@ class ActionVectors:
 
     def known_among(self, episodes: Sequence[Episode]) -> list[Episode]:
         """Those of the episodes whose actions can be encoded."""
-        return [
-            e for e in episodes if all(self._is_known(name, e.actions[name]) for name in self.known)
-        ]
+        return [e for e in episodes if all(self._is_known(name, e.actions[name]) for name in self.known)]
 
     def _is_known(self, name: str, values: np.ndarray) -> bool:
         spec = next(f for f in self.task.actions if f.name == name)
@@ -95,13 +89,9 @@ class ActionVectors:
                     part.reshape(len(part), -1, len(known)).argmax(axis=2)
                 ].reshape(-1, *spec.shape)
                 is_text = spec.modality is Modality.TEXT
-                actions[spec.name] = (
-                    chosen if is_text else np.minimum(chosen + low, high).astype(spec.dtype)
-                )
+                actions[spec.name] = chosen if is_text else np.minimum(chosen + low, high).astype(spec.dtype)
             else:
-                values = low + (np.clip(part, -1, 1).reshape(-1, *spec.shape) + 1) / 2 * (
-                    high - low
-                )
+                values = low + (np.clip(part, -1, 1).reshape(-1, *spec.shape) + 1) / 2 * (high - low)
                 ends = low.astype(spec.dtype), high.astype(spec.dtype)
                 actions[spec.name] = np.clip(values.astype(spec.dtype), *ends)
         return actions

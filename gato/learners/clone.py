@@ -77,9 +77,7 @@ class ClonePolicy(Reactive):
         def judge() -> float:
             return loss_of(judged.rows(some)).item()
 
-        return train(
-            self.network, loss, len(rows), judge, schedule, torch.Generator().manual_seed(seed)
-        )
+        return train(self.network, loss, len(rows), judge, schedule, torch.Generator().manual_seed(seed))
 
     def _rows(self, episodes: Sequence[Episode]) -> CloneBatch:
         """All timesteps of the episodes."""
@@ -159,9 +157,7 @@ class CloneBatch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> CloneBatch:
         pictures = tuple(map(change, self.pictures))
-        return replace(
-            self, states=change(self.states), pictures=pictures, played=change(self.played)
-        )
+        return replace(self, states=change(self.states), pictures=pictures, played=change(self.played))
 
 
 class CloneInputs:
@@ -175,9 +171,7 @@ class CloneInputs:
         views = [np.ascontiguousarray(np.moveaxis(observations[n], -1, 1)) for n in self.pictures]
         return torch.from_numpy(self.features(observations)), tuple(map(torch.from_numpy, views))
 
-    def batch(
-        self, observations: Mapping[str, np.ndarray], actions: Mapping[str, np.ndarray]
-    ) -> CloneBatch:
+    def batch(self, observations: Mapping[str, np.ndarray], actions: Mapping[str, np.ndarray]) -> CloneBatch:
         played = torch.from_numpy(self.vectors.encode(actions))
         return CloneBatch(*self.seen(observations), played, float(len(played)))
 

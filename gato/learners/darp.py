@@ -88,23 +88,17 @@ class DifferencePolicy(Lookup):
             found = self._answers(torch.from_numpy(seen[some]), torch.from_numpy(theirs[some]))
             return self.vectors.loss(found, torch.from_numpy(wanted[some])).item()
 
-        return train(
-            self.network, loss, len(states), judge, schedule, torch.Generator().manual_seed(seed)
-        )
+        return train(self.network, loss, len(states), judge, schedule, torch.Generator().manual_seed(seed))
 
     def _looked_up(self, seen: np.ndarray) -> np.ndarray:
         parts = range(0, len(seen), TOGETHER)
-        return np.concatenate(
-            [self.neighbours(seen[i : i + TOGETHER], NEIGHBOURS)[0] for i in parts]
-        )
+        return np.concatenate([self.neighbours(seen[i : i + TOGETHER], NEIGHBOURS)[0] for i in parts])
 
     def _others(self, episodes: Sequence[Episode]) -> np.ndarray:
         """(N, k): each state's neighbours in other demonstrations; with one, but for itself."""
         lengths = [e.num_timesteps for e in episodes]
         is_alone = len(lengths) == 1
-        owner = (
-            np.arange(len(self.states)) if is_alone else np.repeat(np.arange(len(lengths)), lengths)
-        )
+        owner = np.arange(len(self.states)) if is_alone else np.repeat(np.arange(len(lengths)), lengths)
         count = min(NEIGHBOURS, len(self.states) - (1 if is_alone else max(lengths)))
         if count == 0:  # one timestep: there is nobody else
             return np.zeros((1, 1), np.int64)

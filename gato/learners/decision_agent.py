@@ -127,9 +127,7 @@ class DecisionAgent:
         return [SINGLE, DESCRIPTION]
 
     @classmethod
-    def load(
-        cls, folder: str | os.PathLike, device: str | None = None, verify: bool = True
-    ) -> DecisionAgent:
+    def load(cls, folder: str | os.PathLike, device: str | None = None, verify: bool = True) -> DecisionAgent:
         """Opens what `save` wrote. **Raises:** `ValueError` naming a file that is missing, damaged
         or not the one that was saved."""
         folder, device = Path(folder), pick_device(device)
@@ -162,15 +160,11 @@ def _described(
         raise ValueError(f"its keys are {sorted(content)}, expected {sorted(known)}")
     settings, tasks, num_timesteps = content["model"], content["tasks"], content["num_timesteps"]
     if not isinstance(settings, dict) or settings.keys() - fields_of(DecisionConfig).keys():
-        raise ValueError(
-            f"model is {shown(settings)}, expected an object with {', '.join(fields_of(DecisionConfig))}"
-        )
+        raise ValueError(f"model is {shown(settings)}, expected an object with {', '.join(fields_of(DecisionConfig))}")
     if not isinstance(tasks, list) or len(tasks) != 1:
         raise ValueError(f"tasks is {shown(tasks)}, expected a list of one task")
     if type(num_timesteps) is not int or not 1 <= num_timesteps <= 2**31:
-        raise ValueError(
-            f"num_timesteps is {shown(num_timesteps)}, expected a whole number above 0"
-        )
+        raise ValueError(f"num_timesteps is {shown(num_timesteps)}, expected a whole number above 0")
     task = TaskSpec.from_dict(tasks[0])
     check_task(task)
     return (
@@ -181,16 +175,11 @@ def _described(
     )
 
 
-def _check_shapes(
-    folder: Path, described: tuple[TaskSpec, DecisionConfig, TrajectoryStatistics, int]
-) -> None:
+def _check_shapes(folder: Path, described: tuple[TaskSpec, DecisionConfig, TrajectoryStatistics, int]) -> None:
     """**Raises:** `ValueError` where the weights are not those that the description asks for; only
     their header is read."""
     with torch.device("meta"):
-        expected = {
-            name: tuple(tensor.shape)
-            for name, tensor in DecisionTransformer(*described).state_dict().items()
-        }
+        expected = {name: tuple(tensor.shape) for name, tensor in DecisionTransformer(*described).state_dict().items()}
     found = {name: entry.shape for name, entry in read_entries(folder).items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -228,9 +217,7 @@ def load_published(
     folder = Path(folder)
     content = read_json(folder / "config.json")
     if content.get("model_type") != "decision_transformer":
-        raise ValueError(
-            f"'{folder / 'config.json'}' is of model_type {shown(content.get('model_type'))}, expected 'decision_transformer'"
-        )
+        raise ValueError(f"'{folder / 'config.json'}' is of model_type {shown(content.get('model_type'))}, expected 'decision_transformer'")
     if not (folder / SINGLE).is_file() and (folder / "pytorch_model.bin").is_file():
         raise ValueError(
             f"'{folder}' holds its weights as pytorch_model.bin, which is never opened here, since such a file can run code; "
@@ -256,9 +243,7 @@ def load_published(
     )
 
 
-def _published_config(
-    folder: Path, content: Mapping[str, Any], context: int
-) -> tuple[DecisionConfig, tuple[int, int]]:
+def _published_config(folder: Path, content: Mapping[str, Any], context: int) -> tuple[DecisionConfig, tuple[int, int]]:
     """The settings, and the numbers of a state and of an action."""
     kept = {
         "action_tanh": True,
@@ -268,23 +253,17 @@ def _published_config(
     }
     for name, value in kept.items():
         if content.get(name, value) != value:
-            raise ValueError(
-                f"'{folder / 'config.json'}' has {name} {shown(content[name])}, this network knows {value} only"
-            )
+            raise ValueError(f"'{folder / 'config.json'}' has {name} {shown(content[name])}, this network knows {value} only")
     activation = content.get("activation_function", "relu")
     if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"'{folder / 'config.json'}' has activation_function {shown(activation)}, known are {', '.join(ACTIVATIONS)}"
-        )
+        raise ValueError(f"'{folder / 'config.json'}' has activation_function {shown(activation)}, known are {', '.join(ACTIVATIONS)}")
     try:
         config = DecisionConfig(
             num_layers=content.get("n_layer", 3), num_heads=content.get("n_head", 1), width=content.get("hidden_size", 128),
             feed_forward=content.get("n_inner"), activation=activation, dropout=content.get("resid_pdrop", 0.1), context=context,
         )  # fmt: skip
         sizes = content.get("state_dim", 17), content.get("act_dim", 4)
-        if not all(
-            type(n) is int and 0 < n <= 2**16 for n in (*sizes, content.get("max_ep_len", 4096))
-        ):
+        if not all(type(n) is int and 0 < n <= 2**16 for n in (*sizes, content.get("max_ep_len", 4096))):
             raise ValueError(
                 f"state_dim, act_dim and max_ep_len are {shown((*sizes, content.get('max_ep_len')))}, expected whole numbers above 0"
             )
@@ -299,9 +278,7 @@ def _plain_task(num_states: int, num_actions: int) -> TaskSpec:
         "published",
         (
             state,
-            FieldSpec(
-                "action", Modality.CONTINUOUS, "action", (num_actions,), low=(-1.0,), high=(1.0,)
-            ),
+            FieldSpec("action", Modality.CONTINUOUS, "action", (num_actions,), low=(-1.0,), high=(1.0,)),
         ),
     )
 
@@ -311,19 +288,11 @@ def _check_vectors(task: TaskSpec, num_states: int, num_actions: int) -> None:
         (task.observations, "observation", num_states),
         (task.actions, "action", num_actions),
     ):
-        if (
-            len(fields) != 1
-            or fields[0].modality is not Modality.CONTINUOUS
-            or fields[0].size != size
-        ):
-            raise ValueError(
-                f"the weights know one {role} of {size} numbers, task '{task.name}' has {[(f.name, f.shape) for f in fields]}"
-            )
+        if len(fields) != 1 or fields[0].modality is not Modality.CONTINUOUS or fields[0].size != size:
+            raise ValueError(f"the weights know one {role} of {size} numbers, task '{task.name}' has {[(f.name, f.shape) for f in fields]}")
     low, high = task.actions[0].bounds
     if (low != -1).any() or (high != 1).any():
-        raise ValueError(
-            f"the weights know actions from -1 to 1, those of task '{task.name}' have another range"
-        )
+        raise ValueError(f"the weights know actions from -1 to 1, those of task '{task.name}' have another range")
 
 
 _PARTS = {
@@ -337,12 +306,8 @@ _PARTS = {
 def _published_tensor(folder: Path, given: Mapping[str, Tensor], name: str, mine: Tensor) -> Tensor:
     """transformers' tensor for one of ours. **Raises:** `ValueError` where it is missing or of
     another shape."""
-    theirs = name.replace("embed_state.linear", "embed_state").replace(
-        "embed_action.linear", "embed_action"
-    )
-    theirs = theirs.replace("predict_action.linear", "predict_action.0").replace(
-        "ln_f.", "encoder.ln_f."
-    )
+    theirs = name.replace("embed_state.linear", "embed_state").replace("embed_action.linear", "embed_action")
+    theirs = theirs.replace("predict_action.linear", "predict_action.0").replace("ln_f.", "encoder.ln_f.")
     part = name.split(".")
     if part[0] == "layers":
         theirs = ".".join(["encoder.h", part[1], _PARTS.get(part[2], part[2]), part[3]])
@@ -350,12 +315,8 @@ def _published_tensor(folder: Path, given: Mapping[str, Tensor], name: str, mine
     if found is not None and part[0] == "layers" and part[2] in _PARTS and part[3] == "weight":
         found = found.T  # their Conv1D holds its matrix the other way round
     if found is not None and name == "embed_ln.bias":
-        found = (
-            found + given["encoder.wpe.weight"][0]
-        )  # GPT-2's positions, of which they use the first everywhere
+        found = found + given["encoder.wpe.weight"][0]  # GPT-2's positions, of which they use the first everywhere
     if found is None or found.shape != mine.shape:
         shape = None if found is None else tuple(found.shape)
-        raise ValueError(
-            f"'{folder / SINGLE}' holds '{theirs}' of shape {shape}, config.json asks for {tuple(mine.shape)}"
-        )
+        raise ValueError(f"'{folder / SINGLE}' holds '{theirs}' of shape {shape}, config.json asks for {tuple(mine.shape)}")
     return found.to(mine.dtype).contiguous()

@@ -58,20 +58,10 @@ class DecisionConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.width % self.num_heads:
-            raise ValueError(
-                f"'model.width' is {self.width}, expected a multiple of model.num_heads, {self.num_heads}"
-            )
-        if self.condition == "none" and (
-            self.shuffled_returns or self.delayed_reward or self.return_scale
-        ):
-            named = next(
-                name
-                for name in ("shuffled_returns", "delayed_reward", "return_scale")
-                if getattr(self, name)
-            )
-            raise ValueError(
-                f"'model.{named}' is set, but with model.condition none no return is shown; remove one of them"
-            )
+            raise ValueError(f"'model.width' is {self.width}, expected a multiple of model.num_heads, {self.num_heads}")
+        if self.condition == "none" and (self.shuffled_returns or self.delayed_reward or self.return_scale):
+            named = next(name for name in ("shuffled_returns", "delayed_reward", "return_scale") if getattr(self, name))
+            raise ValueError(f"'model.{named}' is set, but with model.condition none no return is shown; remove one of them")
 
     @property
     def is_conditioned(self) -> bool:

@@ -73,9 +73,7 @@ class DecisionPolicy:
         """Forgets everything. **Raises:** `ValueError` for demonstrations: what is asked of it is a
         return, not an example."""
         if demonstrations:
-            raise ValueError(
-                "a Decision Transformer takes no demonstrations as prompts; give --target_return instead"
-            )
+            raise ValueError("a Decision Transformer takes no demonstrations as prompts; give --target_return instead")
         self._streams: list[_Stream | None] = [None] * num_streams
         self._num_begun = 0
 
@@ -119,21 +117,15 @@ class DecisionPolicy:
             if is_first or self._streams[s] is None:
                 self._begin(int(s), seen)
             elif reward is None:
-                raise ValueError(
-                    "the reward of the last action is missing: what is still to come is the target less the rewards"
-                )
+                raise ValueError("the reward of the last action is missing: what is still to come is the target less the rewards")
             else:
                 self._look(int(s), seen, float(reward[row]))
         acting = [stream for s in streams if (stream := self._streams[s]) is not None]
         windows = [stream.window for stream in acting]
         batch = collate(self.task, windows, max(map(len, windows))).to(self.device)
         timesteps = batch.timesteps.clamp(max=self.model.num_timesteps - 1)
-        outputs = self.model(
-            batch.observations, batch.actions, batch.returns_to_go, timesteps, batch.is_padding
-        )
-        actions = self.model.predict_action.decode(
-            [out[:, -1] for out in outputs], self._noise(acting)
-        )
+        outputs = self.model(batch.observations, batch.actions, batch.returns_to_go, timesteps, batch.is_padding)
+        actions = self.model.predict_action.decode([out[:, -1] for out in outputs], self._noise(acting))
         for row, stream in enumerate(acting):
             for name, values in stream.window.actions.items():
                 values[-1] = actions[name][row]
@@ -152,14 +144,8 @@ class DecisionPolicy:
         old, kept = stream.window, slice(max(0, len(stream.window) + 1 - self._context), None)
         paid = 0.0 if self.model.config.delayed_reward else reward
         stream.window = Window(
-            {
-                name: np.concatenate([values[kept], seen[name]])
-                for name, values in old.observations.items()
-            },
-            {
-                name: np.concatenate([values[kept], np.zeros_like(values[:1])])
-                for name, values in old.actions.items()
-            },
+            {name: np.concatenate([values[kept], seen[name]]) for name, values in old.observations.items()},
+            {name: np.concatenate([values[kept], np.zeros_like(values[:1])]) for name, values in old.actions.items()},
             np.append(old.returns_to_go[kept], np.float32(old.returns_to_go[-1] - paid)),
             old.start + kept.start,
         )
@@ -180,19 +166,12 @@ class DecisionPolicy:
         head, found = self.model.predict_action, []
         for f, shape in zip(head.fields, head.shapes, strict=True):
             is_drawn = f.modality is Modality.DISCRETE and self.temperature > 0
-            found.append(
-                np.stack([self.temperature * s.generator.gumbel(size=shape) for s in acting])
-                if is_drawn
-                else None
-            )
+            found.append(np.stack([self.temperature * s.generator.gumbel(size=shape) for s in acting]) if is_drawn else None)
         return found
 
     def _checked_target(self, target: float | None) -> float:
         """**Raises:** `ValueError` for one where the model was trained without returns, or as `checked_target`."""
         statistics = self.model.statistics
         if target is not None and not self.model.config.is_conditioned:
-            raise ValueError(
-                "this model was trained without returns (condition none), so it has no use for target_return; "
-                "leave it out"
-            )
+            raise ValueError("this model was trained without returns (condition none), so it has no use for target_return; leave it out")
         return checked_target(self.task.name, (statistics.lowest, statistics.highest), target)

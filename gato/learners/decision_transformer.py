@@ -45,19 +45,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, L, width) -> (B, L, width); `mask` (B, 1, L, L): True where a query may see a key."""
-        q, k, v = (
-            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for part in self.c_attn(self.ln_1(x)).chunk(3, dim=-1)
-        )
-        attended = F.scaled_dot_product_attention(
-            q, k, v, mask, dropout_p=self.dropout if self.training else 0.0
-        )
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.c_attn(self.ln_1(x)).chunk(3, dim=-1))
+        attended = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=self.dropout if self.training else 0.0)
         x = x + self._dropped(self.c_proj(attended.transpose(1, 2).flatten(-2)))
         hidden = self.c_fc(self.ln_2(x))
         hidden = (
-            hidden.relu()
-            if self.activation == "relu"
-            else F.gelu(hidden, approximate="tanh" if self.activation == "gelu_new" else "none")
+            hidden.relu() if self.activation == "relu" else F.gelu(hidden, approximate="tanh" if self.activation == "gelu_new" else "none")
         )
         return x + self._dropped(self.c_out(hidden))
 
@@ -92,18 +85,14 @@ class DecisionTransformer(nn.Module):
         width = config.width
         self.embed_timestep = nn.Embedding(num_timesteps, width)
         self.embed_return = nn.Linear(1, width) if config.is_conditioned else None
-        self.embed_state = FieldEmbedding(
-            task.observations, width, statistics.mean, statistics.spread
-        )
+        self.embed_state = FieldEmbedding(task.observations, width, statistics.mean, statistics.spread)
         self.embed_action = FieldEmbedding(task.actions, width, *action_scale(task.actions))
         self.embed_ln = nn.LayerNorm(width)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.ln_f = nn.LayerNorm(width)
         self.predict_action = ActionHead(task.actions, width)
         self.apply(_initialise)
-        for (
-            layer
-        ) in self.layers:  # GPT-2's: what is added to the residual stream shrinks with the depth
+        for layer in self.layers:  # GPT-2's: what is added to the residual stream shrinks with the depth
             for linear in (layer.c_proj, layer.c_out):
                 nn.init.normal_(linear.weight, std=DEVIATION / math.sqrt(2 * config.num_layers))
 
@@ -179,25 +168,15 @@ class DecisionLearner(nn.Module):
                 counts.append(output.new_zeros(()))
                 continue
             low = torch.from_numpy(f.bounds[0].astype("int64")).to(output.device)
-            chosen = (
-                output.argmax(dim=-1).unflatten(-1, f.shape)
-                if f.shape
-                else output.argmax(dim=-1)[..., 0]
-            )
-            is_hit = (
-                (chosen + low == batch.actions[f.name]).flatten(2).all(dim=-1)
-                if f.shape
-                else chosen + low == batch.actions[f.name]
-            )
+            chosen = output.argmax(dim=-1).unflatten(-1, f.shape) if f.shape else output.argmax(dim=-1)[..., 0]
+            is_hit = (chosen + low == batch.actions[f.name]).flatten(2).all(dim=-1) if f.shape else chosen + low == batch.actions[f.name]
             counts.append((is_hit & is_real).sum())
         return torch.stack([count.float() for count in counts])
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Matrices of the layers (marked `hidden`) and of the linear embeddings are decayed;
         tables, norms and biases are not."""
-        tables = {
-            id(m.weight) for m in self.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))
-        }
+        tables = {id(m.weight) for m in self.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
         hidden: list[nn.Parameter] = []
         decayed: list[nn.Parameter] = []
         kept: list[nn.Parameter] = []
@@ -215,16 +194,8 @@ class DecisionLearner(nn.Module):
         of the discrete ones."""
         count = max(1.0, sums["targets"][0])
         fields = self.model.task.actions
-        found = {
-            "loss_by_action": {
-                f.name: loss / count for f, loss in zip(fields, sums["loss_by_action"], strict=True)
-            }
-        }
-        if hits := {
-            f.name: n / count
-            for f, n in zip(fields, sums["hits"], strict=True)
-            if f.modality is Modality.DISCRETE
-        }:
+        found = {"loss_by_action": {f.name: loss / count for f, loss in zip(fields, sums["loss_by_action"], strict=True)}}
+        if hits := {f.name: n / count for f, n in zip(fields, sums["hits"], strict=True) if f.modality is Modality.DISCRETE}:
             found["accuracy"] = hits
         return found
 
@@ -235,9 +206,7 @@ class DecisionLearner(nn.Module):
 def check_task(task: TaskSpec) -> None:
     """**Raises:** `ValueError` for what this learner cannot see or do."""
     if not task.is_control:
-        raise ValueError(
-            f"task '{task.name}' is no control task, but a Decision Transformer learns to act; give a store of one"
-        )
+        raise ValueError(f"task '{task.name}' is no control task, but a Decision Transformer learns to act; give a store of one")
     if texts := [f.name for f in task.fields if f.modality is Modality.TEXT]:
         raise ValueError(
             f"task '{task.name}' has the text '{texts[0]}', which a Decision Transformer does not read; "
@@ -251,10 +220,7 @@ def attention_mask(is_padding: Tensor) -> Tensor:
     """(B, L) -> (B, 1, L, L): every place sees itself and what is no padding before it."""
     length = is_padding.shape[1]
     ones = torch.ones(length, length, dtype=torch.bool, device=is_padding.device)
-    return (
-        (ones.tril() & ~is_padding[:, None, :])
-        | torch.eye(length, dtype=torch.bool, device=ones.device)
-    )[:, None]
+    return ((ones.tril() & ~is_padding[:, None, :]) | torch.eye(length, dtype=torch.bool, device=ones.device))[:, None]
 
 
 @contextmanager

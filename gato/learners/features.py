@@ -41,14 +41,10 @@ class Features:
         self.texts, self.mean, self.scale = texts, mean, scale
 
     @classmethod
-    def of(
-        cls, task: TaskSpec, episodes: Sequence[Episode], with_pictures: bool = True
-    ) -> Features:
+    def of(cls, task: TaskSpec, episodes: Sequence[Episode], with_pictures: bool = True) -> Features:
         """Those of some demonstrations."""
         names = [f.name for f in task.observations if f.modality is Modality.TEXT]
-        texts = {
-            name: sorted({str(t) for e in episodes for t in e.observations[name]}) for name in names
-        }
+        texts = {name: sorted({str(t) for e in episodes for t in e.observations[name]}) for name in names}
         features = cls(task, with_pictures, texts, np.zeros(1), np.ones(1))
         raw = np.concatenate([features._raw(e.observations) for e in episodes])
         mean, spread = raw.mean(axis=0), raw.std(axis=0)
@@ -66,9 +62,7 @@ class Features:
             values = observations[spec.name]
             if spec.modality is Modality.TEXT:
                 known = self.texts[spec.name]
-                columns.append(
-                    np.array([[text == k for k in known] for text in values], np.float64)
-                )
+                columns.append(np.array([[text == k for k in known] for text in values], np.float64))
             elif spec.modality is Modality.IMAGE:
                 columns.append(_pooled(values).reshape(num_timesteps, -1))
             elif spec.modality is Modality.DISCRETE:

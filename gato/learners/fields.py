@@ -51,11 +51,7 @@ class FieldEmbedding(nn.Module):
             flat = torch.cat([_flat(values[f.name], f) for f in self.continuous], dim=-1)
             parts.append(self.linear((flat - self.mean) / self.spread))
         if self.table is not None:
-            rows = (
-                torch.cat([_flat(values[f.name], f) for f in self.discrete], dim=-1)
-                - self.low
-                + self.first_row
-            )
+            rows = torch.cat([_flat(values[f.name], f) for f in self.discrete], dim=-1) - self.low + self.first_row
             # what is no value of the field, as in padding, reads some row of the table; nothing looks at that place
             rows = rows.clamp(0, self.table.num_embeddings - 1)
             parts.append(self.table(rows.flatten(0, -2)).unflatten(0, rows.shape[:-1]))
@@ -90,10 +86,7 @@ class ActionHead(nn.Module):
     def __init__(self, fields: Sequence[FieldSpec], width: int) -> None:
         super().__init__()
         self.fields = list(fields)
-        self.shapes = [
-            (f.size,) if f.modality is Modality.CONTINUOUS else (f.size, _num_values(f))
-            for f in fields
-        ]
+        self.shapes = [(f.size,) if f.modality is Modality.CONTINUOUS else (f.size, _num_values(f)) for f in fields]
         self.linear = nn.Linear(width, sum(int(np.prod(shape)) for shape in self.shapes))
         for i, f in enumerate(fields):
             low, high = (torch.from_numpy(np.array(b, np.float32).reshape(-1)) for b in f.bounds)
@@ -126,15 +119,11 @@ class ActionHead(nn.Module):
                 found.append(((output - wanted) ** 2).mean(dim=-1))
             else:
                 chosen = (values - low).long().clamp(min=0)
-                losses = F.cross_entropy(
-                    output.flatten(0, -2).float(), chosen.flatten(), reduction="none"
-                )
+                losses = F.cross_entropy(output.flatten(0, -2).float(), chosen.flatten(), reduction="none")
                 found.append(losses.unflatten(0, chosen.shape).sum(dim=-1))
         return found
 
-    def decode(
-        self, outputs: Sequence[Tensor], noise: Sequence[np.ndarray | None]
-    ) -> dict[str, np.ndarray]:
+    def decode(self, outputs: Sequence[Tensor], noise: Sequence[np.ndarray | None]) -> dict[str, np.ndarray]:
         """Outputs of n states -> actions within their ranges, `{field name: (n, *shape)}`.
 
         **Arguments:** `noise`: per field what is added to the logits before the largest is taken,
@@ -147,15 +136,9 @@ class ActionHead(nn.Module):
             if f.modality is Modality.CONTINUOUS:
                 scaled = low + (values.reshape(-1, *f.shape) + 1) / 2 * (high - low)
                 # in the field's own dtype: float32(0.1) is above 0.1
-                actions[f.name] = np.clip(
-                    scaled.astype(f.dtype), low.astype(f.dtype), high.astype(f.dtype)
-                )
+                actions[f.name] = np.clip(scaled.astype(f.dtype), low.astype(f.dtype), high.astype(f.dtype))
             else:
-                chosen = (
-                    (values if added is None else values + added)
-                    .argmax(axis=-1)
-                    .reshape(-1, *f.shape)
-                )
+                chosen = (values if added is None else values + added).argmax(axis=-1).reshape(-1, *f.shape)
                 actions[f.name] = (chosen + low).astype(f.dtype)
         return actions
 
@@ -169,12 +152,8 @@ def action_scale(
     """Middle and half width of the ranges of continuous actions: standardised by them they lie in
     [-1, 1]."""
     continuous = {f.name: f.bounds for f in fields if f.modality is Modality.CONTINUOUS}
-    middle = {
-        name: ((low + high) / 2).reshape(-1).tolist() for name, (low, high) in continuous.items()
-    }
-    return middle, {
-        name: ((high - low) / 2).reshape(-1).tolist() for name, (low, high) in continuous.items()
-    }
+    middle = {name: ((low + high) / 2).reshape(-1).tolist() for name, (low, high) in continuous.items()}
+    return middle, {name: ((high - low) / 2).reshape(-1).tolist() for name, (low, high) in continuous.items()}
 
 
 def _flat(values: Tensor, spec: FieldSpec) -> Tensor:

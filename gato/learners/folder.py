@@ -32,8 +32,7 @@ from .reactive import Reactive
 
 NAME, WEIGHTS, FORMAT = BASELINE, "model.safetensors", 2
 KINDS: dict[str, type[Reactive]] = {
-    kind.kind: kind
-    for kind in (NearestPolicy, NeighboursPolicy, LinePolicy, ClonePolicy, DifferencePolicy)
+    kind.kind: kind for kind in (NearestPolicy, NeighboursPolicy, LinePolicy, ClonePolicy, DifferencePolicy)
 }
 
 
@@ -49,9 +48,7 @@ class BaselineAgent:
         name = name if name in self.tasks else name.rpartition(":")[2]
         if name not in self.tasks:
             own = self.acting.task.name
-            raise ValueError(
-                f"this {self.kind} policy was not trained on '{name}'; it acts in '{own}'"
-            )
+            raise ValueError(f"this {self.kind} policy was not trained on '{name}'; it acts in '{own}'")
         return self.tasks[name]
 
     def policy(self, task: str | TaskSpec, *unused: Any, **settings: Any) -> Reactive:
@@ -76,9 +73,7 @@ class BaselineAgent:
         if name.startswith("_"):
             raise AttributeError(name)
         task = next(iter(self.tasks))
-        found = (
-            f"this folder holds a {self.kind} policy, which acts in '{task}' and has no '{name}'"
-        )
+        found = f"this folder holds a {self.kind} policy, which acts in '{task}' and has no '{name}'"
         raise ValueError(f"{found}; name the folder of a model")
 
 
@@ -113,17 +108,13 @@ def load_baseline(folder: str | Path, *unused: Any) -> BaselineAgent:
         kind, written = content["kind"], content["format"]
         if written not in (1, FORMAT) or kind not in KINDS:
             known = ", ".join(KINDS)
-            raise ValueError(
-                f"format {written!r} and kind {kind!r}, expected 1 or {FORMAT} and one of {known}"
-            )
+            raise ValueError(f"format {written!r} and kind {kind!r}, expected 1 or {FORMAT} and one of {known}")
         task = TaskSpec.from_dict(content["task"])
         texts = {str(name): [str(t) for t in known] for name, known in content["texts"].items()}
         digest = str(content["sha256"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         found = f"{type(error).__name__}: {error}"
-        raise ValueError(
-            f"'{folder / NAME}' is no saved policy ({found}); fine-tune it again"
-        ) from None
+        raise ValueError(f"'{folder / NAME}' is no saved policy ({found}); fine-tune it again") from None
     weights = _weights(folder, digest)
     try:
         tensors = load_tensors(weights)
@@ -142,9 +133,7 @@ def load_baseline(folder: str | Path, *unused: Any) -> BaselineAgent:
         ValueError,
     ) as error:
         found = " ".join(str(error).split())
-        raise ValueError(
-            f"'{folder}' does not fit together ({found}); fine-tune it again"
-        ) from None
+        raise ValueError(f"'{folder}' does not fit together ({found}); fine-tune it again") from None
 
 
 def check_finite(policy: Reactive) -> None:
@@ -158,17 +147,13 @@ def check_finite(policy: Reactive) -> None:
 def check_acting(policy: Reactive) -> None:
     """**Raises:** `ValueError` if it cannot act on an observation of zeros and empty texts."""
     seen = {
-        f.name: np.array([""], object)
-        if f.modality is Modality.TEXT
-        else np.zeros((1, *f.shape), f.dtype)
+        f.name: np.array([""], object) if f.modality is Modality.TEXT else np.zeros((1, *f.shape), f.dtype)
         for f in policy.task.observations
     }
     try:
         policy.act(seen)
     except (ValueError, IndexError, RuntimeError) as error:
-        raise ValueError(
-            f"it cannot act ({' '.join(str(error).split())}); fine-tune it again"
-        ) from None
+        raise ValueError(f"it cannot act ({' '.join(str(error).split())}); fine-tune it again") from None
 
 
 def _checked_values(task: TaskSpec, values: Mapping[str, Any]) -> Mapping[str, list]:
@@ -182,17 +167,13 @@ def _checked_values(task: TaskSpec, values: Mapping[str, Any]) -> Mapping[str, l
         most = 0 if kind is str else int((spec.bounds[1] - spec.bounds[0]).max())
         known = values[spec.name]
         if not known or not all(type(v) is kind and (kind is str or 0 <= v <= most) for v in known):
-            raise ValueError(
-                f"action '{spec.name}' has values that are not its own: {shown(known)}"
-            )
+            raise ValueError(f"action '{spec.name}' has values that are not its own: {shown(known)}")
     return values
 
 
 def _weights(folder: Path, digest: str) -> bytes:
     if not (folder / WEIGHTS).is_file():
-        raise ValueError(
-            f"'{folder / WEIGHTS}' is missing, which '{NAME}' speaks of; fine-tune it again"
-        )
+        raise ValueError(f"'{folder / WEIGHTS}' is missing, which '{NAME}' speaks of; fine-tune it again")
     weights = (folder / WEIGHTS).read_bytes()
     if hashlib.sha256(weights).hexdigest() != digest:
         found = f"'{folder / WEIGHTS}' is not what was saved: its SHA-256 is another one"
@@ -210,9 +191,7 @@ def _renewed(
         for part in ("weight", "bias"):
             heads = [found.pop(f"network.heads.{i}.{part}") for i in range(len(task.actions))]
             found[f"network.trunk.head.{part}"] = torch.cat(heads)
-        found = {
-            name.replace("network.body.", "network.trunk.body."): t for name, t in found.items()
-        }
+        found = {name.replace("network.body.", "network.trunk.body."): t for name, t in found.items()}
         values: dict[str, list] = ActionVectors.all_of(task).known
     else:
         settings = {"actions": content["actions"]}

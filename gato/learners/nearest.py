@@ -53,9 +53,7 @@ class Lookup(Reactive):
     ) -> Lookup:
         features = Features.of(task, episodes)
         states = np.concatenate([features(e.observations) for e in episodes])
-        actions = {
-            f.name: np.concatenate([e.actions[f.name] for e in episodes]) for f in task.actions
-        }
+        actions = {f.name: np.concatenate([e.actions[f.name] for e in episodes]) for f in task.actions}
         return cls(features, ActionVectors.of(task, episodes), states, actions)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -110,9 +108,7 @@ class NearestPolicy(Lookup):
         streams: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         seen = self.features(observation)
-        nearest = (self.squares - 2 * seen @ self.states.T).argmin(
-            axis=1
-        )  # its own square is no news
+        nearest = (self.squares - 2 * seen @ self.states.T).argmin(axis=1)  # its own square is no news
         return {name: values[nearest] for name, values in self.actions.items()}
 
 
@@ -159,9 +155,7 @@ class LinePolicy(Lookup):
         return self.vectors.decode(_lines(self.states[near], self.played[near], weights, seen))
 
 
-def _lines(
-    states: np.ndarray, played: np.ndarray, weights: np.ndarray, at: np.ndarray
-) -> np.ndarray:
+def _lines(states: np.ndarray, played: np.ndarray, weights: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Weighted ridge regressions with a free constant, one for each of n queries.
 
     **Arguments:** `states` (n, k, D), `played` (n, k, A), `weights` (n, k), `at` (n, D).
@@ -175,7 +169,5 @@ def _lines(
     rows, values = root * (states - middle), root * (played - mean)
     gram = rows @ rows.transpose(0, 2, 1)
     spread = np.trace(gram, axis1=1, axis2=2)[:, None, None] / states.shape[2]
-    slopes = np.linalg.solve(
-        gram + (RIDGE * spread + TINY) * np.eye(gram.shape[1]), values
-    )  # (n, k, A)
+    slopes = np.linalg.solve(gram + (RIDGE * spread + TINY) * np.eye(gram.shape[1]), values)  # (n, k, A)
     return (mean + (at[:, None] - middle) @ rows.transpose(0, 2, 1) @ slopes)[:, 0]

@@ -26,14 +26,10 @@ class SmallNetwork(nn.Module):
     and inputs are kept within 10 standard deviations.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, activation: str = "tanh", with_line: bool = True
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, activation: str = "tanh", with_line: bool = True) -> None:
         super().__init__()
         between = ACTIVATIONS[activation]
-        self.body = nn.Sequential(
-            nn.Linear(inputs, WIDTH), between(), nn.Linear(WIDTH, WIDTH), between()
-        )
+        self.body = nn.Sequential(nn.Linear(inputs, WIDTH), between(), nn.Linear(WIDTH, WIDTH), between())
         self.head = nn.Linear(WIDTH, outputs)
         self.line = nn.Linear(inputs, outputs, bias=False) if with_line else None
 

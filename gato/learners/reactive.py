@@ -88,6 +88,4 @@ class Reactive:
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors that are called `name.REST`, by the rest."""
     start = f"{name}."
-    return {
-        key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)
-    }
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}

@@ -44,9 +44,7 @@ def scaled(task: TaskSpec, returns: np.ndarray) -> np.ndarray:
     """Returns as the field holds them, float32: the largest of the data, by its size, is 1 or
     -1."""
     assert task.returns is not None, "only of a task with known returns"
-    return (np.asarray(returns, np.float64) / (max(map(abs, task.returns)) or 1.0)).astype(
-        np.float32
-    )
+    return (np.asarray(returns, np.float64) / (max(map(abs, task.returns)) or 1.0)).astype(np.float32)
 
 
 def told_episode(task: TaskSpec, episode: Episode, returns_to_go: np.ndarray) -> Episode:
@@ -99,9 +97,7 @@ def asked(policy: Any, task: TaskSpec, target_return: float | None) -> Any:
     if task.returns is not None:
         return ReturnPolicy(policy, task, target_return)
     if target_return is not None:
-        raise ValueError(
-            f"task '{task.name}' was trained without returns, so none can be asked for; leave out target_return"
-        )
+        raise ValueError(f"task '{task.name}' was trained without returns, so none can be asked for; leave out target_return")
     return policy
 
 
@@ -112,9 +108,7 @@ class Remaining:
         self.target = target
         self.left: dict[int, float] = {}
 
-    def __call__(
-        self, streams: np.ndarray, first: np.ndarray, reward: np.ndarray | None
-    ) -> np.ndarray:
+    def __call__(self, streams: np.ndarray, first: np.ndarray, reward: np.ndarray | None) -> np.ndarray:
         """(n,) float64 after these rewards of the streams' last actions.
 
         **Raises:** `ValueError` for a missing reward in an episode that has begun.
@@ -123,9 +117,7 @@ class Remaining:
             if is_first or int(s) not in self.left:
                 self.left[int(s)] = self.target
             elif reward is None:
-                raise ValueError(
-                    "the reward of the last action is missing: what is still to come is the target less the rewards"
-                )
+                raise ValueError("the reward of the last action is missing: what is still to come is the target less the rewards")
             else:
                 self.left[int(s)] -= float(reward[row])
         return np.array([self.left[int(s)] for s in streams])
@@ -158,26 +150,15 @@ class ReturnPolicy:
         """See `Policy`. By default all streams act, and those start an episode that have not acted
         since `reset`."""
         streams = np.arange(len(next(iter(observation.values())))) if streams is None else streams
-        first = (
-            np.array([int(s) not in self._remaining.left for s in streams])
-            if first is None
-            else first
-        )
+        first = np.array([int(s) not in self._remaining.left for s in streams]) if first is None else first
         left = self._remaining(streams, first, reward)
-        return self.policy.act(
-            {**observation, RETURN: scaled(self.task, left)}, reward, first, streams
-        )
+        return self.policy.act({**observation, RETURN: scaled(self.task, left)}, reward, first, streams)
 
     def act_one(self, observation: Any, reward: float | None = None) -> Any:
         """For a single environment: its observation, and the reward of the last action -> the
         action that `step` takes."""
         flat = self.task.flatten(observation, "observation")
-        batch = {
-            f.name: np.array(
-                [flat[f.name]], dtype=object if f.modality is Modality.TEXT else f.dtype
-            )
-            for f in self.task.observations
-        }
+        batch = {f.name: np.array([flat[f.name]], dtype=object if f.modality is Modality.TEXT else f.dtype) for f in self.task.observations}
         actions = self.act(batch, None if reward is None else np.array([reward]))
         return self.task.unflatten_action({name: values[0] for name, values in actions.items()})
 
