@@ -358,6 +358,7 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
     path = out / "settings.json"
     if path.is_file():
         before = json.loads(path.read_text())
+        before["training"] = {"timesteps": 0} | before["training"]  # which older ones do not name
         finished = {p.parent.name.split("-")[0] for p in out.glob("cells/*/result.json")}
         shared = {"weights_sha256"} if finished <= set(WITHOUT_CHECKPOINT) else set()
         if changed := [name for name in settings if before.get(name) != settings[name] and name not in shared]:

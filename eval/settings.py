@@ -159,4 +159,5 @@ class FewShotConfig(Settings):
     def training(self) -> Protocol:
         """The protocol with what was given in place of its numbers."""
         names = ("steps", "batch_size", "learning_rate", "micro_batch_size", "evaluate_every", "evaluation_episodes")
-        return replace(PROTOCOLS[self.protocol or "small"], **{n: getattr(self, n) for n in names if getattr(self, n) is not None})
+        given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        return replace(PROTOCOLS[self.protocol or "small"], **given, **({"timesteps": 0} if "batch_size" in given else {}))

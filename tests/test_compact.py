@@ -563,3 +563,12 @@ def test_likelihoods_are_exact_where_training_is_softer(model, compact, robot, d
             total += float(scores[numbers.actions[0, slot] - compact.vocabulary.continuous.start])
             choice.take(numbers.actions[:, slot])
     assert found[0] == pytest.approx(total, rel=1e-6)
+
+
+def test_a_handful_of_demonstrations_is_learned_in_updates_of_so_many_timesteps():
+    from gato.eval.settings import FewShotConfig
+
+    assert FewShotConfig("store").fitted("gato").training.timesteps == 0
+    assert FewShotConfig("store").fitted("compact").training.timesteps == 128
+    assert FewShotConfig("store", batch_size=4).fitted("compact").training.timesteps == 0
+    assert FewShotConfig("store", protocol="small").fitted("compact").training.steps == 120

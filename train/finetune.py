@@ -188,8 +188,10 @@ def _set_up(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode:
     )  # fmt: skip
     groups = [g | {"params": [p for p in g["params"] if p.requires_grad]} for g in learner.parameter_groups(optim.weight_decay)]
     optimizer = make_optimizer(optim, [g for g in groups if g["params"]])
+    wanted = protocol.timesteps * agent.tokenizer.positions_per_timestep(task)
+    rows = max(protocol.batch_size, -(-wanted // agent.model.config.context_length))
     settings = TrainConfig(
-        steps=protocol.steps, batch_size=protocol.batch_size, micro_batch_size=protocol.micro_batch_size, seed=seed,
+        steps=protocol.steps, batch_size=rows, micro_batch_size=protocol.micro_batch_size, seed=seed,
         save_every=protocol.evaluate_every,
     )  # fmt: skip
     on_cpu = agent.model.device.type == "cpu"

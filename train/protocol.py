@@ -14,6 +14,7 @@ class Protocol(Settings):
     """How long and how a cell is trained, and how often it is looked at.
 
     - `steps` updates of `batch_size` rows; `micro_batch_size` rows at a time (0: all).
+    - `timesteps`: where above 0, rather as many rows as hold about so many timesteps, at least `batch_size`.
     - `learning_rate`: after `warmup_steps` the maximum, then a cosine to `final_ratio` of it.
     - `evaluate_every` updates the policy plays `evaluation_episodes`, for the paper's maximum over evaluations.
     """
@@ -28,13 +29,14 @@ class Protocol(Settings):
     evaluate_every: int = bounded(MISSING, 1, MAX_COUNT)
     evaluation_episodes: int = bounded(MISSING, 1, 10_000)
     micro_batch_size: int = bounded(0, 0, 2**20)
+    timesteps: int = bounded(0, 0, 2**20)
 
 
 PROTOCOLS = {
     # chosen by the loss on held-out demonstrations (docs/results/fewshot.md); Muon, which pretraining gains from, loses here
     "small": Protocol(120, 8, 1e-3, 10, 0.1, 0.1, 0.0, 20, 5),
     # many small updates: a row of the compact layout has many timesteps (docs/results/compact.md)
-    "compact": Protocol(800, 4, 2e-3, 10, 0.1, 0.1, 0.0, 100, 5),
+    "compact": Protocol(800, 1, 2e-3, 10, 0.1, 0.1, 0.0, 100, 5, timesteps=128),
     # appendix E; the paper's number of updates is not certain. Adam: no weight decay, a constant rate
     "paper": Protocol(10_000, 64, 1e-5, 0, 1.0, 0.0, 0.1, 100, 10),
 }

@@ -60,10 +60,11 @@ def few_shot_table(results: dict[str, Any]) -> str:
     counts = sorted({r["episodes"] for r in rows})
     what = f"score (0: random {results['random']:.4g}, 100: expert {results['expert']:.4g})" if scored else "return"
     training = results["training"]
+    size = f"about {training['timesteps']} timesteps" if training.get("timesteps") else f"{training['batch_size']} rows"
     lines = [
         f"{results['task']} from {results['checkpoint']}{', which was trained on it' if results['seen'] else ''}: {what}, "
         f"95 % interval over {results['series']} series x {results['rollouts']} episodes",
-        f"{results['protocol']} protocol: {training['steps']} updates of {training['batch_size']} rows; demonstrations: {results['pool']} "
+        f"{results['protocol']} protocol: {training['steps']} updates of {size}; demonstrations: {results['pool']} "
         f"to draw from, {results['held_out']} held out, {results['left_out']} left out",
     ]
     if sibling := results["sibling"]:
