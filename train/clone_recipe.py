@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gato.data.selection import DataConfig, check
+from gato.data.selection import DataConfig
 from gato.setting import Settings, choice
 
-from .recipe import OptimConfig, TrainConfig
-
-_OF_TOKENS = ("prompt_share", "loss_on_text_observations", "tokenizer", "temperature")
+from .recipe import OptimConfig, TrainConfig, check_one_task
 
 
 @dataclass(frozen=True)
@@ -23,13 +21,4 @@ class CloneRecipe(Settings):
 
     def check(self) -> None:
         """**Raises:** `ValueError` for what makes no sense, before any file is opened."""
-        check(self.data)
-        if len(self.data.sources) != 1:
-            raise ValueError(f"data.sources names {', '.join(self.data.sources)}; a clone learns one task: give one source")
-        plain = DataConfig()
-        for name in _OF_TOKENS:
-            if getattr(self.data, name) != getattr(plain, name):
-                raise ValueError(f"data.{name} is {getattr(self.data, name)}, which a clone has no use for; leave it out")
-        for name in ("compile", "recompute"):
-            if getattr(self.train, name):
-                raise ValueError(f"train.{name} is true, which is for Gato; leave it out")
+        check_one_task(self.data, self.train, "a clone")

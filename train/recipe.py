@@ -144,3 +144,17 @@ class PretrainConfig(Settings):
     def check(self) -> None:
         """**Raises:** `ValueError` for a mixture that makes no sense, before any file is opened."""
         check(self.data)
+
+
+def check_one_task(data: DataConfig, train: TrainConfig, learner: str) -> None:
+    """For learners of one task. **Raises:** `ValueError` for what makes no sense or has no use, before any file is opened."""
+    check(data)
+    if len(data.sources) != 1:
+        raise ValueError(f"data.sources names {', '.join(data.sources)}; {learner} learns one task: give one source")
+    plain = DataConfig()
+    for name in ("prompt_share", "loss_on_text_observations", "tokenizer", "temperature"):  # of tokens and mixtures
+        if getattr(data, name) != getattr(plain, name):
+            raise ValueError(f"data.{name} is {getattr(data, name)}, which {learner} has no use for; leave it out")
+    for name in ("compile", "recompute"):
+        if getattr(train, name):
+            raise ValueError(f"train.{name} is true, which is for Gato; leave it out")
