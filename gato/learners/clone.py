@@ -91,13 +91,7 @@ class ClonePolicy(Reactive):
         )
 
     @torch.inference_mode()
-    def act(
-        self,
-        observation: Mapping[str, np.ndarray],
-        reward: np.ndarray | None = None,
-        first: np.ndarray | None = None,
-        streams: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
+    def choose(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return self.vectors.decode(self.network(*self.inputs.seen(observation)).numpy())
 
     def trained(self) -> nn.Module:

@@ -117,13 +117,7 @@ class DifferencePolicy(Lookup):
         return self.network(inputs.flatten(0, 1)).unflatten(0, near.shape).mean(dim=1)
 
     @torch.inference_mode()
-    def act(
-        self,
-        observation: Mapping[str, np.ndarray],
-        reward: np.ndarray | None = None,
-        first: np.ndarray | None = None,
-        streams: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
+    def choose(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         seen = self.features(observation)
         near = torch.from_numpy(self.neighbours(seen, NEIGHBOURS)[0])
         return self.vectors.decode(self._answers(torch.from_numpy(seen), near).numpy())

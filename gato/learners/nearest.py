@@ -100,13 +100,7 @@ class NearestPolicy(Lookup):
 
     kind = "retrieve"
 
-    def act(
-        self,
-        observation: Mapping[str, np.ndarray],
-        reward: np.ndarray | None = None,
-        first: np.ndarray | None = None,
-        streams: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
+    def choose(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         seen = self.features(observation)
         nearest = (self.squares - 2 * seen @ self.states.T).argmin(axis=1)  # its own square is no news
         return {name: values[nearest] for name, values in self.actions.items()}
@@ -117,13 +111,7 @@ class NeighboursPolicy(Lookup):
 
     kind = "knn"
 
-    def act(
-        self,
-        observation: Mapping[str, np.ndarray],
-        reward: np.ndarray | None = None,
-        first: np.ndarray | None = None,
-        streams: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
+    def choose(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         near, distances = self.neighbours(self.features(observation), NEIGHBOURS)
         weights = np.exp(distances[:, :1] - distances)  # ratios count; far away exp(-d) is zero
         weights /= weights.sum(axis=1, keepdims=True)
@@ -140,13 +128,7 @@ class LinePolicy(Lookup):
 
     kind = "lwr"
 
-    def act(
-        self,
-        observation: Mapping[str, np.ndarray],
-        reward: np.ndarray | None = None,
-        first: np.ndarray | None = None,
-        streams: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
+    def choose(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         seen = self.features(observation)
         near, distances = self.neighbours(seen, AROUND)
         numbers = int(np.isfinite(self.features.scale).sum())

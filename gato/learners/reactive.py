@@ -19,7 +19,7 @@ from .features import Features
 class Reactive:
     """Plays its likeliest action for what it sees now; takes the place of a `GatoPolicy` in a loop.
 
-    A subclass says how it is made of demonstrations (`of`), what of it is saved beside its features
+    A subclass says what it plays (`choose`), how it is made of demonstrations (`of`), what of it is saved beside its features
     (`tensors`, `settings`) and how that comes back (`restored`).
     """
 
@@ -79,7 +79,11 @@ class Reactive:
         first: np.ndarray | None = None,
         streams: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
-        """See `Policy`."""
+        """See `Policy`; only what is seen now counts."""
+        return self.choose(observation)
+
+    def choose(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The likeliest actions by field, (n, *shape), for observations (n, *shape)."""
         raise NotImplementedError
 
     act_one = GatoPolicy.act_one
