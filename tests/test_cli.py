@@ -101,7 +101,33 @@ def test_an_unknown_recipe_is_answered_with_the_nearest(refusal) -> None:
     assert refusal("pretrain", "dmo") == "there is no recipe 'dmo'; did you mean 'demo'?"
     assert refusal("cp", "dmo", "mine.yaml") == "there is no recipe 'dmo'; did you mean 'demo'?"
     assert refusal("pretrain", "nowhere.yaml") == "no recipe at 'nowhere.yaml'"
-    assert "name a recipe first" in refusal("pretrain")
+    assert "name a recipe: 'gato pretrain RECIPE'" in refusal("pretrain")
+
+
+def test_options_may_come_before_the_recipe(gato, recipe) -> None:
+    path = recipe("train: {batch_size: 24}")
+    for words in (
+        [path, "--dry-run", "--world-size", "2", "--json"],
+        ["--world-size", "2", "--json", "--dry-run", path],
+        ["--dry-run", "true", "--world-size=2", "--optim.betas", "0.9", "0.95", path, "--json"],
+    ):
+        assert json.loads(gato("pretrain", *words))["ranks"] == 2, words
+
+
+def test_options_before_the_recipe_win_over_it(gato, recipe) -> None:
+    path = recipe("train: {batch_size: 24}")
+    assert "batch_size: 32" in gato("pretrain", "--train.batch_size", "32", path, "--print_config")
+
+
+def test_a_word_that_is_no_recipe_is_named_where_it_stands(refusal) -> None:
+    assert refusal("pretrain", "--nproc", "2", "dmo") == "there is no recipe 'dmo'; did you mean 'demo'?"
+    assert refusal("pretrain", "--train.name", "demo").startswith("name a recipe: ")
+
+
+def test_options_may_come_before_the_format(gato, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("one\n\ntwo\n")
+    rows = json.loads(gato("data", "import", "--json", "--out", str(tmp_path / "out"), "text", str(tmp_path / "words.txt")))
+    assert rows[0]["episodes"] == 2
 
 
 def test_an_unknown_option_is_answered_with_the_nearest(refusal) -> None:

@@ -33,6 +33,20 @@ def build_config(parser: Any, arguments: Sequence[str], file: Path | None = None
         raise ValueError(f"'{file}': {error}" if file else str(error)) from None
 
 
+def place_of_name(words: Sequence[str], is_known: Callable[[str], bool]) -> int | None:
+    """Where the word stands that decides which options there are, such as a recipe's name; options may come before it.
+
+    That is the first of the right kind that is not the value of an option, else the first that might be meant; `None` without one.
+    """
+    pairs = enumerate(zip(["", *words], words, strict=False))
+    free = [i for i, (before, word) in pairs if not word.startswith("-") and not _takes_value(before)]
+    return next((i for i in free if is_known(words[i])), free[0] if free else None)
+
+
+def _takes_value(word: str) -> bool:
+    return word.startswith("--") and "=" not in word and word not in ("--help", "--json", "--dry-run")
+
+
 def add_loading(parser: Any) -> None:
     """The options of every verb that loads a checkpoint."""
     parser.add_argument("--device", type=str, help="cpu, cuda, cuda:1, mps; by default the best one here")

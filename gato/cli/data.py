@@ -9,7 +9,7 @@ from typing import Any
 
 from gato.setting import Limits
 
-from .command import one_line, open_store, parse, parser_of, print_rows, table
+from .command import one_line, open_store, parse, parser_of, place_of_name, print_rows, table
 from .output import write_document
 
 MAX_NAMED = 20  # bad rows that an import prints
@@ -55,9 +55,9 @@ def import_(arguments: list[str]) -> None:
     from gato.data.store import Store
     from gato.data.stores import stores_folder
 
-    if not _names_a_format(arguments, "import", "PATH", READERS):
+    kind, arguments = _format_of(arguments, "import", "PATH", READERS)
+    if kind is None:
         return
-    kind, *arguments = arguments
     parser = parser_of(f"data import {kind}", "Bring a dataset into stores, one per split.")
     parser.add_argument("path", type=Path, help="the dataset's file or folder")
     parser.add_argument("--out", type=Path, help=f"folder of the stores (default: '{kind}' in the stores folder)")
@@ -91,9 +91,9 @@ def _skipped(rows: list[dict[str, Any]]) -> list[str]:
 def export(arguments: list[str]) -> None:
     from gato.data.formats.dataset import WRITERS, writer
 
-    if not _names_a_format(arguments, "export", "OUT STORE...", WRITERS):
+    kind, arguments = _format_of(arguments, "export", "OUT STORE...", WRITERS)
+    if kind is None:
         return
-    kind, *arguments = arguments
     parser = parser_of(f"data export {kind}", "Write stores as a dataset of another format.")
     parser.add_argument("out", type=Path, help="the new dataset's folder")
     parser.add_argument("stores", nargs="+", type=str, help="names or folders")
@@ -105,14 +105,15 @@ def export(arguments: list[str]) -> None:
     print_rows(counts, as_json, lambda: f"{out}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
 
 
-def _names_a_format(arguments: list[str], verb: str, rest: str, formats: Any) -> bool:
-    """False where help was asked for, and printed. **Raises:** `ValueError` if the first word is no format."""
-    if arguments and arguments[0] in formats:
-        return True
+def _format_of(arguments: list[str], verb: str, rest: str, formats: Any) -> tuple[str | None, list[str]]:
+    """The format, and the other words; `None` where help was asked for, and printed. **Raises:** `ValueError` if no word is a format."""
+    place = place_of_name(arguments, formats.__contains__)
+    if place is not None and arguments[place] in formats:
+        return arguments[place], arguments[:place] + arguments[place + 1 :]
     if not {"-h", "--help"} & set(arguments[:1]):
-        raise ValueError(f"name a format first: 'gato data {verb} FORMAT {rest}'; known are {', '.join(formats)}")
+        raise ValueError(f"name a format: 'gato data {verb} FORMAT {rest}'; known are {', '.join(formats)}")
     print(f"usage: gato data {verb} {'|'.join(formats)} {rest}; 'gato data {verb} {next(iter(formats))} --help' lists options")
-    return False
+    return None, []
 
 
 def validate(arguments: list[str]) -> int:

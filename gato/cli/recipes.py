@@ -7,12 +7,14 @@ from pathlib import Path
 
 from .command import parse, parser_of, print_rows
 
+SUFFIXES = (".yaml", ".yml")
+
 
 def recipe_path(name: str) -> Path:
     """A YAML path, or the name of a shipped recipe. **Raises:** `ValueError` with the nearest name."""
     from importlib import resources
 
-    if Path(name).suffix in (".yaml", ".yml"):
+    if Path(name).suffix in SUFFIXES:
         if not Path(name).is_file():
             raise ValueError(f"no recipe at '{name}'")
         return Path(name)
@@ -22,6 +24,11 @@ def recipe_path(name: str) -> Path:
         hint = f"did you mean '{near[0]}'?" if near else f"shipped are {', '.join(recipes())}"
         raise ValueError(f"there is no recipe '{name}'; {hint}")
     return Path(str(path))
+
+
+def is_recipe(word: str) -> bool:
+    """Whether a word looks like a recipe: a shipped name, or a YAML file, which need not exist."""
+    return Path(word).suffix in SUFFIXES or word in recipes()
 
 
 def recipes() -> list[str]:
@@ -49,7 +56,7 @@ def cp(arguments: list[str]) -> None:
     file = options.file / recipe.name if options.file.is_dir() else options.file
     if file.exists():
         raise ValueError(f"'{file}' exists; choose another name")
-    if file.suffix not in (".yaml", ".yml"):
+    if file.suffix not in SUFFIXES:
         raise ValueError(f"'{file}' is not named *.yaml, so 'gato pretrain' would not take it for a recipe; name it {file.name}.yaml")
     file.write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8")
     print_rows({"file": file}, options.json, lambda: str(file))

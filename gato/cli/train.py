@@ -10,9 +10,9 @@ from pathlib import Path
 
 from gato.setting import Limits
 
-from .command import build_config, parse, parser_of, print_rows
+from .command import build_config, parse, parser_of, place_of_name, print_rows
 from .output import write_document
-from .recipes import recipe_path, recipes
+from .recipes import is_recipe, recipe_path, recipes
 from .threads import THREADS, THREADS_HELP, use_threads
 
 RANKS = Limits(1, 1_000_000)
@@ -32,14 +32,15 @@ def pretrain(arguments: list[str]) -> int | None:
     from gato.yaml_file import load_yaml
 
     learner, rest = "gato", list(arguments)
-    if not rest or rest[0].startswith("-"):
+    place = place_of_name(rest, is_recipe)
+    if place is None:
         if not {"-h", "--help", "--print_config"} & set(rest):
-            raise ValueError(f"name a recipe first: 'gato pretrain RECIPE'; shipped are {', '.join(recipes())}")
+            raise ValueError(f"name a recipe: 'gato pretrain RECIPE'; shipped are {', '.join(recipes())}")
     else:
-        recipe = recipe_path(rest[0])
+        recipe = recipe_path(rest.pop(place))
         content = load_yaml(recipe)
         learner = content.get("learner", "gato") if isinstance(content, dict) else "gato"
-        rest[:1] = ["--config", str(recipe)]
+        rest = ["--config", str(recipe), *rest]  # first, since what comes later wins
     kind = recipe_class(learner)
     parser.add_argument("--config", action="config", help="a further YAML file; later files and options win")
     parser.add_config(kind)
