@@ -243,7 +243,7 @@ def _played(
 ) -> tuple[list[EpisodeResult], dict[str, Any]]:
     """Episodes, and how they were played: in how many `seconds`, with which `memory`, for which return, at which rate."""
     started = time.monotonic()
-    asked = {} if target is None else {"target_return": target}
+    asked: dict[str, Any] = {} if target is None else {"target_return": target}
     policy = agent.policy(task, temperature=config.temperature, overflow=config.overflow, seed=config.seed, memory=config.memory, **asked)
     pace = None if config.rate is None else Pace(config.rate)
     results = rollout(

@@ -89,10 +89,6 @@ class EvalConfig(Settings):
     verify: bool = True
     out: Path | None = None
 
-    def fitted(self, layout: str) -> FewShotConfig:
-        """With the protocol that a model of this layout has by default, where none was given."""
-        return replace(self, protocol=self.protocol or ("compact" if layout == "compact" else "small"))
-
     @property
     def limits(self) -> EpisodeLimits:
         return EpisodeLimits(self.step_seconds, self.episode_steps, self.episode_seconds)

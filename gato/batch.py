@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -76,8 +76,8 @@ class TokenSequence:
     is_target: np.ndarray
     patches: np.ndarray
     patch_boxes: np.ndarray
-    position: np.ndarray = field(default=None)  # type: ignore[assignment]  # made below
-    legal: np.ndarray = field(default=None)  # type: ignore[assignment]
+    position: np.ndarray = field(default=None)  # type: ignore[assignment,arg-type]  # made below
+    legal: np.ndarray = field(default=None)  # type: ignore[assignment,arg-type]
     layout: Layout = "gato"
 
     def __post_init__(self) -> None:
@@ -211,7 +211,7 @@ class TokenBatch:
         """Positions that are not padding; in the paper's layout the tokens."""
         return int((self.document >= 0).sum())
 
-    def inputs(self) -> dict[str, torch.Tensor | None]:
+    def inputs(self) -> dict[str, torch.Tensor | Numbers | None]:
         """What `Gato.forward` sees, by the names of its arguments; labels and weights are no part of it."""
         return {
             "input_ids": self.ids, "local_positions": self.local_position, "pixel_values": self.patches, "patch_boxes": self.patch_boxes,
@@ -306,6 +306,8 @@ def padded(rows: Sequence[TokenSequence], length: int, pad_id: int) -> dict[str,
     arrays = {name: np.full((len(rows), length), value, np.int64) for name, value in fill.items()}
     for b, row in enumerate(rows):
         n = len(row)
+        first: Any  # an index of each position's first token, and of its last
+        last: Any
         if row.layout == "gato":
             first = last = slice(None)
             labels, ids = np.where(row.is_predicted, row.ids, -100), row.ids

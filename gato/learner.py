@@ -66,6 +66,9 @@ class Learner(Protocol):
         over micro-batches and ranks; `targets` is among them.
         """
 
+    def train(self, mode: bool = True) -> Any:
+        """As of an `nn.Module`: whether dropout and the like take part."""
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for the optimiser. Beside torch's own keys a group may have
 

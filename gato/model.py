@@ -59,7 +59,7 @@ class GatoOutput(ModelOutput):
         past_key_values: Cache | None = None
 
         @property
-        def cache(self) -> Cache | None:
+        def cache(self) -> Cache | None:  # type: ignore[misc]  # a field or this, as the version of transformers has it
             return self.past_key_values
 
     hidden_states: tuple[Tensor, ...] | None = None
@@ -267,7 +267,8 @@ class Gato(PreTrainedModel, GenerationMixin):
 
         **Raises:** `ValueError` naming one of either.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # a pair, which its signature does not say
+        model, info = loaded
         for key, fault in (("missing_keys", "lack"), ("unexpected_keys", "hold in vain")):
             if names := sorted(info[key]):
                 more = f" and {len(names) - 1} other tensors" if len(names) > 1 else ""
@@ -334,7 +335,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         )
         return input_ids, model_kwargs | packed
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Any:
         """The table as it is. **Raises:** `ValueError` for another size: every kind of value has its ids at fixed places."""
         if new_num_tokens not in (None, self.config.vocab_size):
             raise ValueError(

@@ -41,7 +41,7 @@ def load_model(folder: Path) -> Gato:
     config = read_config(folder)
     model, entries = empty_model(config), read_entries(folder)
     check_entries(folder, entries, model)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for path in weight_files(folder):
         with _opened(path) as file:
             # copies: a tensor over the file itself would change, or end the process, when somebody writes to the file

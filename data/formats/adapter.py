@@ -137,6 +137,7 @@ class _Adapted:
 
     def _iterator(self) -> Iterator[Any]:
         with _named(self.path):
+            assert self._function is not None  # a callable, as it was loaded
             given: Any = self._function(self.data)
         if isinstance(given, str | bytes | Mapping | Episode | np.ndarray) or not hasattr(given, "__iter__"):
             found = "nothing (is a 'yield' or 'return' missing?)" if given is None else f"a {type(given).__name__}"

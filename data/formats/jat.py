@@ -235,7 +235,7 @@ class _Episodes:
         if labels.get("parameters"):
             parameters = json_object(labels["parameters"], "column 'parameters'")
         else:
-            parameters = {_LABELS[k]: v for k, v in labels.items() if _LABELS.get(k) and v is not None}
+            parameters = {known: v for k, v in labels.items() if (known := _LABELS.get(k)) and v is not None}
         return foreign_episode(
             task,
             values.pop("actions"),

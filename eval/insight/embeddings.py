@@ -96,7 +96,7 @@ def sources_of(checkpoint: Path, stores: Sequence[str] = ()) -> dict[str, Source
     if not record.is_file():
         raise ValueError(f"'{checkpoint}' has no run.json, which names its sources; name stores with --stores")
     data = read_json(record).get("data")
-    sources = data.get("sources") if isinstance(data, dict) else None
+    sources: Any = data.get("sources") if isinstance(data, dict) else None
     try:
         return {name: SourceConfig(**(values | {"augment": False, "weight": 1.0})) for name, values in sources.items()}
     except (TypeError, AttributeError):

@@ -155,17 +155,17 @@ def score_curves(
         shapes.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         shapes += [f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in places]
         for (x, _), point in zip(places, sorted(line), strict=True):
-            if all(end is not None and math.isfinite(end) for end in point[2:]):
-                ends = at(point[0], point[2])[1], at(point[0], point[3])[1]
+            known = [end for end in point[2:] if end is not None and math.isfinite(end)]
+            if len(known) == 2:
+                ends = [at(point[0], end)[1] for end in known]
                 shapes.append(f'<line x1="{x}" x2="{x}" y1="{ends[0]}" y2="{ends[1]}" stroke="{colour}"/>')
-        is_best = best is not None and label == best[0]
-        if is_best:
-            shapes += [
-                f'<circle cx="{x}" cy="{y}" r="7" fill="none" stroke="#000" stroke-width="1.5"/>'
-                for (x, y), point in zip(places, sorted(line), strict=True)
-                if point[0] == best[1]
-            ]
-        weight, word = (' font-weight="bold"', f"{escape(label)} (best)") if is_best else ("", escape(label))
+        ringed = best[1] if best is not None and label == best[0] else None  # demonstrations
+        shapes += [
+            f'<circle cx="{x}" cy="{y}" r="7" fill="none" stroke="#000" stroke-width="1.5"/>'
+            for (x, y), point in zip(places, sorted(line), strict=True)
+            if point[0] == ringed
+        ]
+        weight, word = ("", escape(label)) if ringed is None else (' font-weight="bold"', f"{escape(label)} (best)")
         shapes.append(f'<text x="{size[0] - right + 20}" y="{top + 14 + 18 * i}" fill="{colour}"{weight}>{word}</text>')
     frame = f'xmlns="http://www.w3.org/2000/svg" width="{size[0]}" height="{size[1]}" font-family="sans-serif" font-size="12"'
     return f'<svg {frame}><rect width="100%" height="100%" fill="#fff"/>{"".join(shapes)}</svg>\n'

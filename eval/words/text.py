@@ -56,8 +56,8 @@ def document_bits(agent: Agent, text: str) -> float:
             inputs[row, : last - first] = torch.tensor(ids[first:last])
             labels[row, scored - first : last - first] = torch.tensor(ids[scored:last])
         with torch.inference_mode():
-            ids, targets = inputs.to(agent.model.device), labels.to(agent.model.device)
-            losses = agent.model(input_ids=ids, labels=targets, target_index=find_targets(targets)).token_losses
+            shown, targets = inputs.to(agent.model.device), labels.to(agent.model.device)
+            losses = agent.model(input_ids=shown, labels=targets, target_index=find_targets(targets)).token_losses
         total += float(losses.double().sum()) / np.log(2)
     return float(total)
 

@@ -168,26 +168,26 @@ class Parser(ArgumentParser):
 def _limits_of(config: type, prefix: str = "") -> Iterator[tuple[str, tuple[Any, Limits]]]:
     """Type and limits of every field by its dotted key, those of nested dataclasses in place of them."""
     for name, (hint, limits) in fields_of(config).items():
-        if dataclasses.is_dataclass(hint):
-            yield from _limits_of(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from _limits_of(hint, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", (hint, limits)
 
 
 def _inside(known: Mapping[str, tuple[Any, Limits]]) -> dict[str, tuple[Any, Limits]]:
     """What the dataclasses of mappings hold, by the name that jsonargparse gives it: `data.sources.weight`."""
-    found = {}
+    found: dict[str, tuple[Any, Limits]] = {}
     for key, (hint, _) in known.items():
         inner = get_args(hint)[1] if get_origin(hint) is Mapping else None
-        if dataclasses.is_dataclass(inner):
-            found |= {f"{key}.{name}": limits for name, limits in fields_of(inner).items()}  # type: ignore[arg-type]
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            found |= {f"{key}.{name}": limits for name, limits in fields_of(inner).items()}
     return found
 
 
 def _values(key: str, value: Any, hint: Any, limits: Limits) -> Iterator[tuple[str, Any, Any, Limits]]:
     """A value with its key, type and limits; of a mapping of dataclasses those inside, as far as they are given."""
     inner = get_args(hint)[1] if get_origin(hint) is Mapping else None
-    if not (dataclasses.is_dataclass(inner) and isinstance(value, Mapping)):
+    if not (isinstance(inner, type) and dataclasses.is_dataclass(inner) and isinstance(value, Mapping)):
         yield key, value, hint, limits
         return
     for name, entry in value.items():

@@ -143,8 +143,8 @@ def _mixture_of(name: str, options: Any) -> tuple[Any, int, int]:
     settings |= {key: value for key, value in vars(options).items() if key in settings and value is not None}
     from gato.data.mixture import Mixture, open_tokenizer
 
-    local_positions, layout = (recipe.model.max_local_positions, recipe.model.layout) if recipe else (512, "gato")
-    mixture = Mixture(data, open_tokenizer(data, local_positions, layout), settings["context_length"], settings["seed"])
+    tokenizer = open_tokenizer(data, recipe.model.max_local_positions, recipe.model.layout) if recipe else open_tokenizer(data)
+    mixture = Mixture(data, tokenizer, settings["context_length"], settings["seed"])
     return mixture, settings["steps"] or 0, settings["batch_size"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def _file_rows(folder: Path) -> Iterator[Row]:
         yield _row(folder, "weights: finite numbers", fault(lambda: _check_finite(folder)))
     for path in sorted(folder.glob("*.json")):
         if path.name not in ("gato.json", "config.json", digests.NAME, "model.safetensors.index.json"):
-            yield _row(folder, path.name, fault(lambda path=path: read_json(path)))
+            yield _row(folder, path.name, fault(partial(read_json, path)))
 
 
 def _baseline_rows(folder: Path) -> Iterator[Row]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import gymnasium
 
+    from gato.episode import Behaviour
+
 
 class Expert(Protocol):
     """Acts in one environment, one episode after the other.
@@ -56,13 +58,13 @@ class RandomExpert:
         return env.action_space.sample()
 
 
-def behaviour_of(expert: Expert) -> str:
+def behaviour_of(expert: Expert) -> Behaviour:
     """What its episodes are called: `"expert"`, unless it says that it is `"random"` or a `"learner"`.
 
     Of an expert only episodes near its level are kept, and some actions may be perturbed; of the others every episode is kept as
     it was played. **Raises:** `ValueError` for another word.
     """
-    found = getattr(expert, "behaviour", "expert")
+    found: Any = getattr(expert, "behaviour", "expert")
     if found not in ("expert", "random", "learner"):
         raise ValueError(f"an expert's behaviour is {found!r}, expected 'expert', 'random' or 'learner'")
     return found

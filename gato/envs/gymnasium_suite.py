@@ -28,7 +28,7 @@ def make(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gymnasiu
     spec, _ = find(env_id)
     if render_mode == "rgb_array":
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    wanted = {} if render_mode is None else {"render_mode": render_mode}
+    wanted: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     return gymnasium.make(spec.id, disable_env_checker=True, **wanted, **kwargs)
 
 

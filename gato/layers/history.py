@@ -35,7 +35,7 @@ def num_said(timestep: TokenSequence) -> int:
 
 def spoken(stream: Stream, timesteps: Sequence[TokenSequence]) -> list[TokenSequence]:
     """Timesteps as they are fed: without the texts that were `said` last."""
-    fed = []
+    fed: list[TokenSequence] = []
     for timestep in timesteps:
         count = num_said(timestep)
         texts = timestep.ids[:count].tobytes()

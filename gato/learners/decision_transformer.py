@@ -88,12 +88,13 @@ class DecisionTransformer(nn.Module):
         self.embed_state = FieldEmbedding(task.observations, width, statistics.mean, statistics.spread)
         self.embed_action = FieldEmbedding(task.actions, width, *action_scale(task.actions))
         self.embed_ln = nn.LayerNorm(width)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        blocks = [Block(config) for _ in range(config.num_layers)]
+        self.layers = nn.ModuleList(blocks)
         self.ln_f = nn.LayerNorm(width)
         self.predict_action = ActionHead(task.actions, width)
         self.apply(_initialise)
-        for layer in self.layers:  # GPT-2's: what is added to the residual stream shrinks with the depth
-            for linear in (layer.c_proj, layer.c_out):
+        for block in blocks:  # GPT-2's: what is added to the residual stream shrinks with the depth
+            for linear in (block.c_proj, block.c_out):
                 nn.init.normal_(linear.weight, std=DEVIATION / math.sqrt(2 * config.num_layers))
 
     def forward(

@@ -38,6 +38,10 @@ class FieldEmbedding(nn.Module):
         for name, values in (("mean", mean), ("spread", spread)):
             numbers = [x for f in self.continuous for x in values[f.name]]
             self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32), persistent=False)
+        self.mean: Tensor
+        self.spread: Tensor
+        self.low: Tensor
+        self.first_row: Tensor
         lows, firsts, rows = _table(self.discrete)
         self.register_buffer("low", torch.from_numpy(lows), persistent=False)
         self.register_buffer("first_row", torch.from_numpy(firsts), persistent=False)
@@ -86,7 +90,7 @@ class ActionHead(nn.Module):
     def __init__(self, fields: Sequence[FieldSpec], width: int) -> None:
         super().__init__()
         self.fields = list(fields)
-        self.shapes = [(f.size,) if f.modality is Modality.CONTINUOUS else (f.size, _num_values(f)) for f in fields]
+        self.shapes: list[tuple[int, ...]] = [(f.size,) if f.modality is Modality.CONTINUOUS else (f.size, _num_values(f)) for f in fields]
         self.linear = nn.Linear(width, sum(int(np.prod(shape)) for shape in self.shapes))
         for i, f in enumerate(fields):
             low, high = (torch.from_numpy(np.array(b, np.float32).reshape(-1)) for b in f.bounds)

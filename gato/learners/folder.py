@@ -163,10 +163,10 @@ def _checked_values(task: TaskSpec, values: Mapping[str, Any]) -> Mapping[str, l
         names = sorted(f.name for f in chosen)
         raise ValueError(f"values of the actions {sorted(values)}, expected of {names}")
     for spec in chosen:
-        kind = str if spec.modality is Modality.TEXT else int
-        most = 0 if kind is str else int((spec.bounds[1] - spec.bounds[0]).max())
-        known = values[spec.name]
-        if not known or not all(type(v) is kind and (kind is str or 0 <= v <= most) for v in known):
+        is_text = spec.modality is Modality.TEXT
+        most = 0 if is_text else int((spec.bounds[1] - spec.bounds[0]).max())
+        known: Any = values[spec.name]
+        if not known or not all(type(v) is str if is_text else type(v) is int and 0 <= v <= most for v in known):
             raise ValueError(f"action '{spec.name}' has values that are not its own: {shown(known)}")
     return values
 

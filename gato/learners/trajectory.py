@@ -76,11 +76,13 @@ class TrajectoryBatch:
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TrajectoryBatch:
-        fields = {name: {key: change(values) for key, values in getattr(self, name).items()} for name in ("observations", "actions")}
         return replace(
             self,
-            **fields,
-            **{name: change(getattr(self, name)) for name in ("returns_to_go", "timesteps", "is_padding")},
+            observations={name: change(values) for name, values in self.observations.items()},
+            actions={name: change(values) for name, values in self.actions.items()},
+            returns_to_go=change(self.returns_to_go),
+            timesteps=change(self.timesteps),
+            is_padding=change(self.is_padding),
         )
 
 

@@ -204,9 +204,9 @@ class _Theirs(_Source):
     def __init__(self, layout: Layout, options: LeRobotReader, left_out: LeftOut) -> None:
         super().__init__(layout, left_out)
         self.options = options
-        left_out = {*BOOKKEEPING, *options.leave_out}
-        self.outcomes = [name for name in self.outcomes if name not in left_out]
-        names = [n for n in layout.features if n not in left_out and not n.startswith("next.")]
+        unread = {*BOOKKEEPING, *options.leave_out}
+        self.outcomes = [name for name in self.outcomes if name not in unread]
+        names = [n for n in layout.features if n not in unread and not n.startswith("next.")]
         paths = _paths(names)
         self.fields = {name: self._field(name, paths[name]) for name in names}
         self.instruction = "instruction" if options.instruction else None

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 SAMPLE_BYTES = 2**18
 DELIMITERS = (",", ";", "\t", "|")
@@ -87,9 +88,9 @@ class Dialect:
         return f"row {row}"
 
 
-def opened(path: Path) -> io.BufferedIOBase:
+def opened(path: Path) -> Any:  # of `io.BufferedIOBase`, which `io.TextIOWrapper` does not take in all stubs
     """The file's bytes, unpacked where it is gzipped."""
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")  # type: ignore[return-value]
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")
 
 
 def _sample(path: Path) -> tuple[str, list[str]]:

@@ -126,7 +126,7 @@ class EpisodeRows:
 
     def _last(self, entry: Entry, values: np.ndarray, label: str) -> np.ndarray:
         """(1, *shape): the row of `next` after the last action."""
-        keys = entry.next if isinstance(entry.next, list) else [entry.next]
+        keys = [str(key) for key in (entry.next if isinstance(entry.next, list) else [entry.next])]
         last = [self.rows(key, label)[-1:] for key in keys]
         found = _joined(last, label, keys) if isinstance(entry.next, list) else last[0]
         if found.shape[1:] != values.shape[1:] or (found.dtype.kind in "OUS") != (values.dtype.kind in "OUS"):
