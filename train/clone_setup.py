@@ -15,6 +15,7 @@ from gato.learners.clone import CloneInputs, CloneNetwork, ClonePolicy
 from gato.learners.clone_learner import CloneLearner, CloneModel
 from gato.learners.features import Features
 from gato.learners.folder import BaselineAgent
+from gato.learners.reactive import Parts
 from gato.spec import Modality
 
 from .clone_recipe import CloneRecipe
@@ -39,6 +40,6 @@ def set_up(config: CloneRecipe, device: Any) -> Setup:
 
     def saved(weights: Weights) -> BaselineAgent:
         settings = {"activation": network.activation, "with_line": True}
-        return BaselineAgent(ClonePolicy.restored(features, vectors, weights, settings))
+        return BaselineAgent(ClonePolicy.restored(Parts(features, vectors, weights, settings)))
 
     return Setup(learner, batches, saved)

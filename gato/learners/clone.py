@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from gato.spec import Modality, TaskSpec
 from .actions import ActionVectors
 from .features import POOLED, Features
 from .network import Schedule, SmallNetwork, train
-from .reactive import Reactive, part
+from .reactive import Lessons, Parts, Reactive, part
 
 JUDGED_ROWS = 4096  # that say how large the loss is
 
@@ -40,32 +40,13 @@ class ClonePolicy(Reactive):
         self.network, self.inputs = network.eval(), CloneInputs(features, vectors)
 
     @classmethod
-    def of(
-        cls,
-        task: TaskSpec,
-        episodes: Sequence[Episode],
-        held_out: Sequence[Episode] = (),
-        seed: int = 0,
-        schedule: Schedule | None = None,
-    ) -> ClonePolicy:
-        """Trained until it has converged, as `schedule` says."""
-        features = Features.of(task, episodes, with_pictures=False)
-        vectors = ActionVectors.of(task, episodes)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            policy = cls(features, vectors, CloneNetwork(task, len(features.mean), vectors.size))
-        policy.updates = policy._train(episodes, held_out, seed, schedule or Schedule())
-        return policy
+    def untrained(cls, features: Features, vectors: ActionVectors, episodes: Sequence[Episode] = ()) -> Self:
+        network = CloneNetwork(vectors.task, len(features.mean), vectors.size)
+        return cls(features, vectors, network)
 
-    def _train(
-        self,
-        episodes: Sequence[Episode],
-        held_out: Sequence[Episode],
-        seed: int,
-        schedule: Schedule,
-    ) -> int:
-        rows = self._rows(episodes)
-        judged = self._rows(self.vectors.known_among(held_out) or episodes)
+    def learn(self, lessons: Lessons) -> int:
+        rows = self._rows(lessons.episodes)
+        judged = self._rows(self.vectors.known_among(lessons.held_out) or lessons.episodes)
         some = torch.linspace(0, len(judged) - 1, min(JUDGED_ROWS, len(judged))).long()
 
         def loss_of(batch: CloneBatch) -> Tensor:
@@ -77,7 +58,8 @@ class ClonePolicy(Reactive):
         def judge() -> float:
             return loss_of(judged.rows(some)).item()
 
-        return train(self.network, loss, len(rows), judge, schedule, torch.Generator().manual_seed(seed))
+        schedule, generator = lessons.schedule or Schedule(), torch.Generator().manual_seed(lessons.seed)
+        return train(self.network, loss, len(rows), judge, schedule, generator)
 
     def _rows(self, episodes: Sequence[Episode]) -> CloneBatch:
         """All timesteps of the episodes."""
@@ -107,15 +89,10 @@ class ClonePolicy(Reactive):
         }
 
     @classmethod
-    def restored(
-        cls,
-        features: Features,
-        vectors: ActionVectors,
-        tensors: Mapping[str, Tensor],
-        settings: Mapping[str, Any],
-    ) -> ClonePolicy:
-        network = CloneNetwork(vectors.task, len(features.mean), vectors.size, **settings)
-        network.load_state_dict(part(tensors, "network"))
+    def restored(cls, parts: Parts) -> Self:
+        task, features, vectors = parts.vectors.task, parts.features, parts.vectors
+        network = CloneNetwork(task, len(features.mean), vectors.size, **parts.settings)
+        network.load_state_dict(part(parts.tensors, "network"))
         return cls(features, vectors, network)
 
 

@@ -7,20 +7,19 @@ to what is seen; the answers are averaged (DARP: Pfeifer et al., ICLR 2026, arXi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gato.episode import Episode
-from gato.spec import TaskSpec
 
 from .actions import ActionVectors
 from .features import Features
 from .nearest import NEIGHBOURS, Lookup
 from .network import Schedule, SmallNetwork, train
-from .reactive import part
+from .reactive import Lessons, Parts, part
 
 SCHEDULE = Schedule(batch_size=32)  # times five neighbours
 JUDGED_ROWS = 1024  # that say how large the loss is
@@ -44,36 +43,12 @@ class DifferencePolicy(Lookup):
         self.network = network or SmallNetwork(2 * states.shape[1] + vectors.size, vectors.size)
         self.network.eval()
 
-    @classmethod
-    def of(
-        cls,
-        task: TaskSpec,
-        episodes: Sequence[Episode],
-        held_out: Sequence[Episode] = (),
-        seed: int = 0,
-        schedule: Schedule = SCHEDULE,
-    ) -> DifferencePolicy:
-        """Trained until it has converged, on each state's neighbours in the other demonstrations.
-
-        With one demonstration they are the other states of it.
-        """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            policy = super().of(task, episodes)
-        assert isinstance(policy, cls)
-        policy.updates = policy._train(episodes, held_out, seed, schedule)
-        return policy
-
-    def _train(
-        self,
-        episodes: Sequence[Episode],
-        held_out: Sequence[Episode],
-        seed: int,
-        schedule: Schedule,
-    ) -> int:
-        near = torch.from_numpy(self._others(episodes))
+    def learn(self, lessons: Lessons) -> int:
+        """On each state's neighbours in the other demonstrations; with one demonstration they are the
+        other states of it."""
+        near = torch.from_numpy(self._others(lessons.episodes))
         states, played = torch.from_numpy(self.states), torch.from_numpy(self.played)
-        judged = self.vectors.known_among(held_out)
+        judged = self.vectors.known_among(lessons.held_out)
         seen, wanted, theirs = self.states, self.played, near.numpy()
         if judged:
             seen = np.concatenate([self.features(e.observations) for e in judged])
@@ -88,7 +63,8 @@ class DifferencePolicy(Lookup):
             found = self._answers(torch.from_numpy(seen[some]), torch.from_numpy(theirs[some]))
             return self.vectors.loss(found, torch.from_numpy(wanted[some])).item()
 
-        return train(self.network, loss, len(states), judge, schedule, torch.Generator().manual_seed(seed))
+        schedule, generator = lessons.schedule or SCHEDULE, torch.Generator().manual_seed(lessons.seed)
+        return train(self.network, loss, len(states), judge, schedule, generator)
 
     def _looked_up(self, seen: np.ndarray) -> np.ndarray:
         parts = range(0, len(seen), TOGETHER)
@@ -130,14 +106,7 @@ class DifferencePolicy(Lookup):
         return super().tensors() | {f"network.{name}": t.contiguous() for name, t in learned}
 
     @classmethod
-    def restored(
-        cls,
-        features: Features,
-        vectors: ActionVectors,
-        tensors: Mapping[str, Tensor],
-        settings: Mapping[str, Any],
-    ) -> DifferencePolicy:
-        policy = super().restored(features, vectors, tensors, settings)
-        assert isinstance(policy, cls)
-        policy.network.load_state_dict(part(tensors, "network"))
+    def restored(cls, parts: Parts) -> Self:
+        policy = super().restored(parts)
+        policy.network.load_state_dict(part(parts.tensors, "network"))
         return policy

@@ -28,7 +28,7 @@ from .clone import ClonePolicy
 from .darp import DifferencePolicy
 from .features import Features
 from .nearest import LinePolicy, NearestPolicy, NeighboursPolicy
-from .reactive import Reactive
+from .reactive import Parts, Reactive
 
 NAME, WEIGHTS, FORMAT = BASELINE, "model.safetensors", 2
 KINDS: dict[str, type[Reactive]] = {
@@ -123,7 +123,7 @@ def load_baseline(folder: str | Path, *unused: Any) -> BaselineAgent:
         statistics = (tensors[f"features.{name}"].numpy() for name in ("mean", "scale"))
         features = Features(task, KINDS[kind].pictures_are_features, texts, *statistics)
         vectors = ActionVectors(task, _checked_values(task, content["values"]))
-        return BaselineAgent(KINDS[kind].restored(features, vectors, tensors, content["settings"]))
+        return BaselineAgent(KINDS[kind].restored(Parts(features, vectors, tensors, content["settings"])))
     except (
         SafetensorError,
         KeyError,

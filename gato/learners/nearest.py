@@ -7,18 +7,18 @@ those around. Distances are Euclidean, in standard deviations of the demonstrati
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gato.episode import Episode
-from gato.spec import Modality, TaskSpec
+from gato.spec import Modality
 
 from .actions import ActionVectors
 from .features import Features
-from .reactive import Reactive, part
+from .reactive import Parts, Reactive, part
 
 NEIGHBOURS = 5  # of `knn`
 AROUND = 64  # states that `lwr` fits its line through, at most
@@ -44,17 +44,11 @@ class Lookup(Reactive):
         self.squares = (states**2).sum(axis=1)
 
     @classmethod
-    def of(
-        cls,
-        task: TaskSpec,
-        episodes: Sequence[Episode],
-        held_out: Sequence[Episode] = (),
-        seed: int = 0,
-    ) -> Lookup:
-        features = Features.of(task, episodes)
+    def untrained(cls, features: Features, vectors: ActionVectors, episodes: Sequence[Episode]) -> Self:
         states = np.concatenate([features(e.observations) for e in episodes])
-        actions = {f.name: np.concatenate([e.actions[f.name] for e in episodes]) for f in task.actions}
-        return cls(features, ActionVectors.of(task, episodes), states, actions)
+        names = [f.name for f in vectors.task.actions]
+        actions = {name: np.concatenate([e.actions[name] for e in episodes]) for name in names}
+        return cls(features, vectors, states, actions)
 
     def tensors(self) -> dict[str, Tensor]:
         found = {"states": torch.from_numpy(self.states)}
@@ -69,20 +63,14 @@ class Lookup(Reactive):
         return {"actions": {name: [str(value) for value in self.actions[name]] for name in texts}}
 
     @classmethod
-    def restored(
-        cls,
-        features: Features,
-        vectors: ActionVectors,
-        tensors: Mapping[str, Tensor],
-        settings: Mapping[str, Any],
-    ) -> Lookup:
-        said, numbers, actions = settings["actions"], part(tensors, "actions"), {}
-        for spec in vectors.task.actions:
+    def restored(cls, parts: Parts) -> Self:
+        said, numbers, actions = parts.settings["actions"], part(parts.tensors, "actions"), {}
+        for spec in parts.vectors.task.actions:
             if spec.modality is Modality.TEXT:
                 actions[spec.name] = np.array([str(text) for text in said[spec.name]], object)
             else:
                 actions[spec.name] = numbers[spec.name].numpy()
-        return cls(features, vectors, tensors["states"].numpy(), actions)
+        return cls(parts.features, parts.vectors, parts.tensors["states"].numpy(), actions)
 
     def neighbours(self, seen: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The `count` nearest states (or all) to each of (n, D): indices and distances."""

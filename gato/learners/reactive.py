@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from gato.episode import Episode
@@ -14,13 +16,35 @@ from gato.spec import TaskSpec
 
 from .actions import ActionVectors
 from .features import Features
+from .network import Schedule
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What something is trained on: demonstrations, those that say when to stop, the seed of weights
+    and batches, and how long at least and at most (`None`: the policy's own schedule)."""
+
+    episodes: Sequence[Episode]
+    held_out: Sequence[Episode] = ()
+    seed: int = 0
+    schedule: Schedule | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a folder holds of a policy: `tensors` and `settings` are what the policy gave."""
+
+    features: Features
+    vectors: ActionVectors
+    tensors: Mapping[str, Tensor]
+    settings: Mapping[str, Any]
 
 
 class Reactive:
     """Plays its likeliest action for what it sees now; takes the place of a `GatoPolicy` in a loop.
 
-    A subclass says what it plays (`choose`), how it is made of demonstrations (`of`), what of it is saved beside its features
-    (`tensors`, `settings`) and how that comes back (`restored`).
+    A subclass says what it plays (`choose`), how it begins (`untrained`) and learns (`learn`), what
+    of it is saved beside its features (`tensors`, `settings`) and how that comes back (`restored`).
     """
 
     kind: ClassVar[str]
@@ -38,13 +62,25 @@ class Reactive:
         episodes: Sequence[Episode],
         held_out: Sequence[Episode] = (),
         seed: int = 0,
-    ) -> Reactive:
-        """Learned from demonstrations.
+        schedule: Schedule | None = None,
+    ) -> Self:
+        """Learned from demonstrations; see `Lessons`."""
+        features = Features.of(task, episodes, cls.pictures_are_features)
+        vectors = ActionVectors.of(task, episodes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            policy = cls.untrained(features, vectors, episodes)
+        policy.updates = policy.learn(Lessons(episodes, held_out, seed, schedule))
+        return policy
 
-        **Arguments:** `held_out`: demonstrations that say when to stop, where something is trained;
-        `seed`: of weights and batches.
-        """
+    @classmethod
+    def untrained(cls, features: Features, vectors: ActionVectors, episodes: Sequence[Episode]) -> Self:
+        """As it begins; `episodes`: the demonstrations, where they are what it looks up."""
         raise NotImplementedError
+
+    def learn(self, lessons: Lessons) -> int:
+        """Trains what has parameters, until it has converged; gives the number of updates."""
+        return 0
 
     def trained(self) -> nn.Module:
         """What has parameters; by default nothing."""
@@ -59,13 +95,7 @@ class Reactive:
         return {}
 
     @classmethod
-    def restored(
-        cls,
-        features: Features,
-        vectors: ActionVectors,
-        tensors: Mapping[str, Tensor],
-        settings: Mapping[str, Any],
-    ) -> Reactive:
+    def restored(cls, parts: Parts) -> Self:
         """The inverse. **Raises:** `KeyError` or `RuntimeError` for tensors that do not fit."""
         raise NotImplementedError
 
