@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -414,6 +415,22 @@ def test_a_time_budget_becomes_a_recorded_number_of_steps(small, here, capsys):
     steps = json.loads((final.parent / "run.json").read_text())["train"]["steps"]
     assert steps == len(read_metrics(final.parent / "metrics.jsonl")) > 1
     assert "reduced budget" in capsys.readouterr().out
+    assert pretrain(timed) == final and "is finished" in capsys.readouterr().out
+
+
+def test_a_time_budget_is_kept_after_a_wrong_speed_test_and_a_repeated_end_is_the_same(small, here, monkeypatch):
+    """The test says a tenth of what an update takes; what was done behind the last checkpoint is done again to the bit."""
+    monkeypatch.setattr("gato.train.pretrain.seconds_per_step", lambda *_: 0.001)
+    timed = replace(small, train=replace(small.train, steps=None, seconds=0.8))
+    final = pretrain(timed)
+    lines = read_metrics(final.parent / "metrics.jsonl")
+    longest = max(b["seconds"] - a["seconds"] for a, b in pairwise(lines))
+    assert lines[-1]["seconds"] == pytest.approx(0.8, abs=0.05 * 0.8 + longest)
+    whole = load_file(final / "model.safetensors")
+    shutil.rmtree(final)
+    again = load_file(pretrain(timed) / "model.safetensors")
+    assert [line["steps"] for line in read_metrics(final.parent / "metrics.jsonl")] == [line["steps"] for line in lines]
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
 
 
 def test_a_recipe_without_steps_or_seconds_is_refused(small):

@@ -32,6 +32,7 @@ from .metrics import MetricsLog
 from .optim import make_optimizer
 from .protocol import MODES, Protocol
 from .recipe import OptimConfig, TrainConfig
+from .schedule import Schedule
 
 HELD_OUT_ROWS = 32  # windows of held-out demonstrations whose loss chooses a step
 
@@ -99,7 +100,7 @@ def finetune(
         log = MetricsLog(folder / "metrics.jsonl", 0, protocol.steps)
         try:
             engine = PlainEngine(learner, run.optimizer, run.accelerator, run.optim.clip)
-            progress = train(engine, run.mixture, run.settings, run.optim, log, Progress(), look, StopRequest())
+            progress = train(engine, run.mixture, run.settings, run.optim, log, Progress(), look, StopRequest(), Schedule(protocol.steps))
         finally:
             log.close()
         found.seconds = progress.seconds - looking

@@ -28,6 +28,7 @@ from .optim import learning_rate
 from .plan import peak_flops
 from .ranks import Presence, rank, say, sum_over_ranks, world_size
 from .recipe import OptimConfig, TrainConfig
+from .schedule import Schedule
 
 SPIKE_WINDOW, SPIKE_LEAST, SPIKE_SIGMA = 128, 32, 6.0  # OLMo's window and limit
 SHOWN_ROWS = 8
@@ -35,13 +36,15 @@ SHOWN_ROWS = 8
 
 @dataclass(frozen=True)
 class Update:
-    """What one update came to, over all ranks: the learner's `sums`, the `counts` of its batches, and ranks that want to stop."""
+    """What one update came to, over all ranks: the learner's `sums`, the `counts` of its batches, ranks that want to stop, and
+    how many updates there are to be by the first rank's clock."""
 
     loss: float
     sums: dict[str, list[float]]
     counts: dict[str, int]
     waited: float
     stops: int
+    total: int
 
     @property
     def targets(self) -> float:
@@ -92,8 +95,10 @@ def train(
     progress: Progress,
     save: Callable[[Progress], None],
     stop: StopRequest,
+    schedule: Schedule,
 ) -> Progress:
-    """Runs updates `progress.step` to `config.steps`, or until `stop` on any rank, and gives the progress at the end.
+    """Runs updates from `progress.step` until there are `schedule.total`, or until `stop` on any rank, and gives the progress at
+    the end.
 
     The loss is the weighted sum over the targets of the whole global batch divided by their weighted
     number, so that neither ranks nor rows per micro-batch nor padding change it.
@@ -101,15 +106,17 @@ def train(
     **Raises:** `RuntimeError` after `max_skipped` updates in a row without a finite gradient; and for an exchange
     between the ranks that failed, naming those that others waited for.
     """
-    assert config.steps is not None
-    loader = batches.loader(range(progress.step, config.steps), config.batch_size, config.micro_batch(world_size()), rank(), world_size())
+    updates = schedule.updates(progress.step)
+    loader = batches.loader(updates, config.batch_size, config.micro_batch(world_size()), rank(), world_size())
     engine.learner.train()
     start = time.monotonic() - progress.seconds
     in_a_row, is_spike, presence = 0, SpikeWatch(), Presence()
     with presence.explained():
         for step, drawn, waited in _timed(loader, progress.step, presence):
-            update = _accumulate(engine, batches, drawn, waited, stop.requested)
-            rate = learning_rate(optim, step, config.steps)
+            total = schedule.follow(step, time.monotonic() - start) if schedule.is_timed and rank() == 0 else 0
+            update = _accumulate(engine, batches, drawn, waited, stop.requested, total)
+            schedule.total = update.total or schedule.total
+            rate = learning_rate(optim, step, schedule.total)
             norm = engine.step(rate, step)
             in_a_row = 0 if math.isfinite(norm) else in_a_row + 1
             before, progress = progress, replace(
@@ -117,18 +124,20 @@ def train(
                 seconds=time.monotonic() - start, skipped=progress.skipped + (in_a_row > 0),
             )  # fmt: skip
             line = _line(progress, before, update, norm, rate, engine, config)
+            if schedule.is_timed:
+                line["steps"] = schedule.total
             if in_a_row or is_spike(update.loss):
                 line |= _suspects(engine, batches, step, config, norm, update.loss, is_skipped=in_a_row > 0)
             log.write(line)
-            log.show(step + 1, update.loss, line["tokens_per_second"])
+            log.show(step + 1, schedule.total, update.loss, line["tokens_per_second"])
             if in_a_row >= config.max_skipped:
                 raise RuntimeError(
                     f"{in_a_row} updates in a row had no finite gradient, the last at step {step}; lower optim.learning_rate"
                 )
-            if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
+            if (step + 1) % config.save_every == 0 and step + 1 < schedule.total:
                 presence.tell(step, "saving")
                 save(progress)
-            if update.stops:
+            if update.stops or step + 1 == schedule.total:
                 break
     return progress
 
@@ -144,8 +153,9 @@ def _timed(loader: Iterator[list[Batch]], first: int, presence: Presence) -> Ite
         before = time.monotonic()
 
 
-def _accumulate(engine: Engine, batches: Batches, drawn: list[Batch], waited: float, stop: bool) -> Update:
-    """Forward and backward over this rank's micro-batches, and what all ranks make of them together."""
+def _accumulate(engine: Engine, batches: Batches, drawn: list[Batch], waited: float, stop: bool, updates: int) -> Update:
+    """Forward and backward over this rank's micro-batches, and what all ranks make of them together. `updates` is 0 on all
+    ranks but the first."""
     if world_size() > 1:
         denominator = sum_over_ranks(torch.tensor(float(drawn[0].denominator), device=engine.device))
         drawn = [batch.with_denominator(denominator) for batch in drawn]
@@ -158,15 +168,16 @@ def _accumulate(engine: Engine, batches: Batches, drawn: list[Batch], waited: fl
         total = mine if total is None else total + mine
     assert total is not None, "a rank has a row at least"
     counted = [batches.counts(batch) for batch in drawn]
-    counts = [sum(each[name] for each in counted) for name in counted[0]] + [waited / world_size(), stop]
+    counts = [sum(each[name] for each in counted) for name in counted[0]] + [waited / world_size(), stop, updates]
     # float32 counts exactly up to 2 ** 24, more than the tokens of any global batch planned for
     everything = torch.cat([total, torch.tensor(counts, dtype=torch.float32, device=engine.device)])
     values = sum_over_ranks(everything).tolist()  # the one place where the device is waited for
     loss, at, found = values[0], 1, {}
     for name, size in sizes.items():
         found[name], at = values[at : at + size], at + size
-    *numbers, wait, stops = values[at:]
-    return Update(loss, found, {name: round(n) for name, n in zip(counted[0], numbers, strict=True)}, wait, round(stops))
+    *numbers, wait, stops, in_all = values[at:]
+    counts_by_name = {name: round(n) for name, n in zip(counted[0], numbers, strict=True)}
+    return Update(loss, found, counts_by_name, wait, round(stops), round(in_all))
 
 
 def _line(

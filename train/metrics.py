@@ -41,10 +41,11 @@ class MetricsLog:
         if self._track is not None:
             self._track(_flat(values), values["step"])
 
-    def show(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """A bar on a terminal; elsewhere a plain line every ten seconds."""
+    def show(self, step: int, total: int, loss: float, tokens_per_second: float) -> None:
+        """A bar on a terminal; elsewhere a plain line every ten seconds. `total`: updates of the whole run, as known now."""
         if self._file is None:
             return
+        self._total = self._bar.total = total
         text = f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s"
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(text, refresh=False)

@@ -23,11 +23,12 @@ from .devices import make_accelerator, set_up_torch
 from .engine import Engine, PlainEngine, load_weights
 from .launch import STOPPED
 from .loop import StopRequest, seconds_per_step, train
-from .metrics import MetricsLog
+from .metrics import MetricsLog, read_metrics
 from .optim import make_optimizer, seconds_per_update
 from .ranks import check_rows, from_first_rank, rank, say, sum_over_ranks, wait_for_first_rank, world_size
 from .recipe import PretrainConfig
-from .record import check_stores, record, recorded_steps, reopen
+from .record import check_stores, record, record_steps, recorded_steps, reopen
+from .schedule import Schedule
 from .setup import set_up
 
 
@@ -55,6 +56,7 @@ def pretrain(config: Any) -> Path:
         if rank() == 0:  # what makes no sense has been refused by now, and nothing was made
             folder.mkdir(parents=True, exist_ok=True)
             stack.callback(FolderLock(folder).release)
+        seconds = config.train.seconds if config.train.steps is None else None
         config = replace(config, train=replace(config.train, steps=_planned_steps(folder, config, setup, accelerator)))
         if rank() == 0:
             record(folder, json.loads(json.dumps(asdict(config))), config.train)
@@ -63,7 +65,9 @@ def pretrain(config: Any) -> Path:
             say(f"{final} is finished; name another run to train again, or allow more updates by --train.allow_changes train.steps")
             return final
         engine, progress = _resume(folder, config, setup, accelerator, stack)
-        progress = _run(folder, config, engine, accelerator, setup, progress)
+        known = read_metrics(folder / "metrics.jsonl") if rank() == 0 and progress.step else []
+        schedule = Schedule(config.train.steps, seconds, known, progress.step)
+        progress = _run(folder, config, engine, accelerator, setup, progress, schedule)
     say(f"{progress.tokens:,} tokens, {progress.targets:,} targets in {progress.seconds:.0f} s: {final}")
     return final
 
@@ -74,27 +78,30 @@ def outcome(config: Any) -> dict[str, Any]:
     return {"run": folder, "checkpoint": folder / "final", **vars(checkpoint.read_progress(folder / "final"))}
 
 
-def _run(folder: Path, config: Any, engine: Engine, accelerator: Accelerator, setup: Setup, progress: Progress) -> Progress:
+def _run(
+    folder: Path, config: Any, engine: Engine, accelerator: Accelerator, setup: Setup, progress: Progress, schedule: Schedule
+) -> Progress:
     """The updates that are left, and the last checkpoint."""
     settings = config.train
-    assert settings.steps is not None
     save = Saver(folder, engine, setup, asdict(config), settings.keep)
     say(engine.describe())
     track = None
     if settings.report_to:
         accelerator.init_trackers(settings.name, init_kwargs={"wandb": {"dir": str(folder)}})
         track = accelerator.log
-    log = MetricsLog(folder / "metrics.jsonl", progress.step, settings.steps, track)
+    log = MetricsLog(folder / "metrics.jsonl", progress.step, schedule.total, track)
     try:
         with StopRequest() as stop:
-            progress = train(engine, setup.batches, settings, config.optim, log, progress, save, stop)
-        if progress.step < settings.steps:
+            progress = train(engine, setup.batches, settings, config.optim, log, progress, save, stop, schedule)
+        if progress.step < schedule.total:
             if save.last != progress.step:
                 save(progress)
             save.settle()
             wait_for_first_rank(accelerator.device)
-            say(f"stopped as asked after step {progress.step} of {settings.steps}, which is saved; the same command goes on")
+            say(f"stopped as asked after step {progress.step} of {schedule.total}, which is saved; the same command goes on")
             raise SystemExit(STOPPED)
+        if schedule.is_timed and rank() == 0:
+            record_steps(folder / "run.json", progress.step)
         save(progress, "final")
         wait_for_first_rank(accelerator.device)
     finally:
@@ -143,7 +150,7 @@ def _planned_steps(folder: Path, config: Any, setup: Setup, accelerator: Acceler
     if settings.deepspeed is None:
         mine += seconds_per_update(config.optim, setup.learner)
     else:  # a copy of the whole model with its moments may not fit where ZeRO is needed
-        say("speed test: the optimizer's share under ZeRO is not known before the run and left out, so it may take longer")
+        say("speed test: the optimizer's share under ZeRO is not known before the run and left out; the clock will tell")
     per_step = float(sum_over_ranks(torch.tensor(mine, device=accelerator.device))) / world_size()
     steps = max(1, int(settings.seconds / per_step))
     reduced = settings.reduced_below is not None and steps < settings.reduced_below

@@ -85,7 +85,8 @@ class OptimConfig(Settings):
 
 @dataclass(frozen=True)
 class TrainConfig(Settings):
-    """- `steps`: updates; or `seconds`: a training time, from which a short speed test picks the steps.
+    """- `steps`: updates; or `seconds`: of updates and the checkpoints between them. A short speed test picks the steps at first, then
+      their number and the learning rate follow the clock (see `Schedule`).
     - `batch_size`: rows of the global batch; `micro_batch_size`: rows that a rank computes at a time (accumulation), 0 for all of its rows.
     - `save_every`: updates between checkpoints (the last is always saved as `final`); `keep`: how many stay.
     - `precision`: `auto` is bf16 on a GPU that has it and fp32 elsewhere.

@@ -38,6 +38,10 @@ def record(folder: Path, resolved: dict[str, Any], train: TrainConfig) -> None:
         if not changed:
             return
         say(f"going on with {'; '.join(changed.values())}")
+    _write(path, resolved)
+
+
+def _write(path: Path, resolved: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(resolved, indent=1))
     temporary.replace(path)
@@ -78,6 +82,12 @@ def recorded_steps(path: Path) -> int:
     if type(steps) is not int or steps < 1:
         raise ValueError(f"'{path}' is damaged: its train.steps is {steps!r}, expected a whole number above 0; restore it")
     return steps
+
+
+def record_steps(path: Path, steps: int) -> None:
+    """How many updates the seconds of a run came to."""
+    resolved = read_json(path)
+    _write(path, resolved | {"train": resolved["train"] | {"steps": steps}})
 
 
 def check_stores(path: Path, fingerprint: dict[str, str], train: TrainConfig) -> None:
