@@ -39,7 +39,7 @@ $(VENV)/ready: pyproject.toml Makefile $(LOCK)
 
 # What only tests need, kept out of the demo's way.
 $(VENV)/tested: $(VENV)/ready
-	$(INSTALL) -e ".[test,page,embeddings]" || echo "the web page's packages do not install here; its tests are skipped"
+	$(INSTALL) -e ".[test,page,serve,embeddings]" || echo "the packages of page and server do not install here; their tests are skipped"
 	@touch $@
 
 # The lock is made anew from the ranges of pyproject.toml, newest first, and what changed is printed. What PyTorch asks for
@@ -49,7 +49,7 @@ lock: $(VENV)/ready
 	@echo "$(TORCH)" > $(VENV)/torch.in
 	@cp $(LOCK) $(VENV)/old.lock
 	@$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header -c $(VENV)/torch.in \
-		--extra dev --extra page --extra embeddings --extra deepspeed --extra suites pyproject.toml $(VENV)/build.in -o $(VENV)/new.lock
+		--extra dev --extra page --extra serve --extra embeddings --extra deepspeed --extra suites pyproject.toml $(VENV)/build.in -o $(VENV)/new.lock
 	@grep -Ev '^(nvidia-|cuda-|triton)' $(VENV)/new.lock > $(LOCK)
 	@diff $(VENV)/old.lock $(LOCK) | grep '^[<>]' || echo "nothing changed"
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results" / "libraries.md"
-EXTRAS = ".[test,page,embeddings]"
+EXTRAS = ".[test,page,serve,embeddings]"
 PACKAGES = [
     "torch", "transformers", "accelerate", "gymnasium", "datasets", "numpy", "jsonargparse", "gradio", "peft", "deepspeed",
 ]  # fmt: skip

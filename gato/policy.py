@@ -125,6 +125,10 @@ class GatoPolicy:
         self._num_begun = 0
         self._prompts = [self._prompt(d) for d in demonstrations or self._default]
 
+    def begin(self, stream: int, number: int) -> None:
+        """Starts an episode in a stream, which goes as the `number`-th to begin goes whatever the other streams did."""
+        self._begin_episode(stream, number)
+
     def _new_cache(self, num_streams: int) -> StreamCache:
         rolling, context = self.overflow == "rolling", self.context_length
         capacity, window = (context + MAX_CHUNK - 1, context) if rolling else (context, None)
@@ -192,9 +196,10 @@ class GatoPolicy:
         if first is None:
             first = np.array([self._streams[s].generator is None for s in streams])
         seen = self.tokenizer.encode_observation(self.task, observation).by_timestep()
+        self._check_lengths(seen)
         for tokens, is_first, s in zip(seen, first, streams, strict=True):
             if is_first:
-                self._begin_episode(int(s))
+                self._begin_episode(int(s), self._num_begun)
             self._make_room(int(s), tokens)
             stream = self._streams[s]
             stream.pending += spoken(stream, [tokens])
@@ -235,23 +240,29 @@ class GatoPolicy:
                 choice.take(self._tensor(ids[:, slot].astype(np.int64)))
         return ids
 
-    def _begin_episode(self, s: int) -> None:
+    def _begin_episode(self, s: int, number: int) -> None:
         self._cache.forget(s)
-        prompt = list(self._prompts[self._num_begun % len(self._prompts)]) if self._prompts else []
-        generator = np.random.default_rng([self.seed, self._num_begun])
-        self._num_begun += 1
+        prompt = list(self._prompts[number % len(self._prompts)]) if self._prompts else []
+        generator = np.random.default_rng([self.seed, number])
+        self._num_begun = number + 1
         stream = self._streams[s] = Stream(prompt, len(prompt), generator=generator)
         stream.pending = spoken_anew(stream)
+
+    def _length(self, tokens: TokenSequence) -> int:
+        """Of a timestep with its action."""
+        return len(tokens) + (1 if self._is_compact else len(self._legal))
+
+    def _check_lengths(self, seen: Sequence[TokenSequence]) -> None:
+        """**Raises:** `ValueError` for a timestep that no context holds, before any stream has changed."""
+        if (length := max(map(self._length, seen))) > self.context_length:
+            raise ValueError(f"a timestep of '{self.task.name}' has {length} {self._unit}, the context {self.context_length}")
 
     def _make_room(self, s: int, tokens: TokenSequence) -> None:
         """Rebuild mode: forgets what is older than the memory; if this timestep still would not fit, keeps the newest of half a context.
 
         Rolling mode: what was said half a context ago is to be said again, before it leaves the context.
         """
-        stream, num_actions = self._streams[s], 1 if self._is_compact else len(self._legal)
-        length = len(tokens) + num_actions
-        if length > self.context_length:
-            raise ValueError(f"a timestep of '{self.task.name}' has {length} {self._unit}, the context {self.context_length}")
+        stream, length = self._streams[s], self._length(tokens)
         if self.overflow == "rolling":
             stream.timesteps.clear()
             if stream.cached + sum(map(len, stream.pending)) - stream.said_at > self.context_length // 2:

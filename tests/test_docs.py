@@ -23,7 +23,7 @@ from gato.cli import main
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [DOCS / "data.md", DOCS / "mixture.md", DOCS / "suites.md", *sorted((DOCS / "formats").glob("*.md"))]
-CHECKPOINT = [DOCS / f"{name}.md" for name in ("captions", "evaluation", "finetuning", "reference", "training", "transformers")]
+CHECKPOINT = [DOCS / f"{name}.md" for name in ("captions", "evaluation", "finetuning", "reference", "serving", "training", "transformers")]
 OWN = DOCS / "environments.md"  # needs a checkpoint, and is run with a tiny one: test_the_journey_of_an_own_environment_runs
 LEARNER = DOCS / "learners.md"  # run by tests/test_learners.py
 NOT_RUN = ["needs a network", "needs a dataset that `minari download` fetched"]

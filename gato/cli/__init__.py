@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import Any
 
-from . import data, inspection, look, measure, recipes, speak, train
+from . import data, inspection, look, measure, recipes, serving, speak, train
 from .command import one_line
 from .fault import describe, is_refusal, threads_reported
 from .output import only_documents, wants_json
@@ -33,6 +33,7 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato caption CKPT IMAGE...                   caption pictures, or answer a --question about them
   gato chat CKPT                               talk with a model, perhaps about an --image
   gato generate CKPT TEXT                      continue text
+  gato serve CKPT                              act for robots and programs: websocket and HTTP
   gato demo CKPT                               a web page of a model, on this computer
   gato show SIZE|CKPT                          parameters by part, tasks of a checkpoint; --attention IMAGE|STORE
   gato validate CKPT                           read every file of a checkpoint; exit code 1 if one is damaged
@@ -62,6 +63,7 @@ VERBS: dict[str, Any] = {
     "caption": speak.caption,
     "generate": speak.generate,
     "chat": speak.chat,
+    "serve": serving.serve,
     "demo": speak.demo,
     "show": look.show,
     "validate": look.validate,

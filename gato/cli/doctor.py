@@ -38,6 +38,7 @@ PURPOSES = {
     "peft": "LoRA adapters",
     "metrics": "the wording of captions (CIDEr-D, BLEU, ROUGE-L)",
     "page": "the web page of gato demo",
+    "serve": "gato serve, and its client",
     "embeddings": "gato plot --embeddings",
     "tensorboard": "figures of a run in TensorBoard (--train.report_to tensorboard)",
 }

@@ -76,6 +76,12 @@ class DecisionPolicy:
             raise ValueError("a Decision Transformer takes no demonstrations as prompts; give --target_return instead")
         self._streams: list[_Stream | None] = [None] * num_streams
         self._num_begun = 0
+        self._numbers: dict[int, int] = {}
+
+    def begin(self, stream: int, number: int) -> None:
+        """The next `act` of a stream starts an episode that goes as the `number`-th to begin goes."""
+        self._streams[stream] = None
+        self._numbers[stream] = number
 
     def state(self) -> dict[str, Any]:
         """A copy of all that the streams hold; `load_state` goes on exactly from there."""
@@ -134,8 +140,9 @@ class DecisionPolicy:
     def _begin(self, s: int, seen: Mapping[str, np.ndarray]) -> None:
         none = {f.name: np.zeros((1, *f.shape), f.dtype) for f in self.task.actions}
         window = Window(dict(seen), none, np.array([self.target_return], np.float32), 0)
-        self._streams[s] = _Stream(window, np.random.default_rng([self.seed, self._num_begun]))
-        self._num_begun += 1
+        number = self._numbers.pop(s, self._num_begun)
+        self._streams[s] = _Stream(window, np.random.default_rng([self.seed, number]))
+        self._num_begun = number + 1
 
     def _look(self, s: int, seen: Mapping[str, np.ndarray], reward: float) -> None:
         """One timestep more, and where the context is full the oldest one less."""

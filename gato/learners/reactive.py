@@ -102,6 +102,9 @@ class Reactive:
     def reset(self, num_streams: int = 1, demonstrations: Sequence[Episode] = ()) -> None:
         pass
 
+    def begin(self, stream: int, number: int) -> None:
+        """All episodes begin alike."""
+
     def act(
         self,
         observation: Mapping[str, np.ndarray],

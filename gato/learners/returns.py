@@ -140,6 +140,11 @@ class ReturnPolicy:
         self._remaining = Remaining(self.target_return)
         self.policy.reset(num_streams, [told_prompt(self.task, d) for d in demonstrations])
 
+    def begin(self, stream: int, number: int) -> None:
+        """See `GatoPolicy`."""
+        self._remaining.left.pop(stream, None)
+        self.policy.begin(stream, number)
+
     def act(
         self,
         observation: Mapping[str, np.ndarray],

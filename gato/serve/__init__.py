@@ -1,1 +1,1 @@
-"""What talks to people and programs about a trained model: chat, the web page, the card of a published model."""
+"""What talks to people and programs about a trained model: chat, the web page, the policy server, the card of a published model."""

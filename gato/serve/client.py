@@ -1,0 +1,107 @@
+"""A served policy in the place of one that is loaded here: `gato.evaluate(RemotePolicy("127.0.0.1:8000", "gymnasium/cartpole"))`.
+
+It needs websockets, msgpack and NumPy, not torch (extra `serve`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from websockets.sync.client import ClientConnection, connect
+
+from gato.episode import Episode
+from gato.spec import Modality, TaskSpec
+
+from .wire import read_msgpack, write_msgpack
+
+CLOSE_SECONDS = 1.0
+
+
+class RemotePolicy:
+    """Acts in one task through `gato serve`; a connection for every stream. See `gato.policy.Policy`.
+
+    **Arguments:** `address`: `HOST:PORT`, or with `ws://` or `wss://` before it; `task`: by default the server's own; `token`;
+    `timeout`: seconds that an answer may take.
+
+    **Raises:** `ValueError` for what the server refuses, in its words; `OSError` where there is none.
+    """
+
+    memory = None
+
+    def __init__(self, address: str, task: str | None = None, token: str | None = None, timeout: float = 30.0) -> None:
+        self.address = address if "://" in address else f"ws://{address}"
+        self.token, self.timeout = token, timeout
+        self._connections: list[ClientConnection] = []
+        first = self._connect()
+        name = task or self.metadata["default_task"]
+        if name not in self.metadata["tasks"]:
+            first.close()
+            raise ValueError(f"the server at {address} has no task '{name}'; it has {', '.join(sorted(self.metadata['tasks']))}")
+        self.task = TaskSpec.from_dict(self.metadata["tasks"][name])
+        self._connections.append(first)
+        self.reset(1)
+
+    def _connect(self) -> ClientConnection:
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
+        opening = connect(self.address, compression=None, max_size=None, additional_headers=headers, close_timeout=CLOSE_SECONDS)
+        found = opening.__enter__()  # left by `close`
+        self.metadata = read_msgpack(_as_bytes(found.recv(self.timeout)))
+        return found
+
+    def reset(self, num_streams: int = 1, demonstrations: Sequence[Episode] = ()) -> None:
+        """Forgets everything. **Raises:** `ValueError` for demonstrations, which are the server's to have."""
+        if demonstrations:
+            raise ValueError("a served policy takes no demonstrations from here; serve the checkpoint with them")
+        while len(self._connections) > num_streams:
+            self._connections.pop().close()
+        while len(self._connections) < num_streams:
+            self._connections.append(self._connect())
+        self._has_begun = [False] * num_streams
+        self._num_begun = 0
+
+    def act(
+        self,
+        observation: Mapping[str, np.ndarray],
+        reward: np.ndarray | None = None,
+        first: np.ndarray | None = None,
+        streams: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """All streams ask before the first answer is waited for, so that the server answers them together."""
+        streams = np.arange(len(next(iter(observation.values())))) if streams is None else streams
+        first = np.array([not self._has_begun[s] for s in streams]) if first is None else first
+        for row, (s, is_first) in enumerate(zip(streams, first, strict=True)):
+            message: dict[str, Any] = {"task": self.task.name}
+            if is_first:
+                message["episode"] = self._num_begun
+                self._num_begun += 1
+            elif reward is not None:
+                message["reward"] = float(reward[row])
+            self._has_begun[s] = True
+            values = {name: values[row] for name, values in observation.items()}
+            self._connections[s].send(write_msgpack({**values, **message}))
+        answers = [read_msgpack(_as_bytes(self._connections[s].recv(self.timeout)))["actions"] for s in streams]
+        found = {}
+        for f in self.task.actions:
+            rows = [(a[f.name] if isinstance(a, dict) else a)[:1] for a in answers]
+            found[f.name] = np.array([r[0] for r in rows], object) if f.modality is Modality.TEXT else np.concatenate(rows)
+        return found
+
+    def act_one(self, observation: Any, reward: float | None = None) -> Any:
+        """For a single environment: its observation, and the reward of the last action -> the action that `step` takes."""
+        flat = self.task.flatten(observation, "observation")
+        batch = {f.name: np.array([flat[f.name]], dtype=object if f.modality is Modality.TEXT else f.dtype) for f in self.task.observations}
+        actions = self.act(batch, None if reward is None else np.array([reward]))
+        return self.task.unflatten_action({name: values[0] for name, values in actions.items()})
+
+    def close(self) -> None:
+        while self._connections:
+            self._connections.pop().close()
+
+
+def _as_bytes(answer: str | bytes) -> bytes:
+    """**Raises:** `ValueError` for a text, which is what the server says where it refuses."""
+    if isinstance(answer, str):
+        raise ValueError(f"the server says: {answer}")
+    return answer
