@@ -26,7 +26,7 @@ from transformers.utils import ModelOutput
 from gato.layers.compact import ActionHead, NumberEmbedding, initialise
 from gato.layers.embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
 from gato.layers.head import Suppress, weighted_loss
-from gato.layers.inputs import attention_layout, check_inputs, find_targets
+from gato.layers.inputs import attention_layout, check_inputs, find_targets, refuse_unsupported
 from gato.layers.numbers import Numbers, number_arrays
 from gato.layers.slots import SlotReader
 from gato.layers.transformer import Attention, Block, PositionScheme, Transformer, document_blocks
@@ -169,25 +169,11 @@ class Gato(PreTrainedModel, GenerationMixin):
         and slots without pictures, and what is not supported: `inputs_embeds`, `output_attentions`, a static cache.
         """
         config = self.config
-        if inputs_embeds is not None:
-            raise ValueError("inputs_embeds are not taken, since ids say where pictures stand; give input_ids")
-        if config.output_attentions if output_attentions is None else output_attentions:
-            raise ValueError("attentions are not kept by the fused kernels; gato.eval.insight.attention.recorded computes them")
-        if cache is not None and past_key_values is not None:
-            raise ValueError("'cache' and 'past_key_values' are two names of one thing; give one of them")
-        cache = past_key_values if cache is None else cache
-        if use_cache is None:
-            use_cache = config.use_cache and labels is None and not self.training
-        if self.training and labels is not None:
-            use_cache = False  # nobody would read it, and layers that are computed again would write to it twice
-        if use_cache and cache is None:
-            cache = DynamicCache(config=self.config)
+        refuse_unsupported(inputs_embeds, config.output_attentions if output_attentions is None else output_attentions)
+        cache = self._cache(cache, past_key_values, use_cache, labels is not None)
         check_inputs(input_ids, config.image_token_id, attention_mask, pixel_values, patch_boxes, patch_index, labels, cache)
         numbers = self._numbers(numbers, input_ids, labels)
         embedded = self.embedding(input_ids, local_positions, pixel_values, patch_boxes, patch_index, numbers)
-        past = cache.get_seq_length() if cache is not None else 0
-        mask, positions = attention_layout(input_ids, past, attention_mask, document_ids)
-        indices = torch.arange(past + input_ids.shape[1], device=input_ids.device)[None]
         wants_logits = labels is None or (target_index is None and not self.training)
         if labels is not None and target_index is None:
             target_index = find_targets(labels)
@@ -197,13 +183,8 @@ class Gato(PreTrainedModel, GenerationMixin):
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states: list[Tensor] | None = [] if wants_states else None
         is_whole = wants_logits or states is not None
-        blocks = None
-        if document_ids is not None and document_ids.is_cuda and self.config.positions != "transformer_xl":
-            mask, blocks = None, document_blocks(document_ids)
-        hidden = self.transformer(
-            embedded, mask, query_positions=indices[:, past:] if past else indices, key_positions=indices, learned_positions=positions,
-            cache=cache, depth_noise=depth_noise, keep=None if is_whole else keep, blocks=blocks, states=states,
-        )  # fmt: skip
+        attention = self._attention(input_ids, cache, attention_mask, document_ids)
+        hidden = self.transformer(embedded, **attention, cache=cache, depth_noise=depth_noise, keep=None if is_whole else keep, states=states)
         found: dict[str, Any] = {cache_name(): cache}
         if labels is not None:
             assert target_index is not None
@@ -225,6 +206,27 @@ class Gato(PreTrainedModel, GenerationMixin):
         """What reads actions in the compact layout."""
         assert self.actions is not None and self.embedding.numbers is not None, "the model is of layout gato"
         return SlotReader(self.actions, self.embedding.numbers, self.embedding.tokens.weight, self.config.discrete_start)
+
+    def _cache(self, cache: Cache | None, older: Cache | None, use_cache: bool | None, is_learning: bool) -> Cache | None:
+        """The one that was given, by whichever name, or a new one where it is wanted."""
+        if cache is not None and older is not None:
+            raise ValueError("'cache' and 'past_key_values' are two names of one thing; give one of them")
+        cache = older if cache is None else cache
+        if use_cache is None:
+            use_cache = self.config.use_cache and not is_learning and not self.training
+        if self.training and is_learning:
+            use_cache = False  # nobody would read it, and layers that are computed again would write to it twice
+        return DynamicCache(config=self.config) if use_cache and cache is None else cache
+
+    def _attention(self, ids: Tensor, cache: Cache | None, mask: Tensor | None, documents: Tensor | None) -> dict[str, Any]:
+        """Who sees whom and where everything stands, as `Transformer` takes it."""
+        past = cache.get_seq_length() if cache is not None else 0
+        visible, positions = attention_layout(ids, past, mask, documents)
+        places = torch.arange(past + ids.shape[1], device=ids.device)[None]
+        found = {"query_positions": places[:, past:] if past else places, "key_positions": places, "learned_positions": positions}
+        if documents is not None and documents.is_cuda and self.config.positions != "transformer_xl":
+            return found | {"mask": None, "blocks": document_blocks(documents)}
+        return found | {"mask": visible}
 
     def _numbers(self, numbers: Numbers | None, ids: Tensor, labels: Tensor | None) -> Numbers | None:
         """Spare ones where a batch to learn from has none."""

@@ -20,6 +20,7 @@ from gato.data.selection import DataConfig, SourceConfig
 from gato.data.store import StoreWriter
 from gato.episode import Episode
 from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.tokenizers.episode import EpisodeTokenizer
 from gato.tokenizers.text import TextTokenizer
 from gato.words import caption_task, document_task
 
@@ -332,3 +333,13 @@ def test_a_mixture_file_takes_batch_context_and_steps_of_the_recipe_that_is_name
     assert json.loads(capsys.readouterr().out)["batch_size"] == 3
     assert main(["data", "inspect", mixture_file, "--recipe", "dmo"]) == 2
     assert "did you mean 'demo'?" in capsys.readouterr().err
+
+
+def test_rows_of_the_compact_layout_are_measured_in_positions_and_their_tokens_are_counted(home, tokenizer, monkeypatch):
+    """A timestep of the lever has four tokens, angle, separator and two forces, on two positions."""
+    monkeypatch.setenv("GATO_HOME", str(home))
+    compact = EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact")
+    mixture = Mixture(DataConfig({"toy/lever": SourceConfig()}, prompt_share=0.0), compact, 4, seed=0)  # room for two timesteps
+    (lever,) = inspect(mixture, 10, 8).sources
+    assert (lever.tokens_per_row, lever.padding) == (8, 0)
+    assert ", 4 of 4 positions, 4 targets\n" in row_text(mixture, 0, 0, mixture.row(0, 0))

@@ -47,7 +47,8 @@ def row_text(mixture: Mixture, step: int, index: int, row: Row) -> str:
     source = mixture.sources[row.source]
     unit = "tokens" if source.is_text else "timesteps"
     pieces = [f"  {p.role}: episode {p.episode}, {unit} {p.start} to {p.stop - 1}" for p in row.pieces]
-    head = f"update {step}, row {index}: source {source.name}, {len(row.tokens)} of {mixture.context_length} tokens, "
+    room = "tokens" if row.tokens.layout == "gato" else "positions"  # which several tokens may share
+    head = f"update {step}, row {index}: source {source.name}, {len(row.tokens)} of {mixture.context_length} {room}, "
     head += f"{int(row.tokens.is_predicted.sum())} targets"
     return "\n".join([head, *pieces, "", mixture.tokenizer.show(row.tokens)])
 

@@ -244,11 +244,12 @@ def _count_tokens(source: Source, task_index: int, figures: TaskFigures, generat
 def _sample_rows(mixture: Mixture, index: int, figures: SourceFigures, rows: int) -> None:
     """What training sees of a source, from the rows 0 to `SAMPLED_ROWS` of update 0 if all were of this source."""
     source, n = mixture.sources[index], SAMPLED_ROWS
-    tokens = targets = places = prompts = cut = missing = 0
+    tokens = targets = positions = places = prompts = cut = missing = 0
     for r in range(n):
         row = mixture.row(0, r, source=index)
         has_prompt = row.pieces[0].role != "window"
-        tokens += len(row.tokens)
+        tokens += len(row.tokens.ids)
+        positions += len(row.tokens)  # fewer in the compact layout
         targets += int(row.tokens.is_predicted.sum())
         prompts += has_prompt
         missing += row.wants_prompt and not has_prompt
@@ -256,7 +257,7 @@ def _sample_rows(mixture: Mixture, index: int, figures: SourceFigures, rows: int
         places += len(row.tokens) if source.is_text else _num_timesteps(row.tokens)
         places -= row.pieces[0].stop - row.pieces[0].start if has_prompt else 0
     figures.tokens_per_row, figures.targets_per_row = tokens / n, targets / n
-    figures.padding = 1 - tokens / n / mixture.context_length
+    figures.padding = 1 - positions / n / mixture.context_length
     figures.prompts, figures.missing_prompts, figures.cut = prompts / n, missing / n, cut / n
     figures.epochs = rows * figures.share_of_rows * places / n / source.places.total
 

@@ -9,6 +9,14 @@ from transformers.cache_utils import Cache
 from gato.spec import PATCH_SIZE
 
 
+def refuse_unsupported(embeds: Tensor | None, wants_attentions: bool) -> None:
+    """**Raises:** `ValueError` for what transformers' models may take or give, and this one does not."""
+    if embeds is not None:
+        raise ValueError("inputs_embeds are not taken, since ids say where pictures stand; give input_ids")
+    if wants_attentions:
+        raise ValueError("attentions are not kept by the fused kernels; gato.eval.insight.attention.recorded computes them")
+
+
 def check_inputs(
     ids: Tensor, image_id: int, mask: Tensor | None, patches: Tensor | None, boxes: Tensor | None, patch_index: Tensor | None,
     labels: Tensor | None, cache: Cache | None,
