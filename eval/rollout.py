@@ -18,9 +18,9 @@ import numpy as np
 from gato import envs
 from gato.disk import reason
 from gato.envs.demonstrator import Expert
-from gato.envs.recording import Recording, episode_seed, expert_episode, stack_values
+from gato.envs.recording import Recording, episode_seed, expert_episode
 from gato.envs.stream import Watched
-from gato.episode import Episode, check_values, outside
+from gato.episode import Episode, check_values, outside, stack_values
 from gato.progress import Progress
 from gato.spec import FieldSpec, Modality, TaskSpec
 
@@ -251,11 +251,11 @@ class _Environment:
         """Reads what the environment shows. **Raises:** `ValueError` for a value that a policy cannot be shown."""
         recording = self.recording
         assert recording is not None
-        self.observation = stack_values(self.task.observations, [recording.values()])
         for spec in self.task.observations:
-            check_values(self.task.name, spec, self.observation[spec.name], 1, first=recording.num_timesteps)
+            values = recording.observation[spec.name]
+            check_values(self.task.name, spec, values, 1, first=recording.num_timesteps)
             if spec.modality is Modality.CONTINUOUS:
-                self.out_of_bounds += int(outside(spec, self.observation[spec.name]).sum())
+                self.out_of_bounds += int(outside(spec, values).sum())
 
     def _timed(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """An answer of the environment. **Raises:** `TimeoutError` where its answers in this episode took too long together."""
@@ -288,7 +288,7 @@ def _batch(
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
     """Observation, reward, first and streams of the active environments, (n, ...) each."""
     recordings = [stream.recording for stream in active if stream.recording is not None]
-    observation = {f.name: np.concatenate([stream.observation[f.name] for stream in active]) for f in task.observations}
+    observation = {f.name: np.concatenate([r.observation[f.name] for r in recordings]) for f in task.observations}
     reward = np.array([r.reward for r in recordings], dtype=np.float32)
     first = np.array([r.first for r in recordings], dtype=bool)
     streams = np.array([stream.index for stream in active], dtype=np.int64)

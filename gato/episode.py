@@ -6,7 +6,7 @@ document is one of text alone. Text, pictures and control therefore share every 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -132,6 +132,36 @@ class Episode:
             for spec in self.task.observations
             if spec.modality in (Modality.CONTINUOUS, Modality.DISCRETE)
         )
+
+
+def stack_values(specs: tuple[FieldSpec, ...], rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """`{field name: array (T, *shape)}` in the spec's dtype; a foreign kind of value is left for `Episode` to refuse."""
+    arrays = {}
+    for spec in specs:
+        values = [row[spec.name] for row in rows]
+        if spec.modality is Modality.TEXT:
+            array = np.empty(len(values), dtype=object)
+            array[:] = values
+        else:
+            array = np.stack([np.asarray(v) for v in values])
+            if np.can_cast(array.dtype, np.dtype(spec.dtype), "same_kind"):
+                array = array.astype(spec.dtype, copy=False)
+        arrays[spec.name] = array
+    return arrays
+
+
+def act_in_one(policy: Any, observation: Any, reward: float | None = None) -> Any:
+    """What a policy does in a single environment: the observation as `reset` and `step` give it, and the reward of the last action,
+    where the policy asks for one -> the action that `step` takes. Call the policy's `reset()` before every episode.
+
+    **Raises:** `ValueError` for an observation that is none of the policy's task, see `check_values`.
+    """
+    task = policy.task
+    seen = stack_values(task.observations, [task.flatten(observation, "observation")])
+    for spec in task.observations:
+        check_values(task.name, spec, seen[spec.name], 1)
+    actions = policy.act(seen, None if reward is None else np.array([reward], np.float32))
+    return task.unflatten_action({name: values[0] for name, values in actions.items()})
 
 
 def clip_actions(task: TaskSpec, actions: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:

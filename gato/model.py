@@ -184,7 +184,9 @@ class Gato(PreTrainedModel, GenerationMixin):
         states: list[Tensor] | None = [] if wants_states else None
         is_whole = wants_logits or states is not None
         attention = self._attention(input_ids, cache, attention_mask, document_ids)
-        hidden = self.transformer(embedded, **attention, cache=cache, depth_noise=depth_noise, keep=None if is_whole else keep, states=states)
+        hidden = self.transformer(
+            embedded, **attention, cache=cache, depth_noise=depth_noise, keep=None if is_whole else keep, states=states
+        )
         found: dict[str, Any] = {cache_name(): cache}
         if labels is not None:
             assert target_index is not None

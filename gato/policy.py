@@ -22,7 +22,7 @@ from gato.layers.slots import SlotChoice
 from gato.layers.stream_cache import StreamCache
 
 from .batch import ACTION_LOCAL, Kind, TokenSequence, join, pack_numbers, padded
-from .episode import Episode
+from .episode import Episode, act_in_one
 from .model import Gato
 from .setting import SEED, TEMPERATURE, check_value
 from .spec import PATCH_SIZE, Modality, TaskSpec
@@ -173,14 +173,7 @@ class GatoPolicy:
             parts.pop()
         return parts
 
-    def act_one(self, observation: Any, reward: float | None = None) -> Any:
-        """For a single environment: its observation as `step` and `reset` give it -> the action `step` takes. A reward changes nothing.
-
-        Call `reset()` before every episode.
-        """
-        flat = self.task.flatten(observation, "observation")
-        batch = {f.name: np.array([flat[f.name]], dtype=object if f.modality is Modality.TEXT else f.dtype) for f in self.task.observations}
-        return self.task.unflatten_action({name: values[0] for name, values in self.act(batch).items()})
+    act_one = act_in_one  # a reward changes nothing
 
     @torch.inference_mode()
     def act(

@@ -66,6 +66,15 @@ def test_retrieving_plays_the_action_of_the_nearest_state(slide, slid):
     assert pushed(policy, 0.4, 0.6, 9) == [0.5, -0.25, 1.0]
 
 
+def test_in_one_environment_an_observation_is_checked_before_it_is_acted_on(slide, slid):
+    policy = NearestPolicy.of(slide, [slid([0, 1, 2], [0.5, -0.25, 1])])
+    assert policy.act_one(np.array([0.9])) == pytest.approx([-0.25])  # float64, as many environments give it
+    with pytest.raises(ValueError, match=r"'place' at timestep 0 is not finite"):
+        policy.act_one(np.array([np.nan]))
+    with pytest.raises(ValueError, match=r"'place' has shape \(2,\), expected \(1,\)"):
+        policy.act_one(np.zeros(2, np.float32))
+
+
 def test_five_neighbours_vote_by_how_near_they_are(slide, slid):
     """Places 0 and 2 stand one standard deviation to both sides of 1."""
     policy = NeighboursPolicy.of(slide, [slid([0, 2], [-1, 1])])

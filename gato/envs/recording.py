@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gato.episode import Behaviour, Episode, clip_actions
-from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.episode import Behaviour, Episode, clip_actions, stack_values
+from gato.spec import TaskSpec
 
 from .success import PARAMETERS, succeeded
 
@@ -51,7 +51,7 @@ class Recording:
     - `episode_steps`: after so many timesteps the episode is truncated, if the task's own limit is not lower; 0: that
       one alone. By default `EPISODE_STEPS` where the task has none.
 
-    **Attributes:** `observation` (as the environment gave it), `first`, `done`, `reward` (the last one),
+    **Attributes:** `raw` (the observation as the environment gave it, which experts see), `first`, `done`, `reward` (the last one),
     `total_reward`, `num_timesteps`, `num_clipped` (action values changed by clipping), `success`, `is_cut` (whether
     `episode_steps` ended it, and not the task).
 
@@ -66,13 +66,14 @@ class Recording:
         self.limit = min((n for n in (own, steps) if n), default=None)
         self.is_cut = False
         env.action_space.seed(episode_seed("action space", seed))
-        self.observation, info = _parts(ask("the environment", env.reset, seed=seed), "reset", ("observation", "info"))
+        self._observation: dict[str, np.ndarray] | None = None
+        self.raw, info = _parts(ask("the environment", env.reset, seed=seed), "reset", ("observation", "info"))
         self.info = _checked_info(info)
         self.parameters: dict[str, Any] = dict(self.info.get(PARAMETERS, {}))
         self.terminated = self.truncated = False
         self.reward = self.total_reward = 0.0
         self.num_timesteps = self.num_clipped = 0
-        self._rows: list[tuple[dict[str, Any], dict[str, Any], float]] = []
+        self._rows: list[tuple[dict[str, np.ndarray], dict[str, Any], float]] = []
 
     @property
     def first(self) -> bool:
@@ -87,9 +88,12 @@ class Recording:
     def success(self) -> bool | None:
         return succeeded(self.task.success, self.total_reward, self.terminated, self.info)
 
-    def values(self) -> dict[str, Any]:
-        """`{field name: value}` of the current observation."""
-        return self.task.flatten(self.observation, "observation")
+    @property
+    def observation(self) -> dict[str, np.ndarray]:
+        """`{field name: (1, *shape)}` of the current timestep: what policies see and what is recorded, taken apart once."""
+        if self._observation is None:
+            self._observation = stack_values(self.task.observations, [self.task.flatten(self.raw, "observation")])
+        return self._observation
 
     def step(self, action: Mapping[str, Any], intended: Mapping[str, Any] | None = None) -> None:
         """Executes `{action field: value}` and records it, or records another one that was `intended` in its place.
@@ -100,10 +104,10 @@ class Recording:
         recorded = self._clip(action if intended is None else intended, count=True)
         executed = recorded if intended is None else self._clip(action, count=False)
         if self.keep:
-            observed = {name: _copy(value) for name, value in self.values().items()}
-            acted = {name: _copy(value) for name, value in recorded.items()}
+            observed, acted = self.observation, {name: _copy(value) for name, value in recorded.items()}
         answer = ask("the environment", self.env.step, self.task.unflatten_action(executed))
-        self.observation, reward, terminated, truncated, info = _parts(answer, "step", _STEP)
+        self._observation = None
+        self.raw, reward, terminated, truncated, info = _parts(answer, "step", _STEP)
         self.num_timesteps += 1
         self.info = _checked_info(info)
         self.reward = _checked_reward(reward, self.num_timesteps)
@@ -123,12 +127,12 @@ class Recording:
         observations, actions, rewards = zip(*self._rows, strict=True)
         return Episode(
             task=self.task,
-            observations=stack_values(self.task.observations, observations),
+            observations={f.name: np.concatenate([row[f.name] for row in observations]) for f in self.task.observations},
             actions=stack_values(self.task.actions, actions),
             rewards=np.array(rewards, dtype=np.float32),
             terminated=self.terminated,
             truncated=self.truncated,
-            final_observation={k: v[0] for k, v in stack_values(self.task.observations, [self.values()]).items()},
+            final_observation={name: values[0] for name, values in self.observation.items()},
             behaviour=behaviour,
             success=self.success,
             seed=self.seed,
@@ -164,7 +168,7 @@ def expert_episode(
     recording = Recording(task, env, seed, keep, episode_steps)
     ask("the expert", expert.reset, env)
     while not recording.done:
-        action = ask("the expert", expert.act, env, recording.observation)
+        action = ask("the expert", expert.act, env, recording.raw)
         flat = task.flatten(action, "action")
         if perturb is None:
             recording.step(flat)
@@ -233,19 +237,3 @@ def _flag(name: str, value: Any) -> bool:
 def _copy(value: Any) -> Any:
     """Environments may reuse their buffers."""
     return value.copy() if isinstance(value, np.ndarray) else value
-
-
-def stack_values(specs: tuple[FieldSpec, ...], rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """`{field name: array (T, *shape)}` in the spec's dtype; a foreign kind of value is left for `Episode` to refuse."""
-    arrays = {}
-    for spec in specs:
-        values = [row[spec.name] for row in rows]
-        if spec.modality is Modality.TEXT:
-            array = np.empty(len(values), dtype=object)
-            array[:] = values
-        else:
-            array = np.stack([np.asarray(v) for v in values])
-            if np.can_cast(array.dtype, np.dtype(spec.dtype), "same_kind"):
-                array = array.astype(spec.dtype, copy=False)
-        arrays[spec.name] = array
-    return arrays

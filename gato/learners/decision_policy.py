@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gato.episode import Episode
+from gato.episode import Episode, act_in_one
 from gato.learners.returns import checked_target
 from gato.learners.trajectory import Window, collate
 from gato.setting import SEED, TEMPERATURE, check_value
@@ -91,16 +91,7 @@ class DecisionPolicy:
         state = copy.deepcopy(dict(state))
         self._streams, self._num_begun = state["streams"], state["num_begun"]
 
-    def act_one(self, observation: Any, reward: float | None = None) -> Any:
-        """For a single environment: its observation, and the reward of the last action -> the
-        action that `step` takes.
-
-        Call `reset()` before every episode; its first observation comes without a reward.
-        """
-        flat = self.task.flatten(observation, "observation")
-        batch = {f.name: np.array([flat[f.name]], dtype=f.dtype) for f in self.task.observations}
-        actions = self.act(batch, None if reward is None else np.array([reward], np.float32))
-        return self.task.unflatten_action({name: values[0] for name, values in actions.items()})
+    act_one = act_in_one  # an episode's first observation comes without a reward
 
     @torch.inference_mode()
     def act(

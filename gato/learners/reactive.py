@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gato.episode import Episode
-from gato.policy import GatoPolicy
+from gato.episode import Episode, act_in_one
 from gato.spec import TaskSpec
 
 from .actions import ActionVectors
@@ -119,7 +118,7 @@ class Reactive:
         """The likeliest actions by field, (n, *shape), for observations (n, *shape)."""
         raise NotImplementedError
 
-    act_one = GatoPolicy.act_one
+    act_one = act_in_one
 
 
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.episode import Episode
+from gato.episode import Episode, act_in_one
 from gato.setting import Limits, check_value
 from gato.spec import FieldSpec, Modality, TaskSpec
 
@@ -159,13 +159,7 @@ class ReturnPolicy:
         left = self._remaining(streams, first, reward)
         return self.policy.act({**observation, RETURN: scaled(self.task, left)}, reward, first, streams)
 
-    def act_one(self, observation: Any, reward: float | None = None) -> Any:
-        """For a single environment: its observation, and the reward of the last action -> the
-        action that `step` takes."""
-        flat = self.task.flatten(observation, "observation")
-        batch = {f.name: np.array([flat[f.name]], dtype=object if f.modality is Modality.TEXT else f.dtype) for f in self.task.observations}
-        actions = self.act(batch, None if reward is None else np.array([reward]))
-        return self.task.unflatten_action({name: values[0] for name, values in actions.items()})
+    act_one = act_in_one
 
     def state(self) -> dict[str, Any]:
         return {"policy": self.policy.state(), "left": dict(self._remaining.left)}

@@ -118,7 +118,7 @@ class Demo:
     def act(self, name: str, seed: int) -> Iterator[Timestep]:
         """Plays one episode, at most `MAX_TIMESTEPS` of it."""
         from gato import envs
-        from gato.envs.recording import Recording, stack_values
+        from gato.envs.recording import Recording
         from gato.eval.film import as_frame
 
         if not 0 <= seed < 2**31:
@@ -129,7 +129,7 @@ class Demo:
             policy = self.agent.policy(task, seed=seed)
             recording = Recording(task, env, seed, keep=False)
             while not recording.done and recording.num_timesteps < MAX_TIMESTEPS:
-                frame, observed = as_frame(env.render()), stack_values(task.observations, [recording.values()])
+                frame, observed = as_frame(env.render()), recording.observation
                 with self._model:
                     actions = policy.act(observed, np.array([recording.reward]))
                 recording.step({name: values[0] for name, values in actions.items()})
