@@ -7,56 +7,29 @@ side by side, as far as a policy treats its streams alike and draws chance by ep
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gato import envs
 from gato.disk import reason
 from gato.envs.demonstrator import Expert
-from gato.envs.recording import Recording, episode_seed, expert_episode
-from gato.envs.stream import Watched
-from gato.episode import Episode, check_values, outside, stack_values
+from gato.envs.recording import episode_seed, expert_episode
+from gato.envs.stream import EpisodeLimits, EpisodeResult, Stream
+from gato.episode import Episode, stack_values
 from gato.progress import Progress
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .realtime import Pace
-from .settings import EpisodeLimits
 
 if TYPE_CHECKING:
     from gato.policy import Policy
 
 USUAL_LIMITS = EpisodeLimits()
 Transform = Callable[[dict[str, np.ndarray], np.ndarray, np.ndarray], dict[str, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class EpisodeResult:
-    """How one episode went.
-
-    **Arguments:**
-
-    - `seed`: of the environment, so that the episode can be repeated.
-    - `total_reward`: the return; NaN where the episode failed, so that no mean takes it in silently.
-    - `num_timesteps`, `success`: up to the end or the failure; success is `None` where undefined.
-    - `failed`: why the environment broke off, `None` if it did not: it raised, gave no answer, or gave what is no observation.
-    - `out_of_bounds`: how many observed values lay outside their declared range; the policy saw them as they were.
-    - `is_cut`: whether a limit of the evaluation truncated it, and not the task's.
-    - `episode`: the recorded timesteps until they are handed over.
-    """
-
-    seed: int
-    total_reward: float
-    num_timesteps: int
-    success: bool | None
-    failed: str | None = None
-    out_of_bounds: int = 0
-    is_cut: bool = False
-    episode: Episode | None = None
 
 
 def rollout(
@@ -97,18 +70,20 @@ def rollout(
         raise ValueError(f"a rate of {pace.rate:g} Hz is held in one environment, not in {num_envs}; set num_envs to 1")
     spec = envs.task(task) if isinstance(task, str) else task
     played = _Played([episode_seed("rollout", seed, i) for i in range(episodes)], sink)
-    streams: list[_Environment] = []
+    streams: list[Stream] = []
     policy.reset(min(num_envs, episodes), demonstrations)
     try:
         for i in range(min(num_envs, episodes)):
-            streams.append(_Environment(i, spec, sink is not None, limits))
+            streams.append(Stream(i, spec, sink is not None, limits))
         with Progress(f"rollout {spec.name}", episodes) as progress:
             while active := played.begin(streams, progress, pace):
                 if pace is not None:
                     pace.wait()
                 actions = policy.act(*_batch(spec, active, transform))
                 for row, stream in enumerate(active):
-                    played.results[stream.episode_index] = stream.step({k: v[row] for k, v in actions.items()}, progress)
+                    if (result := stream.step({k: v[row] for k, v in actions.items()})) is not None:
+                        played.results[stream.episode_index] = result
+                        progress.advance()
                 if pace is not None:
                     pace.done()
                 progress.wait(lambda: f"the longest of them is at timestep {max(stream.num_timesteps for stream in streams):,}")
@@ -127,12 +102,14 @@ class _Played:
         self.waiting = deque(range(len(seeds)))
         self.num_handed = 0
 
-    def begin(self, streams: Sequence[_Environment], progress: Progress, pace: Pace | None) -> list[_Environment]:
+    def begin(self, streams: Sequence[Stream], progress: Progress, pace: Pace | None) -> list[Stream]:
         """Lets streams without an episode begin the next one. **Returns:** those that are in one."""
         for stream in streams:
             while self.waiting and not stream.is_active:
                 index = self.waiting.popleft()
-                self.results[index] = stream.start(index, self.seeds[index], progress)
+                if (result := stream.start(index, self.seeds[index])) is not None:
+                    self.results[index] = result
+                    progress.advance()
                 if pace is not None:
                     pace.start()
         if self.sink is not None:
@@ -193,98 +170,8 @@ class RandomPolicy:
         return stack_values(self.task.actions, rows)
 
 
-class _Environment:
-    """One environment and the episode that it is in. All that the environment does, it does in a thread of its own."""
-
-    def __init__(self, index: int, task: TaskSpec, keep: bool, limits: EpisodeLimits) -> None:
-        self.index, self.task, self.keep, self.limits = index, task, keep, limits
-        self.recording: Recording | None = None
-        self._make()
-
-    @property
-    def is_active(self) -> bool:
-        return self.recording is not None
-
-    @property
-    def num_timesteps(self) -> int:
-        """Of the episode that it is in."""
-        return 0 if self.recording is None else self.recording.num_timesteps
-
-    def start(self, episode_index: int, seed: int, progress: Progress) -> EpisodeResult | None:
-        """Begins an episode; a result only if that fails."""
-        self.episode_index, self.seed, self.out_of_bounds, self.seconds = episode_index, seed, 0, 0.0
-        try:
-            self.recording = self._timed(Recording, self.task, self.env, seed, self.keep, self.limits.episode_steps)
-            self._look()
-        except Exception as error:  # whatever a simulator may raise: the episode has failed, the others go on
-            return self._break_off(error, progress)
-        return None
-
-    def step(self, action: dict[str, np.ndarray], progress: Progress) -> EpisodeResult | None:
-        """Executes `{action field: value}`; a result where the episode ends or fails."""
-        assert self.recording is not None
-        try:
-            self._timed(self.recording.step, action)
-            self._look()
-            episode = self.recording.episode("learner") if self.keep and self.recording.done else None
-            success = self.recording.success if self.recording.done else None
-        except Exception as error:  # as above
-            return self._break_off(error, progress)
-        if not self.recording.done:
-            return None
-        recording, self.recording = self.recording, None
-        progress.advance()
-        return EpisodeResult(
-            seed=self.seed,
-            total_reward=recording.total_reward,
-            num_timesteps=recording.num_timesteps,
-            success=success,
-            out_of_bounds=self.out_of_bounds,
-            is_cut=recording.is_cut,
-            episode=episode,
-        )
-
-    def close(self) -> None:
-        self.watched.end(self.env.close)
-
-    def _look(self) -> None:
-        """Reads what the environment shows. **Raises:** `ValueError` for a value that a policy cannot be shown."""
-        recording = self.recording
-        assert recording is not None
-        for spec in self.task.observations:
-            values = recording.observation[spec.name]
-            check_values(self.task.name, spec, values, 1, first=recording.num_timesteps)
-            if spec.modality is Modality.CONTINUOUS:
-                self.out_of_bounds += int(outside(spec, values).sum())
-
-    def _timed(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """An answer of the environment. **Raises:** `TimeoutError` where its answers in this episode took too long together."""
-        started = time.monotonic()
-        answer = self.watched(call, *arguments)
-        self.seconds += time.monotonic() - started
-        if 0 < self.limits.episode_seconds < self.seconds:
-            raise TimeoutError(f"the environment took longer than {self.limits.episode_seconds:g} s for this episode (--episode_seconds)")
-        return answer
-
-    def _break_off(self, error: Exception, progress: Progress) -> EpisodeResult:
-        """A simulator that raised or hangs may be in any state: the next episode gets a new one, in a new thread."""
-        num_timesteps, self.recording = self.num_timesteps, None
-        self.close()
-        self._make()
-        progress.advance()
-        return EpisodeResult(self.seed, float("nan"), num_timesteps, None, reason(error), self.out_of_bounds)
-
-    def _make(self) -> None:
-        self.watched = Watched(self.limits.step_seconds)
-        try:
-            self.env = self.watched(envs.make, self.task)
-        except BaseException:
-            self.watched.end()
-            raise
-
-
 def _batch(
-    task: TaskSpec, active: Sequence[_Environment], transform: Transform | None
+    task: TaskSpec, active: Sequence[Stream], transform: Transform | None
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
     """Observation, reward, first and streams of the active environments, (n, ...) each."""
     recordings = [stream.recording for stream in active if stream.recording is not None]

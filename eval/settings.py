@@ -8,28 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gato.envs.stream import EPISODE_SECONDS, STEP_SECONDS, EpisodeLimits
 from gato.setting import MAX_COUNT, MAX_SEED, MAX_TEMPERATURE, Limits, Settings, bounded, choice
 from gato.train.protocol import MODES, PROTOCOLS, Protocol
 
 LEARNED_ALONE = ("retrieve", "knn", "lwr", "darp", "clone")  # from the demonstrations, without the checkpoint
 BASELINES = ("prompt", *LEARNED_ALONE)
 LARGEST_RETURN = 1e30  # that may be asked for
-STEP_SECONDS = 60.0  # that an environment may take for one answer
-EPISODE_SECONDS = 600.0  # that it may take for all answers of an episode
-
-
-@dataclass(frozen=True)
-class EpisodeLimits(Settings):
-    """Where a rollout leaves an episode, and an environment.
-
-    - `step_seconds`: wall-clock time after which an environment's answer is waited for no longer; 0: for ever.
-    - `episode_steps`: when an episode that does not end is truncated, see `Recording`.
-    - `episode_seconds`: wall-clock time for all answers of an environment in an episode, after which it has failed; 0: for ever.
-    """
-
-    step_seconds: float = bounded(STEP_SECONDS, 0, 1e7)
-    episode_steps: int | None = bounded(None, 0, MAX_COUNT)
-    episode_seconds: float = bounded(EPISODE_SECONDS, 0, 1e7)
 
 
 @dataclass(frozen=True)
