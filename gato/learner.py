@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -50,6 +50,24 @@ class Batches(Protocol):
 
     def sources_of(self, step: int, rows: Sequence[int]) -> list[str]:
         """The names of the sources that the given rows come from."""
+
+
+@runtime_checkable
+class OnlineBatches(Batches, Protocol):
+    """Rows that the learner brings about by acting: what they are follows from (seed, update, row) and from the weights until then.
+
+    `loader` makes an update's rows when it is asked for them, after the update before, and in this process; `batch` knows the rows
+    of the update that was asked for last.
+    """
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the data, on the host, the same on every rank: with it the next updates have the same rows."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from there; called before `loader`."""
+
+    def close(self) -> None:
+        """Lets go of environments."""
 
 
 class Learner(Protocol):

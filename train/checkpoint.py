@@ -3,6 +3,7 @@
 A checkpoint is the folder of what was trained (an agent's: see `gato/agent.py`) with the training state beside it:
 
     optimizer.safetensors    the optimizer's state by parameter name
+    data.safetensors         where data are made on the way (`OnlineBatches`): what it takes to go on with the same ones
     learner.safetensors      what the learner has beside what acts, such as a critic; where it has any
     training.json            update count, tokens seen, data fingerprint
     rng.safetensors          torch's generator state
@@ -19,7 +20,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ from safetensors.torch import load_file, save_file
 
 from gato import digests
 from gato.disk import read_json, sync
-from gato.learner import Saved, Setup
+from gato.learner import OnlineBatches, Saved, Setup
 
 from .engine import Engine
 from .ranks import rank, say
 
-WEIGHTS, BESIDE = "model.safetensors", "learner.safetensors"
+WEIGHTS, BESIDE, DATA = "model.safetensors", "learner.safetensors", "data.safetensors"
 FAILED_SAVES = 3  # so many in a row end the run
 
 
@@ -60,6 +61,7 @@ class Snapshot:
     progress: Progress
     run: dict[str, Any]
     fingerprint: dict[str, str]
+    data: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def save(folder: Path, snapshot: Snapshot) -> None:
@@ -84,6 +86,8 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
     if beside := {name: value.contiguous() for name, value in snapshot.weights.items() if name not in acting}:
         save_file(beside, folder / BESIDE)
     save_file(snapshot.moments, folder / "optimizer.safetensors")
+    if snapshot.data:
+        save_file(snapshot.data, folder / DATA)
     save_file({"torch": snapshot.generator}, folder / "rng.safetensors")
     _write_json(folder / "training.json", {"progress": vars(snapshot.progress), "data": snapshot.fingerprint})
     _write_json(folder / "run.json", snapshot.run)
@@ -95,9 +99,11 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
     sync(folder)
 
 
-def restore(folder: Path, engine: Any) -> Progress:
-    """Loads weights and moments into the engine, and the generator's state. The folder must have been verified."""
+def restore(folder: Path, engine: Any, batches: Any = None) -> Progress:
+    """Loads weights and moments into the engine, the generator's state, and that of `OnlineBatches`. The folder must have been verified."""
     engine.restore(weights(folder), load_file(folder / "optimizer.safetensors"))
+    if isinstance(batches, OnlineBatches):
+        batches.load_state(load_file(folder / DATA))
     torch.set_rng_state(load_file(folder / "rng.safetensors")["torch"])
     return read_progress(folder)
 
@@ -177,11 +183,13 @@ class Saver:
     def __call__(self, at: Progress, name: str | None = None) -> None:
         self.settle()
         weights, moments = self.engine.weights(), self.engine.moments()  # the ranks' shares, brought together
+        batches = self.setup.batches
+        data = {name: value.clone() for name, value in batches.state().items()} if isinstance(batches, OnlineBatches) else {}
         self.last = at.step
         if rank() > 0:
             return
-        saved, fingerprint = self.setup.saved(weights), self.setup.batches.fingerprint
-        snapshot = Snapshot(saved, weights, moments, torch.get_rng_state(), at, self.run, fingerprint)
+        saved, generator = self.setup.saved(weights), torch.get_rng_state()
+        snapshot = Snapshot(saved, weights, moments, generator, at, self.run, batches.fingerprint, data)
         path = self.folder / (name or f"step-{at.step}")
         self._writing = path, self._thread.submit(self._write, path, snapshot)
         if name is not None:

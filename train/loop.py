@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from gato.data.loading import rank_rows
-from gato.learner import Batch, Batches
+from gato.learner import Batch, Batches, OnlineBatches
 
 from .checkpoint import Progress
 from .engine import Engine
@@ -111,6 +111,7 @@ def train(
     engine.learner.train()
     start = time.monotonic() - progress.seconds
     in_a_row, is_spike, presence = 0, SpikeWatch(), Presence()
+    is_online = isinstance(batches, OnlineBatches)  # then the loss measures surprise, and a surprise is no fault of a row
     with presence.explained():
         for step, drawn, waited in _timed(loader, progress.step, presence):
             total = schedule.follow(step, time.monotonic() - start) if schedule.is_timed and rank() == 0 else 0
@@ -126,10 +127,10 @@ def train(
             line = _line(progress, before, update, norm, rate, engine, config)
             if schedule.is_timed:
                 line["steps"] = schedule.total
-            if in_a_row or is_spike(update.loss):
+            if in_a_row or (not is_online and is_spike(update.loss)):
                 line |= _suspects(engine, batches, step, config, norm, update.loss, is_skipped=in_a_row > 0)
             log.write(line)
-            log.show(step + 1, schedule.total, update.loss, line["tokens_per_second"])
+            log.show(line, schedule.total)
             if in_a_row >= config.max_skipped:
                 raise RuntimeError(
                     f"{in_a_row} updates in a row had no finite gradient, the last at step {step}; lower optim.learning_rate"
@@ -212,10 +213,9 @@ def _suspects(
         text = f"the loss of update {step} is {loss:.3f}, far above those before; highest in rows"
     if rows:
         sources = sorted(set(batches.sources_of(step, rows)))
-        text += (
-            f" ({', '.join(map(str, rows[:SHOWN_ROWS]))}) of {', '.join(sources)}; "
-            f"'gato data show runs/{config.name} --step {step} --row {rows[0]}' shows the first"
-        )
+        text += f" ({', '.join(map(str, rows[:SHOWN_ROWS]))}) of {', '.join(sources)}"
+        if not isinstance(batches, OnlineBatches):
+            text += f"; 'gato data show runs/{config.name} --step {step} --row {rows[0]}' shows the first"
     say(text)
     return {"bad_rows" if is_skipped else "spike_rows": rows}
 

@@ -41,12 +41,14 @@ class MetricsLog:
         if self._track is not None:
             self._track(_flat(values), values["step"])
 
-    def show(self, step: int, total: int, loss: float, tokens_per_second: float) -> None:
-        """A bar on a terminal; elsewhere a plain line every ten seconds. `total`: updates of the whole run, as known now."""
+    def show(self, line: dict[str, Any], total: int) -> None:
+        """An update's line as a bar on a terminal; elsewhere a plain one every ten seconds. `total`: updates of the run, as known now."""
         if self._file is None:
             return
         self._total = self._bar.total = total
-        text = f"loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s"
+        step, text = line["step"], f"loss {line['loss']:.3f}, {line['tokens_per_second']:,.0f} tokens/s"
+        if "frames" in line:  # of what acts
+            text += f", {line['frames']:,} frames" + (f", return {line['episode_return']:.4g}" if "episode_return" in line else "")
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(text, refresh=False)
         now = time.monotonic()

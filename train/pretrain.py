@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from gato.data.mixture import open_tokenizer
 from gato.device import pick_device
-from gato.learner import Setup
+from gato.learner import OnlineBatches, Setup
 from gato.lock import FolderLock
 
 from ..tokenizers.vocabulary import Vocabulary
@@ -173,10 +173,12 @@ def _resume(folder: Path, config: Any, setup: Setup, accelerator: Accelerator, s
         # before the engine is made: DeepSpeed copies the weights that it finds
         load_weights(setup.learner, checkpoint.weights(path))
     engine = _engine(config, setup, accelerator)
+    if isinstance(setup.batches, OnlineBatches):
+        stack.callback(setup.batches.close)
     stack.callback(engine.close)  # before the training ends, whatever ends it
     if chosen < 0:
         return engine, Progress()
-    progress = checkpoint.restore(path, engine)
+    progress = checkpoint.restore(path, engine, setup.batches)
     say(f"resumed from {path}")
     return engine, progress
 

@@ -35,6 +35,7 @@ FAMILIES = {
     "gymnasium": ("gymnasium_suite", "gym"),
     "metaworld": ("metaworld", "metaworld"),
     "minatar": ("minatar", "minatar"),
+    "minigrid": ("babyai", "babyai"),
     "mujoco": ("mujoco", "mujoco"),
     "robotics": ("robotics", "robotics"),
     "toy": ("toy", "gym"),

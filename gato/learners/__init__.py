@@ -27,6 +27,7 @@ LEARNERS = {
         "gato.train.decision_setup:set_up",
         "gato.learners.decision_agent:DecisionAgent.load",
     ),
+    "ppo": Entry("gato.train.ppo.recipe:PPORecipe", "gato.train.ppo.setup:set_up", "gato.learners.ppo.agent:PPOAgent.load"),
     "clone": Entry("gato.train.clone_recipe:CloneRecipe", "gato.train.clone_setup:set_up", "gato.learners.folder:load_baseline"),
 }
 

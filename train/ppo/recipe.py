@@ -1,0 +1,62 @@
+"""What the recipe of PPO says. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from gato.learners.ppo.config import NAME, EnvConfig, NetworkConfig, PPOConfig
+from gato.setting import Settings, choice
+
+from ..recipe import OptimConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class PPORecipe(Settings):
+    """Everything a run of PPO is made of. `env.frames` says how long it is; `train.steps`, its updates, follow from them."""
+
+    learner: str = choice(NAME, (NAME,))
+    env: EnvConfig = field(default_factory=EnvConfig)
+    model: NetworkConfig = field(default_factory=NetworkConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.env.frames is not None and self.train.steps is None and self.num_rows % self.train.batch_size == 0:
+            object.__setattr__(self, "train", replace(self.train, steps=self._updates()))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of a rollout."""
+        return self.env.num_envs * self.ppo.rollout // self.ppo.span
+
+    @property
+    def updates_per_rollout(self) -> int:
+        return self.ppo.epochs * self.num_rows // self.train.batch_size
+
+    def _updates(self) -> int:
+        assert self.env.frames is not None
+        return -(-self.env.frames // (self.env.num_envs * self.ppo.rollout)) * self.updates_per_rollout
+
+    def check(self) -> None:
+        """**Raises:** `ValueError` for what makes no sense, before an environment is made."""
+        if not self.env.task:
+            raise ValueError("env.task names no task; give one such as --env.task gymnasium/cartpole")
+        if self.ppo.rollout % self.ppo.span:
+            raise ValueError(f"ppo.rollout is {self.ppo.rollout}, not a multiple of ppo.span, {self.ppo.span}; change one of them")
+        if self.num_rows % self.train.batch_size:
+            raise ValueError(
+                f"a rollout has {self.num_rows} rows (env.num_envs {self.env.num_envs} x ppo.rollout {self.ppo.rollout} / ppo.span "
+                f"{self.ppo.span}), not a multiple of train.batch_size, {self.train.batch_size}; change one of them"
+            )
+        if self.train.seconds is not None or (self.env.frames is None and self.train.steps is None):
+            raise ValueError("PPO counts frames; give env.frames, and leave out train.seconds")
+        if self.env.frames is not None and self.train.steps != self._updates():
+            raise ValueError(
+                f"env.frames is {self.env.frames:,}, which takes {self._updates():,} updates, and train.steps is {self.train.steps:,}; "
+                "leave one of them out"
+            )
+        for name in ("compile", "recompute", "deepspeed"):
+            if getattr(self.train, name):
+                raise ValueError(f"train.{name} is {getattr(self.train, name)}, which PPO has no use for; leave it out")
