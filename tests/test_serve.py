@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import gato
 from gato import envs
 from gato.agent import Agent
 from gato.cli import main
+from gato.data.store import StoreWriter
+from gato.episode import Episode
 from gato.eval.rollout import rollout
 from gato.learners.decision_agent import DecisionAgent
 from gato.learners.decision_config import DecisionConfig
@@ -25,6 +28,7 @@ from gato.learners.folder import BaselineAgent
 from gato.learners.nearest import NearestPolicy
 from gato.learners.trajectory import TrajectoryStatistics
 from gato.serve.batcher import Batcher, Busy
+from gato.serve.demonstrated import Demonstrated
 from gato.serve.metrics import Metrics
 from gato.serve.settings import ServeConfig
 from gato.serve.wire import Refused, read_msgpack, read_observation, write_msgpack
@@ -63,8 +67,8 @@ def served():
     """served(agent, sessions=1): a client of a server of its own."""
     made = []
 
-    def make(agent, token=None, is_local=True, **settings):
-        service = Service(agent, "tiny", ServeConfig(**settings))
+    def make(agent, token=None, is_local=True, demonstrated=(), **settings):
+        service = Service(agent, "tiny", ServeConfig(**settings), demonstrated)
         made.append(service)
         return TestClient(make_app(service, token, is_local))
 
@@ -470,6 +474,34 @@ def test_a_retrieval_policy_is_served_and_says_that_it_has_no_words(served, walk
     assert client.get("/metadata").json()["default_task"] == "toy/corridor"
 
 
+def test_a_task_that_the_checkpoint_never_saw_is_acted_in_by_its_demonstrations(served, agent, tmp_path):
+    """A counter that the robot and the corridor are not: its expert pushes by as much as it sees."""
+    seen_, push = (FieldSpec(n, Modality.CONTINUOUS, r, (), "float32", (-1.0,), (1.0,)) for n, r in (("x", "observation"), ("u", "action")))
+    task, values = TaskSpec("toy/mirror", (seen_, push)), np.linspace(-1, 1, 9, dtype=np.float32)
+    with StoreWriter(tmp_path / "mirror", [task]) as writer:
+        writer.append(Episode(task, {"x": values}, {"u": values}, np.zeros(9, np.float32)))
+        writer.append(Episode(task, {"x": values}, {"u": -values}, np.zeros(9, np.float32), behaviour="random"))
+    found = {}
+    for by in ("retrieve", "prompt"):
+        demonstrated = Demonstrated(agent, tmp_path / "mirror", by)
+        assert (len(demonstrated.episodes), demonstrated.left_out) == (1, 1)
+        client = served(agent, demonstrated=[demonstrated])
+        found[by] = [client.post("/act", json={"x": x}).json()["action"] for x in (-1, 0.49)]
+        assert set(client.get("/metadata").json()["tasks"]) == {"toy/robot", "toy/corridor", "toy/mirror"}
+    assert found["retrieve"] == [-1, 0.5]
+    policy = agent.policy(task, memory=0, prompt=demonstrated.episodes[0])
+    assert found["prompt"][0] == pytest.approx(float(policy.act({"x": np.float32([-1])})["u"][0]))
+
+
+def test_demonstrations_of_no_one_task_are_refused(agent, walk, tmp_path):
+    with StoreWriter(tmp_path / "walk", [walk([0], [1]).task]) as writer:
+        writer.append(walk([0, 1], [1, 0]))
+    with pytest.raises(ValueError, match="by is 'luck', expected one of retrieve, knn"):
+        Demonstrated(agent, tmp_path / "walk", "luck")
+    with pytest.raises(ValueError, match="a prompt to a Gato alone"):
+        Demonstrated(object(), tmp_path / "walk", "prompt")
+
+
 def test_a_decision_transformer_asks_for_the_reward(served, corridor):
     config = DecisionConfig(num_layers=1, num_heads=1, width=8, context=4)
     statistics = TrajectoryStatistics({}, {}, {"0.0": 0.0, "1.0": 1.0}, 1.0, 1, 8)
@@ -594,12 +626,13 @@ def test_a_policy_that_is_served_scores_as_the_one_that_is_loaded(corridor_agent
     remote.close()
 
 
-def test_the_loops_of_the_page_run(make_gato, tokenizer, listening, capsys):
+def test_the_python_of_the_page_runs(make_gato, tokenizer, listening, capsys, tmp_path):
     gym = pytest.importorskip("gymnasium")
     task = envs.task("gymnasium/cartpole")
-    port = listening(Agent(make_gato(context_length=64).float(), tokenizer, {task.name: task}))
+    agent = Agent(make_gato(context_length=64).float(), tokenizer, {task.name: task})
+    port = listening(agent)
     page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text()
-    loop, foreign = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    loop, foreign, demonstrations = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict = {}
     exec(compile(loop.replace("127.0.0.1:8000", f"127.0.0.1:{port}"), "docs/serving.md", "exec"), names)
     assert float(capsys.readouterr().out) == names["total"] >= 8  # a pole falls no sooner
@@ -607,6 +640,15 @@ def test_the_loops_of_the_page_run(make_gato, tokenizer, listening, capsys):
         names["observation"], _ = gym.make("CartPole-v1").reset(seed=0)
         exec(compile(foreign.replace("127.0.0.1:8000", f"127.0.0.1:{port}"), "docs/serving.md", "exec"), names)
         assert names["action"] in (0, 1)
+    agent.save(tmp_path / "tiny")
+    with StoreWriter(tmp_path / "store", [task]) as writer:
+        still = {"observation": np.zeros((2, 4), np.float32)}, {"action": np.array([1, 1])}
+        writer.append(Episode(task, *still, np.ones(2, np.float32)))
+    demonstrations = demonstrations.replace("runs/demo/final", str(tmp_path / "tiny"))
+    demonstrations = demonstrations.replace("gymnasium/lunar-lander-continuous", str(tmp_path / "store"))
+    names["gato"] = gato
+    exec(compile(demonstrations, "docs/serving.md", "exec"), names)
+    assert names["policy"].act_one(names["observation"]) == 1
 
 
 def test_bad_options_of_the_command_are_one_line(agent, tmp_path, capsys, monkeypatch):

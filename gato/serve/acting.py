@@ -21,6 +21,7 @@ from gato.episode import outside
 from gato.spec import Modality, TaskSpec
 
 from .batcher import Busy
+from .demonstrated import Demonstrated
 from .metrics import Metrics
 from .settings import ServeConfig
 from .wire import Refused, read_observation
@@ -58,17 +59,20 @@ class Request:
 
 
 class Acting:
-    """**Arguments:** `agent`: whatever `gato.load` gives; `config`; `metrics`: where values out of range are counted.
+    """**Arguments:** `agent`: whatever `gato.load` gives; `config`; `metrics`: where values out of range are counted; `demonstrated`:
+    tasks that are acted in by their demonstrations, in place of those of the same name. The last of them is the default.
 
     **Raises:** `ValueError` for a default task that the checkpoint does not know.
     """
 
-    def __init__(self, agent: Any, config: ServeConfig, metrics: Metrics) -> None:
+    def __init__(self, agent: Any, config: ServeConfig, metrics: Metrics, demonstrated: Sequence[Demonstrated] = ()) -> None:
         self.agent, self.config, self.metrics = agent, config, metrics
+        self.demonstrated = {d.task.name: d for d in demonstrated}
         self.tasks: dict[str, TaskSpec] = {name: task for name, task in agent.tasks.items() if task.is_control}
-        self.default = next(iter(self.tasks)) if len(self.tasks) == 1 else None
+        self.tasks |= {name: d.task for name, d in self.demonstrated.items()}
+        self.default = next(reversed(self.tasks)) if len(self.tasks) == 1 or demonstrated else None
         if config.task is not None:
-            self.default = agent.task(config.task).name
+            self.default = config.task if config.task in self.tasks else agent.task(config.task).name
         self._free = {name: list(range(config.sessions))[::-1] for name in self.tasks}
         self._sessions: set[Session] = set()
         self._policies: dict[str, Any] = {}  # of the answering thread alone
@@ -83,7 +87,8 @@ class Acting:
                 raise Refused(f"no task is named, and there is no default; add task, one of {known[:1000]}")
             return self.tasks[self.default]
         try:
-            found = self.agent.task(name) if isinstance(name, str) else None
+            known = isinstance(name, str) and name in self.tasks
+            found = self.tasks[name] if known else self.agent.task(name) if isinstance(name, str) else None
         except ValueError as error:
             raise Refused(str(error)) from None
         if found is None or found.name not in self.tasks:
@@ -168,7 +173,7 @@ class Acting:
     def _answer_task(self, group: list[Request]) -> list[Any]:
         task = group[0].session.task
         try:
-            policy = self._policy(task)
+            policy = self.prepare(task)
             if hasattr(policy, "target_return"):
                 missing = [r for r in group if r.begins is None and r.reward is None]
                 if missing:
@@ -198,11 +203,13 @@ class Acting:
         )
         return [reply(task, {name: values[i : i + 1] for name, values in actions.items()}) for i in range(len(group))]
 
-    def _policy(self, task: TaskSpec) -> Any:
+    def prepare(self, task: TaskSpec) -> Any:
         """The policy that all sessions of a task share, made when it is first asked for."""
         if task.name not in self._policies:
             given = {name: getattr(self.config, name) for name in ("temperature", "memory", "target_return")}
-            policy = self.agent.policy(task, seed=self.config.seed, **{k: v for k, v in given.items() if v is not None})
+            given = {name: value for name, value in given.items() if value is not None}
+            shown = self.demonstrated.get(task.name)
+            policy = shown.policy(self.config.seed, **given) if shown else self.agent.policy(task, seed=self.config.seed, **given)
             policy.reset(self.config.sessions)
             self._policies[task.name] = policy
         return self._policies[task.name]

@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from gato.agent import load
 
 from .app import is_this_computer, make_app
+from .demonstrated import Demonstrated
 from .service import Service
 from .settings import TOKEN_VARIABLE, ServeConfig
 
@@ -37,7 +39,7 @@ def serve(checkpoint: Path, config: ServeConfig) -> None:
     folder = checkpoint.resolve()
     name = folder.parent.name if folder.name == "final" else folder.name
     try:
-        service = Service(load(checkpoint, config.device, config.verify), name, config)
+        service = _service(checkpoint, name, config)
     except BaseException:
         listener.close()
         raise
@@ -56,6 +58,20 @@ def serve(checkpoint: Path, config: ServeConfig) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
         service.close()
+
+
+def _service(checkpoint: Path, name: str, config: ServeConfig) -> Service:
+    """What is served; a task of demonstrations is learned before anybody can ask."""
+    agent = load(checkpoint, config.device, config.verify)
+    if config.demonstrations is None:
+        return Service(agent, name, config)
+    demonstrated = Demonstrated(agent, config.demonstrations, config.by)
+    service, started = Service(agent, name, config, [demonstrated]), time.monotonic()
+    service.acting.prepare(demonstrated.task)
+    left_out = f", {demonstrated.left_out} left out" if demonstrated.left_out else ""
+    took = f"{time.monotonic() - started:.1f} s"
+    print(f"{demonstrated.task.name}: by {config.by} from {len(demonstrated.episodes)} demonstrations{left_out}, {took}", flush=True)
+    return service
 
 
 def make_server(service: Service, token: str | None = None, is_local: bool = True, ready: Callable[[], None] = lambda: None) -> Server:

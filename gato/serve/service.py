@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from gato.spec import TaskSpec
 from . import words
 from .acting import Acting, Session
 from .batcher import Batcher, Busy
+from .demonstrated import Demonstrated
 from .metrics import SECONDS, SIZES, Metrics, resident_bytes
 from .settings import ServeConfig
 from .wire import ENVELOPE, Refused, most_bytes, split
@@ -42,13 +43,13 @@ class Place:
 
 
 class Service:
-    """**Arguments:** `agent`: whatever `gato.load` gives; `name`: of the checkpoint; `config`."""
+    """**Arguments:** `agent`: whatever `gato.load` gives; `name`: of the checkpoint; `config`; `demonstrated`: see `Acting`."""
 
-    def __init__(self, agent: Any, name: str, config: ServeConfig) -> None:
+    def __init__(self, agent: Any, name: str, config: ServeConfig, demonstrated: Sequence[Demonstrated] = ()) -> None:
         self.agent, self.name, self.config = agent, name, config
         self.metrics = _metrics(self)
-        self.acting = Acting(agent, config, self.metrics)
-        self.actions = Batcher(self.acting.answer, 2 * config.sessions, config.waiting, config.wait_ms / 1000, self.acting.num_active)
+        self.acting = Acting(agent, config, self.metrics, demonstrated)
+        self.actions = Batcher(self.acting.answer, config.batch, config.waiting, config.wait_ms / 1000, self.acting.num_active)
         self.speaks = isinstance(agent, Agent)
         self.words = Batcher(lambda wishes: words.answer(agent, wishes), WORDS_AT_ONCE, 2 * WORDS_AT_ONCE)
         self.places: dict[str, Place] = {}
@@ -203,6 +204,7 @@ class Service:
             "context_length": getattr(config, "context_length", None),
             "default_task": self.acting.default,
             "tasks": {name: task.to_dict() for name, task in self.acting.tasks.items()},
+            "by_demonstrations": {name: d.by for name, d in self.acting.demonstrated.items()},
             "words": self._words(),
             "controls": ["task", "session", "reset", "end", "episode", "reward"],
             "most_bytes": self.most_bytes,
