@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .batcher import Busy
 from .service import MAX_UPLOAD, Leaving, Place, Service
@@ -133,7 +133,7 @@ async def _socket(socket: WebSocket) -> None:
         await _sent(socket, write_msgpack(service.metadata()))
         while (event := await socket.receive())["type"] == "websocket.receive":
             await _sent(socket, await _reply(service, place, event.get("bytes")))
-    except (OSError, RuntimeError, TimeoutError):  # the client is gone, or does not read
+    except (WebSocketDisconnect, OSError, RuntimeError, TimeoutError):  # the client is gone, or does not read
         pass
     finally:
         service.num_connections -= 1
