@@ -1,6 +1,9 @@
 """Latency of acting: one control step with a full context, against no cache and against the least that must be read.
 
 Run from the repository's root:  python benchmarks/act.py [--sizes 256x4x8] [--steps 200] [--json FILE]
+
+*Plain* is the same policy with the layers of training in place of `gato/layers/acting.py`, step by step in turn with it.
+
                                  python benchmarks/act.py --device cuda
 
 `python benchmarks/gpu.py --only acting` measures 364M and 1.18B on a GPU.
@@ -95,7 +98,7 @@ class Passes(GatoPolicy):
         self.passes: list[tuple[int, int]] = []
 
     def _feed_actions(self, rows: np.ndarray, ids: np.ndarray) -> torch.Tensor:
-        if self.static:  # which does not come by `_run`
+        if self.static or (self._quick is not None and len(rows) == 1):  # which do not come by `_run`
             self.passes.append((len(rows), int(np.minimum(self._cache.next[rows] + 1, self.context_length).sum())))
         return super()._feed_actions(rows, ids)
 
@@ -103,6 +106,13 @@ class Passes(GatoPolicy):
         seen = np.minimum(self._cache.next[rows] + counts, self.context_length)
         self.passes.append((int(counts.sum()), int(seen.sum())))
         return super()._run(embedded, rows, counts)
+
+
+class PlainPasses(Passes):
+    """With the layers as they are in training."""
+
+    def _renew(self) -> None:
+        self._quick = None
 
 
 @dataclass
@@ -172,20 +182,25 @@ class Latency:
     ratio_roofline: float
     uncached: float
     faster: float
+    plain: float
+    than_plain: float
 
 
 def latency(model: Gato, size: str, task: TaskSpec, overflow: str, steps: int, clock: Clock) -> Latency:
     tokenizer, rng, device = EpisodeTokenizer(None, Vocabulary()), np.random.default_rng(0), str(model.device.type)
-    policy, machine = Passes(model, tokenizer, task, overflow=overflow, static=device == "cuda"), Machine(clock, device, model.dtype)
+    kinds, machine = (Passes, PlainPasses), Machine(clock, device, model.dtype)
+    policy, plain = (kind(model, tokenizer, task, overflow=overflow, static=device == "cuda") for kind in kinds)
     per_step, context = tokenizer.tokens_per_timestep(task), model.config.context_length
-    policy.reset(1)
-    for _ in range(context // per_step + 1):
-        policy.act(observations(task, 1, rng))
-    seconds, ratios, floors = [], [], []
+    for each in (policy, plain):
+        each.reset(1)
+        for _ in range(context // per_step + 1):
+            each.act(observations(task, 1, rng))
+    seconds, before, ratios, floors = [], [], [], []
     for i in range(steps):
         seen = observations(task, 1, rng)
         policy.passes.clear()
         seconds.append(clock(lambda seen=seen: policy.act(seen)))
+        before.append(clock(lambda seen=seen: plain.act(seen)))
         is_rebuild = max(tokens for tokens, _ in policy.passes) > 2 * per_step
         if i % max(1, steps // 40) == 0 and not is_rebuild:
             floors.append(step_floors(model, policy.passes, machine))
@@ -197,6 +212,7 @@ def latency(model: Gato, size: str, task: TaskSpec, overflow: str, steps: int, c
     return Latency(
         size, task.name, overflow, per_step, p50 * 1e3, p99 * 1e3,
         float(reading), float(roofline), float(ratio[0]), float(ratio[1]), uncached * 1e3, uncached / p50,
+        float(np.median(before)) * 1e3, float(np.median(np.array(before) / seconds)),
     )  # fmt: skip
 
 
@@ -226,7 +242,7 @@ def main() -> None:
     torch.set_num_threads(1)
     clock = Clock(options.clock or ("wall" if options.device == "cuda" else "cpu"), options.device)
     rows = []
-    head = f"{'size':10}{'task':20}{'overflow':9}{'p50':>8}{'p99':>8}{'reading':>9}{'x':>6}{'roofline':>10}{'x':>6}{'no cache':>10}{'x':>7}"
+    head = f"{'size':10}{'task':20}{'overflow':9}{'p50':>8}{'p99':>8}{'reading':>9}{'x':>6}{'roofline':>10}{'x':>6}{'no cache':>10}{'x':>7}{'plain':>9}{'x':>6}"
     print(f"milliseconds of a step, context {options.context}, one thread\n{head}")
     for size in options.sizes:
         model = model_of(size, options.context, options.device)
@@ -236,7 +252,8 @@ def main() -> None:
                 rows.append(asdict(row))
                 print(
                     f"{size:10}{task.name:20}{overflow:9}{row.p50:8.2f}{row.p99:8.2f}{row.reading:9.2f}{row.ratio_reading:6.1f}"
-                    f"{row.roofline:10.2f}{row.ratio_roofline:6.1f}{row.uncached:10.0f}{row.faster:7.1f}", flush=True,
+                    f"{row.roofline:10.2f}{row.ratio_roofline:6.1f}{row.uncached:10.0f}{row.faster:7.1f}"
+                    f"{row.plain:9.2f}{row.than_plain:6.2f}", flush=True,
                 )  # fmt: skip
     found: dict[str, Any] = {"device": options.device, "context": options.context, "latency": rows, "streams": {}}
     for streams in options.streams:

@@ -244,7 +244,8 @@ def _played(
     """Episodes, and how they were played: in how many `seconds`, with which `memory`, for which return, at which rate."""
     started = time.monotonic()
     asked: dict[str, Any] = {} if target is None else {"target_return": target}
-    policy = agent.policy(task, temperature=config.temperature, overflow=config.overflow, seed=config.seed, memory=config.memory, **asked)
+    overflow = config.overflow or _overflow(agent, task, config)
+    policy = agent.policy(task, temperature=config.temperature, overflow=overflow, seed=config.seed, memory=config.memory, **asked)
     pace = None if config.rate is None else Pace(config.rate)
     results = rollout(
         policy, task, config.episodes, config.seed, config.num_envs, transform,
@@ -254,6 +255,13 @@ def _played(
     if (asked_for := getattr(policy, "target_return", None)) is not None:
         how["target_return"] = asked_for
     return results, how | _deadlines(pace)
+
+
+def _overflow(agent: Any, task: TaskSpec, config: EvalConfig) -> str:
+    """At a rate the step that reads half a context anew would miss its deadline, so a Gato's context rolls where it can."""
+    memory = agent.tasks[task.name].memory if config.memory is None and task.name in agent.tasks else config.memory
+    can_roll = isinstance(agent, Agent) and agent.model.config.positions != "learned" and not memory
+    return "rolling" if config.rate is not None and can_roll else "rebuild"
 
 
 def _deadlines(pace: Pace | None) -> dict[str, Any]:

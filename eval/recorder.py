@@ -43,6 +43,7 @@ def recording_settings(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     assert config.record is not None
     names = ("episodes", "num_envs", "seed", "temperature", "overflow", "memory", "demonstrations", "episode_steps")
     settings: dict[str, Any] = {name: getattr(config, name) for name in names}
+    settings["overflow"] = config.overflow or ("rebuild" if config.rate is None else "rolling")
     if config.target_return:
         settings["target_return"] = config.target_return
     settings["weights_sha256"] = weights_sha256(checkpoint)

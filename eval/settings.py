@@ -24,7 +24,8 @@ class EvalConfig(Settings):
     - `against`: another checkpoint, which plays the same episodes of the tasks that both know; see `paired_comparison`.
     - `episodes` per task; `num_envs` of them side by side; `seed` of their starts.
     - `temperature` of the actions (0: the most likely one), by default 1 as in the paper, but for continuous ones in the compact
-      layout, which are then not drawn; `overflow`: see `GatoPolicy`.
+      layout, which are then not drawn; `overflow`: see `GatoPolicy`; by default rebuild, but rolling at a `rate` where no `memory`
+      is asked for and positions are not learned.
     - `memory`: how many timesteps a policy sees, the present one among them; 0: as many as the context holds. By default what each
       task was trained with.
     - `target_return`: the return that a learner of returns is asked for, by default the highest of its data; with several every task
@@ -52,7 +53,7 @@ class EvalConfig(Settings):
     num_envs: int = bounded(50, 1, 10_000)
     seed: int = bounded(0, 0, MAX_SEED)
     temperature: float | None = bounded(None, 0, MAX_TEMPERATURE)
-    overflow: str = choice("rebuild", ("rebuild", "rolling"))
+    overflow: str | None = choice(None, ("rebuild", "rolling"))
     memory: int | None = bounded(None, 0, MAX_COUNT)
     target_return: list[float] = field(default_factory=list, metadata={"limits": Limits(-LARGEST_RETURN, LARGEST_RETURN)})
     demonstrations: int = bounded(0, 0, 10_000)

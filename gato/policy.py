@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from gato.action_step import ActionStep
+from gato.layers.acting import ActingTransformer
 from gato.layers.history import Stream, num_said, spoken, spoken_anew
 from gato.layers.layout import check_layouts
 from gato.layers.slots import SlotChoice
@@ -107,6 +108,7 @@ class GatoPolicy:
         self._slots = _slots(task, self._is_compact)
         self.seed, self.static = seed, static
         self._default = () if prompt is None else (prompt,)
+        self._quick: ActingTransformer | None = None
         self._use(self._new_cache(1))
         if (needed := tokenizer.positions_per_timestep(task)) > self.context_length:
             raise ValueError(f"a timestep of '{task.name}' has {needed} {self._unit} but the context holds {self.context_length}")
@@ -117,6 +119,7 @@ class GatoPolicy:
 
         Without demonstrations the policy's own `prompt` is taken, if it has one.
         """
+        self._renew()
         if self._cache.num_streams != num_streams:
             self._use(self._new_cache(num_streams))
         for stream in range(num_streams):  # the same memory again, and the graph that was recorded over it
@@ -128,6 +131,15 @@ class GatoPolicy:
     def begin(self, stream: int, number: int) -> None:
         """Starts an episode in a stream, which goes as the `number`-th to begin goes whatever the other streams did."""
         self._begin_episode(stream, number)
+
+    def _renew(self) -> None:
+        """Somebody may have trained the model since, or put something into its layers."""
+        if not ActingTransformer.fits(self.model.transformer):
+            self._quick = None
+        elif self._quick is None:
+            self._quick = ActingTransformer(self.model.transformer)
+        else:
+            self._quick.renew()
 
     def _new_cache(self, num_streams: int) -> StreamCache:
         rolling, context = self.overflow == "rolling", self.context_length
@@ -328,6 +340,8 @@ class GatoPolicy:
             self._streams[s].cached += 1
         if self._step is not None and np.array_equal(rows, np.arange(len(self._streams))):
             return self._step(ids)
+        if self._quick is not None and len(rows) == 1:
+            return self._quick.one(self.model.embedding.action(self._tensor(ids.astype(np.int64))), int(rows[0]), self._cache)
         local = np.full((len(rows), 1), ACTION_LOCAL, np.int64)
         embedded = self.model.embedding(self._tensor(ids.astype(np.int64)[:, None]), self._tensor(local), None, None)
         return self._run(embedded, rows, np.ones(len(rows), np.int64))
@@ -335,6 +349,9 @@ class GatoPolicy:
     def _run(self, embedded: torch.Tensor, rows: np.ndarray, counts: np.ndarray) -> torch.Tensor:
         """Embedded tokens (n, M, width), of which `counts` are no padding -> the hidden state of each row's last, (n, width)."""
         mask, queries, keys = self._cache.begin(rows, counts)
+        if self._quick is not None:
+            is_even = bool((counts == embedded.shape[1]).all())
+            return self._quick.several(embedded, mask, queries, slice(-1, None) if is_even else self._tensor(counts - 1), self._cache)
         learned = queries.clamp(max=self.context_length - 1)
         hidden = self.model.transformer(embedded, mask, queries, keys, learned_positions=learned, cache=self._cache)
         if (counts == hidden.shape[1]).all():

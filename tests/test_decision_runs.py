@@ -124,7 +124,7 @@ def test_weights_remember_scales_and_returns(alone, home):
     statistics = agent.model.statistics
     assert isinstance(agent, DecisionAgent) and statistics.highest == statistics.return_scale == 1.0 and statistics.lowest == 0.0
     assert statistics.longest == store.lengths.max() and agent.model.num_timesteps == 15
-    assert agent.policy(TASK).target_return == 1.0
+    assert agent.policy(TASK).target_return == 1.0 and agent.policy(TASK, temperature=None).temperature == 1.0
 
 
 def test_a_sweep_of_targets_plays_each_and_draws_them(alone, folder, capsys, caplog):
@@ -135,8 +135,6 @@ def test_a_sweep_of_targets_plays_each_and_draws_them(alone, folder, capsys, cap
         "2",
         "--episodes",
         "4",
-        "--temperature",
-        "0.5",
         "--out",
         "sweep.json",
     ]

@@ -13,6 +13,7 @@ from conftest import SCHEMES
 
 from gato.batch import ACTION_LOCAL, collate, join
 from gato.episode import Episode
+from gato.layers.acting import ActingTransformer
 from gato.learners.gato import GatoLearner
 from gato.policy import GatoPolicy
 from gato.spec import FieldSpec, Modality, TaskSpec
@@ -280,6 +281,43 @@ def test_a_pass_of_fixed_shapes_is_the_ordinary_one(make_gato, tokenizer, robot,
 def test_relative_positions_have_no_pass_of_fixed_shapes(make_gato, tokenizer, robot):
     with pytest.raises(ValueError, match="needs rope or learned positions, and these are transformer_xl"):
         GatoPolicy(make_gato("transformer_xl"), tokenizer, robot, static=True)
+
+
+# -- fewer kernels -------------------------------------------------------------------------------------
+
+
+def test_weights_that_were_trained_between_episodes_are_the_ones_that_act(make_gato, tokenizer, robot, drive):
+    model = make_gato()
+    policy = recorder(model, tokenizer, robot)
+    live(policy, drive(2))
+    with torch.no_grad():
+        model.transformer.layers[0].attention.k_proj.weight *= 2
+        model.transformer.layers[1].feed_forward.up_proj.weight += 0.1
+    policy.scores.clear()
+    policy.reset()
+    acted = live(policy, drive(3))
+    torch.testing.assert_close(torch.cat(policy.scores), scores_of(model, tokenizer, tokenizer.encode(acted)), **EXACT)
+
+
+def test_what_was_put_into_a_layer_acts_too(make_gato, tokenizer, robot, drive):
+    """As adapters are: a layer whose product is another module, or that somebody listens to, runs as it is."""
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model, seen = make_gato(), []
+    assert ActingTransformer.fits(model.transformer)
+    attention = model.transformer.layers[0].attention
+    doubled = Doubled(*reversed(attention.v_proj.weight.shape), bias=False).to(attention.v_proj.weight)
+    attention.v_proj = doubled
+    policy = recorder(model, tokenizer, robot)
+    acted = live(policy, drive(3))
+    torch.testing.assert_close(torch.cat(policy.scores), scores_of(model, tokenizer, tokenizer.encode(acted)), **EXACT)
+    listened = make_gato()
+    listened.transformer.layers[1].register_forward_hook(lambda *_: seen.append(1))
+    live(GatoPolicy(listened, tokenizer, robot), drive(2))
+    assert len(seen) == 2 * robot.actions[0].size  # a pass for every action token, the observation's among them
 
 
 # -- actions -------------------------------------------------------------------------------------------

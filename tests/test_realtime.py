@@ -1,6 +1,7 @@
 """Acting at a rate: what is late is counted, and not caught up."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import pytest
 pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 
 from gato import envs
+from gato.agent import Agent
 from gato.envs.stream import Watched
-from gato.eval.control import evaluate
+from gato.eval.control import _overflow, evaluate
 from gato.eval.realtime import Pace
 from gato.eval.rollout import rollout
+from gato.eval.settings import EvalConfig
 
 CORRIDOR = envs.task("toy/corridor")
 
@@ -111,3 +114,12 @@ def test_a_watched_call_gives_and_raises_what_the_function_does():
     with pytest.raises(ZeroDivisionError):
         watched(divmod, 1, 0)
     watched.end()
+
+
+def test_at_a_rate_a_full_context_rolls_where_it_can(make_gato, tokenizer):
+    def chosen(model=None, memory=None, **settings) -> str:
+        agent = Agent(model or make_gato(), tokenizer, {CORRIDOR.name: replace(CORRIDOR, memory=memory)})
+        return _overflow(agent, CORRIDOR, EvalConfig(**settings))
+
+    assert chosen(rate=20) == "rolling" and chosen() == "rebuild"
+    assert chosen(memory=3, rate=20) == chosen(rate=20, memory=2) == chosen(make_gato("learned"), rate=20) == "rebuild"

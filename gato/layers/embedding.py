@@ -107,6 +107,10 @@ class Embedding(nn.Module):
             embedded = flat.index_add(0, numbers.position, pooled.to(flat.dtype))[:-1].view(embedded.shape)
         return embedded
 
+    def action(self, ids: Tensor) -> Tensor:
+        """Action tokens (n,) -> (n, width): what `forward` makes of them, in two kernels."""
+        return F.embedding(ids, self.tokens.weight) + self.local.weight[self.action_row]
+
     def _with_patches(self, ids: Tensor, patches: Tensor, boxes: Tensor, index: Tensor) -> Tensor:
         middle = ((boxes[:, 0::2] + boxes[:, 1::2] + 1) // 2).clamp(max=NUM_POSITION_BINS - 1)  # (N, 2): the rounded mean
         vectors = self.patch_embedder(patches) + self.patch_rows(middle[:, 0]) + self.patch_columns(middle[:, 1])

@@ -14,15 +14,16 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class _StreamLayer(CacheLayerMixin):
-    """Keys and values (S, H, slots, d) of one layer; the slot behind the ring takes what is padding."""
+    """Keys and values (S, H, slots, d) of one layer, `ring` (2, S, H, slots, d) in one; the slot behind the ring takes what is
+    padding."""
 
     def __init__(self, cache: StreamCache) -> None:
         super().__init__()
         self.cache = cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        shape = (self.cache.num_streams, key_states.shape[1], self.cache.capacity + 1, key_states.shape[3])
-        self.keys, self.values = key_states.new_zeros(shape), value_states.new_zeros(shape)
+        self.ring = key_states.new_zeros(2, self.cache.num_streams, key_states.shape[1], self.cache.capacity + 1, key_states.shape[3])
+        self.keys, self.values = self.ring.unbind()
         self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
@@ -98,6 +99,28 @@ class StreamCache(Cache):
         if self.window is not None:
             mask &= k[:, None] > q[:, :, None] - self.window
         return mask[:, None], q, k
+
+    def begin_one(self, stream: int, dtype: torch.dtype) -> tuple[int, int, int, Tensor]:
+        """As `begin` for a single token of one stream, on the CPU.
+
+        **Returns:** its position, its slot, how many slots are used, and what is added to the scores of these: (1, 1, K) of 0 or
+        minus infinity, or (1, 1, 1) of 0.
+        """
+        position = int(self.next[stream])
+        self.next[stream] = position + 1
+        used = min(position + 1, self.capacity)
+        mask = np.zeros((1, 1, 1 if self.window is None or used <= self.window else used), np.float32)
+        if mask.size > 1:
+            assert self.window is not None
+            mask[..., np.arange(position + 1 - used, position + 1 - self.window) % self.capacity] = -np.inf
+        return position, position % self.capacity, used, torch.from_numpy(mask).to(dtype)
+
+    def rings(self, like: Tensor, heads: int, width: int) -> list[Tensor]:
+        """Of every layer keys and values (2, S, H, slots, d), of the type of `like`."""
+        for layer in self.layers:
+            if not layer.is_initialized:
+                layer.lazy_initialization(like.new_empty(1, heads, 1, width), like)
+        return [layer.ring for layer in self.layers]
 
     def begin_static(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """As `begin` for one token of every stream, at positions (S, 1) that lie on the device: no shape depends on them.

@@ -80,7 +80,7 @@ class DecisionAgent:
     def policy(
         self,
         task: str | TaskSpec | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         overflow: str = "rebuild",
         seed: int = 0,
         memory: int | None = None,

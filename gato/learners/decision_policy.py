@@ -40,7 +40,7 @@ class DecisionPolicy:
 
     - `target_return`: what the episode's rewards should come to; by default the highest return of
       the training data.
-    - `temperature`: of discrete actions; 0 takes the likeliest. Continuous actions are not drawn.
+    - `temperature`: of discrete actions, by default 1; 0 takes the likeliest. Continuous actions are not drawn.
     - `seed`: of the sampling: the k-th episode that begins has a generator of its own, whichever
       stream it is in.
 
@@ -52,9 +52,10 @@ class DecisionPolicy:
         self,
         model: DecisionTransformer,
         target_return: float | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         seed: int = 0,
     ) -> None:
+        temperature = 1.0 if temperature is None else temperature
         check_value("temperature", temperature, float, TEMPERATURE)
         check_value("seed", seed, int, SEED)
         self.model, self.task, self.temperature, self.seed = (
