@@ -242,7 +242,8 @@ def main() -> None:
     torch.set_num_threads(1)
     clock = Clock(options.clock or ("wall" if options.device == "cuda" else "cpu"), options.device)
     rows = []
-    head = f"{'size':10}{'task':20}{'overflow':9}{'p50':>8}{'p99':>8}{'reading':>9}{'x':>6}{'roofline':>10}{'x':>6}{'no cache':>10}{'x':>7}{'plain':>9}{'x':>6}"
+    head = f"{'size':10}{'task':20}{'overflow':9}{'p50':>8}{'p99':>8}{'reading':>9}{'x':>6}{'roofline':>10}{'x':>6}"
+    head += f"{'no cache':>10}{'x':>7}{'plain':>9}{'x':>6}"
     print(f"milliseconds of a step, context {options.context}, one thread\n{head}")
     for size in options.sizes:
         model = model_of(size, options.context, options.device)
