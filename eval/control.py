@@ -15,6 +15,7 @@ import numpy as np
 from gato.agent import Agent, load
 from gato.data.store import Store
 from gato.data.stores import find_store, named_store
+from gato.description import check_gato
 from gato.disk import check_writable, finite, reason
 from gato.eval.words.captioning import caption_results, was_trained_on
 from gato.eval.words.text import text_results
@@ -71,6 +72,8 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     started = time.monotonic()
     if config.rate is not None and config.num_envs > 1:
         config = replace(config, num_envs=1)
+    if config.captions or config.text or config.prompts:
+        check_gato(checkpoint, "caption or write")
     settings = recording_settings(Path(checkpoint), config) if config.record else {}
     agent = load(checkpoint, config.device, config.verify)
     if config.target_return and not takes_returns(agent):

@@ -27,6 +27,7 @@ from gato.data.inspection.coarseness import inferred_origins
 from gato.data.spread import measured
 from gato.data.store import Store, StoreWriter
 from gato.data.stores import find_store
+from gato.description import check_gato
 from gato.device import pick_device
 from gato.disk import finite
 from gato.envs.success import check_criterion
@@ -34,7 +35,7 @@ from gato.episode import Episode
 from gato.eval.report.chart import score_curves
 from gato.eval.report.fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
 from gato.learners.contradictions import contradictions
-from gato.learners.folder import KINDS, BaselineAgent, save_baseline
+from gato.learners.folder import KINDS, save_baseline
 from gato.policy import GatoPolicy, Policy
 from gato.spec import TaskSpec
 from gato.train.finetune import finetune, merged
@@ -158,10 +159,8 @@ def _with_returns(task: TaskSpec, store: Store, numbers: Sequence[int], config: 
 
 
 def opened(checkpoint: Path, config: FewShotConfig) -> Agent:
-    agent = load(checkpoint, config.device, config.verify)
-    if isinstance(agent, BaselineAgent):
-        raise ValueError(f"'{checkpoint}' holds a {agent.kind} policy, which cannot be fine-tuned; name the folder of a model")
-    return agent
+    check_gato(checkpoint, "be fine-tuned")
+    return load(checkpoint, config.device, config.verify)
 
 
 def understood(demonstrations: Demonstrations, agent: Agent) -> Demonstrations:

@@ -24,9 +24,9 @@ import numpy as np
 from gato.layers.layout import check_layouts
 
 from . import digests, given
-from .description import BASELINE, NAME, Description
+from .description import BASELINE, Description, learner_of
 from .device import pick_device
-from .disk import read_json, shown
+from .disk import shown
 from .episode import Episode
 from .learners import found, known
 from .libraries import without_bars
@@ -386,12 +386,3 @@ def load(folder: str | os.PathLike, device: str | None = None, verify: bool = Tr
     if isinstance(folder, (str, os.PathLike)) and (Path(folder) / BASELINE).is_file():
         return found(known("clone").load)(folder)
     return found(known(learner_of(folder), f"the learner of '{folder}'").load)(folder, device, verify)
-
-
-def learner_of(folder: Any) -> Any:
-    """What a folder says of itself; "gato" also where it says nothing, since whoever opens it says what is missing."""
-    if isinstance(folder, (str, os.PathLike)):
-        for name, key in ((BASELINE, "kind"), (NAME, "learner")):
-            if (Path(folder) / name).is_file():
-                return read_json(Path(folder) / name).get(key, "gato")
-    return "gato"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,21 @@ BASELINE = "baseline.json"  # in its place where a policy is no transformer; see
 FORMAT = 1
 MAX_PIECES = 2**24
 _KEYS = {"format", "vocabulary", "loss_on_text_observations", "tokenizer_sha256", "tasks"}
+
+
+def learner_of(folder: Any) -> Any:
+    """What a folder says of itself; "gato" also where it says nothing, since whoever opens it says what is missing."""
+    if isinstance(folder, (str, os.PathLike)):
+        for name, key in ((BASELINE, "kind"), (NAME, "learner")):
+            if (Path(folder) / name).is_file():
+                return read_json(Path(folder) / name).get(key, "gato")
+    return "gato"
+
+
+def check_gato(folder: Any, wanted: str) -> None:
+    """**Raises:** `ValueError` for the folder of another learner, which acts and does nothing else; `wanted`: as in "cannot ..."."""
+    if (learner := learner_of(folder)) != "gato":
+        raise ValueError(f"'{folder}' holds a {learner} policy, which cannot {wanted}; name the folder of a Gato")
 
 
 @dataclass(frozen=True)

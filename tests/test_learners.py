@@ -105,6 +105,18 @@ def test_it_is_loaded_scored_and_plotted_like_any_other(here, capsys):
     assert main(["show", "runs/weighted/final"]) == 0
     assert main(["validate", "runs/weighted/final"]) == 0
     assert "sound" in capsys.readouterr().out
+    for words in (
+        ["generate", "runs/weighted/final", "once"],
+        ["caption", "runs/weighted/final", "picture.png"],
+        ["chat", "runs/weighted/final"],
+        ["finetune", "runs/weighted/final", "--data", "gymnasium/cartpole", "--episodes", "1"],
+        ["show", "runs/weighted/final", "--attention", "gymnasium/cartpole"],
+        ["plot", "runs/weighted/final", "--embeddings"],
+        ["tokenize", "episode", "gymnasium/cartpole", "--checkpoint", "runs/weighted/final"],
+        ["eval", "runs/weighted/final", "--prompts", "once"],
+    ):
+        assert main(words) == 2, words
+        assert "'runs/weighted/final' holds a weighted policy, which cannot " in capsys.readouterr().err, words
 
 
 def test_every_command_of_the_page_runs(here, capsys):

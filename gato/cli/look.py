@@ -25,9 +25,8 @@ def show(arguments: list[str]) -> None:
     if options.attention:
         _attention(options)
         return
-    from gato.agent import learner_of
     from gato.config import preset
-    from gato.description import Description, check_folder
+    from gato.description import Description, check_folder, learner_of
     from gato.weights import empty_model, read_config
 
     is_checkpoint = Path(options.name).exists()
@@ -47,7 +46,8 @@ def show(arguments: list[str]) -> None:
 
 def _show_learner(options: Any) -> None:
     """Parameters by part and tasks of a checkpoint that is not Gato's."""
-    from gato.agent import learner_of, load
+    from gato.agent import load
+    from gato.description import learner_of
 
     learner = learner_of(options.name)
     agent = load(options.name, options.device, options.verify)
@@ -63,10 +63,12 @@ def _show_learner(options: Any) -> None:
 
 def _attention(options: Any) -> None:
     from gato.agent import load
+    from gato.description import check_gato
     from gato.eval.insight.attention import caption_attention, write_attention
     from gato.picture import SUFFIXES, check_local
 
     check_local(options.attention)
+    check_gato(options.name, "be asked where it looks")
     if Path(options.attention).is_file() or Path(options.attention).suffix.lower() in SUFFIXES:
         seen = caption_attention(load(options.name, options.device, options.verify), options.attention)
         page = write_attention(seen, options.out)

@@ -93,11 +93,13 @@ def plot(arguments: list[str]) -> None:
 
 def _embeddings(options: Any) -> None:
     from gato.agent import load
+    from gato.description import check_gato
     from gato.eval.insight.embeddings import embedding_results, sources_of, write_embeddings
 
     if len(options.runs) > 1:
         raise ValueError(f"--embeddings maps one checkpoint, found {len(options.runs)}; name one")
     (checkpoint,) = options.runs
+    check_gato(checkpoint, "be mapped")
     sources, agent = sources_of(checkpoint, options.stores), load(checkpoint, options.device, options.verify)
     out = options.out or checkpoint / "embeddings.png"
     figures = write_embeddings(embedding_results(agent, sources, options.snippets, options.seed), out, options.layer)

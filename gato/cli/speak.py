@@ -29,8 +29,10 @@ def caption(arguments: list[str]) -> int:
     options = parse(parser, arguments)
     use_threads(options.threads, options.checkpoint)
     from gato.agent import load
+    from gato.description import check_gato
     from gato.eval.words.captioning import caption_files, picture_files
 
+    check_gato(options.checkpoint, "caption pictures")
     files = picture_files(options.images)
     rows = caption_files(load(options.checkpoint, options.device, options.verify), files, options)
     for row in rows:
@@ -60,7 +62,9 @@ def generate(arguments: list[str]) -> None:
     options = parse(parser, arguments)
     use_threads(options.threads, options.checkpoint)
     from gato.agent import load
+    from gato.description import check_gato
 
+    check_gato(options.checkpoint, "continue text")
     agent = load(options.checkpoint, options.device, options.verify)
     text = agent.generate(options.text, options.max_new_tokens, options.temperature, options.seed)
     content = {"prompt": options.text, "continuation": text[len(options.text) :], "text": text}
@@ -79,8 +83,10 @@ def chat(arguments: list[str]) -> None:
     options = parse(parser, arguments)
     use_threads(options.threads, options.checkpoint)
     from gato.agent import load
+    from gato.description import check_gato
     from gato.serve.chat import chat
 
+    check_gato(options.checkpoint, "talk")
     chat(load(options.checkpoint, options.device, options.verify), options.image, options.max_new_tokens, options.temperature, options.seed)
 
 

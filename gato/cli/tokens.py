@@ -35,8 +35,9 @@ def tokenize(options: Any, store: Store | None = None) -> list[dict[str, Any]]:
 
 def _tokenizer(checkpoint: Any, kind: str) -> EpisodeTokenizer:
     if checkpoint is not None:
-        from gato.description import Description
+        from gato.description import Description, check_gato
 
+        check_gato(checkpoint, "say what tokens are")
         return Description.load(checkpoint).tokenizer
     from gato.data.stores import stores_folder
 

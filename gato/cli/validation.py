@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gato import digests
-from gato.agent import learner_of, load
-from gato.description import BASELINE, Description, check_folder
+from gato.agent import load
+from gato.description import BASELINE, Description, check_folder, learner_of
 from gato.disk import read_json
 from gato.weights import check_entries, count_not_finite, empty_model, read_config, read_entries
 

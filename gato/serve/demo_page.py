@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gato.agent import load
+from gato.description import check_gato
 from gato.setting import Settings, bounded
 
 from .demo import MAX_QUESTION, MAX_TEXT, Demo, draw_candidates, draw_timesteps
@@ -74,6 +75,7 @@ class DemoConfig(Settings):
 def serve(checkpoint: Path, config: DemoConfig) -> None:
     """Shows the page until it is interrupted. **Raises:** `ImportError` with the pip line if gradio is missing."""
     _gradio()
+    check_gato(checkpoint, "be shown on this page")
     folder = checkpoint.resolve()
     name = folder.parent.name if folder.name == "final" else folder.name
     page, url = launch(Demo(load(checkpoint, config.device, config.verify)), name, config, reached(folder))
