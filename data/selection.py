@@ -98,8 +98,8 @@ def check(config: DataConfig) -> None:
 
 
 def is_held_out(task: str, patterns: Sequence[str]) -> bool:
-    """Whether a name is one of `family/name`, or matches one of `family/*`."""
-    return any(fnmatchcase(task, pattern) for pattern in patterns)
+    """Whether a name, or the set that it is a member of, is one of `family/name`, or matches one of `family/*`."""
+    return any(fnmatchcase(name, pattern) for name in {task, envs.set_of(task)} for pattern in patterns)
 
 
 def refuse_held_out(source: str, tasks: Sequence[str], patterns: Sequence[str]) -> None:
@@ -111,3 +111,10 @@ def refuse_held_out(source: str, tasks: Sequence[str], patterns: Sequence[str]) 
     if by_registry := [pattern for pattern in found if pattern in envs.held_out()]:
         hint += f"; the registry keeps {by_registry[0]} for few-shot learning: to train on it all the same, name it in include_held_out"
     raise ValueError(f"source '{source}' is held out by {found}; {hint}")
+
+
+def refuse_unused(name: str, config: SourceConfig, learner: str) -> None:
+    """**Raises:** `ValueError` for a setting of the source that would change nothing here."""
+    for setting, default in (("augment", False), ("memory", None), ("loss_weight", 1.0), ("return_token", False)):
+        if getattr(config, setting) != default:
+            raise ValueError(f"source '{name}' has {setting} {getattr(config, setting)}, which {learner} knows not; leave it out")

@@ -24,7 +24,7 @@ from gato.spec import Modality, TaskSpec
 
 from .loading import load, rank_rows
 from .returns import check_returns
-from .selection import SourceConfig, is_held_out, refuse_held_out
+from .selection import SourceConfig, is_held_out, refuse_held_out, refuse_unused
 from .source import AllEpisodes, Places, SomeEpisodes, selected_episodes
 from .store import Store
 
@@ -77,7 +77,7 @@ class Trajectories:
         )
         self.shuffled_returns, self.delayed_reward = shuffled_returns, delayed_reward
         self.task = _only_task(name, store, held_out, self.learner)
-        _refuse_unused(name, config, self.learner)
+        refuse_unused(name, config, self.learner)
         episodes = selected_episodes(store, config, set())
         if episodes is not None and len(episodes) == 0:
             raise ValueError(f"source '{name}' has no episode left of {store.num_episodes} (part, behaviours); choose others")
@@ -203,10 +203,3 @@ def _only_task(name: str, store: Store, held_out: Sequence[str], learner: str) -
     if unfinished := store.manifest.shortfall:
         _log.warning("source '%s' holds %s", name, unfinished)
     return task
-
-
-def _refuse_unused(name: str, config: SourceConfig, learner: str) -> None:
-    """**Raises:** `ValueError` for a setting of the source that would change nothing here."""
-    for setting, default in (("augment", False), ("memory", None), ("loss_weight", 1.0), ("return_token", False)):
-        if getattr(config, setting) != default:
-            raise ValueError(f"source '{name}' has {setting} {getattr(config, setting)}, which {learner} knows not; leave it out")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gato import envs
 from gato.agent import Agent, load
 from gato.data.store import Store
 from gato.data.stores import find_store, named_store
@@ -27,6 +28,7 @@ from .recorder import Recorder, recording_settings
 from .replay import ActionKeeper, strip_of, write_films
 from .returns import takes_returns, target_results
 from .rollout import EpisodeResult, Transform, rollout
+from .sets import Shown, rollout_set
 from .settings import EpisodeLimits, EvalConfig
 from .summary import paired_comparison, summarise, summarise_families
 
@@ -219,7 +221,7 @@ def _task_row(
     assert keeper is None or keeper.episodes, "a row has a finished episode"
     if keeper is not None and config.films:
         with _named(row["not_filmed"], "film strip"):
-            films = {task.name: strip_of(task, keeper, config.step_seconds)}
+            films = {task.name: strip_of(keeper, config.step_seconds)}
     if keeper is not None and config.videos:
         with _named(row["not_filmed"], "videos"):
             videos = write_films(task, keeper, folder, config.step_seconds)
@@ -248,12 +250,21 @@ def _played(
     started = time.monotonic()
     asked: dict[str, Any] = {} if target is None else {"target_return": target}
     overflow = config.overflow or _overflow(agent, task, config)
-    policy = agent.policy(task, temperature=config.temperature, overflow=overflow, seed=config.seed, memory=config.memory, **asked)
+
+    def policy_of(task: TaskSpec) -> Any:
+        return agent.policy(task, temperature=config.temperature, overflow=overflow, seed=config.seed, memory=config.memory, **asked)
+
+    policy = policy_of(task)
     pace = None if config.rate is None else Pace(config.rate)
-    results = rollout(
-        policy, task, config.episodes, config.seed, config.num_envs, transform,
-        demonstrations=prompts, sink=sink, limits=config.limits, pace=pace,
-    )  # fmt: skip
+    how_played: dict[str, Any] = {"transform": transform, "sink": sink, "limits": config.limits, "pace": pace}
+    if envs.members(task):
+        shown = Shown(task.name) if config.demonstrations else None
+        results = rollout_set(
+            policy_of, task, config.episodes, config.seed, config.num_envs,
+            lambda member: shown.of(member.name, config.demonstrations) if shown else (), **how_played,
+        )  # fmt: skip
+    else:
+        results = rollout(policy, task, config.episodes, config.seed, config.num_envs, demonstrations=prompts, **how_played)
     how = {"seconds": time.monotonic() - started, "memory": policy.memory or 0}
     if (asked_for := getattr(policy, "target_return", None)) is not None:
         how["target_return"] = asked_for
@@ -274,9 +285,9 @@ def _deadlines(pace: Pace | None) -> dict[str, Any]:
 
 def _demonstrations(task: TaskSpec, count: int) -> list[Episode]:
     """The first expert episodes of the task's store. **Raises:** `ValueError` where there are fewer."""
-    if not count:
+    if not count or envs.members(task):  # each task of a set has its own
         return []
-    store = Store(named_store(task.name))
+    store = Store(named_store(task.name if named_store(task.name).exists() else envs.set_of(task.name)))
     found = [int(i) for i in np.flatnonzero(store.behaviours == "expert") if store.tasks[store.task_indices[i]].name == task.name]
     if len(found) < count:
         raise ValueError(f"{count} demonstrations are wanted as prompts, but {store.path} has {len(found)} expert episodes of it")

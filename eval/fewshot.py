@@ -14,7 +14,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from gato.data.inspection.coarseness import inferred_origins
 from gato.data.spread import measured
 from gato.data.store import Store, StoreWriter
 from gato.data.stores import find_store
-from gato.description import check_gato
+from gato.description import check_gato, learner_of
 from gato.device import pick_device
 from gato.disk import finite
 from gato.envs.success import check_criterion
@@ -36,16 +36,18 @@ from gato.eval.report.chart import score_curves
 from gato.eval.report.fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
 from gato.learners.contradictions import contradictions
 from gato.learners.folder import KINDS, save_baseline
+from gato.learners.one_shot.agent import OneShotAgent
 from gato.policy import GatoPolicy, Policy
 from gato.spec import TaskSpec
 from gato.train.finetune import finetune, merged
 from gato.train.protocol import MODES
 
 from .fewshot_choice import policy_to_take
+from .fewshot_shown import LEARNER_OF, shown_agents, shown_cell
 from .recorder import weights_sha256
 from .rollout import RandomPolicy, rollout
 from .score import score_scale
-from .settings import LEARNED_ALONE, FewShotConfig
+from .settings import LEARNED_ALONE, SHOWN, FewShotConfig
 from .summary import summarise
 
 WITHOUT_CHECKPOINT = ("scratch", *LEARNED_ALONE)  # whose cells another checkpoint of the same architecture may share
@@ -159,7 +161,8 @@ def _with_returns(task: TaskSpec, store: Store, numbers: Sequence[int], config: 
 
 
 def opened(checkpoint: Path, config: FewShotConfig) -> Agent:
-    check_gato(checkpoint, "be fine-tuned")
+    if learner_of(checkpoint) not in LEARNER_OF.values():
+        check_gato(checkpoint, "be fine-tuned")
     return load(checkpoint, config.device, config.verify)
 
 
@@ -212,15 +215,20 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     for count in config.episodes:  # before the first cell, not after hours
         demonstrations.series(0, count)
     agent = opened(checkpoint, config)
-    config = config.fitted(agent.tokenizer.layout)
-    demonstrations = with_memory(understood(demonstrations, agent), agent, config.memory)
+    shown = shown_agents(checkpoint, agent, config)
+    config = config.fitted("gato" if isinstance(agent, OneShotAgent) else agent.tokenizer.layout)
+    if not isinstance(agent, OneShotAgent):
+        demonstrations = with_memory(understood(demonstrations, agent), agent, config.memory)
     task = demonstrations.task
-    seen, sibling = task.name in agent.tasks, envs.held_out().get(envs.registered_name(task))
-    out = _claim(checkpoint, config, demonstrations)
+    seen, sibling = (
+        task.name in getattr(agent, "memories" if isinstance(agent, OneShotAgent) else "tasks"),
+        envs.held_out().get(envs.registered_name(task)),
+    )
+    out = _claim(checkpoint, config, demonstrations, shown)
     cells = []
     for series in range(config.series):
         for count in sorted(set(config.episodes)):
-            cells += [_cell(agent, demonstrations, config, mode, count, series, out) for mode in config.modes]
+            cells += [_cell(shown.get(mode, agent), demonstrations, config, mode, count, series, out) for mode in config.modes]
     rows, most = summarise_cells(task, cells), demonstrations.series(0, max(config.episodes))
     results = {
         "checkpoint": str(checkpoint), "task": task.name, "seen": seen,
@@ -254,7 +262,7 @@ def _best(rows: Sequence[dict[str, Any]]) -> tuple[str, int]:
 
 
 def _cell(
-    agent: Agent, demonstrations: Demonstrations, config: FewShotConfig, mode: str, count: int, series: int, out: Path
+    agent: Any, demonstrations: Demonstrations, config: FewShotConfig, mode: str, count: int, series: int, out: Path
 ) -> dict[str, Any]:
     """One place of the grid, from its `result.json` where it is finished; what an interrupted run left of it is removed."""
     folder = out / "cells" / f"{mode}-{count}-{series}"
@@ -273,6 +281,9 @@ def _cell(
     elif mode == "prompt":
         policy = _policy(agent, task, config)
         cell["figures"] = {"no learning": _measured(policy, task, config, episodes)}
+    elif mode in SHOWN:
+        policy, how = shown_cell(agent, task, episodes, folder / "policy")
+        cell |= how | {"figures": {"no learning": _measured(policy, task, config)}}
     else:
         baseline = KINDS[mode].of(task, episodes, demonstrations.read(demonstrations.held_out), series)
         cell |= {"seconds": round(time.monotonic() - started, 4), "updates": baseline.updates}
@@ -343,15 +354,18 @@ def subset(demonstrations: Demonstrations, episodes: Sequence[Episode], path: Pa
     return path
 
 
-def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstrations) -> Path:
+def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstrations, shown: Mapping[str, OneShotAgent]) -> Path:
     """The folder of the results. **Raises:** `ValueError` if cells lie there that were made with other settings."""
     out = config.out or Path("runs") / f"fewshot-{demonstrations.task.name.replace('/', '-')}"
-    model = json.loads((Path(checkpoint) / "config.json").read_text())
+    described = next(path for name in ("config.json", "gato.json") if (path := Path(checkpoint) / name).is_file())
+    model = json.loads(described.read_text())
+    model = model["model"] if described.name == "gato.json" else model
     settings = {
         "weights_sha256": weights_sha256(Path(checkpoint)), "model": model,
         "data": demonstrations.store.fingerprint, "task": demonstrations.task.to_dict(),
         "held_out": len(demonstrations.held_out), "training": asdict(config.training), "rollouts": config.rollouts,
         "seed": config.seed, "temperature": config.temperature, "memory": demonstrations.task.memory or 0,
+        **{mode: weights_sha256(getattr(config, mode) or Path(checkpoint)) for mode in shown},
     }  # fmt: skip
     settings = json.loads(json.dumps(settings))
     path = out / "settings.json"

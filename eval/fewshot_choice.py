@@ -11,7 +11,7 @@ from gato.spec import TaskSpec
 
 from .settings import EpisodeLimits
 
-SIMPLEST_FIRST = ("retrieve", "knn", "lwr", "clone", "darp", "frozen", "lora", "scratch", "full")
+SIMPLEST_FIRST = ("embed", "adapt", "retrieve", "knn", "lwr", "clone", "darp", "frozen", "lora", "scratch", "full")
 OTHER_STARTS = 1_000_000  # seeds from here on are none that a cell was measured on
 LOOP = """import gato
 from gato import envs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gato.eval.report.fewshot_table import origin_lines
+from gato.learners.one_shot.agent import OneShotAgent
 from gato.train.finetune import speed
 from gato.train.protocol import MODES
 
@@ -17,6 +18,10 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
     from tempfile import TemporaryDirectory
 
     agent = opened(checkpoint, config)
+    if isinstance(agent, OneShotAgent):
+        raise ValueError(
+            f"--dry-run plans the training of a Gato, and '{checkpoint}' holds {agent.learner}, which trains nothing; leave it out"
+        )
     config = config.fitted(agent.tokenizer.layout)
     protocol = config.training
     demonstrations = with_memory(understood(open_demonstrations(config), agent), agent, config.memory)

@@ -6,6 +6,7 @@ from hashlib import file_digest
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from gato import envs
 from gato.data.store import Store, StoreWriter
 from gato.spec import TaskSpec
 
@@ -21,7 +22,8 @@ class Recorder:
     def __init__(self, folder: Path, task: TaskSpec, settings: dict[str, Any]) -> None:
         if PurePath(task.name).is_absolute() or ".." in PurePath(task.name).parts:
             raise ValueError(f"task '{task.name}' cannot be recorded: its name leads out of {folder}")
-        self.writer = StoreWriter(folder / task.name, [task], {"source": "gato.eval", "settings": settings, "licence": task.licence})
+        tasks = envs.members(task) or [task]
+        self.writer = StoreWriter(folder / task.name, tasks, {"source": "gato.eval", "settings": settings, "licence": task.licence})
         store = Store(folder / task.name)
         self.seeds = {store.episode(i, 0, 1).seed for i in range(store.num_episodes)}
         self.num_failed = 0

@@ -29,14 +29,14 @@ STRIP = 8  # pictures of a film strip
 
 
 class ActionKeeper:
-    """A sink of `rollout` that keeps seeds, actions and returns of the episodes, and drops what was observed."""
+    """A sink of `rollout` that keeps tasks, seeds, actions and returns of the episodes, and drops what was observed."""
 
     def __init__(self) -> None:
-        self.episodes: list[tuple[int, dict[str, np.ndarray], float]] = []
+        self.episodes: list[tuple[TaskSpec, int, dict[str, np.ndarray], float]] = []
 
     def __call__(self, episode: Episode) -> None:
         assert episode.seed is not None, "a rollout seeds every episode"
-        self.episodes.append((episode.seed, dict(episode.actions), episode.total_reward))
+        self.episodes.append((episode.task, episode.seed, dict(episode.actions), episode.total_reward))
 
 
 class Replay:
@@ -90,9 +90,9 @@ class Replay:
             raise ValueError(f"the environment's render_modes are {list(modes)}, without rgb_array ({reason(error)})") from error
 
 
-def strip_of(task: TaskSpec, kept: ActionKeeper, step_seconds: float) -> str:
-    """A film strip of the first episode that was finished, as a base64 PNG. **Raises:** see `Replay`, `as_frame`."""
-    seed, actions, _ = kept.episodes[0]
+def strip_of(kept: ActionKeeper, step_seconds: float, number: int = 0) -> str:
+    """A film strip of the first episode that was finished, or of another, as a base64 PNG. **Raises:** see `Replay`, `as_frame`."""
+    task, seed, actions, _ = kept.episodes[number]
     replay = Replay(task, seed, actions, step_seconds)
     chosen = np.linspace(0, replay.num_frames - 1, min(STRIP, replay.num_frames)).astype(int)
     return film_strip(list(replay.frames(set(chosen.tolist()))))
@@ -106,13 +106,13 @@ def write_films(task: TaskSpec, kept: ActionKeeper, folder: Path, step_seconds: 
 
     **Raises:** see `Replay`, `as_frame`; `ValueError` for pictures that change their size.
     """
-    order = sorted(range(len(kept.episodes)), key=lambda i: kept.episodes[i][2])
+    order = sorted(range(len(kept.episodes)), key=lambda i: kept.episodes[i][3])
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for label, place in {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}.items():
-        seed, actions, total = kept.episodes[place]
+        played, seed, actions, total = kept.episodes[place]
         path = folder / f"{task.name.replace('/', '-')}-{label}.mp4"
-        replay = Replay(task, seed, actions, step_seconds)
+        replay = Replay(played, seed, actions, step_seconds)
         _write(path, replay)
         is_close = bool(np.isclose(replay.total_reward, total, rtol=1e-5, atol=1e-6))
         found[label] = {"file": str(path), "seed": seed, "return": total, "repeated": is_close}

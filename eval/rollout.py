@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ def rollout(
     sink: Callable[[Episode], None] | None = None,
     limits: EpisodeLimits = USUAL_LIMITS,
     pace: Pace | None = None,
+    progress: Progress | None = None,
 ) -> list[EpisodeResult]:
     """Lets a policy play a number of episodes.
 
@@ -57,6 +59,7 @@ def rollout(
     - `sink`: is handed the timesteps of every finished episode, of behaviour "learner", in the order of their seeds; an episode
       that failed has none to hand over.
     - `limits`: after how many timesteps an episode is truncated, and how long an environment is waited for.
+    - `progress`: what counts the episodes, where they are a part of more.
     - `pace`: the rate that acting and stepping are held to, and where missed deadlines are counted; for one environment.
 
     **Returns:** one result per episode, in the order of their seeds.
@@ -75,7 +78,7 @@ def rollout(
     try:
         for i in range(min(num_envs, episodes)):
             streams.append(Stream(i, spec, sink is not None, limits))
-        with Progress(f"rollout {spec.name}", episodes) as progress:
+        with Progress(f"rollout {spec.name}", episodes) if progress is None else nullcontext(progress) as progress:
             while active := played.begin(streams, progress, pace):
                 if pace is not None:
                     pace.wait()

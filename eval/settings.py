@@ -14,6 +14,7 @@ from gato.train.protocol import MODES, PROTOCOLS, Protocol
 
 LEARNED_ALONE = ("retrieve", "knn", "lwr", "darp", "clone")  # from the demonstrations, without the checkpoint
 BASELINES = ("prompt", *LEARNED_ALONE)
+SHOWN = ("embed", "adapt")  # by a checkpoint that was trained to act on demonstrations
 LARGEST_RETURN = 1e30  # that may be asked for
 
 
@@ -86,7 +87,8 @@ class FewShotConfig(Settings):
     - `env`: the environment: a task of the registry or any Gymnasium id, also as `MODULE:ID`; by default that of the store.
     - `success`: when an episode has succeeded, as `gato data collect` takes it; by default as the store or the registry says.
     - `episodes`: numbers of demonstrations. `modes`: of `full`, `lora`, `frozen`, `scratch`,
-      `prompt`, `retrieve`, `knn`, `lwr`, `darp`, `clone`.
+      `prompt`, `retrieve`, `knn`, `lwr`, `darp`, `clone`, `embed`, `adapt`.
+    - `embed`, `adapt`: checkpoints of TecNets and of MIL for the modes of these names, where the checkpoint itself is none.
     - `series`: how many orders of the demonstrations, each with a training seed of its own.
     - `protocol`: `small` fits a CPU in minutes, and so does `compact` for that layout; `paper` is appendix E's. By default `compact` for
       a model of that layout, else `small`.
@@ -104,7 +106,9 @@ class FewShotConfig(Settings):
     env: str | None = None
     success: str | None = None
     episodes: tuple[int, ...] = bounded((1, 10, 100), 1, MAX_COUNT)
-    modes: tuple[str, ...] = choice(("full", "scratch", "prompt", "retrieve", "clone"), MODES + BASELINES)
+    modes: tuple[str, ...] = choice(("full", "scratch", "prompt", "retrieve", "clone"), MODES + BASELINES + SHOWN)
+    embed: Path | None = None
+    adapt: Path | None = None
     series: int = bounded(1, 1, 1000)
     protocol: str | None = choice(None, tuple(PROTOCOLS))
     steps: int | None = bounded(None, 1, MAX_COUNT)

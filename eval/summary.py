@@ -47,6 +47,8 @@ def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | 
         count = sum(bool(r.success) for r in results)
         row["success"] = count / len(results)
         row["success_low"], row["success_high"] = success_interval(count, len(results))
+    wrong = [r.wrong_object for r in results if r.wrong_object is not None]
+    row["wrong_object"] = float(np.mean(wrong)) if wrong else None
     row["first_failure"] = failed[0].failed if failed else None
     row["cut"] = sum(r.is_cut for r in results)
     row["cut_at"] = max((r.num_timesteps for r in results if r.is_cut), default=None)

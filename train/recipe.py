@@ -147,11 +147,11 @@ class PretrainConfig(Settings):
         check(self.data)
 
 
-def check_one_task(data: DataConfig, train: TrainConfig, learner: str) -> None:
-    """For learners of one task. **Raises:** `ValueError` for what makes no sense or has no use, before any file is opened."""
+def check_one_task(data: DataConfig, train: TrainConfig, learner: str, learned: str = "task") -> None:
+    """For learners of one task, or set of tasks. **Raises:** `ValueError` for what has no sense or no use, before a file is opened."""
     check(data)
     if len(data.sources) != 1:
-        raise ValueError(f"data.sources names {', '.join(data.sources)}; {learner} learns one task: give one source")
+        raise ValueError(f"data.sources names {', '.join(data.sources)}; {learner} learns one {learned}: give one source")
     plain = DataConfig()
     for name in ("prompt_share", "loss_on_text_observations", "tokenizer", "temperature"):  # of tokens and mixtures
         if getattr(data, name) != getattr(plain, name):

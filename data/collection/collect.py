@@ -53,7 +53,7 @@ class CollectConfig(Settings):
     **Arguments:**
 
     - `tasks`: names of the registry, or Gymnasium ids, also as `MODULE:ID`.
-    - `episodes`: per task, those that an earlier run stored included.
+    - `episodes`: per task, those that an earlier run stored included; the tasks of a set take turns in its one store.
     - `noisy_share`: share of the episodes that are noisy.
     - `noise`: expected share of the timesteps of a noisy episode whose executed action is random.
     - `noise_steps`: how many timesteps a random action is held.
@@ -233,29 +233,30 @@ def _measured(task: TaskSpec, env: gymnasium.Env, expert: Expert, episodes: int,
 
 
 def _collect_task(task: TaskSpec, config: CollectConfig, crew: Crew) -> dict[str, Any]:
-    """Fills the store of one task up to the number of episodes, and writes the summary into its manifest."""
-    path = store_path(task.name, config.out)
-    provenance = _provenance(task, config)
+    """Fills the store of one task, or of a set, up to the number of episodes, and writes the summary into its manifest."""
+    path, provenance = store_path(task.name, config.out), _provenance(task, config)
     before = _checked_provenance(path, provenance)
-    with StoreWriter(path, [task], provenance) as writer:
+    tasks = envs.members(task) or (task,)
+    with StoreWriter(path, tasks, provenance) as writer:
         notes = _stored_notes(path)  # read under the writer's lock: nobody else adds to them now
         assert len(notes) == writer.num_episodes, f"{len(notes)} notes of {writer.num_episodes} episodes"
-        writer.note(expected_episodes=max(config.episodes, len(notes)))
+        wanted = config.episodes * len(tasks)
+        writer.note(expected_episodes=max(wanted, len(notes)))
         least = writer.provenance["least_return"] = _least_return(task, config, crew, before)
-        with Progress(f"collect {task.name}", config.episodes, done=len(notes)) as progress:
-            for episode in crew.episodes(_job(task, config, least, i) for i in range(len(notes), config.episodes)):
+        with Progress(f"collect {task.name}", wanted, done=len(notes)) as progress:
+            for episode in crew.episodes(_job(tasks, config, least, i) for i in range(len(notes), wanted)):
                 writer.append(episode)
                 notes.append(_note(episode))
                 progress.advance()
                 _refuse_if_most_fail(task, notes)
         summary = writer.provenance["collected"] = _summary(notes)
-        (task,) = writer.tasks = (_with_returns(writer.tasks[0], summary, config, crew),)
+        writer.tasks = tuple(_with_returns(known, summary, config, crew) for known in writer.tasks)
     if summary["cut"]:
         _log.warning(
             "task %s: %d of %d episodes did not end by themselves and were truncated; --episode_steps sets when",
             task.name, summary["cut"], summary["episodes"],
         )  # fmt: skip
-    return {"task": task.name, "store": str(path), **summary, "random_return": task.random_return}
+    return {"task": task.name, "store": str(path), **summary, "random_return": writer.tasks[0].random_return}
 
 
 def _with_returns(task: TaskSpec, summary: Mapping[str, Any], config: CollectConfig, crew: Crew) -> TaskSpec:
@@ -282,10 +283,10 @@ def _with_returns(task: TaskSpec, summary: Mapping[str, Any], config: CollectCon
     return task.with_returns(random, expert)
 
 
-def _job(task: TaskSpec, config: CollectConfig, least: float | None, index: int) -> Job:
+def _job(tasks: Sequence[TaskSpec], config: CollectConfig, least: float | None, index: int) -> Job:
     """The first attempt at a place of the store."""
-    noise = config.noise if config.is_noisy(index) else None
-    return Job(task, index, config.seed, 0, noise, config.noise_steps, least, config.expert, config.episode_steps)
+    noise = config.noise if config.is_noisy(index // len(tasks)) else None
+    return Job(tasks[index % len(tasks)], index, config.seed, 0, noise, config.noise_steps, least, config.expert, config.episode_steps)
 
 
 def _least_return(task: TaskSpec, config: CollectConfig, crew: Crew, before: Mapping[str, Any]) -> float | None:

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +38,15 @@ FAMILIES = {
     "minatar": ("minatar", "minatar"),
     "minigrid": ("babyai", "babyai"),
     "mujoco": ("mujoco", "mujoco"),
+    "reach2d": ("reach2d", "gym"),
     "robotics": ("robotics", "robotics"),
     "toy": ("toy", "gym"),
 }
 _ENTRY_KEYS = {
     "env_id", "kwargs", "expert", "random_return", "expert_return",
-    "episode_limit", "success", "clip_actions", "licence", "published", "held_out", "origins",
+    "episode_limit", "success", "clip_actions", "licence", "published", "held_out", "origins", "members",
 }  # fmt: skip
+_NOT_OF_SPECS = {"env_id", "kwargs", "expert", "published", "held_out", "members"}
 
 
 def tasks() -> list[str]:
@@ -69,7 +72,7 @@ def task(name: str) -> TaskSpec:
     **Raises:** `ValueError` for an unknown name or a space without a token form, `ImportError` with the
     pip line where the simulator is missing, `RuntimeError` naming the task where an environment cannot be made.
     """
-    entry = _registry().get(name)
+    entry = _entry(name)
     if entry is None:
         spec, env_id = _find(name)
         name, entry = spec.id, {"env_id": env_id, "episode_limit": spec.max_episode_steps}
@@ -80,7 +83,7 @@ def task(name: str) -> TaskSpec:
             *_spaces(env),
             env_id=entry["env_id"],
             env_kwargs=entry.get("kwargs", {}),
-            **{k: v for k, v in entry.items() if k not in ("env_id", "kwargs", "expert", "published", "held_out")},
+            **{k: v for k, v in entry.items() if k not in _NOT_OF_SPECS},
         )
     except ValueError as error:
         raise ValueError(f"the environment of task '{name}': {error}") from error
@@ -129,7 +132,7 @@ def expert(task: TaskSpec | str) -> Expert:
     **Raises:** `ValueError` where the task has none; `ImportError` where its simulator is missing.
     """
     name = task if isinstance(task, str) else task.name
-    entry = _registry().get(name)
+    entry = _entry(name)
     if entry is None and isinstance(task, str):
         _find(name)  # an unknown name gets its nearest known one
     if entry is None or entry.get("expert") is None:
@@ -144,12 +147,12 @@ def expert(task: TaskSpec | str) -> Expert:
 
 def is_measured(task: TaskSpec) -> bool:
     """Whether the registry knows the expert's return of a task."""
-    return _registry().get(task.name, {}).get("expert_return") is not None
+    return (_entry(task.name) or {}).get("expert_return") is not None
 
 
 def expert_name(task: TaskSpec | str) -> str | None:
     """What the registry calls the expert of a task, `None` where there is none."""
-    return _registry().get(task if isinstance(task, str) else task.name, {}).get("expert")
+    return (_entry(task if isinstance(task, str) else task.name) or {}).get("expert")
 
 
 def published(task: TaskSpec | str) -> Mapping[str, float]:
@@ -158,7 +161,23 @@ def published(task: TaskSpec | str) -> Mapping[str, float]:
     They are for comparison only: other versions of a simulator give other returns, so scores are
     normalised by the measured ones.
     """
-    return _registry().get(task if isinstance(task, str) else task.name, {}).get("published", {})
+    return (_entry(task if isinstance(task, str) else task.name) or {}).get("published", {})
+
+
+def members(task: TaskSpec) -> tuple[TaskSpec, ...]:
+    """The tasks of a set, `NAME-0` and on, which differ in the environment's argument `task` alone; empty for any other task.
+
+    The set itself, such as `reach2d/train`, is a task too: which of them is played is drawn for every episode.
+    """
+    count = _registry().get(task.name, {}).get("members", 0)
+    return tuple(replace(task, name=f"{task.name}-{i}", env_kwargs={**task.env_kwargs, "task": i}) for i in range(count))
+
+
+def set_of(name: str) -> str:
+    """The set that a task is a member of; its own name where it is none."""
+    whole, _, number = name.rpartition("-")
+    is_member = number.isdecimal() and str(int(number)) == number and int(number) < _registry().get(whole, {}).get("members", 0)
+    return whole if is_member else name
 
 
 @functools.cache
@@ -173,7 +192,7 @@ def registered_name(task: TaskSpec) -> str:
     Versions of the id do not count. Of several entries with that id it is the one whose `kwargs` agree best; the task's own
     name where there is none.
     """
-    if task.env_id is None or task.name in _registry():
+    if task.env_id is None or _entry(task.name) is not None:
         return task.name
 
     def disagreement(name: str) -> int:
@@ -216,6 +235,16 @@ def _registry() -> Mapping[str, Mapping[str, Any]]:
         if name.split("/")[0] not in FAMILIES:
             raise ValueError(f"tasks.yaml: task '{name}' is of no known family; families are {sorted(FAMILIES)}")
     return entries
+
+
+def _entry(name: str) -> Mapping[str, Any] | None:
+    """What the registry says of a task; of a member of a set what it says of the set, and which of its tasks it is."""
+    whole = set_of(name)
+    entry = _registry().get(whole)
+    if entry is None or whole == name:
+        return entry
+    kwargs = {**entry.get("kwargs", {}), "task": int(name.rpartition("-")[2])}
+    return {key: value for key, value in entry.items() if key != "members"} | {"kwargs": kwargs}
 
 
 def _family_of(name: str, env_id: str) -> str:

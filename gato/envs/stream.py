@@ -54,6 +54,7 @@ class EpisodeResult:
     - `num_timesteps`, `success`: up to the end or the failure; success is `None` where undefined.
     - `failed`: why the environment broke off, `None` if it did not: it raised, gave no answer, or gave what is no observation.
     - `out_of_bounds`: how many observed values lay outside their declared range; the policy saw them as they were.
+    - `wrong_object`: whether it ended at an object that was not meant, as the environment's info of the last step says; else `None`.
     - `is_cut`: whether a limit of the evaluation truncated it, and not the task's.
     - `episode`: the recorded timesteps until they are handed over.
     """
@@ -65,6 +66,7 @@ class EpisodeResult:
     failed: str | None = None
     out_of_bounds: int = 0
     is_cut: bool = False
+    wrong_object: bool | None = None
     episode: Episode | None = None
 
 
@@ -124,6 +126,7 @@ class Stream:
             success=success,
             out_of_bounds=self.out_of_bounds,
             is_cut=recording.is_cut,
+            wrong_object=recording.info.get("wrong_object"),
             episode=episode,
         )
 

@@ -28,6 +28,12 @@ LEARNERS = {
         "gato.learners.decision_agent:DecisionAgent.load",
     ),
     "ppo": Entry("gato.train.ppo.recipe:PPORecipe", "gato.train.ppo.setup:set_up", "gato.learners.ppo.agent:PPOAgent.load"),
+    "tecnets": Entry(
+        "gato.train.one_shot.recipe:TecNetsRecipe", "gato.train.one_shot.setup:set_up", "gato.learners.one_shot.agent:OneShotAgent.load"
+    ),
+    "mil": Entry(
+        "gato.train.one_shot.recipe:MilRecipe", "gato.train.one_shot.setup:set_up", "gato.learners.one_shot.agent:OneShotAgent.load"
+    ),
     "clone": Entry("gato.train.clone_recipe:CloneRecipe", "gato.train.clone_setup:set_up", "gato.learners.folder:load_baseline"),
 }
 

@@ -1,0 +1,70 @@
+"""Pictures and colours of the flat worlds: a square seen from above, with discs in it.
+
+y        the square reaches from -1 to 1 on both sides; a picture of N pixels a side shows all of it
+|  o     rows run from the top (y = 1) to the bottom
++--- x
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+FLOOR = (24, 24, 24)
+POINTER = (255, 255, 255)
+TASKS = {"train": 800, "test": 80}  # of a set; none is in both
+LEAST_DISTANCE = 0.5  # between two colours that are to be told apart, as RGB in [0, 1]
+
+
+@functools.cache
+def colours(split: str, count: int) -> np.ndarray:
+    """(count, 3) RGB in [0, 1]: the colours of the tasks of a set, neither near the floor's nor near the pointer's."""
+    rng = np.random.default_rng([zlib.crc32(b"colours"), zlib.crc32(split.encode())])
+    drawn = rng.uniform(size=(8 * count + 64, 3))
+    kept = drawn[(np.linalg.norm(drawn - 0.1, axis=1) > LEAST_DISTANCE) & (np.linalg.norm(drawn - 1, axis=1) > LEAST_DISTANCE)]
+    found = kept[:count]
+    found.flags.writeable = False
+    return found
+
+
+def unlike(colour: np.ndarray, among: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(3,) one of these colours, (n, 3), that is told apart from the given one."""
+    apart = among[np.linalg.norm(among - colour, axis=1) >= LEAST_DISTANCE]
+    return apart[rng.integers(len(apart))]
+
+
+def places(rng: np.random.Generator, count: int, within: float, apart: float) -> np.ndarray:
+    """(count, 2) float64: places in [-within, within], no two nearer than `apart`."""
+    found: list[np.ndarray] = []
+    while len(found) < count:
+        place = rng.uniform(-within, within, 2)
+        if all(np.linalg.norm(place - other) >= apart for other in found):
+            found.append(place)
+    return np.array(found)
+
+
+def picture(size: int, discs: Sequence[tuple[np.ndarray, float, Sequence[float]]]) -> np.ndarray:
+    """(size, size, 3) uint8 of discs (place, radius, RGB in [0, 255]), later ones above earlier ones; edges are blended."""
+    x, y = _grid(size)
+    shown = np.full((size, size, 3), FLOOR, np.float32)
+    for place, radius, colour in discs:
+        distance = np.sqrt((x - np.float32(place[0])) ** 2 + (y - np.float32(place[1])) ** 2)
+        cover = np.clip((np.float32(radius) - distance) * (size / 2) + 0.5, 0, 1)[..., None]
+        shown += cover * (np.asarray(colour, np.float32) - shown)
+    return np.rint(shown).astype(np.uint8)
+
+
+@functools.cache
+def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+    centres = ((np.arange(size) + 0.5) * 2 / size - 1).astype(np.float32)
+    return centres[None, :], -centres[:, None]
+
+
+def check_task(split: str, task: int | None) -> None:
+    """**Raises:** `ValueError` for a set or a task that there is not."""
+    if split not in TASKS or (task is not None and not 0 <= task < TASKS[split]):
+        known = ", ".join(f"{name} with {count} tasks" for name, count in TASKS.items())
+        raise ValueError(f"there is no task {task} in the set '{split}'; there are {known}")

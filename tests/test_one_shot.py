@@ -1,0 +1,385 @@
+"""One-shot imitation: sets of tasks, what a demonstration is made into, TecNets and MIL, and acting on a demonstration."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import gato
+from gato import envs
+from gato.cli import main
+from gato.data.collection.attempt import Job, Stage
+from gato.data.collection.collect import CollectConfig, collect
+from gato.data.selection import SourceConfig
+from gato.data.store import Store, StoreWriter
+from gato.data.task_rows import TaskRows
+from gato.envs.reach2d import Reach2d, go_straight
+from gato.eval.sets import shares
+from gato.learners.actions import ActionVectors
+from gato.learners.features import Features
+from gato.learners.one_shot.config import MilConfig, TecNetsConfig
+from gato.learners.one_shot.demonstrated import DemonstrationInputs, ends_of
+from gato.learners.one_shot.mil import Mil, MilLearner
+from gato.learners.one_shot.tecnets import TecNet, TecNetsLearner, embedding_loss, normed, sentence_of
+
+SMALL = {"filters": 4, "num_convolutions": 2, "width": 8, "num_layers": 1, "tasks": 3}
+RECIPE = """
+learner: tecnets
+model: {filters: 4, num_convolutions: 2, width: 8, num_layers: 1, tasks: 3, timesteps: 2}
+data: {sources: {reach2d/train: {store: STORE}}}
+optim: {learning_rate: 0.002, warmup_steps: 2}
+train: {name: small, steps: 4, batch_size: 2, save_every: 2, threads: 1, device: cpu}
+"""
+
+
+def write_store(path, split: str, tasks: int, episodes: int, shorter: int = 0) -> None:
+    """So many demonstrations of the first tasks of a set, `shorter` of them fewer of the last task."""
+    members, stage = envs.members(envs.task(f"reach2d/{split}"))[:tasks], Stage()
+    with StoreWriter(path, members) as writer:
+        for index in range(tasks * episodes - shorter * tasks):
+            writer.append(stage.play(Job(members[index % tasks], index, 0)).episode)
+        for index in range(shorter * (tasks - 1)):
+            writer.append(stage.play(Job(members[index % (tasks - 1)], 1000 + index, 0)).episode)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Five tasks with four demonstrations each, and three held-out ones."""
+    folder = tmp_path_factory.mktemp("home")
+    write_store(folder / "stores/reach2d/train", "train", 5, 4)
+    write_store(folder / "stores/reach2d/test", "test", 3, 3)
+    return folder
+
+
+@pytest.fixture
+def folder(home, tmp_path, monkeypatch):
+    """An empty folder with a recipe, and the stores at hand."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GATO_HOME", str(home))
+    (tmp_path / "small.yaml").write_text(RECIPE.replace("STORE", str(home / "stores/reach2d/train")))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(home, tmp_path_factory):
+    """A checkpoint of four updates."""
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("GATO_HOME", str(home))
+        (place / "small.yaml").write_text(RECIPE.replace("STORE", str(home / "stores/reach2d/train")))
+        assert main(["pretrain", "small.yaml"]) in (None, 0)
+    return place / "runs/small/final"
+
+
+def rows_of(home, **settings) -> TaskRows:
+    asked = {"tasks": 3, "support": 2, "query": 1, "timesteps": 2} | settings
+    rows = TaskRows("reach2d/train", SourceConfig(), Store(home / "stores/reach2d/train"), 0, **asked)
+    inputs = DemonstrationInputs(Features.of(rows.task, list(rows.sample(64)), with_pictures=False), ActionVectors.all_of(rows.task))
+    rows.encode = inputs.batch
+    return rows
+
+
+def refusal(capsys, *words: str) -> str:
+    capsys.readouterr()
+    assert main([*words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+# -- sets of tasks -----------------------------------------------------------------------------------
+
+
+def test_a_set_has_members_that_differ_in_one_argument():
+    train = envs.task("reach2d/train")
+    members = envs.members(train)
+    assert len(members) == 800 and members[7] == envs.task("reach2d/train-7")
+    assert members[7].env_kwargs == {"split": "train", "task": 7} and envs.set_of("reach2d/train-7") == "reach2d/train"
+    assert envs.members(members[7]) == () and envs.set_of("reach2d/train-800") == "reach2d/train-800"
+
+
+def test_no_colour_of_the_test_is_a_colour_of_the_training():
+    train, test = Reach2d("train").colours, Reach2d("test").colours
+    assert len(train) == 800 and len(test) == 80 and not {tuple(c) for c in train} & {tuple(c) for c in test}
+
+
+def test_the_reward_is_for_the_right_disc_alone():
+    env = Reach2d("test", 3)
+    for is_right in (True, False):
+        env.reset(seed=5)
+        if not is_right:
+            env.target, env.other = env.other, env.target
+            rewarded = env.other
+        done, observation = False, None
+        while not done:
+            action = go_straight(env, observation) if is_right else np.clip((rewarded - env.pointer) / 0.15, -1, 1)
+            observation, reward, _, done, info = env.step(action)
+        assert (reward, info["success"], info["wrong_object"]) == (float(is_right), is_right, not is_right)
+
+
+def test_a_set_is_collected_in_turns_into_one_store_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(envs._registry(), "reach2d/train", {**envs._registry()["reach2d/train"], "members": 3})
+    config = CollectConfig(["reach2d/train"], episodes=1, noisy_share=0.5, workers=0, out=tmp_path)
+    collect(config)
+    (row,) = collect(replace(config, episodes=2))
+    store = Store(tmp_path / "reach2d/train")
+    assert row["episodes"] == 6 and store.task_indices.tolist() == [0, 1, 2, 0, 1, 2]
+    assert store.behaviours.tolist() == ["expert"] * 3 + ["noisy"] * 3
+
+
+def test_the_held_out_set_and_its_members_are_not_trained_on(folder, home, capsys):
+    for name in ("reach2d/test", "reach2d/test-3"):
+        text = RECIPE.replace("reach2d/train", name).replace("STORE", str(home / "stores/reach2d/test"))
+        (folder / "held.yaml").write_text(text)
+        assert f"source '{name}' is held out" in refusal(capsys, "pretrain", "held.yaml")
+
+
+def test_episodes_are_spread_over_the_tasks():
+    members = envs.members(envs.task("reach2d/test"))
+    assert [n for _, n in shares(100, members)] == [2] * 20 + [1] * 60
+    assert [task.env_kwargs["task"] for task, _ in shares(4, members)] == [0, 20, 40, 60]
+
+
+# -- rows --------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_the_same_whenever_it_is_drawn_and_its_tasks_differ(home):
+    rows = rows_of(home)
+    one, two = rows.row(3, 1), rows_of(home).row(3, 1)
+    np.testing.assert_array_equal(one.ends[0]["picture"], two.ends[0]["picture"])
+    assert len({tuple(numbers) for numbers in one.numbers}) == 3 and len(one.ends[0]["picture"]) == 9
+    assert not np.array_equal(one.ends[0]["picture"], rows.row(4, 1).ends[0]["picture"])
+
+
+def test_support_and_query_are_other_demonstrations(home):
+    shown = rows_of(home).row(0, 0).ends[0]["picture"].reshape(3, 3, -1)
+    assert all(len(np.unique(task, axis=0)) == 3 for task in shown)
+
+
+def test_the_last_picture_is_the_one_after_the_last_action(home):
+    episode = Store(home / "stores/reach2d/train").episode(0)
+    np.testing.assert_array_equal(ends_of(episode)[1]["picture"][0], episode.final_observation["picture"])
+
+
+def test_a_task_with_one_demonstration_is_left_out_and_named(tmp_path, caplog):
+    write_store(tmp_path / "few", "train", 3, 3, shorter=2)
+    rows = TaskRows("reach2d/train", SourceConfig(), Store(tmp_path / "few"), 0, 2, 1, 1, 2)
+    assert len(rows.groups) == 2
+    assert "1 of 3 tasks have fewer than 2 demonstrations and are left out, 'reach2d/train-2' for example has 1" in caplog.text
+
+
+# -- losses ------------------------------------------------------------------------------------------
+
+
+def test_the_embedding_loss_is_the_hinge_of_cosines():
+    sentences = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    queries = torch.tensor([[[[0.6, 0.8]], [[0.0, 1.0]]]])
+    loss, nearest = embedding_loss(sentences, queries, margin=0.1)
+    # the first query: max(0, 0.1 - 0.6 + 0.8) = 0.3; the second: max(0, 0.1 - 1 + 0) = 0
+    assert loss.item() == pytest.approx(0.15) and nearest.item() == 0.5
+
+
+def test_both_sides_of_the_embedding_loss_have_gradients():
+    sentences, queries = torch.randn(1, 3, 4, requires_grad=True), torch.randn(1, 3, 2, 4, requires_grad=True)
+    embedding_loss(normed(sentences), normed(queries), margin=1.0)[0].sum().backward()
+    assert sentences.grad.abs().sum() > 0 and queries.grad.abs().sum() > 0
+
+
+def test_a_sentence_has_unit_length_whatever_its_demonstrations():
+    assert sentence_of(normed(torch.randn(5, 3, 20))).norm(dim=-1) == pytest.approx(np.ones(5), abs=1e-6)
+
+
+def test_without_norms_the_loss_is_met_by_growing_and_says_nothing_of_directions():
+    """Why both sides are normalised: two tasks whose embeddings differ by one degree have no loss once they are long enough."""
+    angle = torch.tensor(np.pi / 180)
+    one, two = torch.tensor([1.0, 0.0]), torch.stack([angle.cos(), angle.sin()])
+    near = torch.stack([one, two])[None]
+    losses = [embedding_loss(length * near, (length * near)[:, :, None], 0.1)[0].item() for length in (1.0, 10.0, 100.0)]
+    assert losses[0] == pytest.approx(0.1, abs=1e-3) and losses[1] > 0.05 and losses[2] == 0.0
+
+
+def learner_of(rows: TaskRows, config):
+    torch.manual_seed(0)
+    inputs = rows.encode.__self__
+    kind, learner = (Mil, MilLearner) if isinstance(config, MilConfig) else (TecNet, TecNetsLearner)
+    return learner(kind(rows.task, inputs.features, inputs.vectors.size, config, 3), inputs.vectors, "x")
+
+
+@pytest.mark.parametrize("config", [TecNetsConfig(**SMALL, support=2, timesteps=2), MilConfig(**SMALL, support=2, timesteps=2)], ids=type)
+def test_rows_computed_one_by_one_give_the_loss_and_gradients_of_all_at_once(home, config):
+    rows = rows_of(home, whole=isinstance(config, MilConfig))
+    learner = learner_of(rows, config)
+    whole = rows.batch(0, [0, 1])
+    learner(whole)[0].backward()
+    expected = [p.grad.clone() for p in learner.parameters() if p.grad is not None]
+    learner.zero_grad()
+    for row in (0, 1):
+        learner(rows.batch(0, [row]).with_denominator(whole.denominator))[0].backward()
+    for found, wanted in zip([p.grad for p in learner.parameters() if p.grad is not None], expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("sentence", ["untrained", "numbers", "none"])
+def test_the_controls_have_no_embedding_loss_and_an_untrained_embedding_stays(home, sentence):
+    rows = rows_of(home)
+    learner = learner_of(rows, TecNetsConfig(**SMALL, support=2, timesteps=2, sentence=sentence))
+    loss, sums = learner(rows.batch(0, [0]))
+    loss.backward()
+    trained = {name.split(".")[1] for name, p in learner.named_parameters() if p.grad is not None}
+    assert trained == {"control"} and sums["embedding"].item() == 0
+
+
+# -- acting ------------------------------------------------------------------------------------------
+
+
+def test_a_demonstration_is_acted_on_without_training(trained, home):
+    agent, store = gato.load(trained), Store(home / "stores/reach2d/test")
+    policy = agent.policy("reach2d/test-1", demonstrations=[store.episode(1)])
+    env = envs.make(policy.task)
+    observation, _ = env.reset(seed=0)
+    action = policy.act_one(observation)
+    assert action.shape == (2,) and np.abs(action).max() <= 1
+    other = agent.policy("reach2d/test-1", demonstrations=[store.episode(0)]).act_one(observation)
+    assert not np.array_equal(action, other)
+
+
+def test_adding_tasks_changes_no_other_bit_for_bit(trained, home, tmp_path):
+    agent, store = gato.load(trained), Store(home / "stores/reach2d/test")
+    before = {name: memory["sentence"].clone() for name, memory in agent.memories.items()}
+    weights = {name: value.clone() for name, value in agent.model.state_dict().items()}
+    assert set(before) == {f"reach2d/train-{i}" for i in range(5)}
+    for i in range(3):
+        agent.remember(f"reach2d/test-{i}", [store.episode(i)])
+    agent.save(tmp_path / "more")
+    again = gato.load(tmp_path / "more")
+    assert len(again.memories) == 8 and all(torch.equal(again.memories[name]["sentence"], value) for name, value in before.items())
+    assert all(torch.equal(again.model.state_dict()[name], value) for name, value in weights.items())
+    shown = gato.load(trained).policy("reach2d/test-2", demonstrations=[store.episode(2)])
+    assert torch.equal(again.policy("reach2d/test-2").kept["sentence"], shown.kept["sentence"])
+
+
+def test_a_set_is_played_with_a_demonstration_of_each_task(trained, folder, capsys, monkeypatch):
+    monkeypatch.setitem(envs._registry(), "reach2d/test", {**envs._registry()["reach2d/test"], "members": 3})
+    words = ["eval", str(trained), "--tasks", "reach2d/test", "--episodes", "4", "--num_envs", "2", "--out", "out.json", "--films"]
+    assert main([*words, "--demonstrations", "2"]) == 0
+    results = json.loads((folder / "out.json").read_text())
+    (row,) = results["tasks"]
+    assert row["episodes"] == 4 and 0 <= row["wrong_object"] <= 1 and results["films"]["reach2d/test"] and not row["not_filmed"]
+    assert main(words) == 1
+    assert (
+        "nothing was shown of 'reach2d/test-0', which is not known by name"
+        in (folder / "out.json").with_name("out.partial.json").read_text()
+    )
+    assert main([*words, "--demonstrations", "4"]) == 1
+    assert "4 demonstrations of 'reach2d/test-0' are wanted, but" in (folder / "out.partial.json").read_text()
+
+
+def test_demonstrations_of_something_else_are_refused_in_one_line(trained, home):
+    agent, episode = gato.load(trained), Store(home / "stores/reach2d/test").episode(0)
+    larger = replace(
+        envs.task("reach2d/test"), fields=tuple(replace(f, shape=(48, 48, 3)) if f.shape == (32, 32, 3) else f for f in episode.task.fields)
+    )
+    values = {**episode.observations, "picture": np.zeros((16, 48, 48, 3), np.uint8)}
+    with pytest.raises(
+        ValueError, match=r"demonstration 0 .* 'picture' has shape \(48, 48, 3\), expected \(32, 32, 3\); give one of the same"
+    ):
+        agent.policy("reach2d/test-0", demonstrations=[replace(episode, task=larger, observations=values, final_observation=None)])
+    with pytest.raises(ValueError, match="has one observation; a first and a last one are needed"):
+        agent.policy("reach2d/test-0", demonstrations=[replace(episode.window(0, 1), final_observation=None)])
+    with pytest.raises(ValueError, match="'toy/corridor' is another: action 'action' has modality discrete"):
+        agent.policy("toy/corridor")
+    with pytest.raises(ValueError, match="there is no demonstration of 'mine'; give at least one"):
+        agent.remember("mine", [])
+
+
+@pytest.mark.parametrize("learner", ["tecnets", "mil"])
+def test_a_run_that_is_taken_up_again_ends_with_the_same_weights(folder, learner):
+    text = (folder / "small.yaml").read_text().replace("learner: tecnets", f"learner: {learner}")
+    (folder / "small.yaml").write_text(text)
+    main(["pretrain", "small.yaml"])
+    whole = (folder / "runs/small/final/model.safetensors").read_bytes()
+    shutil.rmtree(folder / "runs/small/final")
+    main(["pretrain", "small.yaml"])
+    assert (folder / "runs/small/final/model.safetensors").read_bytes() == whole
+    first = (folder / "runs/small/step-2/model.safetensors").read_bytes()
+    assert first != whole
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("tasks: 3", "tasks: 6", "source 'reach2d/train' has 5 tasks with at least 2 demonstrations, and a row wants 6 (model.tasks)"),
+        ("tasks: 3", "tasks: 3, support: 4", "source 'reach2d/train' has no task with enough demonstrations; collect more of each"),
+        ("timesteps: 2", "timesteps: 2, support_weight: 0, query_weight: 0", "are both 0, so nothing would learn to act; raise one"),
+        ("data: {", "data: {prompt_share: 0.5, ", "data.prompt_share is 0.5, which a TecNet has no use for; leave it out"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(folder, capsys, old, new, message):
+    text = (folder / "small.yaml").read_text()
+    (folder / "small.yaml").write_text(text.replace(old, new))
+    assert message in refusal(capsys, "pretrain", "small.yaml")
+    assert not (folder / "runs").exists()
+
+
+def test_a_damaged_folder_is_named(trained, tmp_path):
+    agent = gato.load(trained)
+    agent.save(tmp_path / "copy")
+    content = json.loads((tmp_path / "copy/gato.json").read_text())
+    (tmp_path / "copy/gato.json").write_text(json.dumps(content | {"numbers": -1}))
+    with pytest.raises(ValueError, match="copy"):
+        gato.load(tmp_path / "copy")
+    with pytest.raises(ValueError, match="numbers is -1"):
+        gato.load(tmp_path / "copy", verify=False)
+
+
+# -- MIL ---------------------------------------------------------------------------------------------
+
+
+def mil_of(home, **settings):
+    rows = rows_of(home, whole=True)
+    learner = learner_of(rows, MilConfig(**SMALL, support=2, timesteps=2, **settings))
+    batch = rows.batch(0, [0])
+    split = batch.num_support
+    return learner, batch, (batch.seen.each(lambda t: t[:split]), batch.played[:split], 2)
+
+
+def test_the_inner_step_is_a_clipped_gradient_step_on_the_demonstration(home):
+    learner, _, support = mil_of(home, inner_rate=0.5, inner_clip=0.01)
+    model = learner.model
+    moved = model.adapted(*support, is_training=False)
+    loss = model.vectors.loss(model.network(support[0], "before"), support[1])
+    loss.backward()
+    for name, weight in model.network.named_parameters():
+        expected = weight if weight.grad is None else weight - 0.5 * weight.grad.clamp(-0.01, 0.01)
+        torch.testing.assert_close(moved[name], expected)
+    assert not torch.equal(moved["bias"], model.network.bias)
+
+
+def test_a_gradient_of_second_order_is_another_one(home):
+    gradients = []
+    for second_order in (True, False):
+        learner, batch, _ = mil_of(home, second_order=second_order)
+        learner(batch)[0].backward()
+        gradients.append(learner.model.network.bias.grad.clone())
+        # only through the step is there a gradient for the head that does not act
+        assert (learner.model.network.before.weight.grad is not None) is second_order
+    assert not torch.allclose(*gradients, rtol=1e-3)
+
+
+def test_a_step_on_a_video_looks_at_neither_actions_nor_states(home):
+    learner, _, (seen, played, count) = mil_of(home, video=True)
+    one = learner.model.adapted(seen, played, count, is_training=False)
+    other = learner.model.adapted(replace(seen, states=seen.states + 1), -played, count, is_training=False)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(not torch.equal(one[name], weight) for name, weight in learner.model.network.named_parameters())
+
+
+def test_what_mil_keeps_of_a_task_are_all_its_weights(home):
+    rows = rows_of(home, whole=True)
+    learner = learner_of(rows, MilConfig(**SMALL, support=2, timesteps=2))
+    episode = rows.demonstrations(0, 1)
+    kept = learner.model.remember(rows.encode.__self__, episode)
+    assert sum(t.numel() for t in kept.values()) == sum(p.numel() for p in learner.model.network.parameters())
