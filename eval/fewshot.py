@@ -35,7 +35,7 @@ from gato.episode import Episode
 from gato.eval.report.chart import score_curves
 from gato.eval.report.fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
 from gato.learners.contradictions import contradictions
-from gato.learners.folder import KINDS, save_baseline
+from gato.learners.folder import learned
 from gato.learners.one_shot.agent import OneShotAgent
 from gato.policy import GatoPolicy, Policy
 from gato.spec import TaskSpec
@@ -285,10 +285,11 @@ def _cell(
         policy, how = shown_cell(agent, task, episodes, folder / "policy")
         cell |= how | {"figures": {"no learning": _measured(policy, task, config)}}
     else:
-        baseline = KINDS[mode].of(task, episodes, demonstrations.read(demonstrations.held_out), series)
-        cell |= {"seconds": round(time.monotonic() - started, 4), "updates": baseline.updates}
-        cell["figures"] = {"last step" if baseline.updates else "no learning": _measured(baseline, task, config)}
-        save_baseline(baseline, folder / "policy")
+        found = learned(mode, task, episodes, demonstrations.read(demonstrations.held_out), series, config.chunk)
+        updates = found.acting.updates
+        cell |= {"seconds": round(time.monotonic() - started, 4), "updates": updates}
+        cell["figures"] = {"last step" if updates else "no learning": _measured(found.policy(task), task, config)}
+        found.save(folder / "policy")
     _write(folder / "result.json", json.dumps(finite(cell), indent=1))
     return cell
 
@@ -364,13 +365,13 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
         "weights_sha256": weights_sha256(Path(checkpoint)), "model": model,
         "data": demonstrations.store.fingerprint, "task": demonstrations.task.to_dict(),
         "held_out": len(demonstrations.held_out), "training": asdict(config.training), "rollouts": config.rollouts,
-        "seed": config.seed, "temperature": config.temperature, "memory": demonstrations.task.memory or 0,
+        "seed": config.seed, "temperature": config.temperature, "memory": demonstrations.task.memory or 0, "chunk": config.chunk,
         **{mode: weights_sha256(getattr(config, mode) or Path(checkpoint)) for mode in shown},
     }  # fmt: skip
     settings = json.loads(json.dumps(settings))
     path = out / "settings.json"
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = {"chunk": 1} | json.loads(path.read_text())
         before["training"] = {"timesteps": 0} | before["training"]  # which older ones do not name
         finished = {p.parent.name.split("-")[0] for p in out.glob("cells/*/result.json")}
         shared = {"weights_sha256"} if finished <= set(WITHOUT_CHECKPOINT) else set()

@@ -97,6 +97,7 @@ class FewShotConfig(Settings):
     - `memory`: how many timesteps a window of the training has and a policy sees, the present one among them; 0: as many as the
       context holds. By default that of the task, or of the nearest task the registry names, in the checkpoint.
     - `episode_steps`, `episode_seconds`: limits of an episode, as `gato eval` takes them.
+    - `chunk`: so many timesteps' actions are learned as one, and averaged where they overlap; of the modes that learn alone.
     - `held_out`: demonstrations never trained on, which choose a step; by default a tenth, at most 20.
     - `device`, `verify`: as for `gato eval`.
     - `out`: folder of the results; by default `runs/fewshot-` and the task's name.
@@ -121,6 +122,7 @@ class FewShotConfig(Settings):
     seed: int = bounded(0, 0, MAX_SEED)
     temperature: float | None = bounded(None, 0, MAX_TEMPERATURE)
     memory: int | None = bounded(None, 0, MAX_COUNT)
+    chunk: int = bounded(1, 1, 1024)
     held_out: int | None = bounded(None, 0, MAX_COUNT)
     episode_steps: int | None = bounded(None, 0, MAX_COUNT)
     episode_seconds: float = bounded(EPISODE_SECONDS, 0, 1e7)
@@ -132,6 +134,10 @@ class FewShotConfig(Settings):
         super().__post_init__()
         if not self.episodes or not self.modes:
             raise ValueError("'episodes' or 'modes' is empty, expected numbers of demonstrations such as 1 10 and modes such as full clone")
+        if self.chunk > 1 and (others := [mode for mode in self.modes if mode not in LEARNED_ALONE]):
+            raise ValueError(
+                f"'chunk' is {self.chunk}, but {', '.join(others)} has no chunks; name --modes among {', '.join(LEARNED_ALONE)}"
+            )
 
     def fitted(self, layout: str) -> FewShotConfig:
         """With the protocol that a model of this layout has by default, where none was given."""

@@ -22,9 +22,10 @@ from gato.cli import main
 from gato.data.store import StoreWriter
 from gato.episode import Episode
 from gato.eval.rollout import rollout
+from gato.learners.chunks import ChunkPolicy
 from gato.learners.decision_agent import DecisionAgent
 from gato.learners.decision_config import DecisionConfig
-from gato.learners.folder import BaselineAgent
+from gato.learners.folder import BaselineAgent, learned
 from gato.learners.nearest import NearestPolicy
 from gato.learners.trajectory import TrajectoryStatistics
 from gato.serve.batcher import Batcher, Busy
@@ -491,6 +492,20 @@ def test_a_task_that_the_checkpoint_never_saw_is_acted_in_by_its_demonstrations(
     assert found["retrieve"] == [-1, 0.5]
     policy = agent.policy(task, memory=0, prompt=demonstrated.episodes[0])
     assert found["prompt"][0] == pytest.approx(float(policy.act({"x": np.float32([-1])})["u"][0]))
+
+
+def test_chunks_are_answered_whole_and_played_by_the_client(walk, listening):
+    from gato.serve.client import RemotePolicy
+
+    shown = walk([0, 0, 1, 1], [0, 1, 1, 0])
+    agent = learned("retrieve", shown.task, [shown], chunk=3)
+    with RemotePolicy(f"127.0.0.1:{listening(agent)}", chunks=True) as chunks:
+        assert chunks.metadata["chunks"] == {"toy/corridor": 3} and chunks.length == 3
+        assert chunks.act({"cell": np.array([0])})["step"].tolist() == [[0, 1, 1]]
+        policy = ChunkPolicy(chunks, chunks.length, every=3)
+        assert [int(policy.act({"cell": np.array([c])})["step"][0]) for c in (0, 1, 1, 1)] == [0, 1, 1, 1]
+    with RemotePolicy(chunks.address) as single:
+        assert [int(single.act({"cell": np.array([c])})["step"][0]) for c in (0, 1, 1)] == [0, 1, 1]
 
 
 def test_demonstrations_of_no_one_task_are_refused(agent, walk, tmp_path):

@@ -1,6 +1,6 @@
 """A policy that is no transformer on disk, as `gato finetune` leaves it and `gato.load` opens it.
 
-baseline.json        kind, task spec, known texts and action values, settings, the weights' SHA-256
+baseline.json        kind, task spec, known texts and action values, settings, the weights' SHA-256, the length of chunks above 1
 model.safetensors    features' means and scales; demonstrations' states and actions, or a network
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,9 +21,12 @@ from torch import Tensor, nn
 
 from gato.description import BASELINE
 from gato.disk import read_json, shown
+from gato.episode import Episode
+from gato.setting import check_value
 from gato.spec import Modality, TaskSpec
 
 from .actions import ActionVectors
+from .chunks import LENGTH, ChunkPolicy, chunked, chunked_episode, unchunked
 from .clone import ClonePolicy
 from .darp import DifferencePolicy
 from .features import Features
@@ -37,11 +40,15 @@ KINDS: dict[str, type[Reactive]] = {
 
 
 class BaselineAgent:
-    """What `gato.load` gives for such a folder; it acts in its one task, as an `Agent` does."""
+    """What `gato.load` gives for such a folder; it acts in its one task, as an `Agent` does.
 
-    def __init__(self, policy: Reactive) -> None:
-        self.acting, self.kind = policy, policy.kind
-        self.tasks: dict[str, TaskSpec] = {policy.task.name: policy.task}
+    **Arguments:** `policy`; `chunk`: so many timesteps' actions are its one action, see `gato.learners.chunks`.
+    """
+
+    def __init__(self, policy: Reactive, chunk: int = 1) -> None:
+        self.acting, self.kind, self.chunk = policy, policy.kind, chunk
+        task = unchunked(policy.task, chunk) if chunk > 1 else policy.task
+        self.tasks: dict[str, TaskSpec] = {task.name: task}
 
     def task(self, name: str) -> TaskSpec:
         """By its name, or as `MODULE:ID`. **Raises:** `ValueError` for any but its one task."""
@@ -51,11 +58,16 @@ class BaselineAgent:
             raise ValueError(f"this {self.kind} policy was not trained on '{name}'; it acts in '{own}'")
         return self.tasks[name]
 
-    def policy(self, task: str | TaskSpec, *unused: Any, **settings: Any) -> Reactive:
-        """Its policy, which plays the likeliest action, whatever temperature and memory."""
+    def policy(self, task: str | TaskSpec, *unused: Any, **settings: Any) -> Any:
+        """Its policy, which plays the likeliest action, whatever temperature and memory.
+
+        **Arguments:** `settings`: of chunks `every`, `decay` and `ahead`, see `ChunkPolicy`; others are for other learners.
+        """
         if isinstance(task, str):
             self.task(task)
-        return self.acting
+        if self.chunk == 1:
+            return self.acting
+        return ChunkPolicy(self.acting, self.chunk, **{name: settings[name] for name in ("every", "decay", "ahead") if name in settings})
 
     @property
     def model(self) -> nn.Module:
@@ -67,7 +79,7 @@ class BaselineAgent:
 
     def write(self, folder: Path) -> None:
         """Its two files."""
-        save_baseline(self.acting, folder)
+        save_baseline(self.acting, folder, self.chunk)
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_"):
@@ -77,7 +89,17 @@ class BaselineAgent:
         raise ValueError(f"{found}; name the folder of a model")
 
 
-def save_baseline(policy: Reactive, folder: Path) -> None:
+def learned(
+    kind: str, task: TaskSpec, episodes: Sequence[Episode], held_out: Sequence[Episode] = (), seed: int = 0, chunk: int = 1
+) -> BaselineAgent:
+    """What acts by demonstrations, one of `KINDS`; see `Lessons`. **Arguments:** `chunk`: so many timesteps' actions are learned as one."""
+    if chunk > 1:
+        episodes, held_out = ([chunked_episode(e, chunk) for e in some] for some in (episodes, held_out))
+        task = chunked(task, chunk)
+    return BaselineAgent(KINDS[kind].of(task, episodes, held_out, seed), chunk)
+
+
+def save_baseline(policy: Reactive, folder: Path, chunk: int = 1) -> None:
     """Writes a policy as safetensors and JSON."""
     features = policy.features
     statistics = {
@@ -92,6 +114,8 @@ def save_baseline(policy: Reactive, folder: Path) -> None:
         "values": policy.vectors.known, "settings": policy.settings(),
         "sha256": hashlib.sha256(weights).hexdigest(),
     }  # fmt: skip
+    if chunk > 1:
+        content["chunk"] = chunk
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS).write_bytes(weights)
     (folder / NAME).write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -123,7 +147,9 @@ def load_baseline(folder: str | Path, *unused: Any) -> BaselineAgent:
         statistics = (tensors[f"features.{name}"].numpy() for name in ("mean", "scale"))
         features = Features(task, KINDS[kind].pictures_are_features, texts, *statistics)
         vectors = ActionVectors(task, _checked_values(task, content["values"]))
-        return BaselineAgent(KINDS[kind].restored(Parts(features, vectors, tensors, content["settings"])))
+        policy = KINDS[kind].restored(Parts(features, vectors, tensors, content["settings"]))
+        check_value("chunk", content.get("chunk", 1), int, LENGTH)
+        return BaselineAgent(policy, content.get("chunk", 1))
     except (
         SafetensorError,
         KeyError,

@@ -18,6 +18,8 @@ import numpy as np
 
 from gato.disk import shown
 from gato.episode import outside
+from gato.learners.chunks import ChunkPolicy
+from gato.learners.folder import BaselineAgent
 from gato.spec import Modality, TaskSpec
 
 from .batcher import Busy
@@ -76,6 +78,7 @@ class Acting:
         self._free = {name: list(range(config.sessions))[::-1] for name in self.tasks}
         self._sessions: set[Session] = set()
         self._policies: dict[str, Any] = {}  # of the answering thread alone
+        self._chunks: dict[str, int] = {}  # likewise, how many timesteps' actions they give at once
 
     # -- the event loop's part ---------------------------------------------------------------------------
 
@@ -155,6 +158,13 @@ class Acting:
         else:
             session.timestep = (session.timestep or 0) + 1
 
+    def chunk_lengths(self) -> dict[str, int]:
+        """Of the tasks whose answers hold the actions of several timesteps."""
+        found = {name: d.chunk for name, d in self.demonstrated.items()}
+        if isinstance(self.agent, BaselineAgent):
+            found = {name: self.agent.chunk for name in self.agent.tasks} | found
+        return {name: length for name, length in found.items() if length > 1}
+
     # -- the answering thread's part -----------------------------------------------------------------------
 
     def answer(self, requests: Sequence[Request]) -> list[Any]:
@@ -201,7 +211,8 @@ class Acting:
             np.array([r.begins is not None and not begins for r in group]),
             np.array([r.session.slot for r in group]),
         )
-        return [reply(task, {name: values[i : i + 1] for name, values in actions.items()}) for i in range(len(group))]
+        rows = [{name: values[i] for name, values in actions.items()} for i in range(len(group))]
+        return [reply(task, row if task.name in self._chunks else {name: value[None] for name, value in row.items()}) for row in rows]
 
     def prepare(self, task: TaskSpec) -> Any:
         """The policy that all sessions of a task share, made when it is first asked for."""
@@ -210,6 +221,8 @@ class Acting:
             given = {name: value for name, value in given.items() if value is not None}
             shown = self.demonstrated.get(task.name)
             policy = shown.policy(self.config.seed, **given) if shown else self.agent.policy(task, seed=self.config.seed, **given)
+            if isinstance(policy, ChunkPolicy):  # chunks are the client's to play and to average
+                self._chunks[task.name], policy = policy.length, policy.chunks
             policy.reset(self.config.sessions)
             self._policies[task.name] = policy
         return self._policies[task.name]

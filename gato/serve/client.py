@@ -6,12 +6,13 @@ It needs websockets, msgpack and NumPy, not torch (extra `serve`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
-from gato.episode import Episode
+from gato.episode import Episode, act_in_one
+from gato.learners.chunks import chunked
 from gato.spec import Modality, TaskSpec
 
 from .wire import read_msgpack, write_msgpack
@@ -23,14 +24,17 @@ class RemotePolicy:
     """Acts in one task through `gato serve`; a connection for every stream. See `gato.policy.Policy`.
 
     **Arguments:** `address`: `HOST:PORT`, or with `ws://` or `wss://` before it; `task`: by default the server's own; `token`;
-    `timeout`: seconds that an answer may take.
+    `timeout`: seconds that an answer may take; `chunks`: whether the chunks that a server answers with are given whole, for a
+    `ChunkPolicy` to play; by default the first action of each alone.
 
     **Raises:** `ValueError` for what the server refuses, in its words; `OSError` where there is none.
     """
 
-    memory = None
+    act_one = act_in_one
 
-    def __init__(self, address: str, task: str | None = None, token: str | None = None, timeout: float = 30.0) -> None:
+    def __init__(
+        self, address: str, task: str | None = None, token: str | None = None, timeout: float = 30.0, chunks: bool = False
+    ) -> None:
         self.address = address if "://" in address else f"ws://{address}"
         self.token, self.timeout = token, timeout
         self._connections: list[ClientConnection] = []
@@ -39,7 +43,9 @@ class RemotePolicy:
         if name not in self.metadata["tasks"]:
             first.close()
             raise ValueError(f"the server at {address} has no task '{name}'; it has {', '.join(sorted(self.metadata['tasks']))}")
-        self.task = TaskSpec.from_dict(self.metadata["tasks"][name])
+        task = TaskSpec.from_dict(self.metadata["tasks"][name])
+        self.name, self.are_whole, self.length = task.name, chunks, self.metadata["chunks"].get(task.name, 1)
+        self.task, self.memory = (chunked(task, self.length), 1) if chunks else (task, None)
         self._connections.append(first)
         self.reset(1)
 
@@ -72,7 +78,7 @@ class RemotePolicy:
         streams = np.arange(len(next(iter(observation.values())))) if streams is None else streams
         first = np.array([not self._has_begun[s] for s in streams]) if first is None else first
         for row, (s, is_first) in enumerate(zip(streams, first, strict=True)):
-            message: dict[str, Any] = {"task": self.task.name}
+            message: dict[str, Any] = {"task": self.name}
             if is_first:
                 message["episode"] = self._num_begun
                 self._num_begun += 1
@@ -84,20 +90,26 @@ class RemotePolicy:
         answers = [read_msgpack(_as_bytes(self._connections[s].recv(self.timeout)))["actions"] for s in streams]
         found = {}
         for f in self.task.actions:
-            rows = [(a[f.name] if isinstance(a, dict) else a)[:1] for a in answers]
-            found[f.name] = np.array([r[0] for r in rows], object) if f.modality is Modality.TEXT else np.concatenate(rows)
+            rows = [a[f.name] if isinstance(a, dict) else a for a in answers]
+            if self.are_whole:
+                found[f.name] = np.stack(rows)
+            else:
+                found[f.name] = np.array([r[0] for r in rows], object if f.modality is Modality.TEXT else f.dtype)
         return found
 
-    def act_one(self, observation: Any, reward: float | None = None) -> Any:
-        """For a single environment: its observation, and the reward of the last action -> the action that `step` takes."""
-        flat = self.task.flatten(observation, "observation")
-        batch = {f.name: np.array([flat[f.name]], dtype=object if f.modality is Modality.TEXT else f.dtype) for f in self.task.observations}
-        actions = self.act(batch, None if reward is None else np.array([reward]))
-        return self.task.unflatten_action({name: values[0] for name, values in actions.items()})
+    def begin(self, stream: int, number: int) -> None:
+        """The next `act` of a stream starts an episode that goes as the `number`-th to begin goes."""
+        self._has_begun[stream], self._num_begun = False, number
 
     def close(self) -> None:
         while self._connections:
             self._connections.pop().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _as_bytes(answer: str | bytes) -> bytes:

@@ -15,7 +15,7 @@ from gato.agent import Agent
 from gato.data.store import Store
 from gato.data.stores import find_store
 from gato.episode import Episode
-from gato.learners.folder import KINDS
+from gato.learners.folder import BaselineAgent, learned
 from gato.spec import TaskSpec
 
 from .settings import MOST_DEMONSTRATIONS, WAYS
@@ -26,12 +26,12 @@ LEARNED = ("clone", "darp")  # by training, so that some demonstrations say when
 
 class Demonstrated:
     """**Arguments:** `agent`: the checkpoint, which `prompt` alone uses; `store`: name or folder of a store of demonstrations of one
-    task; `by`: see above; `most`: so many of them, the first.
+    task; `by`: see above; `chunk`: so many timesteps' actions are learned as one; `most`: so many of them, the first.
 
     **Raises:** `ValueError` for a store of several tasks or of none with actions, and for a prompt to what is no Gato.
     """
 
-    def __init__(self, agent: Any, store: str | Path, by: str = "clone", most: int = MOST_DEMONSTRATIONS) -> None:
+    def __init__(self, agent: Any, store: str | Path, by: str = "clone", chunk: int = 1, most: int = MOST_DEMONSTRATIONS) -> None:
         if by not in WAYS:
             raise ValueError(f"by is '{by}', expected one of {', '.join(WAYS)}")
         opened = Store(find_store(store))
@@ -40,7 +40,9 @@ class Demonstrated:
             raise ValueError(f"'{store}' holds {len(tasks)} tasks with actions and {opened.num_episodes} episodes, expected one task's")
         if by == "prompt" and not isinstance(agent, Agent):
             raise ValueError("a demonstration is a prompt to a Gato alone; choose another way, such as clone")
-        self.agent, self.by = agent, by
+        if by == "prompt" and chunk > 1:
+            raise ValueError(f"chunk is {chunk}, but a prompt has no chunks; choose another way, such as clone")
+        self.agent, self.by, self.chunk = agent, by, chunk
         self.task: TaskSpec = tasks[0]
         usable = np.flatnonzero(np.isin(opened.behaviours, SHOWN))
         if not len(usable):
@@ -53,8 +55,12 @@ class Demonstrated:
         if self.by == "prompt":
             settings.setdefault("memory", 0)
             return self.agent.policy(self.task, seed=seed, prompt=self.episodes[0], **settings)
-        learned, held_out = self._parted()
-        return KINDS[self.by].of(self.task, learned, held_out, seed)
+        return self.learned(seed).policy(self.task, **settings)
+
+    def learned(self, seed: int = 0) -> BaselineAgent:
+        """What learned from the demonstrations, which `save` keeps in a folder for `gato.load` and `gato serve`."""
+        episodes, held_out = self._parted()
+        return learned(self.by, self.task, episodes, held_out, seed, self.chunk)
 
     def _parted(self) -> tuple[list[Episode], list[Episode]]:
         """Those to learn from, and where something is trained one in ten, but not one of few, to say when to stop."""

@@ -65,7 +65,7 @@ def _service(checkpoint: Path, name: str, config: ServeConfig) -> Service:
     agent = load(checkpoint, config.device, config.verify)
     if config.demonstrations is None:
         return Service(agent, name, config)
-    demonstrated = Demonstrated(agent, config.demonstrations, config.by)
+    demonstrated = Demonstrated(agent, config.demonstrations, config.by, config.chunk)
     service, started = Service(agent, name, config, [demonstrated]), time.monotonic()
     service.acting.prepare(demonstrated.task)
     left_out = f", {demonstrated.left_out} left out" if demonstrated.left_out else ""

@@ -205,6 +205,7 @@ class Service:
             "default_task": self.acting.default,
             "tasks": {name: task.to_dict() for name, task in self.acting.tasks.items()},
             "by_demonstrations": {name: d.by for name, d in self.acting.demonstrated.items()},
+            "chunks": self.acting.chunk_lengths(),
             "words": self._words(),
             "controls": ["task", "session", "reset", "end", "episode", "reward"],
             "most_bytes": self.most_bytes,

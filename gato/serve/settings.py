@@ -23,6 +23,7 @@ class ServeConfig(Settings):
     - `demonstrations`: a store of one more task, which is acted in by its demonstrations, at most a hundred of them.
     - `by`: how: `retrieve`, `knn`, `lwr` look actions up, `clone` and `darp` train a small network first, `prompt` shows the
       checkpoint the first one before every episode.
+    - `chunk`: so many timesteps' actions are learned of the demonstrations as one, and answered together.
     - `sessions`: robots that one task may have at once, each with a memory of its own.
     - `wait_ms`: for how long a request waits for those of other active sessions, to share a forward pass with them.
     - `batch`: requests that share a forward pass at most; 1: one by one.
@@ -39,6 +40,7 @@ class ServeConfig(Settings):
     task: str | None = None
     demonstrations: str | None = None
     by: str = choice("clone", WAYS)
+    chunk: int = bounded(1, 1, 1024)
     sessions: int = bounded(32, 1, 4096)
     wait_ms: float = bounded(2.0, 0, 1000)
     batch: int = bounded(64, 1, 4096)

@@ -1,0 +1,98 @@
+"""What chunks of actions do to a cloned policy: score, how rough its actions are, and how often it must be asked.
+
+Run from the repository's root:  python benchmarks/chunks.py STORE... [--episodes 50] [--series 3] [--json FILE]
+
+Every STORE holds demonstrations of one task. A small network is cloned from the first ten, once for single actions and once for chunks of
+`--chunk`, with three seeds each, and plays the same episodes: chunk by chunk (nothing overlaps), asked anew at half
+of a chunk and at every timestep, with what overlaps averaged. Roughness is the mean difference of one action from the one before it, as a
+share of its range. Calls are forward passes per timestep. Scores have 95 % intervals over episodes and seeds together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from gato.data.store import Store
+from gato.data.stores import find_store
+from gato.episode import Episode
+from gato.eval.rollout import rollout
+from gato.eval.summary import summarise
+from gato.learners.folder import BaselineAgent, learned
+
+
+def roughness(episode: Episode) -> float:
+    """Of continuous actions, each as a share of its range."""
+    parts = []
+    for spec in episode.task.actions:
+        low, high = spec.bounds
+        values = (np.asarray(episode.actions[spec.name], np.float64) - low) / (high - low)
+        parts.append(np.abs(np.diff(values, axis=0)).reshape(-1))
+    return float(np.concatenate(parts).mean()) if episode.num_timesteps > 1 else 0.0
+
+
+class Counted:
+    """A policy whose rows are counted."""
+
+    def __init__(self, policy: Any) -> None:
+        self.policy, self.task, self.memory, self.rows = policy, policy.task, policy.memory, 0
+
+    def reset(self, num_streams: int, demonstrations: Any = ()) -> None:
+        self.policy.reset(num_streams, demonstrations)
+
+    def act(self, observation: Any, reward: Any = None, first: Any = None, streams: Any = None) -> Any:
+        self.rows += len(next(iter(observation.values())))
+        return self.policy.act(observation, reward, first, streams)
+
+
+def played(agent: BaselineAgent, episodes: int, **how: Any) -> tuple[list[Any], list[float], float]:
+    """Results, the roughness of each episode, and calls per timestep."""
+    policy = agent.policy(next(iter(agent.tasks)), **how)
+    counted = Counted(policy if agent.chunk == 1 else policy.chunks)
+    if agent.chunk == 1:
+        policy = counted
+    else:
+        policy.chunks = counted
+    rough: list[float] = []
+    results = rollout(policy, policy.task, episodes, num_envs=10, sink=lambda episode: rough.append(roughness(episode)))
+    return results, rough, counted.rows / sum(r.num_timesteps for r in results)
+
+
+def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stores", nargs="+")
+    parser.add_argument("--chunk", type=int, default=8)
+    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--series", type=int, default=3)
+    parser.add_argument("--demonstrations", type=int, default=10)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    rows = []
+    for name in options.stores:
+        store = Store(find_store(name))
+        shown = [store.episode(i) for i in range(options.demonstrations)]
+        held_out = [store.episode(i) for i in range(options.demonstrations, min(store.num_episodes, options.demonstrations + 5))]
+        task, length = shown[0].task, options.chunk
+        agents = {n: [learned("clone", task, shown, held_out, seed, n) for seed in range(options.series)] for n in (1, length)}
+        for n, how in ((1, {}), (length, {"every": length}), (length, {"every": length // 2}), (length, {"every": 1})):
+            found = [played(agent, options.episodes, **how) for agent in agents[n]]
+            row = summarise(task, [r for results, _, _ in found for r in results])
+            rows.append({
+                "task": task.name, "chunk": n, **how, "score": row["score"], "low": row["score_low"], "high": row["score_high"],
+                "roughness": float(np.mean([x for _, rough, _ in found for x in rough])), "calls": float(np.mean([c for _, _, c in found])),
+            })  # fmt: skip
+            print(json.dumps(rows[-1]), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

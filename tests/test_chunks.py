@@ -1,0 +1,167 @@
+"""Chunks of actions: what is learned of them, and how they are played, averaged and computed ahead."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from gato.agent import load
+from gato.episode import Episode
+from gato.learners.chunks import ChunkPolicy, chunked, chunked_episode, unchunked
+from gato.learners.folder import learned
+from gato.spec import FieldSpec, Modality, TaskSpec
+
+
+@pytest.fixture(scope="module")
+def task() -> TaskSpec:
+    """A place to see; a push of two numbers with bounds of their own, and a gear of three."""
+    return TaskSpec(
+        "toy/cart",
+        (
+            FieldSpec("x", Modality.CONTINUOUS, "observation", path=("x",)),
+            FieldSpec("push", Modality.CONTINUOUS, "action", (2,), low=(-1.0, 0.0), high=(1.0, 10.0), path=("push",)),
+            FieldSpec("gear", Modality.DISCRETE, "action", (), "int64", (0,), (2,), path=("gear",)),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def ride(task) -> Episode:
+    """Four timesteps; at place t the push is (t / 10, t) and the gear t, but 2 at the last."""
+    t = np.arange(4)
+    actions = {"push": np.stack([t / 10, t], 1).astype(np.float32), "gear": np.minimum(t, 2)}
+    return Episode(task, {"x": t.astype(np.float32)}, actions, np.zeros(4, np.float32))
+
+
+class Told:
+    """A policy of chunks of 4: at place x the pushes are x, x + 1, ... tenths and the gear is always x."""
+
+    memory = 1
+
+    def __init__(self, task: TaskSpec) -> None:
+        self.task, self.asked, self.go = chunked(task, 4), [], None
+
+    def reset(self, num_streams=1, demonstrations=()):
+        pass
+
+    def begin(self, stream, number):
+        pass
+
+    def act(self, observation, reward=None, first=None, streams=None):
+        if self.go is not None:
+            self.go.acquire(timeout=10)
+        x = observation["x"]
+        self.asked.append(x.tolist())
+        tenths = ((x[:, None] + np.arange(4)) / 10).astype(np.float32)
+        return {"push": np.stack([tenths, 10 * tenths], 2), "gear": np.repeat(x[:, None].astype(np.int64), 4, 1)}
+
+
+def seen(*places: float) -> dict:
+    return {"x": np.array(places, np.float32)}
+
+
+# -- what is learned -------------------------------------------------------------------------------------
+
+
+def test_every_timestep_has_the_actions_from_it_on_and_the_last_is_repeated(ride):
+    found = chunked_episode(ride, 3)
+    assert found.actions["gear"].tolist() == [[0, 1, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
+    assert found.actions["push"].shape == (4, 3, 2) and found.actions["push"][1, :, 1].tolist() == [1, 2, 3]
+    assert found.observations is ride.observations and found.num_timesteps == 4
+
+
+def test_a_task_of_chunks_has_the_same_bounds_at_every_timestep_and_can_be_undone(task):
+    found = chunked(task, 3)
+    gear, push = (next(f for f in found.actions if f.name == name) for name in ("gear", "push"))
+    assert (push.shape, gear.shape) == ((3, 2), (3,))
+    assert push.bounds[1].tolist() == [[1, 10]] * 3 and gear.bounds[1].tolist() == [2] * 3
+    assert unchunked(found, 3) == task
+    with pytest.raises(ValueError, match="action 'gear' has shape .3,., which is no chunk of 2"):
+        unchunked(found, 2)
+    with pytest.raises(ValueError, match="'chunk' is 0, expected a whole number from 1"):
+        chunked(task, 0)
+
+
+def test_actions_of_text_have_no_chunks(robot):
+    words = TaskSpec("toy/words", (*robot.observations, FieldSpec("say", Modality.TEXT, "action", dtype="str")))
+    with pytest.raises(ValueError, match="has actions of text, of which there are no chunks"):
+        chunked(words, 2)
+
+
+def test_what_looks_actions_up_learns_chunks_and_is_saved_with_them(task, ride, tmp_path):
+    learned("retrieve", task, [ride], chunk=3).save(tmp_path)
+    agent = load(tmp_path)
+    assert agent.tasks == {"toy/cart": task} and agent.chunk == 3
+    policy = agent.policy("toy/cart", every=3)
+    gears = [int(policy.act(seen(x))["gear"][0]) for x in (0, 9, 9, 1)]
+    assert gears == [0, 1, 2, 1]  # what it sees within a chunk changes nothing
+
+
+# -- how they are played ------------------------------------------------------------------------------------
+
+
+def test_without_overlap_a_chunk_is_played_to_its_end(task):
+    policy = ChunkPolicy(Told(task), 4, every=4)
+    pushes = [policy.act(seen(x))["push"][0].tolist() for x in (0, 5, 5, 5, 7)]
+    assert np.allclose(pushes, [[0, 0], [0.1, 1], [0.2, 2], [0.3, 3], [0.7, 7]])
+    assert policy.chunks.asked == [[0.0], [7.0]]
+
+
+def test_where_chunks_overlap_continuous_actions_are_averaged_and_the_newest_gear_counts(task):
+    """At the third timestep three chunks speak: 0 + 2 tenths, 2 + 1 and 4 + 0, of ages 2, 1 and 0."""
+    policy = ChunkPolicy(Told(task), 4, every=1, decay=np.log(2))
+    found = [policy.act(seen(x)) for x in (0, 2, 4)]
+    assert found[1]["push"][0, 0] == pytest.approx((0.1 / 2 + 0.2) / 1.5)
+    assert found[2]["push"][0, 0] == pytest.approx((0.2 / 4 + 0.3 / 2 + 0.4) / 1.75)
+    assert [int(f["gear"][0]) for f in found] == [0, 2, 4]
+    plain = ChunkPolicy(Told(task), 4, every=1, decay=0.0)
+    means = [plain.act(seen(x))["push"][0, 0] for x in (0, 2, 4)]
+    assert means == pytest.approx([0, 0.15, 0.3])
+
+
+def test_streams_have_plans_of_their_own_and_an_episode_begins_without_one(task):
+    policy = ChunkPolicy(Told(task), 4, every=4)
+    policy.reset(2)
+    policy.act(seen(0, 5))
+    found = policy.act(seen(9, 9), first=np.array([False, True]))
+    assert found["push"][:, 0] == pytest.approx([0.1, 0.9])
+    assert policy.act(seen(8), streams=np.array([1]))["push"][0, 0] == pytest.approx(1.0)
+    policy.begin(1, 0)
+    assert policy.act(seen(2), streams=np.array([1]))["push"][0, 0] == pytest.approx(0.2)
+    assert policy.chunks.asked == [[0.0, 5.0], [9.0], [2.0]]
+
+
+def test_a_chunk_is_computed_while_the_one_before_it_plays(task):
+    """The second chunk, of what was seen at timestep 1, takes until timestep 3: its first two actions are past then."""
+    told = Told(task)
+    told.go = threading.Semaphore(1)
+    policy = ChunkPolicy(told, 4, every=1, decay=1000.0, ahead=True)
+    found = [float(policy.act(seen(x))["push"][0, 0]) for x in (0, 5, 6)]
+    assert found == pytest.approx([0, 0.1, 0.2])  # nobody waited
+    told.go.release()
+    while not policy._plans[0].coming.done():
+        pass
+    assert float(policy.act(seen(7))["push"][0, 0]) == pytest.approx(0.7)  # 5 + 2 timesteps
+    assert policy.waited == 0 and told.asked[:2] == [[0.0], [5.0]]
+    told.go.release(8)
+
+
+def test_where_a_plan_ends_before_the_next_is_there_it_is_waited_for_and_counted(task):
+    told = Told(task)
+    told.go = threading.Semaphore(1)
+    policy = ChunkPolicy(told, 4, every=1, ahead=True)
+    for x in (0, 1, 2, 3):
+        policy.act(seen(x))
+    threading.Timer(0.05, told.go.release, [5]).start()
+    policy.act(seen(4))
+    assert policy.waited == 1
+
+
+def test_policies_that_remember_and_numbers_out_of_range_are_refused(task):
+    told = Told(task)
+    for name, value in (("every", 0), ("every", 5), ("decay", -1.0)):
+        with pytest.raises(ValueError, match=f"'{name}' is {value}"):
+            ChunkPolicy(told, 4, **{name: value})
+    told.memory = None
+    with pytest.raises(ValueError, match="this one remembers"):
+        ChunkPolicy(told, 4)
