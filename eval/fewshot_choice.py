@@ -39,7 +39,7 @@ def policy_to_take(
     All were measured on the same starts, within the `limits` of the run. Where means are equal, fewer demonstrations win, then the
     simpler way of learning.
 
-    **Returns:** `folder`, `mode`, `episodes`, `series`, `figure`, its `row`, `why`, `python` and `command`.
+    **Returns:** `folder`, `mode`, `episodes`, `series`, `figure`, its `row`, `why`, `python`, `command` and `serve`.
     """
     found = []
     for cell in cells:
@@ -64,6 +64,7 @@ def policy_to_take(
         "row": {name: value for name, value in row.items() if name != "returns"}, "why": why,
         "python": LOOP.format(folder=folder, task=task.name, temperature=said, steps=longest),
         "command": f"gato eval {folder} --tasks {task.name} --episodes {rollouts} --seed {OTHER_STARTS}{option}",
+        "serve": f"gato serve {folder} --task {task.name}",
     }  # fmt: skip
 
 
@@ -73,4 +74,4 @@ def choice_lines(take: dict[str, Any] | None) -> list[str]:
         return ["no policy was saved: prompts leave none behind; add a mode such as full, retrieve or clone"]
     count = take["episodes"]
     head = f"take {take['mode']} from {count} demonstration{'s' * (count > 1)} ({take['figure']}, series {take['series']})"
-    return [f"{head}: {take['folder']}", f"  why: {take['why']}", "", take["python"], "", take["command"]]
+    return [f"{head}: {take['folder']}", f"  why: {take['why']}", "", take["python"], "", take["command"], take["serve"]]

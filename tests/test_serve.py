@@ -19,7 +19,7 @@ import gato
 from gato import envs
 from gato.agent import Agent
 from gato.cli import main
-from gato.data.store import StoreWriter
+from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
 from gato.eval.rollout import rollout
 from gato.learners.chunks import ChunkPolicy
@@ -647,7 +647,7 @@ def test_the_python_of_the_page_runs(make_gato, tokenizer, listening, capsys, tm
     agent = Agent(make_gato(context_length=64).float(), tokenizer, {task.name: task})
     port = listening(agent)
     page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text()
-    loop, foreign, demonstrations = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    loop, foreign, demonstrations, chunks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict = {}
     exec(compile(loop.replace("127.0.0.1:8000", f"127.0.0.1:{port}"), "docs/serving.md", "exec"), names)
     assert float(capsys.readouterr().out) == names["total"] >= 8  # a pole falls no sooner
@@ -664,6 +664,10 @@ def test_the_python_of_the_page_runs(make_gato, tokenizer, listening, capsys, tm
     names["gato"] = gato
     exec(compile(demonstrations, "docs/serving.md", "exec"), names)
     assert names["policy"].act_one(names["observation"]) == 1
+    shown = Store(tmp_path / "store").episode(0)
+    port = listening(learned("retrieve", task, [shown], chunk=8))
+    exec(compile(chunks.replace("127.0.0.1:8001", f"127.0.0.1:{port}"), "docs/serving.md", "exec"), names)
+    assert names["first"] == 1
 
 
 def test_bad_options_of_the_command_are_one_line(agent, tmp_path, capsys, monkeypatch):

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import Any
 
-from . import data, inspection, look, measure, recipes, serving, speak, train
+from . import correction, data, inspection, look, measure, recipes, serving, speak, train
 from .command import one_line
 from .fault import describe, is_refusal, threads_reported
 from .output import only_documents, wants_json
@@ -30,6 +30,7 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato pretrain RECIPE                         train (or resume) a model; --nproc N on several ranks
   gato finetune CKPT --data STORE --env ID     learn a new task from 1, 10, 100 demonstrations
   gato eval CKPT                               act, caption, and score with intervals
+  gato correct CKPT --out STORE                take over while it acts; what was corrected becomes demonstrations
   gato caption CKPT IMAGE...                   caption pictures, or answer a --question about them
   gato chat CKPT                               talk with a model, perhaps about an --image
   gato generate CKPT TEXT                      continue text
@@ -60,6 +61,7 @@ VERBS: dict[str, Any] = {
     "pretrain": train.pretrain,
     "finetune": train.finetune,
     "eval": measure.evaluate,
+    "correct": correction.correct,
     "caption": speak.caption,
     "generate": speak.generate,
     "chat": speak.chat,
