@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from .shards.manifest import MANIFEST_NAME
+from .shards.manifest import HOW_TO_GET_ONE, MANIFEST_NAME
 
 
 def stores_folder() -> Path:
@@ -47,7 +47,7 @@ def find_store(name: str | Path, part: str | None = None) -> Path:
             return chosen[0]
     refuse_folder_of_stores(str(name))
     what = f"{places[0]} has no {MANIFEST_NAME}" if places[0].is_dir() else f"neither that folder nor {places[1]} exists"
-    raise ValueError(f"there is no store '{name}' ({what}); collect one, or bring data in with 'gato data import'")
+    raise ValueError(f"there is no store '{name}' ({what}); {HOW_TO_GET_ONE}")
 
 
 def refuse_folder_of_stores(name: str) -> None:

@@ -30,6 +30,8 @@ def record(folder: Path, resolved: dict[str, Any], train: TrainConfig) -> None:
     if path.is_file():
         changed = _changes(read_json(path), resolved)
         changed = {name: text for name, text in changed.items() if text != f"{name} was None, now {_earlier(name)}"}
+        if "learner" in changed:  # then nothing else is comparable, and nothing can be allowed
+            raise ValueError(f"'{folder}' holds a run of another learner ({changed['learner']}); choose another --train.name")
         if refused := {name: text for name, text in sorted(changed.items()) if name not in FREE and not _is_allowed(name, train)}:
             raise ValueError(
                 f"'{folder}' holds a run with other settings ({'; '.join(refused.values())}); choose another --train.name, undo it, "
@@ -58,9 +60,7 @@ def reopen(final: Path, steps: int) -> None:
 
 
 def _is_allowed(name: str, train: TrainConfig) -> bool:
-    return (
-        name != "learner" and not name.startswith("model.") and any(f"{name}.".startswith(f"{allowed}.") for allowed in train.allow_changes)
-    )
+    return not name.startswith("model.") and any(f"{name}.".startswith(f"{allowed}.") for allowed in train.allow_changes)
 
 
 def _earlier(name: str) -> Any:

@@ -21,6 +21,7 @@ from gato.disk import sync
 from gato.spec import TaskSpec
 
 MANIFEST_NAME = "manifest.json"
+HOW_TO_GET_ONE = "collect one, or bring data in with 'gato data import'"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room, above the quota, above the limit of a file
 FORMAT = "gato-store"
 VERSION = 1
@@ -199,9 +200,9 @@ class Manifest:
         """**Raises:** `ValueError` naming the file and what is wrong with it."""
         path = folder / MANIFEST_NAME
         if not folder.is_dir():
-            raise ValueError(f"there is no store at {folder}: the folder does not exist")
+            raise ValueError(f"there is no store at {folder}: the folder does not exist; {HOW_TO_GET_ONE}")
         if not path.is_file():
-            raise ValueError(f"there is no store at {folder}: it has no {MANIFEST_NAME}")
+            raise ValueError(f"there is no store at {folder}: it has no {MANIFEST_NAME}; {HOW_TO_GET_ONE}")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
