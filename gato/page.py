@@ -1,42 +1,35 @@
-"""One self-contained HTML page: what `gato plot` and `gato data inspect` write.
+"""One self-contained HTML page: what `gato plot`, `gato show` and `gato data inspect` write.
 
-The style is inlined, pictures are data URIs, charts are inline SVG, there is no script, and the page's content
-policy forbids every load. Whoever fills it escapes all text that comes from data.
+Templates lie in `configs/pages` and escape all that they are given, but for `Markup`: charts as inline SVG, made by our own code.
+The style is inlined, pictures are data URIs, there is no script, and the page's content policy forbids every load.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable
-from html import escape
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 
 
-def write_page(out: Path, name: str, body: Iterable[str]) -> Path:
-    """Writes the page called `name` with the HTML of `body`; replaces an older one only when it is complete."""
-    style = resources.files("gato.configs").joinpath("report.css").read_text(encoding="utf-8")
-    content = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(name)} &middot; opengato</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(body)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+@functools.cache
+def _templates() -> Environment:
+    def read(name: str) -> str:
+        return resources.files("gato.configs").joinpath(f"pages/{name}").read_text(encoding="utf-8")
+
+    return Environment(loader=FunctionLoader(read), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def write_page(out: Path, template: str, name: str, **values: Any) -> Path:
+    """Writes the page called `name` from a template's values; replaces an older one only when it is complete."""
+    style = Markup(resources.files("gato.configs").joinpath("report.css").read_text(encoding="utf-8"))
+    content = _templates().get_template(template).render(name=name, style=style, **values)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     temporary.write_text(content, encoding="utf-8")
     os.replace(temporary, out)
     return out
-
-
-def section(title: str, *content: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(content) + "\n</section>"
-
-
-def absent(text: str) -> str:
-    """A sentence in place of what is not there."""
-    return f'<p class="absent">{escape(text)}</p>'

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Mapping
-from html import escape
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,7 +15,7 @@ from PIL import Image
 from gato.batch import Kind
 from gato.data.mixture import Mixture, Row
 from gato.data.source import Source
-from gato.page import section, write_page
+from gato.page import write_page
 from gato.spec import PATCH_SIZE, Modality
 
 from .figures import Histogram, Inspection, SourceFigures, TaskFigures
@@ -23,6 +23,7 @@ from .figures import Histogram, Inspection, SourceFigures, TaskFigures
 THUMBNAILS = 6  # of a task
 MAX_TEXT = 300  # characters of a sample
 SCALE = 2  # of the patches on a row's page
+LABELS = ("rows", "tokens", "loss", "epochs", "padding", "cut", "prompts")  # of the numbers of a source
 
 
 def write_inspection(found: Inspection, mixture: Mixture, name: str, out: Path) -> Path:
@@ -32,14 +33,15 @@ def write_inspection(found: Inspection, mixture: Mixture, name: str, out: Path) 
         "tokens": f"{sum(t.tokens for s in found.sources for t in s.tasks):,}",
         "updates of rows": f"{found.steps:,} of {found.batch_size:,}", "context": f"{found.context_length:,}",
     }  # fmt: skip
-    lead = f"What training on {name} sees." + (f" Held out: {', '.join(found.held_out)}." if found.held_out else "")
-    header = (
-        f'<header>\n<p class="kicker">opengato &middot; inspection of a mixture</p>\n<h1>{escape(name)}</h1>\n{_lead(lead, facts)}</header>'
-    )
-    body = [header, section("Sources", _note(found), _sources_table(found)), _findings(found)]
-    for source, figures in zip(mixture.sources, found.sources, strict=True):
-        body.append(section(figures.source, *(_task(source, figures, task) for task in figures.tasks)))
-    return write_page(out, name, body)
+    details = [
+        {"name": figures.source, "tasks": [_task(source, figures, task) for task in figures.tasks]}
+        for source, figures in zip(mixture.sources, found.sources, strict=True)
+    ]
+    return write_page(
+        out, "inspection.html", name, headline=facts, held_out=found.held_out, findings=found.findings, details=details,
+        sampled_rows=found.sources[0].sampled_rows if found.sources else 0, labels=LABELS,
+        sources=[_source_row(s) for s in found.sources],
+    )  # fmt: skip
 
 
 def row_text(mixture: Mixture, step: int, index: int, row: Row) -> str:
@@ -57,79 +59,44 @@ def write_row(mixture: Mixture, step: int, index: int, row: Row, out: Path) -> P
     """The same as a page on which patches lie where they lay in their picture, each as large as it is times `SCALE`."""
     name = f"update {step}, row {index}"
     text = row_text(mixture, step, index, row).split("\n\n", 1)[0]
-    kicker = '<p class="kicker">opengato &middot; a row of training</p>'
-    header = f"<header>{kicker}<h1>{escape(name)}</h1><pre>{escape(text)}</pre></header>"
-    about = "<p>A line is a timestep, numbered document.timestep; targets are bold.</p>"
-    return write_page(out, name, [header, section("Tokens", about, *_timesteps(mixture, row))])
+    return write_page(out, "row.html", name, about=text, timesteps=_timesteps(mixture, row))
 
 
-def _timesteps(mixture: Mixture, row: Row) -> Iterator[str]:
-    """A paragraph for each timestep of a row."""
+def _timesteps(mixture: Mixture, row: Row) -> Iterator[dict[str, Any]]:
+    """The tokens and pictures of each timestep of a row."""
     fields = [f for f in mixture.sources[row.source].task.observations if f.modality is Modality.IMAGE]
     patches = iter(zip(row.tokens.patches, row.tokens.patch_boxes, strict=True))
     for (document, timestep), entries in groupby(mixture.tokenizer.table(row.tokens), lambda e: (e["document"], e["timestep"])):
-        images, parts = iter(fields), []
+        images, parts = iter(fields), list[dict[str, Any]]()
         for is_patch, run in groupby(entries, lambda e: e["kind"] == Kind.PATCH.name.lower()):
             if not is_patch:
-                marks = ((escape("|" if e["kind"] == "separator" else str(e["value"])), e["target"]) for e in run)
-                parts += [f"<b>{mark}</b> " if is_target else f"{mark} " for mark, is_target in marks]
+                parts += [{"text": "|" if e["kind"] == "separator" else str(e["value"]), "is_target": e["target"]} for e in run]
                 continue
             pixels = [_patch(*next(patches)) for _ in run]
             while pixels:  # pictures follow one another; the row's end may cut the last
                 rows, columns = (n // PATCH_SIZE for n in next(images).patched_size)
-                grid, pixels = pixels[: rows * columns], pixels[rows * columns :]
-                parts.append(f'<span class="picture" style="grid-template-columns: repeat({columns}, auto)">{"".join(grid)}</span> ')
-        yield f'<p class="tokens"><small>{document}.{timestep}</small> {"".join(parts)}</p>'
+                parts.append({"columns": columns, "patches": pixels[: rows * columns]})
+                pixels = pixels[rows * columns :]
+        yield {"place": f"{document}.{timestep}", "parts": parts}
 
 
-def _patch(pixels: np.ndarray, box: np.ndarray) -> str:
-    where = "row {}, column {}".format(*box[::2])
-    return f'<img src="{_png(pixels.repeat(SCALE, axis=0).repeat(SCALE, axis=1))}" alt="patch at {where}" title="{where} of 128">'
+def _patch(pixels: np.ndarray, box: np.ndarray) -> dict[str, str]:
+    return {"image": _png(pixels.repeat(SCALE, axis=0).repeat(SCALE, axis=1)), "where": "row {}, column {}".format(*box[::2])}
 
 
 # -- parts of the inspection -------------------------------------------------------------------------
 
 
-def _lead(text: str, facts: dict[str, str]) -> str:
-    cells = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
-    return f'<p class="lead">{escape(text)}</p>\n<dl class="facts">{cells}</dl>\n'
+def _source_row(s: SourceFigures) -> dict[str, Any]:
+    """Its numbers by `LABELS`, and a bar."""
+    numbers = [
+        f"{s.share_of_rows:.1%}", f"~{s.share_of_tokens:.1%}", f"~{s.share_of_loss:.1%}", f"~{s.epochs:.3g}",
+        f"~{s.padding:.1%}", f"~{s.cut:.0%}", f"~{s.prompts:.0%}",
+    ]  # fmt: skip
+    return {"name": s.source, "cells": numbers, "bar": f"{100 * s.share_of_loss:.2f}"}
 
 
-def _note(found: Inspection) -> str:
-    n = found.sources[0].sampled_rows if found.sources else 0
-    return (
-        f"<p>Rows are exact; what has a tilde is estimated: loss, epochs, padding and cut timesteps from {n} drawn rows a source, "
-        "tokens of tasks with text from the number of timesteps given with them. "
-        "Loss is the share of the weighted targets: the effective weight.</p>"
-    )
-
-
-def _sources_table(found: Inspection) -> str:
-    labels = ("rows", "tokens", "loss", "epochs", "padding", "cut", "prompts")
-    head = "".join(f'<th scope="col" class="number">{label}</th>' for label in labels)
-    body = "".join(_source_row(s) for s in found.sources)
-    head = f'<tr><th scope="col">source</th>{head}<th scope="col" class="axis"><span>share of the loss</span></th></tr>'
-    return f'<table class="scores"><thead>{head}</thead><tbody>{body}</tbody></table>'
-
-
-def _source_row(s: SourceFigures) -> str:
-    values = {
-        "rows": f"{s.share_of_rows:.1%}", "tokens": f"~{s.share_of_tokens:.1%}", "loss": f"~{s.share_of_loss:.1%}",
-        "epochs": f"~{s.epochs:.3g}", "padding": f"~{s.padding:.1%}", "cut": f"~{s.cut:.0%}", "prompts": f"~{s.prompts:.0%}",
-    }  # fmt: skip
-    cells = "".join(f'<td class="number" data-label="{k}">{v}</td>' for k, v in values.items())
-    bar = f'<rect class="bar" width="{100 * s.share_of_loss:.2f}%" y="7" height="10"/>'
-    bar = f'<svg class="interval" height="24" role="img" aria-label="share of the loss">{bar}</svg>'
-    return f'<tr><th scope="row">{escape(s.source)}</th>{cells}<td class="axis">{bar}</td></tr>'
-
-
-def _findings(found: Inspection) -> str:
-    if not found.findings:
-        return section("Findings", '<p class="absent">Nothing out of the ordinary.</p>')
-    return section("Findings", "".join(f"<p>{escape(line)}</p>" for line in found.findings))
-
-
-def _task(source: Source, s: SourceFigures, t: TaskFigures) -> str:
+def _task(source: Source, s: SourceFigures, t: TaskFigures) -> dict[str, Any]:
     n = t.sampled_timesteps
     kinds = ", ".join(f"{share:.0%} {kind}" for kind, share in t.modalities.items())
     estimate = f"about {t.tokens:,} (from {n} timesteps)" if n else f"{t.tokens:,}"
@@ -148,13 +115,13 @@ def _task(source: Source, s: SourceFigures, t: TaskFigures) -> str:
     if t.success is not None:
         facts["success"] = f"{t.success:.0%}"
     facts |= _odd_values(t, scanned)
-    rows = "".join(f"<tr><th scope='row'>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in facts.items())
     plots = [_plot(("action" if name == "action" else f"action {name}") + scanned, h) for name, h in t.actions.items()]
     if t.return_histogram:
         marks = {"random": t.random_return, "expert": t.expert_return}
         plots.append(_plot("returns", t.return_histogram, {name: value for name, value in marks.items() if value is not None}))
-    charts = f'<div class="curves">{"".join(plots)}</div>' if plots else ""
-    return f'<h3>{escape(t.task)}</h3><table class="scores">{rows}</table>{charts}{_samples(source, t.task)}'
+    samples = _samples(source, t.task)
+    has_pictures = any(sample["images"] for sample in samples)
+    return {"name": t.task, "facts": facts, "plots": plots, "samples": samples, "has_pictures": has_pictures}
 
 
 def _odd_values(t: TaskFigures, scanned: str) -> dict[str, str]:
@@ -168,46 +135,36 @@ def _odd_values(t: TaskFigures, scanned: str) -> dict[str, str]:
     return shares | ({"actions clipped when recorded": f"{t.clipped_actions:,} values"} if t.action_values else {})
 
 
-def _plot(title: str, h: Histogram, marks: Mapping[str, float] = {}) -> str:
+def _plot(title: str, h: Histogram, marks: Mapping[str, float] = {}) -> dict[str, Any]:
     """Bars from zero, the highest as high as the plot; `marks` are lines at values."""
     top, width = max(1, *h.counts), 100 / len(h.counts)
-    bars = "".join(
-        f'<rect class="bin" x="{i * width:.2f}" y="{100 - height:.2f}" width="{0.9 * width:.2f}" height="{height:.2f}"/>'
+    bars = [
+        {"x": f"{i * width:.2f}", "y": f"{100 - height:.2f}", "width": f"{0.9 * width:.2f}", "height": f"{height:.2f}"}
         for i, height in enumerate(100 * count / top for count in h.counts)
-    )
-    for name, value in marks.items():
-        x = 100 * (value - h.low) / (h.high - h.low)
-        bars += f'<line class="mark {name}" x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="100"/>'
+    ]
     known = "; " + ", ".join(f"{name} {'dashed' if name == 'random' else 'solid'}" for name in marks) if marks else ""
     half = 0.5 if h.is_discrete else 0.0
-    label = escape(f"{title}: {sum(h.counts):,} values{known}")
-    return (
-        f'<figure class="curve"><figcaption><span>{label}</span></figcaption><div class="plot"><svg viewBox="0 0 100 100" '
-        f'preserveAspectRatio="none" role="img" aria-label="{label}">{bars}</svg></div>'
-        f'<div class="steps"><span>{h.low + half:.4g}</span><span>{h.high - half:.4g}</span></div></figure>'
-    )
+    return {
+        "label": f"{title}: {sum(h.counts):,} values{known}", "bars": bars,
+        "marks": [{"name": name, "x": f"{100 * (value - h.low) / (h.high - h.low):.2f}"} for name, value in marks.items()],
+        "low": f"{h.low + half:.4g}", "high": f"{h.high - half:.4g}",
+    }  # fmt: skip
 
 
-def _samples(source: Source, task: str) -> str:
+def _samples(source: Source, task: str) -> list[dict[str, Any]]:
     """The first timesteps of episodes spread evenly over the task: pictures where it has some, and texts."""
     index = next(i for i, t in enumerate(source.store.tasks) if t.name == task)
     places = source.places_of_task(index)
     if places is None or not any(f.modality in (Modality.IMAGE, Modality.TEXT) for f in source.task.fields):
-        return ""
-    cards = []
+        return []
+    samples = []
     for place in np.linspace(0, places.total - 1, min(THUMBNAILS, places.num_episodes), dtype=np.int64).tolist():
         episode = source.store.episode(places.find(place), 0, 1)
         values = {**episode.observations, **episode.actions}
         texts = [str(values[f.name][0]) for f in episode.task.fields if f.modality is Modality.TEXT]
-        words = "".join(f"<span>{escape(t[:MAX_TEXT] + ('…' if len(t) > MAX_TEXT else ''))}</span>" for t in texts)
-        pictures = "".join(
-            f'<img src="{_png(values[f.name][0])}" alt="{escape(f.name)}">'
-            for f in episode.task.observations
-            if f.modality is Modality.IMAGE
-        )
-        cards.append(f"<figure>{pictures}<figcaption>{words}</figcaption></figure>" if pictures else f"<blockquote>{words}</blockquote>")
-    joined = "".join(cards)
-    return joined if joined.startswith("<blockquote") else f'<div class="cards">{joined}</div>'
+        images = [(f.name, _png(values[f.name][0])) for f in episode.task.observations if f.modality is Modality.IMAGE]
+        samples.append({"images": images, "texts": [t[:MAX_TEXT] + ("…" if len(t) > MAX_TEXT else "") for t in texts]})
+    return samples
 
 
 def _png(pixels: np.ndarray) -> str:

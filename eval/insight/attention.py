@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from gato.agent import Agent
 from gato.eval.film import png_base64
 from gato.layers.transformer import Attention, AttentionContext, rotate
-from gato.page import section, write_page
+from gato.page import write_page
 from gato.picture import as_picture, fitted_box, read_image
 from gato.spec import PATCH_SIZE
 
@@ -118,20 +117,12 @@ def write_attention(found: CaptionAttention, out: Path) -> Path:
         out.parent.mkdir(parents=True, exist_ok=True)
         grid.save(out)
         return out
-    shares = "".join(
-        f"<tr><th scope='row'>layer {i}</th>" + "".join(f"<td class='number'>{share:.0%}</td>" for share in row) + "</tr>"
-        for i, row in enumerate(found.shares)
-    )
-    heads = "".join(f"<th scope='col' class='number'>head {j}</th>" for j in range(found.shares.shape[1]))
     about = (
         "A row per layer, a column per head; each map is scaled to its own brightest patch. Below: the share of attention on the picture."
     )
-    body = section(
-        f"Attention while writing: {found.caption or '(nothing)'}", f"<p>{escape(about)}</p>",
-        f'<img alt="attention over patches" style="max-width:100%" src="data:image/png;base64,{png_base64(grid)}">',
-        f"<table class='scores'><thead><tr><td></td>{heads}</tr></thead><tbody>{shares}</tbody></table>",
-    )  # fmt: skip
-    return write_page(out, "attention", [body])
+    title = f"Attention while writing: {found.caption or '(nothing)'}"
+    part = {"title": title, "about": about, "label": "attention over patches", "image": png_base64(grid)}
+    return write_page(out, "attention.html", "attention", parts=[part], shares=found.shares.tolist())
 
 
 def draw_maps(found: CaptionAttention) -> Any:

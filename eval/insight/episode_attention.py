@@ -8,7 +8,6 @@ attention is where information is read, not why an action was chosen.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from gato.agent import Agent
 from gato.batch import ACTION_LOCAL, Kind, TokenSequence, collate
 from gato.episode import Episode
 from gato.eval.film import png_base64
-from gato.page import section, write_page
+from gato.page import write_page
 from gato.spec import PATCH_SIZE, Modality
 
 from .attention import CELL, CaptionAttention, draw_maps, recorded
@@ -97,13 +96,9 @@ def write_episode_attention(found: EpisodeAttention, name: str, out: Path) -> Pa
         f"A row per layer, a column per head. In each map a row is an action of timesteps 0 to {found.timesteps.shape[2] - 1}, a column a "
         "timestep that it looks at; brightness is the square root of the share, scaled to the map's largest."
     )
-    over_time = _image("attention over timesteps", draw_timesteps(found))
-    parts = [section(f"Attention over timesteps: {name}", f"<p>{escape(about)}</p>", over_time)]
+    over_time = png_base64(draw_timesteps(found))
+    parts = [{"title": f"Attention over timesteps: {name}", "about": about, "label": "attention over timesteps", "image": over_time}]
     if found.patches is not None:
-        over_patches = _image("attention over patches", draw_maps(found.patches))
-        parts.append(section(f"Over the patches of the last, {found.patches.caption}", over_patches))
-    return write_page(out, "attention", parts)
-
-
-def _image(label: str, picture: Any) -> str:
-    return f'<img alt="{label}" style="max-width:100%" src="data:image/png;base64,{png_base64(picture)}">'
+        title, over_patches = f"Over the patches of the last, {found.patches.caption}", png_base64(draw_maps(found.patches))
+        parts.append({"title": title, "about": "", "label": "attention over patches", "image": over_patches})
+    return write_page(out, "attention.html", "attention", parts=parts)

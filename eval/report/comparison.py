@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from gato.page import section, write_page
+from gato.page import write_page
 from gato.train.metrics import read_metrics
 
 from .chart import curves
 
 MAX_RUNS = 12
+TITLES = ("run", "updates", "tokens", "seconds", "tokens a second", "skipped", "loss at the end")
 
 
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
@@ -35,40 +35,24 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     last_step = max(lines[-1]["step"] for lines in metrics.values())
     names = ["all sources", *sorted({name for lines in metrics.values() for line in lines for name in line.get("loss_by_source", {})})]
     charts = [chart for name in names if (chart := _chart(name, metrics, colours, last_step))]
-    about = f"Loss per target over up to {last_step:,} updates, a chart for each source; smoothed, on logarithmic axes."
-    body = [
-        f"<header><h1>{len(metrics)} runs</h1></header>",
-        section("What they cost", _table(metrics, colours)),
-        section("Training", f"<p>{about}</p>", f'<div class="curves">{"".join(charts)}</div>'),
-    ]
-    return write_page(out, f"{len(metrics)} runs", body)
+    rows = [{"name": run, "colour": colours[run], "cells": _cells(lines)} for run, lines in metrics.items()]
+    return write_page(out, "comparison.html", f"{len(metrics)} runs", titles=TITLES, runs=rows, charts=charts, last_step=f"{last_step:,}")
 
 
-def _chart(name: str, metrics: dict[str, list[dict[str, Any]]], colours: dict[str, str], last_step: int) -> str:
+def _chart(name: str, metrics: dict[str, list[dict[str, Any]]], colours: dict[str, str], last_step: int) -> dict[str, Any] | None:
     """One source's losses in all runs that have it."""
     drawn: dict[str, tuple[list[float], list[float]]] = {}
     for run, lines in metrics.items():
         points = [(line["step"], line["loss"] if name == "all sources" else line.get("loss_by_source", {}).get(name)) for line in lines]
         if finite := [(step, value) for step, value in points if value is not None and math.isfinite(value)]:
             drawn[colours[run]] = ([step for step, _ in finite], [value for _, value in finite])
-    if not drawn:
-        return ""
-    steps = f'<div class="steps"><span>0</span><span>{last_step:,}</span></div>'
-    chart = curves(drawn, last_step, f"loss of {name}")
-    return f'<figure class="curve"><figcaption><span>{escape(name)}</span></figcaption>{chart}{steps}</figure>'
+    return {"name": name, "drawn": curves(drawn, last_step, f"loss of {name}")} if drawn else None
 
 
-def _table(metrics: dict[str, list[dict[str, Any]]], colours: dict[str, str]) -> str:
-    head = "".join(
-        f"<th>{title}</th>" for title in ("run", "updates", "tokens", "seconds", "tokens a second", "skipped", "loss at the end")
-    )
-    rows = []
-    for run, lines in metrics.items():
-        last, tail = lines[-1], [line["loss"] for line in lines[-max(1, len(lines) // 50) :]]
-        cells = (
-            f"{last['step']:,}", f"{last['tokens']:,}", f"{last['seconds']:,.0f}", f"{last['tokens'] / max(last['seconds'], 1e-9):,.0f}",
-            f"{last.get('skipped', 0)}", f"{sum(tail) / len(tail):.4f}",
-        )  # fmt: skip
-        name = f'<th><b style="color:{colours[run]}">{escape(run)}</b></th>'
-        rows.append(f"<tr>{name}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    return f'<table class="scores"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+def _cells(lines: list[dict[str, Any]]) -> list[str]:
+    """What a run cost, by `TITLES`."""
+    last, tail = lines[-1], [line["loss"] for line in lines[-max(1, len(lines) // 50) :]]
+    return [
+        f"{last['step']:,}", f"{last['tokens']:,}", f"{last['seconds']:,.0f}", f"{last['tokens'] / max(last['seconds'], 1e-9):,.0f}",
+        f"{last.get('skipped', 0)}", f"{sum(tail) / len(tail):.4f}",
+    ]  # fmt: skip

@@ -1,15 +1,45 @@
-"""Values of the report as text and HTML: numbers, intervals, shares, times, pictures."""
+"""Values of the report as text: numbers, intervals, shares, times; and the tables that hold them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from markupsafe import Markup
 
-def data_uri(picture: str) -> str:
-    return f"data:image/png;base64,{escape(picture)}"
+
+@dataclass(frozen=True)
+class Cell:
+    """A value, and what stands small beside it."""
+
+    text: str
+    bounds: str = ""
+    is_bold: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """- `name`; `failed`: a remark below it. - `cells` by their labels. - `bar`: SVG, `None` where no row has one. - `kind`: CSS class."""
+
+    name: str
+    cells: Mapping[str, Cell]
+    bar: Markup | None = None
+    kind: str = ""
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """- `head`: what the first column holds; without it there is no line of labels.
+    - `axis`: marks above the bars, `place` in per cent and `text`. - `kind`: CSS classes.
+    """
+
+    rows: Sequence[Row]
+    head: str = ""
+    axis: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    kind: str = "scores"
 
 
 def is_number(value: Any) -> bool:
@@ -30,7 +60,11 @@ def number(value: Any, decimals: int) -> str:
 def interval(low: Any, high: Any, decimals: int) -> str:
     if not (is_number(low) and is_number(high)):
         return ""
-    return f"<small>[{number(low, decimals)}, {number(high, decimals)}]</small>"
+    return f"[{number(low, decimals)}, {number(high, decimals)}]"
+
+
+def ranged(value: Any, low: Any, high: Any, decimals: int, is_bold: bool = False) -> Cell:
+    return Cell(number(value, decimals), interval(low, high, decimals), is_bold)
 
 
 def percent(share: float, decimals: int = 1) -> str:
@@ -55,7 +89,3 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{int(seconds // 60)} min {int(seconds % 60):02} s"
     return f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def cell(label: str, content: str) -> str:
-    return f'<td class="number" data-label="{label}">{content}</td>'
