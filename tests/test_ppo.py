@@ -62,7 +62,7 @@ def refusal(capsys, *words: str) -> str:
 def rollouts(task: str = "toy/corridor", length: int = 16, **network: object):
     """A new learner, and its first update's batch in one piece."""
     config = PPORecipe(
-        env=EnvConfig(task, num_envs=3, frames=96), model=NetworkConfig(width=8, memory_width=6, **network),
+        env=EnvConfig(task, num_envs=3, frames=96), model=NetworkConfig(width=8, memory_width=8, **network),
         ppo=PPOConfig(rollout=length, span=4), train=TrainConfig(batch_size=12),
     )  # fmt: skip
     setup = set_up(config, "cpu")

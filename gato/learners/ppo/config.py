@@ -10,7 +10,8 @@ from gato.envs.stream import EPISODE_SECONDS, STEP_SECONDS, EpisodeLimits
 from gato.setting import MAX_COUNT, Settings, bounded, choice
 
 NAME = "ppo"
-MEMORIES = ("none", "lstm", "gru")
+MEMORIES = ("none", "lstm", "gru", "rim")
+CELLS = ("lstm", "gru")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class NetworkConfig(Settings):
     """The network: what is seen becomes a vector, a memory takes it in, an actor and a critic read the memory.
 
     - `width`: of the vector and of the hidden layers of actor and critic; `channels`: of the convolutions over grids of cells.
-    - `memory`: `none`, `lstm` or `gru`; `memory_width`: its hidden size.
+    - `memory`: `none`, `lstm`, `gru` or `rim`; `memory_width`: its hidden size.
+    - `num_blocks`, `num_active`, `cell`: of a RIM: its blocks share `memory_width`, so many of them take part in a timestep.
     - `normalise`: continuous observations are standardised by the mean and deviation of what was seen in training so far.
     """
 
@@ -54,7 +56,18 @@ class NetworkConfig(Settings):
     channels: int = bounded(32, 1, 2**12)
     memory: str = choice("none", MEMORIES)
     memory_width: int = bounded(64, 1, 2**14)
+    num_blocks: int = bounded(4, 1, 256)
+    num_active: int = bounded(2, 1, 256)
+    cell: str = choice("lstm", CELLS)
     normalise: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory == "rim" and (self.memory_width % self.num_blocks or self.num_active > self.num_blocks):
+            raise ValueError(
+                f"'model.memory_width' is {self.memory_width} with model.num_blocks {self.num_blocks} and model.num_active "
+                f"{self.num_active}, expected a multiple of the blocks, and no more active ones than there are"
+            )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import NetworkConfig
+from .rim import RIM
 
 
 class NoMemory(nn.Module):
@@ -38,12 +39,12 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         keep, found = (~first).to(x.dtype)[..., None], []
-        for t in range(x.shape[1]):
+        for t, seen in enumerate(x.unbind(dim=1)):
             state = state * keep[:, t]
             if self._is_lstm:
-                state = torch.cat(self.cell(x[:, t], tuple(state.chunk(2, dim=1))), dim=1)
+                state = torch.cat(self.cell(seen, tuple(state.chunk(2, dim=1))), dim=1)
             else:
-                state = self.cell(x[:, t], state)
+                state = self.cell(seen, state)
             found.append(state[:, : self.width])
         return torch.stack(found, dim=1), state
 
@@ -52,4 +53,6 @@ def make_memory(config: NetworkConfig, inputs: int) -> Any:
     """The memory that a recipe names."""
     if config.memory == "none":
         return NoMemory(inputs)
+    if config.memory == "rim":
+        return RIM(inputs, config.memory_width, config.num_blocks, config.num_active, config.cell)
     return Recurrent(config.memory, inputs, config.memory_width)

@@ -65,7 +65,8 @@ def _initialise(network: ActorCritic) -> None:
     for module in network.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             nn.init.orthogonal_(module.weight, math.sqrt(2))
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.LSTMCell, nn.GRUCell, nn.GRU)):
             for name, parameter in module.named_parameters():
                 nn.init.orthogonal_(parameter) if "weight" in name else nn.init.zeros_(parameter)
