@@ -16,6 +16,9 @@ from benchmarks import resume
 from benchmarks.resume import Run
 from gato import envs
 from gato.cli import main
+from gato.data.collection.attempt import load_expert
+from gato.data.collection.policy_expert import policy_name
+from gato.data.store import Store
 from gato.envs.stream import EpisodeLimits
 from gato.envs.vector import VectorEnv
 from gato.learners.ppo.advantage import advantages
@@ -134,6 +137,31 @@ def test_what_makes_no_sense_is_refused_before_anything_is_made(options, said, r
     assert not (tmp_path / "runs").exists()
 
 
+# -- demonstrations -----------------------------------------------------------------------------------------
+
+
+def test_a_policy_becomes_demonstrations_that_repeat_and_is_called_a_learner_while_it_plays_badly(run, tmp_path, capsys):
+    found = []
+    for name in ("one", "two"):
+        assert main(["data", "collect", "--policy", str(run), "--episodes", "3", "--workers", "0", "--out", str(tmp_path / name)]) == 0
+        found.append(Store(tmp_path / name / "gymnasium/cartpole"))
+    assert "learner" in capsys.readouterr().out
+    assert set(found[0].behaviours) == {"learner"} and found[0].num_episodes == 3
+    for i in range(3):
+        mine, theirs = (store.episode(i) for store in found)
+        assert mine.actions["action"].tolist() == theirs.actions["action"].tolist()
+    assert len({episode.actions["action"].tobytes() for episode in map(found[0].episode, range(3))}) == 3
+
+
+def test_a_collection_does_not_go_on_with_other_weights(run, tmp_path, capsys):
+    name = policy_name(run / "step-5", "learner")
+    assert name != policy_name(run / "final", "learner").replace("final", "step-5")
+    with pytest.raises(ValueError, match="holds other weights"):
+        load_expert("gymnasium/cartpole", name.replace("step-5", "final"))
+    words = ["data", "collect", "--policy", str(run), "--expert", "random"]
+    assert "are both given; who is to play?" in refusal(capsys, *words)
+
+
 # -- environments ----------------------------------------------------------------------------------------
 
 
@@ -226,8 +254,11 @@ def test_a_truncated_episode_is_worth_what_would_have_come():
 def test_before_the_first_update_new_and_old_probabilities_agree(memory):
     setup, batch = rollouts(memory=memory)
     _, sums = setup.learner(batch)
-    assert abs(float(sums["kl"])) < 1e-9 and float(sums["clipped"]) == 0
-    _, value, _ = setup.learner.model(batch.observations, batch.state, batch.first)
+    model = setup.learner.model
+    outputs, value, _ = model(batch.observations, batch.state, batch.first)
+    ratio = (model.choices.log_prob(outputs, model.log_deviation, batch.actions) - batch.log_prob).exp()
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-5, rtol=0)
+    assert float(sums["clipped"]) == 0
     torch.testing.assert_close(value, batch.value, atol=1e-6, rtol=1e-5)
     assert batch.advantage.mean().abs() < 1e-6 and batch.advantage.std(correction=0) == pytest.approx(1, abs=1e-4)
 

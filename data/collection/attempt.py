@@ -18,6 +18,8 @@ from gato.envs.recording import episode_seed, expert_episode
 from gato.episode import Episode
 from gato.spec import TaskSpec
 
+from .policy_expert import PREFIX, PolicyExpert
+
 if TYPE_CHECKING:
     import gymnasium
 
@@ -121,7 +123,7 @@ class Stage:
 
 
 def load_expert(task: TaskSpec | str, name: str | None) -> Expert:
-    """The registry's expert of a task, `random` actions, or the class or function `NAME` of `MODULE`, called without arguments.
+    """The registry's expert of a task, `random` actions, a policy (`policy_name`), or `NAME` of `MODULE`, called without arguments.
 
     **Raises:** `ValueError` where there is none, or it cannot act.
     """
@@ -129,6 +131,8 @@ def load_expert(task: TaskSpec | str, name: str | None) -> Expert:
         return envs.expert(task)
     if name == RANDOM:
         return RandomExpert()
+    if name.startswith(PREFIX):
+        return PolicyExpert(task if isinstance(task, str) else task.name, name)
     made = own.attribute(name, "expert")
     try:
         expert = made()

@@ -19,13 +19,22 @@ def collect(arguments: list[str]) -> None:
     parser = parser_of("data collect", "Let experts act and store their episodes, one store per task.")
     from gato.data.collection.collect import CollectConfig, collect
 
-    parser.add_argument("tasks", nargs="+", type=str, help="names such as gymnasium/cartpole")
+    from gato.data.collection.from_policy import collect_policy, tasks_of
+
+    parser.add_argument("tasks", nargs="*", type=str, help="names such as gymnasium/cartpole; with --policy by default its own")
     parser.add_config(CollectConfig, skip={"tasks"})
+    parser.add_argument("--policy", type=Path, default=None, help="run or checkpoint whose policy plays in the expert's place")
     parser.add_argument("--json", action="store_true")
-    options = parse(parser, arguments)
-    as_json = vars(options).pop("json")
-    rows = collect(CollectConfig(**vars(options)))
+    options = vars(parse(parser, arguments))
+    as_json, policy = options.pop("json"), options.pop("policy")
+    if policy is not None and options["expert"] is not None:
+        raise ValueError(f"--policy {policy} and --expert {options['expert']} are both given; who is to play?")
+    if policy is not None and not options["tasks"]:
+        options["tasks"] = tasks_of(policy)
+    config = CollectConfig(**options)
+    rows = collect(config) if policy is None else collect_policy(config, policy)
     keep = ["task", "episodes", "timesteps", "noisy", "rejected", "failed", "expert_return", "noisy_return"]
+    keep += ["played_as"] if policy is not None else []
     keep += ["other_return"] if any("other_return" in row for row in rows) else []
     print_rows(rows, as_json, lambda: table([{k: row.get(k) for k in keep} for row in rows]))
 
