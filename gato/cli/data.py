@@ -18,7 +18,6 @@ MAX_NAMED = 20  # bad rows that an import prints
 def collect(arguments: list[str]) -> None:
     parser = parser_of("data collect", "Let experts act and store their episodes, one store per task.")
     from gato.data.collection.collect import CollectConfig, collect
-
     from gato.data.collection.from_policy import collect_policy, tasks_of
 
     parser.add_argument("tasks", nargs="*", type=str, help="names such as gymnasium/cartpole; with --policy by default its own")
