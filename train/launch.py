@@ -1,7 +1,8 @@
 """`gato pretrain RECIPE --nproc N`: the ranks of one machine as child processes.
 
 `torchrun` does the same on many machines. Here the first rank that fails is named, the others are
-stopped within a bounded time, and its exit code becomes that of the command.
+stopped within a bounded time, and its exit code becomes that of the command; torchrun's is 1 whatever a rank
+said, so that bad input (2) and a run that goes on (75) would look like a crash.
 """
 
 from __future__ import annotations

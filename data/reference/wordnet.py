@@ -1,4 +1,7 @@
-"""WordNet 3.0 from its database files: nouns and their kinds, which pictures' concepts are made of, and dictionary entries."""
+"""WordNet 3.0 from its database files: nouns and their kinds, which pictures' concepts are made of, and dictionary entries.
+
+The files are read here, in some forty lines: nltk's reader wants its own download of them, and nltk is no part of the base install.
+"""
 
 from __future__ import annotations
 

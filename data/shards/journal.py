@@ -3,6 +3,7 @@
 Shards want to be large and their files have an index at the end, so an unfinished one cannot be read. The
 journal can: episode after episode, each with checksums. A process that is killed loses the episode it was
 adding, and a machine that loses power what came in its last `SYNC_SECONDS`. The next writer goes on from here.
+(SQLite's write-ahead log does not work on network drives, where stores lie too, and batches would be copied into blobs and back.)
 
     header       magic, number of the shard, SHA-256 of the columns, CRC-32 of these
     per episode  sizes of its two record batches, CRC-32 of both, CRC-32 of these three, the batches (Arrow IPC)

@@ -261,7 +261,10 @@ def _fields(path: str) -> list[str]:
 
 
 def _descriptions(config: type, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """What the list in a dataclass's docstring says of each field: "- `name`: text; `other`: text"."""
+    """What the list in a dataclass's docstring says of each field: "- `name`: text; `other`: text".
+
+    docstring_parser, which jsonargparse would ask, knows the styles of Google, NumPy and Sphinx, and not this one.
+    """
     text = re.split(r"\n\n(?!- )|\n\*\*Raises", cleandoc(config.__doc__ or ""))
     for item in re.split(r"^- ", "\n\n".join(part for part in text if "- `" in part), flags=re.MULTILINE)[1:]:
         for part in re.split(r"[;.]\s+(?:or )?(?=`\w+`(?::| ))", " ".join(item.split())):
