@@ -89,7 +89,8 @@ class Keyboard:
         self.begin(None)
 
     def begin(self, env: Any) -> None:
-        self.acts, self._kept, self._pressed = False, False, {}
+        self.acts = self._kept = False
+        self._pressed: dict[str, float] = {}  # when each key was pressed last
 
     def __call__(self, env: Any, observation: Any, action: Any) -> Any | None:
         for key in self.read():
@@ -115,7 +116,7 @@ class Keyboard:
             digits = sorted((at, key) for key, at in self._pressed.items() if key.isdigit() and int(key) <= high.max() - low.min())
             value = low + (int(digits[-1][1]) if digits and digits[-1][1] in held else 0)
             return np.asarray(value).astype(self.spec.dtype)
-        pushes = np.array([(up in held) - (down in held) for down, up in AXES[: self.spec.size]], np.float64)
+        pushes = np.array([(axis[1] in held) - (axis[0] in held) for axis in AXES[: self.spec.size]], np.float64)
         middle, half = (low + high) / 2, (high - low) / 2
         return (middle + self.strength * half * pushes.reshape(self.spec.shape)).astype(self.spec.dtype)
 

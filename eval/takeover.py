@@ -17,7 +17,7 @@ import numpy as np
 
 from gato import envs
 from gato.envs.recording import Recording, episode_seed
-from gato.episode import Episode
+from gato.episode import Behaviour, Episode
 from gato.spec import TaskSpec
 
 from .realtime import Pace
@@ -91,7 +91,9 @@ def correct(
 def _episode(
     policy: Any, recording: Recording, corrector: Corrector, number: int, keep_last: int | None, pace: Pace | None
 ) -> Corrected:  # fmt: skip
-    task, who, asked = recording.task, [], []
+    task = recording.task
+    who: list[bool] = []  # whether a human acted, by timestep
+    asked: list[int] = []  # timesteps behind which something was to be kept
     corrector.begin(recording.env)
     while not recording.done:
         if pace is not None:
@@ -133,7 +135,7 @@ def pieces(episode: Episode, human: np.ndarray, kept: np.ndarray) -> Sequence[Ep
     found = []
     for start, stop in pairwise(edges):
         if state[start] >= 0:
-            behaviour = "human" if state[start] else "learner"
+            behaviour: Behaviour = "human" if state[start] else "learner"
             parameters = {**episode.parameters, "starts": start, "of_timesteps": episode.num_timesteps}
             found.append(replace(episode.window(start, stop), behaviour=behaviour, parameters=parameters))
     return found

@@ -144,10 +144,10 @@ def _families(rows: Sequence[dict[str, Any]]) -> Table | None:
     """Interquartile means, and how many tasks exceed each share of the expert."""
     lines = []
     for row in rows:
-        success = (100 * row[k] if is_number(row[k]) else None for k in ("success", "success_low", "success_high"))
+        success, low, high = (100 * row[k] if is_number(row[k]) else None for k in ("success", "success_low", "success_high"))
         cells = {
             "tasks": Cell(tasks_of(row)), "scored": Cell(str(row["scored"])), "IQM": ranged(row["iqm"], row["low"], row["high"], 1),
-            "success": ranged(*success, 0), **{f"> {share} %": Cell(str(count)) for share, count in row["above"].items()},
+            "success": ranged(success, low, high, 0), **{f"> {share} %": Cell(str(count)) for share, count in row["above"].items()},
         }  # fmt: skip
         lines.append(Row(str(row["family"]), cells))
     return Table(lines, "family") if lines else None

@@ -43,7 +43,10 @@ class Reach2d(gymnasium.Env):
             limit,
             render_mode,
         )
-        seen = {"picture": spaces.Box(0, 255, (size, size, 3), np.uint8), "position": spaces.Box(-1, 1, (2,), np.float32)}
+        seen: dict[str, spaces.Space] = {
+            "picture": spaces.Box(0, 255, (size, size, 3), np.uint8),
+            "position": spaces.Box(-1, 1, (2,), np.float32),
+        }
         self.observation_space = spaces.Dict(seen)
         self.action_space = spaces.Box(-1, 1, (2,), np.float32)
 
@@ -79,7 +82,7 @@ class Reach2d(gymnasium.Env):
 
 def go_straight(env: gymnasium.Env, observation: Any) -> np.ndarray:
     """As fast as it may to the middle of the right disc."""
-    world = env.unwrapped
+    world: Any = env.unwrapped
     return np.clip((world.target - world.pointer) / STEP, -1, 1).astype(np.float32)
 
 

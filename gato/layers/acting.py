@@ -8,7 +8,9 @@ to rounding (tests/test_policy.py).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +43,7 @@ class ActingTransformer:
 
     def __init__(self, transformer: Transformer) -> None:
         self.transformer, self.norm = transformer, transformer.norm
-        attention = transformer.layers[0].attention
+        attention = cast(Block, transformer.layers[0]).attention
         self.num_heads, self.head_width = attention.num_heads, attention.head_width
         self.inner, self.scale = self.num_heads * self.head_width, self.head_width**-0.5
         self.shape, self.eps = (transformer.width,), transformer.norm.eps
@@ -54,7 +56,7 @@ class ActingTransformer:
         """Whether it lies on a CPU, has rope, and nothing was put into its layers or hooked to them."""
         if transformer.positions != "rope" or transformer.norm.weight.device.type != "cpu":
             return False
-        for layer in transformer.layers:
+        for layer in cast(Iterable[Block], transformer.layers):
             products = [*(getattr(layer.attention, name) for name in PRODUCTS), layer.feed_forward.up_proj, layer.feed_forward.down_proj]
             if any(type(product) is not nn.Linear for product in products):
                 return False
@@ -67,7 +69,7 @@ class ActingTransformer:
         """Copies the weights anew if they are others than before."""
         seen = [(weight.data_ptr(), weight._version) for weight in self.transformer.layers.parameters()]
         if seen != self._seen:
-            self._seen, self.layers = seen, [_weights(layer) for layer in self.transformer.layers]
+            self._seen, self.layers = seen, [_weights(cast(Block, layer)) for layer in self.transformer.layers]
 
     def one(self, hidden: Tensor, row: int, cache: StreamCache) -> Tensor:
         """A single token (1, width) of a single stream -> its normalised state."""

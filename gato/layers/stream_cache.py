@@ -7,6 +7,8 @@ stand is kept on the host, so that a pass needs no answer from the device.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -117,10 +119,11 @@ class StreamCache(Cache):
 
     def rings(self, like: Tensor, heads: int, width: int) -> list[Tensor]:
         """Of every layer keys and values (2, S, H, slots, d), of the type of `like`."""
-        for layer in self.layers:
+        layers: list[Any] = self.layers  # each a `_Ring`, made by `__init__`
+        for layer in layers:
             if not layer.is_initialized:
                 layer.lazy_initialization(like.new_empty(1, heads, 1, width), like)
-        return [layer.ring for layer in self.layers]
+        return [layer.ring for layer in layers]
 
     def begin_static(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """As `begin` for one token of every stream, at positions (S, 1) that lie on the device: no shape depends on them.

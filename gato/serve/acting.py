@@ -90,8 +90,8 @@ class Acting:
                 raise Refused(f"no task is named, and there is no default; add task, one of {known[:1000]}")
             return self.tasks[self.default]
         try:
-            known = isinstance(name, str) and name in self.tasks
-            found = self.tasks[name] if known else self.agent.task(name) if isinstance(name, str) else None
+            is_known = isinstance(name, str) and name in self.tasks
+            found = self.tasks[name] if is_known else self.agent.task(name) if isinstance(name, str) else None
         except ValueError as error:
             raise Refused(str(error)) from None
         if found is None or found.name not in self.tasks:

@@ -43,9 +43,10 @@ class RemotePolicy:
         if name not in self.metadata["tasks"]:
             first.close()
             raise ValueError(f"the server at {address} has no task '{name}'; it has {', '.join(sorted(self.metadata['tasks']))}")
-        task = TaskSpec.from_dict(self.metadata["tasks"][name])
-        self.name, self.are_whole, self.length = task.name, chunks, self.metadata["chunks"].get(task.name, 1)
-        self.task, self.memory = (chunked(task, self.length), 1) if chunks else (task, None)
+        spec = TaskSpec.from_dict(self.metadata["tasks"][name])
+        self.name, self.are_whole, self.length = spec.name, chunks, self.metadata["chunks"].get(spec.name, 1)
+        self.task = chunked(spec, self.length) if chunks else spec
+        self.memory = 1 if chunks else None
         self._connections.append(first)
         self.reset(1)
 

@@ -38,8 +38,8 @@ class Place:
     """Where a client stands: a connection, or a session of HTTP with a name. It acts in one task at a time."""
 
     def __init__(self, task: Any = None) -> None:
-        self.task, self.session, self.used_at = task, None, time.monotonic()
-        self.session: Session | None
+        self.task, self.used_at = task, time.monotonic()
+        self.session: Session | None = None
 
 
 class Service:

@@ -61,7 +61,8 @@ class OneShotAgent:
     def __init__(
         self, learner: str, model: nn.Module, inputs: DemonstrationInputs, num_numbers: int = 0, memories: Mapping[str, Memory] = {}
     ) -> None:
-        self.learner, self.model, self.inputs, self.num_numbers = learner, model.eval(), inputs, num_numbers
+        self.model: Any = model.eval()  # of a kind that `KINDS` names
+        self.learner, self.inputs, self.num_numbers = learner, inputs, num_numbers
         self.tasks: dict[str, TaskSpec] = {inputs.task.name: inputs.task}
         self.memories: dict[str, Memory] = dict(memories)
 

@@ -77,9 +77,9 @@ class Mil(nn.Module):
     def inner_loss(self, weights: Mapping[str, Tensor], seen: Seen, played: Tensor, num_demonstrations: int) -> Tensor:
         """Of the frames of demonstrations one behind the other, under these weights."""
         if self.temporal is None:
-            return self.vectors.loss(functional_call(self.network, weights, (seen, "before")), played)
+            return self.vectors.loss(functional_call(self.network, dict(weights), (seen, "before")), played)
         blind = Seen(torch.zeros_like(seen.states), seen.pictures)  # a video shows no states
-        features = functional_call(self.network, weights, (blind, "features"))
+        features = functional_call(self.network, dict(weights), (blind, "features"))
         return self.temporal(features.unflatten(0, (num_demonstrations, -1)))
 
     def adapted(self, seen: Seen, played: Tensor, num_demonstrations: int, is_training: bool) -> Weights:
@@ -98,7 +98,7 @@ class Mil(nn.Module):
     def remember(self, inputs: DemonstrationInputs, demonstrations: Sequence[Episode]) -> Weights:
         """What is kept of a task: all weights of the network, after the step on its demonstrations."""
         seen, played = inputs.frames(demonstrations, self.config.timesteps)
-        device = self.features.mean.device
+        device = self.features.get_buffer("mean").device
         seen, played = seen.each(lambda tensor: tensor.to(device)), played.to(device)
         return {name: value.detach() for name, value in self.adapted(seen, played, len(demonstrations), is_training=False).items()}
 

@@ -31,8 +31,9 @@ class SeenNetwork(nn.Module):
         super().__init__()
         cameras = sum(f.modality is Modality.IMAGE for f in task.observations)
         self.with_states = not (cameras and together > 1)
-        self.eyes = nn.ModuleList(Eye(config, 3 * together, told) for _ in range(cameras))
-        inputs = sum(eye.size for eye in self.eyes) + num_features * together * self.with_states + told
+        eyes = [Eye(config, 3 * together, told) for _ in range(cameras)]
+        self.eyes = nn.ModuleList(eyes)
+        inputs = sum(eye.size for eye in eyes) + num_features * together * self.with_states + told
         layers: list[nn.Module] = []
         for _ in range(config.num_layers):
             layers += [nn.Linear(inputs, config.width), nn.ELU()]

@@ -65,7 +65,7 @@ class TecNet(nn.Module):
         ends = inputs.ends(demonstrations)
         if self.config.sentence == "numbers":
             return {"sentence": torch.tensor([float(x) for x in demonstrations[0].parameters["numbers"]])}
-        device = self.features.mean.device
+        device = self.features.get_buffer("mean").device
         return {"sentence": sentence_of(self.embed(ends.each(lambda tensor: tensor.to(device))))}
 
     def outputs(self, seen: Seen, memory: Mapping[str, Tensor]) -> Tensor:
@@ -122,7 +122,7 @@ class TecNetsLearner(nn.Module):
         losses = [self.vectors.loss(found[:, s].flatten(0, 1), played[:, s].flatten(0, 1)) for s in (slice(split), slice(split, None))]
         parts = {"embedding": embedding, "support": losses[0], "query": losses[1], "nearest": nearest}
         weights = {"embedding": config.embedding_weight, "support": config.support_weight, "query": config.query_weight}
-        total = sum(weight * parts[name] for name, weight in weights.items())
+        total: Any = sum(weight * parts[name] for name, weight in weights.items())
         sums = {name: (value.detach() * num_tasks).reshape(1) for name, value in parts.items()}
         return total * num_tasks / batch.denominator, sums | {"targets": torch.full((1,), float(num_tasks), device=found.device)}
 

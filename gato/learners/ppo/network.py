@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -70,5 +71,5 @@ def _initialise(network: ActorCritic) -> None:
         elif isinstance(module, (nn.LSTMCell, nn.GRUCell, nn.GRU)):
             for name, parameter in module.named_parameters():
                 nn.init.orthogonal_(parameter) if "weight" in name else nn.init.zeros_(parameter)
-    nn.init.orthogonal_(network.actor[-1].weight, 0.01)
-    nn.init.orthogonal_(network.critic[-1].weight, 1.0)
+    for head, size in ((network.actor, 0.01), (network.critic, 1.0)):
+        nn.init.orthogonal_(cast(nn.Linear, head[-1]).weight, size)

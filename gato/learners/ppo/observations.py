@@ -27,7 +27,7 @@ class Words:
         """All words of some texts, sorted."""
         return cls(sorted({word for text in texts for word in _split(text)}))
 
-    def ids(self, texts: Sequence[str]) -> np.ndarray:
+    def ids(self, texts: Sequence[str] | np.ndarray) -> np.ndarray:
         """(n, `MAX_WORDS`) int16, padded behind. **Raises:** `ValueError` for a text that is longer."""
         found = np.zeros((len(texts), MAX_WORDS), np.int16)
         for row, text in enumerate(texts):
@@ -48,6 +48,9 @@ class ObservationEncoder(nn.Module):
 
     **Arguments:** `channels`: of the convolutions over a grid of cells (rows, columns) or (rows, columns, kinds); `words`: known in texts.
     """
+
+    mean: Tensor
+    spread: Tensor
 
     def __init__(self, task: TaskSpec, width: int, channels: int, words: Words) -> None:
         super().__init__()
@@ -93,6 +96,8 @@ class ObservationEncoder(nn.Module):
 class Table(nn.Module):
     """Discrete elements (n, *shape) -> (n, width): every value of every element has a vector, which are added up."""
 
+    offset: Tensor
+
     def __init__(self, field: FieldSpec, width: int) -> None:
         super().__init__()
         low, high = (np.array(b).reshape(-1).astype(np.int64) for b in field.bounds)
@@ -109,6 +114,8 @@ class GridEncoder(nn.Module):
 
     **Arguments:** `told`: width of an instruction that scales and shifts the features between them; 0: there is none.
     """
+
+    offset: Tensor
 
     def __init__(self, field: FieldSpec, width: int, channels: int, told: int) -> None:
         super().__init__()
