@@ -17,7 +17,7 @@ from gato import envs
 from gato.data.video import VideoWriter
 from gato.disk import reason
 from gato.envs.recording import Recording, ask
-from gato.envs.stream import Watched
+from gato.envs.stream import STEP_SECONDS, Watched
 from gato.spec import TaskSpec
 
 from .film import as_frame, film_strip
@@ -92,7 +92,11 @@ class Replay:
 
 def strip_of(kept: ActionKeeper, step_seconds: float, number: int = 0) -> str:
     """A film strip of the first episode that was finished, or of another, as a base64 PNG. **Raises:** see `Replay`, `as_frame`."""
-    task, seed, actions, _ = kept.episodes[number]
+    return film_of(*kept.episodes[number][:3], step_seconds)
+
+
+def film_of(task: TaskSpec, seed: int, actions: dict[str, np.ndarray], step_seconds: float = STEP_SECONDS) -> str:
+    """A film strip of an episode, as a base64 PNG. **Raises:** see `Replay`, `as_frame`."""
     replay = Replay(task, seed, actions, step_seconds)
     chosen = np.linspace(0, replay.num_frames - 1, min(STRIP, replay.num_frames)).astype(int)
     return film_strip(list(replay.frames(set(chosen.tolist()))))

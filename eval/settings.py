@@ -153,3 +153,31 @@ class FewShotConfig(Settings):
         names = ("steps", "batch_size", "learning_rate", "micro_batch_size", "evaluate_every", "evaluation_episodes")
         given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         return replace(PROTOCOLS[self.protocol or "small"], **given, **({"timesteps": 0} if "batch_size" in given else {}))
+
+
+@dataclass(frozen=True)
+class ArenaConfig(Settings):
+    """- `tasks`: names of tasks and of sets of tasks, such as `reach2d/test`.
+    - `demonstrations`: how many of each task are shown, one or several numbers; `store`: whose, by default the one called as the task.
+    - `baselines`: what learns from these demonstrations alone: `retrieve`, `knn`, `lwr`, `darp`, `clone`.
+    - `episodes` of every task, or over the tasks of a set; `num_envs` of them side by side; `seed` of their starts.
+    - `films`: a strip of a success and of a failure in every cell.
+    - `device`, `verify`: as for `gato eval`. `out`: folder of the results.
+    """
+
+    tasks: list[str] = field(default_factory=list)
+    demonstrations: tuple[int, ...] = bounded((1,), 1, 10_000)
+    store: str | None = None
+    baselines: tuple[str, ...] = choice((), LEARNED_ALONE)
+    episodes: int = bounded(80, 1, MAX_COUNT)
+    num_envs: int = bounded(50, 1, 10_000)
+    seed: int = bounded(0, 0, MAX_SEED)
+    films: bool = True
+    device: str | None = None
+    verify: bool = True
+    out: Path = Path("runs/arena")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tasks or not self.demonstrations:
+            raise ValueError("'tasks' or 'demonstrations' is empty; name tasks such as --tasks reach2d/test, and how many are shown")

@@ -349,7 +349,7 @@ def mil_of(home, **settings):
 def test_the_inner_step_is_a_clipped_gradient_step_on_the_demonstration(home):
     learner, _, support = mil_of(home, inner_rate=0.5, inner_clip=0.01)
     model = learner.model
-    moved = model.adapted(*support, is_training=False)
+    moved = model.adapted(*support)
     loss = model.vectors.loss(model.network(support[0], "before"), support[1])
     loss.backward()
     for name, weight in model.network.named_parameters():
@@ -371,8 +371,8 @@ def test_a_gradient_of_second_order_is_another_one(home):
 
 def test_a_step_on_a_video_looks_at_neither_actions_nor_states(home):
     learner, _, (seen, played, count) = mil_of(home, video=True)
-    one = learner.model.adapted(seen, played, count, is_training=False)
-    other = learner.model.adapted(replace(seen, states=seen.states + 1), -played, count, is_training=False)
+    one = learner.model.adapted(seen, played, count)
+    other = learner.model.adapted(replace(seen, states=seen.states + 1), -played, count)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert any(not torch.equal(one[name], weight) for name, weight in learner.model.network.named_parameters())
 
@@ -383,3 +383,56 @@ def test_what_mil_keeps_of_a_task_are_all_its_weights(home):
     episode = rows.demonstrations(0, 1)
     kept = learner.model.remember(rows.encode.__self__, episode)
     assert sum(t.numel() for t in kept.values()) == sum(p.numel() for p in learner.model.network.parameters())
+
+
+# -- side by side ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three_tasks(monkeypatch):
+    """A held-out set of three."""
+    monkeypatch.setitem(envs._registry(), "reach2d/test", {**envs._registry()["reach2d/test"], "members": 3})
+
+
+def test_an_arena_plays_everybody_on_the_same_starts_and_goes_on_where_it_stopped(trained, folder, three_tasks, capsys):
+    words = ["arena", f"ours={trained}", "--tasks", "reach2d/test", "--baselines", "retrieve", "--episodes", "4", "--out", "arena"]
+    assert main([*words, "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert {line["label"] for line in results["lines"]} == {"ours", "retrieve"} and all(line["episodes"] == 4 for line in results["lines"])
+    ours = next(line for line in results["lines"] if line["label"] == "ours")
+    assert ours["bytes"] == 80 and ours["parameters"] > 0  # twenty numbers of four bytes a task
+    cells = {path: path.stat().st_mtime_ns for path in (folder / "arena/cells").iterdir()}
+    assert main([*words, "--demonstrations", "1", "3"]) == 0
+    assert len(list((folder / "arena/cells").iterdir())) == 4 and all(path.stat().st_mtime_ns == time for path, time in cells.items())
+    page = (folder / "arena/arena.html").read_text()
+    assert "data:image/png;base64" in page and "wrong object" in page
+
+
+def test_who_cannot_take_a_task_says_why_in_its_cell(trained, folder, three_tasks, capsys):
+    words = ["arena", f"ours={trained}", "--tasks", "reach2d/test", "--demonstrations", "4", "--episodes", "3", "--out", "arena"]
+    assert main(words) == 1
+    assert "ours, reach2d/test: ValueError: 4 demonstrations of 'reach2d/test-0' are wanted, but" in capsys.readouterr().out
+    assert "there is no checkpoint 'nowhere'" in refusal(capsys, "arena", "nowhere", "--tasks", "reach2d/test")
+    assert "nobody takes part" in refusal(capsys, "arena", "--tasks", "reach2d/test")
+
+
+def test_what_was_trained_on_demonstrations_is_a_mode_of_the_few_shot_table(trained, folder, home, capsys):
+    words = [
+        "finetune",
+        str(trained),
+        "--data",
+        str(home / "stores/reach2d/test"),
+        "--env",
+        "reach2d/test-1",
+        "--episodes",
+        "1",
+        "--rollouts",
+        "2",
+    ]
+    assert main([*words, "--held_out", "0", "--modes", "embed", "retrieve", "--out", "few"]) == 0
+    results = json.loads((folder / "few/fewshot.json").read_text())
+    assert {row["label"] for row in results["rows"]} == {"embed", "retrieve"}
+    assert results["cells"][0]["bytes"] == 80 and results["cells"][0]["updates"] == 0
+    assert gato.load(folder / "few/cells/embed-1-0/policy").memories.keys() > {"reach2d/test-1"}
+    assert "holds tecnets, and the modes full train a Gato" in refusal(capsys, *words, "--modes", "full", "embed", "--out", "other")
+    assert "the mode 'adapt' acts with mil, but" in refusal(capsys, *words, "--modes", "adapt", "--out", "other")

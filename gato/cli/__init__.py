@@ -31,6 +31,7 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato finetune CKPT --data STORE --env ID     learn a new task from 1, 10, 100 demonstrations
   gato eval CKPT                               act, caption, and score with intervals
   gato correct CKPT --out STORE                take over while it acts; what was corrected becomes demonstrations
+  gato arena CKPT... --tasks T                 several checkpoints on the same tasks and demonstrations, one page
   gato caption CKPT IMAGE...                   caption pictures, or answer a --question about them
   gato chat CKPT                               talk with a model, perhaps about an --image
   gato generate CKPT TEXT                      continue text
@@ -62,6 +63,7 @@ VERBS: dict[str, Any] = {
     "finetune": train.finetune,
     "eval": measure.evaluate,
     "correct": correction.correct,
+    "arena": measure.arena,
     "caption": speak.caption,
     "generate": speak.generate,
     "chat": speak.chat,

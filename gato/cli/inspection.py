@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ OF_A_MIXTURE = ("context_length", "seed", "steps", "batch_size", "step", "row", 
 OF_A_STORE = ("episode", "timestep", "count")
 MAX_LETTERS = 60  # of a value in a table
 MAX_NUMBERS = 8
+MAX_TASKS = 60  # of a store that are listed
 
 
 def inspect(arguments: list[str]) -> None:
@@ -205,10 +206,18 @@ def _contents_text(found: dict[str, Any]) -> str:
     lines += ["; ".join(origin)] * bool(origin)
     lines += [f"unfinished: {found['unfinished']}"] * bool(found["unfinished"])
     lines += [f"left out: {what}" for what in found["left_out"]]
-    lines += ["", table(tasks), "", table(fields)]
+    lines += ["", table(tasks[:MAX_TASKS]), *_more_tasks(found["tasks"]), "", table(fields)]
     if fields and (scanned := found["fields"][0]["scanned"]) < found["timesteps"]:
         lines.append(f"found in {scanned:,} timesteps, evenly spread")
     return "\n".join(lines)
+
+
+def _more_tasks(tasks: Sequence[dict[str, Any]]) -> list[str]:
+    """What is said of the tasks of a set that are not listed."""
+    if len(tasks) <= MAX_TASKS:
+        return []
+    counts = [task["episodes"] for task in tasks]
+    return [f"{len(tasks) - MAX_TASKS} more tasks; of all {len(tasks)}, each has {min(counts)} to {max(counts)} episodes"]
 
 
 def _episode_text(found: dict[str, Any]) -> str:

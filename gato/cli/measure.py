@@ -45,6 +45,30 @@ def evaluate(arguments: list[str]) -> int:
     return int(bool(results["errors"]))
 
 
+def arena(arguments: list[str]) -> int:
+    about = "Several checkpoints on the same tasks, demonstrations and starts: a table and a page of who wins where."
+    parser = parser_of("arena", f"{about} Exit code 1 if one of them could not take a task.")
+    from gato.eval.settings import ArenaConfig
+
+    parser.add_argument("checkpoints", nargs="*", type=str, help="folders, with a label as LABEL=FOLDER; of one label: seeds of one system")
+    parser.add_config(ArenaConfig)
+    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
+    parser.add_argument("--json", action="store_true")
+    options = parse(parser, arguments)
+    checkpoints, as_json, threads = (vars(options).pop(name) for name in ("checkpoints", "json", "threads"))
+    config = ArenaConfig(**vars(options))
+    if checkpoints:
+        use_threads(threads, Path(checkpoints[0].rpartition("=")[2]))
+    from gato.eval.arena import arena as run
+    from gato.eval.arena import table as lines
+    from gato.eval.report.arena_page import write_arena
+
+    results = run(checkpoints, config)
+    page = write_arena(results, config.out / "arena.html")
+    print_rows(results, as_json, lambda: f"{lines(results, table)}\n{page}")
+    return int(any(line["error"] for line in results["lines"]))
+
+
 def _follow(run: Path, config: Any, as_json: bool) -> int:
     from gato.eval.follow import follow, scores_line
 

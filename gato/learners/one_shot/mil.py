@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad, vmap
 
 from gato.episode import Episode
 from gato.spec import TaskSpec
@@ -36,14 +36,16 @@ class MilNetwork(nn.Module):
     def __init__(self, task: TaskSpec, num_features: int, num_outputs: int, config: MilConfig) -> None:
         super().__init__()
         self.body = SeenNetwork(task, num_features, num_outputs, config, config.bias)
-        self.before = nn.Linear(self.body.head.in_features, num_outputs)
+        self.before = None if config.video else nn.Linear(self.body.head.in_features, num_outputs)
         self.bias = nn.Parameter(0.1 * torch.randn(config.bias)) if config.bias else None
 
     def forward(self, seen: Seen, part: str) -> Tensor:
-        """`part`: `acting` or `before` (N, A), of the two heads; `features` (N, width)."""
+        """`part`: `acting` or `before` (N, A), of the two heads; `features` (N, width). A video's loss needs no head."""
         told = None if self.bias is None else self.bias.expand(len(seen), -1)
         features = self.body.features(seen, told)
-        return features if part == "features" else self.before(features) if part == "before" else self.body.head(features)
+        if part == "before" and self.before is not None:
+            return self.before(features)
+        return features if part == "features" else self.body.head(features)
 
 
 class TemporalLoss(nn.Module):
@@ -82,25 +84,20 @@ class Mil(nn.Module):
         features = functional_call(self.network, dict(weights), (blind, "features"))
         return self.temporal(features.unflatten(0, (num_demonstrations, -1)))
 
-    def adapted(self, seen: Seen, played: Tensor, num_demonstrations: int, is_training: bool) -> Weights:
-        """The weights after one step; while training the step itself has gradients, of second order unless the settings say otherwise."""
+    def adapted(self, seen: Seen, played: Tensor, num_demonstrations: int) -> Weights:
+        """The weights after one step; it has gradients of its own, of second order unless the settings say otherwise."""
         weights = dict(self.network.named_parameters())
-        with torch.enable_grad():
-            loss = self.inner_loss(weights, seen, played, num_demonstrations)
-            further = is_training and self.config.second_order
-            gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=further, allow_unused=True)
-        rate, most = self.config.inner_rate, self.config.inner_clip
-        moved = {}
-        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-            moved[name] = weight if gradient is None else weight - rate * gradient.clamp(-most, most)
-        return moved
+        gradients = grad(self.inner_loss)(weights, seen, played, num_demonstrations)
+        rate, most, through = self.config.inner_rate, self.config.inner_clip, self.config.second_order
+        steps = {name: rate * g.clamp(-most, most) for name, g in gradients.items()}
+        return {name: weight - (steps[name] if through else steps[name].detach()) for name, weight in weights.items()}
 
     def remember(self, inputs: DemonstrationInputs, demonstrations: Sequence[Episode]) -> Weights:
         """What is kept of a task: all weights of the network, after the step on its demonstrations."""
         seen, played = inputs.frames(demonstrations, self.config.timesteps)
         device = self.features.get_buffer("mean").device
         seen, played = seen.each(lambda tensor: tensor.to(device)), played.to(device)
-        return {name: value.detach() for name, value in self.adapted(seen, played, len(demonstrations), is_training=False).items()}
+        return {name: value.detach() for name, value in self.adapted(seen, played, len(demonstrations)).items()}
 
     def outputs(self, seen: Seen, memory: Mapping[str, Tensor]) -> Tensor:
         """(N, A) for N timesteps of one task, of which this is kept."""
@@ -116,20 +113,19 @@ class MilLearner(nn.Module):
 
     def forward(self, batch: DemonstratedBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """**Returns:** the batch's share of the global loss, and sums over tasks: `targets`, the losses before and after the step."""
-        num_tasks, split = batch.num_rows * batch.num_tasks, batch.num_support
-        per_task = len(batch.played) // num_tasks
-        outer, inner = [], []
-        for first in range(0, len(batch.played), per_task):
-            support, query = slice(first, first + split), slice(first + split, first + per_task)
-            played = batch.played[query]
-            weights = self.model.adapted(batch.seen.each(lambda t: t[support]), batch.played[support], self.model.config.support, True)  # noqa: B023
-            shown = batch.seen.each(lambda t: t[query])  # noqa: B023
-            outer.append(self.vectors.loss(self.model.outputs(shown, weights), played))
-            with torch.no_grad():
-                inner.append(self.vectors.loss(self.model.network(shown, "acting"), played))
-        loss, before = torch.stack(outer).sum(), torch.stack(inner).sum()
-        targets = torch.full((1,), float(num_tasks), device=loss.device)
-        return loss / batch.denominator, {"targets": targets, "after": loss.detach().reshape(1), "before": before.reshape(1)}
+        num_tasks, split, count = batch.num_rows * batch.num_tasks, batch.num_support, self.model.config.support
+
+        def losses(states: Tensor, pictures: tuple[Tensor, ...], played: Tensor) -> tuple[Tensor, Tensor]:
+            """Of one task, after the step and before it."""
+            support, query = (Seen(states[part], tuple(p[part] for p in pictures)) for part in (slice(split), slice(split, None)))
+            weights = self.model.adapted(support, played[:split], count)
+            before = self.model.network(query, "acting").detach()
+            return tuple(self.vectors.loss(o, played[split:]) for o in (self.model.outputs(query, weights), before))  # type: ignore[return-value]
+
+        seen = batch.seen.each(lambda tensor: tensor.unflatten(0, (num_tasks, -1)))
+        after, before = (each.sum() for each in vmap(losses)(seen.states, seen.pictures, batch.played.unflatten(0, (num_tasks, -1))))
+        targets = torch.full((1,), float(num_tasks), device=after.device)
+        return after / batch.denominator, {"targets": targets, "after": after.detach().reshape(1), "before": before.reshape(1)}
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Matrices and filters are decayed; biases and norms are not."""

@@ -1,0 +1,71 @@
+"""Shown once: the runs and tables of docs/results/one-shot.md.
+
+    python benchmarks/one_shot.py --seeds 3
+
+Collects, trains and plays what is not there yet in `--out`, by the commands that a reader would type, and prints the seconds of
+processor time that each training took and the table of `gato arena`. Every seed has its own weights and order of the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from gato.cli import main
+from gato.data.stores import stores_folder
+
+TRAIN, TEST = "reach2d/train", "reach2d/test"
+SYSTEMS = {
+    "TecNets": ("tecnets-reach2d",),
+    "not told (cloning)": ("tecnets-reach2d", "--model.sentence", "none"),
+    "untrained embedding": ("tecnets-reach2d", "--model.sentence", "untrained"),
+    "without the margin loss": ("tecnets-reach2d", "--model.embedding_weight", "0"),
+    "told the colour": ("tecnets-reach2d", "--model.sentence", "numbers"),
+    "MIL": ("mil-reach2d",),
+    "MIL, video alone": ("mil-reach2d", "--model.video", "true"),
+}
+
+
+def run(system: str, seed: int, out: Path, changes: Sequence[str]) -> Path:
+    """Trains one seed of a system, if that is not done. **Returns:** the checkpoint."""
+    name = f"{system.replace(' ', '-').replace(',', '').replace('(', '').replace(')', '')}-{seed}"
+    checkpoint, note = Path("runs") / name / "final", out / f"{name}.json"
+    if not note.is_file():
+        started = time.process_time()
+        _do("pretrain", *SYSTEMS[system], "--train.name", name, "--train.seed", str(seed), *changes)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps({"seconds": time.process_time() - started}))
+    return checkpoint
+
+
+def _do(*words: str) -> None:
+    """A command of `gato`, in this process. **Raises:** `SystemExit` with its exit code if it fails."""
+    print("gato", *words, flush=True)
+    if code := main(words):
+        raise SystemExit(code)
+
+
+def run_all() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--shown", nargs="+", default=["1"], help="numbers of demonstrations")
+    parser.add_argument("--episodes", type=int, default=160)
+    parser.add_argument("--baselines", nargs="*", default=["retrieve"])
+    parser.add_argument("--out", type=Path, default=Path("one-shot"))
+    options, changes = parser.parse_known_args()
+    for name in (TRAIN, TEST):
+        if not (stores_folder() / name / "manifest.json").is_file():
+            _do("data", "collect", name, "--episodes", "12", "--noisy_share", "0", "--workers", "0")
+    found = [f"{system}={run(system, seed, options.out, changes)}" for seed in range(options.seeds) for system in options.systems]
+    seconds = {path.stem: round(json.loads(path.read_text())["seconds"]) for path in sorted(options.out.glob("*-[0-9].json"))}
+    print("seconds of processor time:", ", ".join(f"{name} {value}" for name, value in seconds.items()))
+    shown = ["--demonstrations", *options.shown, "--baselines", *options.baselines]
+    _do("arena", *found, "--tasks", TEST, *shown, "--episodes", str(options.episodes), "--out", str(options.out / "arena"))
+
+
+if __name__ == "__main__":
+    run_all()
