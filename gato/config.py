@@ -64,7 +64,7 @@ class GatoConfig(PreTrainedConfig):
     layout: str = "gato"
     discrete_start: int = 0
     num_bumps: int = 3
-    mean_weight: float = 10.0
+    mean_weight: float = 100.0
     drop_path: float = 0.1
     dropout: float = 0.0
     smooth_bins: bool = True

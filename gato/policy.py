@@ -233,8 +233,8 @@ class GatoPolicy:
         owner = np.repeat(np.arange(len(seen)), [int(tokens.is_number.sum()) for tokens in seen])
         ids, places = (np.concatenate([getattr(t, name)[t.is_number] for t in seen]) for name in ("ids", "local_position"))
         numbers = (self._tensor(values.astype(np.int64)) for values in (ids, places, owner))
-        linear = reader.linear_of(*numbers, len(seen))
-        choice, ids = SlotChoice(reader, hidden, linear), np.empty((len(rows), len(self._legal)), np.int32)
+        direct = reader.direct_of(*numbers, hidden)
+        choice, ids = SlotChoice(reader, hidden, direct), np.empty((len(rows), len(self._legal)), np.int32)
         for slot, legal in enumerate(self._legal):
             is_continuous = self._slots.kind[slot] == Kind.CONTINUOUS
             if is_continuous and not self.temperature:

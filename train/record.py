@@ -20,7 +20,7 @@ FREE = {
 }
 # Settings that older runs do not name, and what they meant.
 EARLIER = {
-    "learner": "gato", "model.layout": "gato", "model.num_bumps": 3, "model.mean_weight": 10.0, "data.sources.*.return_token": False,
+    "learner": "gato", "model.layout": "gato", "model.num_bumps": 3, "model.mean_weight": 100.0, "data.sources.*.return_token": False,
 }  # fmt: skip
 
 

@@ -3,12 +3,11 @@
     numbers of a field, or of an action:   W2 sum_j gelu(x_j * g(place_j) + p(place_j)) / sqrt(J)
     an action's slot:                      z = norm(y + mlp(y)),  y = hidden + slot + earlier slots
         discrete                           rows of the token table times z, over the legal ids
-        continuous                         a few Gaussian bumps over the bins, whose mean is read from z beside a linear path
+        continuous                         a few Gaussian bumps over the bins, whose means are read from z and from a direct path
+                                           (direct.py), which adds to y, too
 
 x_j is a token's row for a discrete value. For a continuous one it is a linear function of its bin's centre, companded and not:
 both are smooth in the value and low in frequency, since features of a higher one memorise few data (docs/results/compact.md).
-The linear path adds place-wise multiples of the timestep's numbers to the mean, so that a law that is nearly linear holds
-beyond what was demonstrated.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ from torch import Tensor, nn
 
 from gato.spec import NUM_BINS
 
+from .direct import DirectPath
 from .numbers import Numbers
 
 MU_RANGE = math.log1p(100.0 * 256.0)  # of the companding in `tokenizers/continuous.py`
 FAR = 10.0  # scales of a field: a value farther from its origin counts as this far in what is not companded
 FLOOR = 0.03  # smallest width of a bump, in units of an action's half range
 TARGET_WIDTH = 12 * 2 / NUM_BINS  # of the soft target around an action: 12 bins
-LINEAR_RANK = 32
+LAST_BIN = 1 - 2 / NUM_BINS  # from here on an action is in the last bin on its side
 NODES, NODE_WEIGHTS = (torch.tensor(a, dtype=torch.float32) for a in np.polynomial.hermite_e.hermegauss(5))
 
 
@@ -103,12 +103,18 @@ class Bumps:
 
         The soft target is a Gaussian `TARGET_WIDTH` wide; five nodes stand for it, which is exact for a single bump. Each mean
         answers for the share of the target that its bump explains: where an expert has two ways, none is drawn to their middle.
+
+        An action in the last bin on a side is a demand to go there or further, since what is played is clipped: its probability is
+        all that lies beyond, and a mean that does has no error. So a linear law that saturates stays linear.
         """
+        side = torch.where(centre.abs() > LAST_BIN, centre.sign(), 0.0)  # (N,): 0 within the range
         nodes = centre[:, None] + TARGET_WIDTH * NODES.to(centre)
-        errors = (self.means - centre[:, None]).square()
+        density = self.log_density(nodes) @ (NODE_WEIGHTS / NODE_WEIGHTS.sum()).to(centre) + math.log(2 / NUM_BINS)
+        inside = side[:, None] * (self.means - side[:, None] * LAST_BIN)  # how far a mean lies in the last bin or beyond
+        beyond = torch.logsumexp(self.log_shares + torch.special.log_ndtr(inside / self.widths), dim=-1)
+        errors = (self.means - centre[:, None]).square().masked_fill(inside > 0, 0.0)
         share = torch.softmax(self.log_shares - self.widths.log() - errors / (2 * self.widths.square()), dim=-1).detach()
-        density = self.log_density(nodes) @ (NODE_WEIGHTS / NODE_WEIGHTS.sum()).to(centre)
-        return -density - math.log(2 / NUM_BINS) + mean_weight * (share * errors).sum(dim=-1)
+        return mean_weight * (share * errors).sum(dim=-1) - torch.where(side == 0, density, beyond)
 
     def log_probabilities(self) -> Tensor:
         """(N, 1024): of the bins; what lies beyond the range belongs to the last bin on that side."""
@@ -133,7 +139,6 @@ class ActionHead(nn.Module):
 
     def __init__(self, width: int, places: int, num_bumps: int) -> None:
         super().__init__()
-        rank = min(LINEAR_RANK, width)
         self.num_bumps = num_bumps
         self.slot = nn.Embedding(places, width)
         self.earlier = nn.Linear(width, width, bias=False)
@@ -141,42 +146,34 @@ class ActionHead(nn.Module):
         self.down = nn.Linear(2 * width, width)
         self.norm = nn.LayerNorm(width, bias=False)
         self.bumps = nn.Linear(width, 1 + 3 * num_bumps)
-        self.linear_place = nn.Embedding(places, rank)
-        self.linear_slot = nn.Embedding(places, rank)
+        self.direct = DirectPath(width, places)
 
-    def states(self, hidden: Tensor, features: Tensor) -> Tensor:
-        """`hidden` (A, width), `features` (A, S, width) of the slots' values -> (A, S, width); each slot sees the values before it."""
+    def states(self, hidden: Tensor, features: Tensor, direct: Tensor) -> Tensor:
+        """`hidden` (A, width), `features` (A, S, width) of the slots' values, `direct`: see `DirectPath` -> (A, S, width).
+
+        Each slot sees the values before it.
+        """
         slots = torch.arange(features.shape[1], device=hidden.device)
-        return self.state(hidden[:, None], slots, features.cumsum(dim=1) - features)
+        return self.state(hidden[:, None], slots, features.cumsum(dim=1) - features, direct[:, None])
 
-    def state(self, hidden: Tensor, slot: Tensor, earlier: Tensor) -> Tensor:
+    def state(self, hidden: Tensor, slot: Tensor, earlier: Tensor, direct: Tensor) -> Tensor:
         """`earlier`: the sum of the features of the slots before."""
         known = self.earlier(earlier * slot.clamp(min=1).to(earlier.dtype).rsqrt()[:, None])
-        y = hidden + self.slot(slot) + known
+        y = hidden + self.slot(slot) + known + self.direct.state(direct)
         return self.norm(y + self.down(F.gelu(self.up(y))))
 
-    def linear(self, values: Tensor, place: Tensor, owner: Tensor, count: int) -> Tensor:
-        """(count, rank): place-wise multiples of `values` (M,), added up for the action that follows in their timestep, `owner`.
-
-        Those of owner `count`, and of actions, are left out.
-        """
-        rows = self.linear_place(place.clamp(min=0)) * values[:, None]
-        sums = rows.new_zeros(count + 1, rows.shape[1]).index_add(0, owner, rows)
-        number = torch.bincount(owner, minlength=count + 1).clamp(min=1).to(rows.dtype)
-        return (sums * number.rsqrt()[:, None])[:count]
-
-    def bumps_of(self, state: Tensor, slot: Tensor, linear: Tensor) -> Bumps:
-        """`state` (N, width), `slot` (N,), `linear` (N, rank)."""
+    def bumps_of(self, state: Tensor, slot: Tensor, direct: Tensor) -> Bumps:
+        """`state` (N, width), `slot` (N,), `direct` (N, ...): of the slots' actions."""
         read = self.bumps(state)
         read = read.to(torch.promote_types(read.dtype, torch.float32))
-        mean = read[:, :1] + (linear * self.linear_slot(slot)).sum(dim=1, keepdim=True).to(read.dtype)
+        mean = read[:, :1] + self.direct.mean(direct, state, slot).to(read.dtype)
         shares, offsets, widths = read[:, 1:].split(self.num_bumps, dim=1)
         return Bumps(shares.log_softmax(dim=1), mean + offsets, FLOOR + F.softplus(widths))
 
 
 @torch.no_grad()
 def initialise(module: NumberEmbedding | ActionHead) -> None:
-    """Features of numbers start at about unit size, random by place; bumps wide, the first one holding most; no linear path."""
+    """Features of numbers start at about unit size, random by place; bumps wide, the first one holding most; nothing on the direct path."""
     if isinstance(module, NumberEmbedding):
         nn.init.normal_(module.value.weight)
         nn.init.normal_(module.gain.weight)
@@ -189,8 +186,7 @@ def initialise(module: NumberEmbedding | ActionHead) -> None:
     for layer in (module.up, module.down):
         nn.init.zeros_(layer.bias)
     nn.init.normal_(module.slot.weight, std=0.5)
-    nn.init.normal_(module.linear_place.weight)
-    nn.init.zeros_(module.linear_slot.weight)
+    module.direct.initialise()
     nn.init.zeros_(module.bumps.weight)
     k = module.num_bumps
     offsets = torch.linspace(-0.5, 0.5, k) if k > 1 else torch.zeros(1)

@@ -33,7 +33,8 @@ class SlotReader:
         ids = numbers.actions.clamp(min=0)
         place = -1 - torch.arange(slots, device=ids.device)
         features = self.embedding.features(ids, place.expand(count, slots), self.table)
-        states = self.head.states(hidden, features).flatten(0, 1)
+        direct = self.direct_of(numbers.ids, numbers.place, numbers.owner, hidden)
+        states = self.head.states(hidden, features, direct).flatten(0, 1)
         legal, ids = numbers.legal.flatten(), ids.flatten()
         discrete, continuous = numbers.discrete, numbers.continuous
         logits = F.linear(states[discrete], self.table[self.discrete_start : self.discrete_start + numbers.most])
@@ -41,9 +42,8 @@ class SlotReader:
         wanted = ids[discrete] - self.discrete_start
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         classes = F.cross_entropy(logits.masked_fill(~is_legal, float("-inf")), wanted, reduction="none")
-        owned = self.linear_of(numbers.ids, numbers.place, numbers.owner, count)
-        linear = owned[torch.div(continuous, slots, rounding_mode="floor")]
-        bumps = self.head.bumps_of(states[continuous], continuous % slots, linear)
+        owned = direct[torch.div(continuous, slots, rounding_mode="floor")]
+        bumps = self.head.bumps_of(states[continuous], continuous % slots, owned)
         if mean_weight is None:
             bins = (ids[continuous] - self.embedding.continuous_start).clamp(0, NUM_BINS - 1)
             values = -bumps.log_probabilities().gather(1, bins[:, None])[:, 0]
@@ -53,10 +53,10 @@ class SlotReader:
         owner = torch.div(torch.cat([discrete, continuous]), slots, rounding_mode="floor")
         return SlotLosses(torch.cat([classes, values]) * counts, counts, numbers.before[owner] + 1)
 
-    def linear_of(self, ids: Tensor, place: Tensor, owner: Tensor, count: int) -> Tensor:
-        """(count, rank): what the numbers (M,) of observations add up to for each action; see `ActionHead.linear`."""
+    def direct_of(self, ids: Tensor, place: Tensor, owner: Tensor, hidden: Tensor) -> Tensor:
+        """What the numbers (M,) of observations say past the transformer to each action, whose state is `hidden` (A, width)."""
         values = self.embedding.expanded(self.embedding.centres(ids)) * self.embedding.is_continuous(ids)
-        return self.head.linear(values, place, owner, count)
+        return self.head.direct(self.head.direct.sums(values, place, owner, len(hidden)), hidden)
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,19 @@ class SlotLosses:
 class SlotChoice:
     """One action of n streams while its slots are chosen, first to last.
 
-    **Arguments:** `hidden` (n, width): the states behind the observations; `linear` (n, rank): see `SlotReader.linear_of`.
+    **Arguments:** `hidden` (n, width): the states behind the observations; `direct` (n, ...): see `SlotReader.direct_of`.
     """
 
-    def __init__(self, reader: SlotReader, hidden: Tensor, linear: Tensor) -> None:
-        self.reader, self.hidden, self.linear = reader, hidden, linear
+    def __init__(self, reader: SlotReader, hidden: Tensor, direct: Tensor) -> None:
+        self.reader, self.hidden, self.direct = reader, hidden, direct
         self.slot = torch.zeros(1, dtype=torch.long, device=hidden.device)
         self.earlier = torch.zeros_like(hidden)
 
     def _state(self) -> Tensor:
-        return self.reader.head.state(self.hidden, self.slot, self.earlier)
+        return self.reader.head.state(self.hidden, self.slot, self.earlier, self.direct)
 
     def _bumps(self) -> Bumps:
-        return self.reader.head.bumps_of(self._state(), self.slot, self.linear)
+        return self.reader.head.bumps_of(self._state(), self.slot, self.direct)
 
     def scores(self, legal: range, is_continuous: bool) -> Tensor:
         """Logits (n, len(legal)) of the present slot's ids."""
