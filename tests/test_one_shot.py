@@ -246,6 +246,26 @@ def test_a_demonstration_is_acted_on_without_training(trained, home):
     assert not np.array_equal(action, other)
 
 
+def test_what_is_known_by_name_and_what_is_shown_now_are_served(trained, home, tmp_path):
+    pytest.importorskip("msgpack", reason="serving was not tried: pip install 'opengato[serve]'")
+    from gato.serve.demonstrated import Demonstrated
+    from gato.serve.service import Service
+    from gato.serve.settings import ServeConfig
+
+    agent, shown = gato.load(trained), replace(Store(home / "stores/reach2d/test").episode(1), task=envs.task("reach2d/test-1"))
+    with StoreWriter(tmp_path / "one", [shown.task]) as writer:
+        writer.append(shown)
+    service = Service(agent, "small", ServeConfig(sessions=2), [Demonstrated(agent, tmp_path / "one", "prompt")])
+    observation, _ = envs.make(shown.task).reset(seed=0)
+    for name, policy in (
+        ("reach2d/test-1", agent.policy("reach2d/test-1", demonstrations=[shown])), ("reach2d/train-0", agent.policy("reach2d/train-0")),
+    ):  # fmt: skip
+        session = service.acting.open(service.acting.task(name))
+        (answer,) = service.acting.answer([service.acting.ask(session, {}, {"observation": observation})])
+        assert np.array_equal(answer["action"], policy.act_one(observation))
+    service.close()
+
+
 def test_adding_tasks_changes_no_other_bit_for_bit(trained, home, tmp_path):
     agent, store = gato.load(trained), Store(home / "stores/reach2d/test")
     before = {name: memory["sentence"].clone() for name, memory in agent.memories.items()}

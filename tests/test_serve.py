@@ -513,7 +513,7 @@ def test_demonstrations_of_no_one_task_are_refused(agent, walk, tmp_path):
         writer.append(walk([0, 1], [1, 0]))
     with pytest.raises(ValueError, match="by is 'luck', expected one of retrieve, knn"):
         Demonstrated(agent, tmp_path / "walk", "luck")
-    with pytest.raises(ValueError, match="a prompt to a Gato alone"):
+    with pytest.raises(ValueError, match="a prompt to a Gato, or to"):
         Demonstrated(object(), tmp_path / "walk", "prompt")
 
 

@@ -20,6 +20,7 @@ from gato.disk import shown
 from gato.episode import outside
 from gato.learners.chunks import ChunkPolicy
 from gato.learners.folder import BaselineAgent
+from gato.learners.one_shot.agent import OneShotAgent
 from gato.spec import Modality, TaskSpec
 
 from .batcher import Busy
@@ -71,6 +72,9 @@ class Acting:
         self.agent, self.config, self.metrics = agent, config, metrics
         self.demonstrated = {d.task.name: d for d in demonstrated}
         self.tasks: dict[str, TaskSpec] = {name: task for name, task in agent.tasks.items() if task.is_control}
+        if isinstance(agent, OneShotAgent):  # those that it was shown; the set that it was trained on is none of them
+            shown = {name: agent.task(name) for name in agent.memories}
+            self.tasks = shown if agent.model.needs_demonstration else self.tasks | shown
         self.tasks |= {name: d.task for name, d in self.demonstrated.items()}
         self.default = next(reversed(self.tasks)) if len(self.tasks) == 1 or demonstrated else None
         if config.task is not None:

@@ -16,6 +16,7 @@ from gato.data.store import Store
 from gato.data.stores import find_store
 from gato.episode import Episode
 from gato.learners.folder import BaselineAgent, learned
+from gato.learners.one_shot.agent import OneShotAgent
 from gato.spec import TaskSpec
 
 from .settings import MOST_DEMONSTRATIONS, WAYS
@@ -38,8 +39,8 @@ class Demonstrated:
         tasks = [task for task in opened.manifest.tasks if task.is_control]
         if len(tasks) != 1 or not opened.num_episodes:
             raise ValueError(f"'{store}' holds {len(tasks)} tasks with actions and {opened.num_episodes} episodes, expected one task's")
-        if by == "prompt" and not isinstance(agent, Agent):
-            raise ValueError("a demonstration is a prompt to a Gato alone; choose another way, such as clone")
+        if by == "prompt" and not isinstance(agent, (Agent, OneShotAgent)):
+            raise ValueError("a demonstration is a prompt to a Gato, or to a learner of one-shot imitation; choose another way (--by)")
         if by == "prompt" and chunk > 1:
             raise ValueError(f"chunk is {chunk}, but a prompt has no chunks; choose another way, such as clone")
         self.agent, self.by, self.chunk = agent, by, chunk
@@ -52,6 +53,8 @@ class Demonstrated:
 
     def policy(self, seed: int = 0, **settings: Any) -> Any:
         """Acts in the task. **Arguments:** `settings` of `Agent.policy`, for a prompt."""
+        if self.by == "prompt" and isinstance(self.agent, OneShotAgent):
+            return self.agent.policy(self.task, demonstrations=self.episodes[:1])
         if self.by == "prompt":
             settings.setdefault("memory", 0)
             return self.agent.policy(self.task, seed=seed, prompt=self.episodes[0], **settings)
