@@ -108,14 +108,13 @@ def latencies(options: argparse.Namespace) -> list[dict[str, Any]]:
             task = task_of(address, options.task)
             asyncio.run(asked(address, task, 1, most=20))
             for clients in options.clients:
-                before = [metric(address, f"gato_batch_size_{part}") for part in ("sum", "count")]
+                names = ("gato_batch_size_sum", "gato_batch_size_count", "process_cpu_seconds_total")
+                before = [metric(address, name) for name in names]
                 row = asyncio.run(asked(address, task, clients, options.seconds))
-                requests, passes = (
-                    metric(address, f"gato_batch_size_{part}") - b for part, b in zip(("sum", "count"), before, strict=True)
-                )
-                rows.append({"mode": mode, **row, "per_pass": requests / passes})
+                requests, passes, computed = (metric(address, name) - b for name, b in zip(names, before, strict=True))
+                rows.append({"mode": mode, **row, "per_pass": requests / passes, "cpu_ms": 1000 * computed / requests})
                 print("{mode:10}  {clients:3} clients  {per_second:7.1f}/s  p50 {p50_ms:7.2f} ms  p99 {p99_ms:7.2f} ms  "
-                      "{per_pass:5.2f} requests a pass".format(**rows[-1]), flush=True)  # fmt: skip
+                      "{per_pass:5.2f} requests a pass  {cpu_ms:6.2f} ms of CPU a request".format(**rows[-1]), flush=True)  # fmt: skip
     return rows
 
 

@@ -240,5 +240,6 @@ def _metrics(service: Service) -> Metrics:
     metrics.gauge("gato_sessions", "Sessions that hold a place in a task.", lambda: service.acting.num_sessions)
     metrics.gauge("gato_connections", "Open websockets.", lambda: service.num_connections)
     metrics.gauge("gato_requests_waiting", "Requests for actions that wait.", lambda: service.actions.depth)
+    metrics.gauge("process_cpu_seconds_total", "Time that the server has computed, of all its threads.", time.process_time)
     metrics.gauge("process_resident_memory_bytes", "Memory of the server.", resident_bytes)
     return metrics
