@@ -5,6 +5,8 @@ import importlib.util
 import io
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +44,7 @@ from starlette.testclient import TestClient
 from gato.serve.app import make_app
 from gato.serve.service import Service
 
+ROOT = Path(__file__).parent.parent
 WORDS = (caption_task("captions", (16, 32)), question_task("vqa", (16, 32)), document_task("text"))
 
 
@@ -646,7 +649,7 @@ def test_the_python_of_the_page_runs(make_gato, tokenizer, listening, capsys, tm
     task = envs.task("gymnasium/cartpole")
     agent = Agent(make_gato(context_length=64).float(), tokenizer, {task.name: task})
     port = listening(agent)
-    page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text()
+    page = (ROOT / "docs" / "serving.md").read_text()
     loop, foreign, demonstrations, chunks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict = {}
     exec(compile(loop.replace("127.0.0.1:8000", f"127.0.0.1:{port}"), "docs/serving.md", "exec"), names)
@@ -668,6 +671,26 @@ def test_the_python_of_the_page_runs(make_gato, tokenizer, listening, capsys, tm
     port = listening(learned("retrieve", task, [shown], chunk=8))
     exec(compile(chunks.replace("127.0.0.1:8001", f"127.0.0.1:{port}"), "docs/serving.md", "exec"), names)
     assert names["first"] == 1
+
+
+@pytest.mark.slow
+def test_a_terminated_server_answers_what_it_was_asked_and_leaves_with_zero(agent, tmp_path):
+    pytest.importorskip("websockets", reason="sockets were not tried: pip install 'opengato[serve]'")
+    from websockets.sync.client import connect
+
+    agent.save(tmp_path / "tiny")
+    command = [sys.executable, "-m", "gato.cli", "serve", str(tmp_path / "tiny"), "--port", "0", "--host", "0.0.0.0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        port = process.stdout.readline().split("ws://0.0.0.0:")[1].split()[0]
+        token = process.stdout.readline().split()[1]
+        headers = {"Authorization": f"Api-Key {token}"}
+        with connect(f"ws://127.0.0.1:{port}/", compression=None, additional_headers=headers) as robot:
+            robot.recv()
+            robot.send(msgpack.packb({"task": "toy/corridor", "cell": 0}))  # the policy is made first, which takes a moment
+            time.sleep(0.005)
+            process.terminate()
+            assert unpacked(robot.recv(timeout=10))["actions"].shape == (1,)
+        assert process.wait(20) == 0 and "Traceback" not in process.stderr.read()
 
 
 def test_bad_options_of_the_command_are_one_line(agent, tmp_path, capsys, monkeypatch):

@@ -223,6 +223,8 @@ class Acting:
         if task.name not in self._policies:
             given = {name: getattr(self.config, name) for name in ("temperature", "memory", "target_return")}
             given = {name: value for name, value in given.items() if value is not None}
+            if self.config.overflow != "rebuild":  # a word of Gato's alone
+                given["overflow"] = self.config.overflow
             shown = self.demonstrated.get(task.name)
             policy = shown.policy(self.config.seed, **given) if shown else self.agent.policy(task, seed=self.config.seed, **given)
             if isinstance(policy, ChunkPolicy):  # chunks are the client's to play and to average

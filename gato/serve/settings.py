@@ -30,7 +30,7 @@ class ServeConfig(Settings):
     - `waiting`: requests that may wait; beyond them the answer is "busy".
     - `connections`: websockets that may be open at once.
     - `session_seconds`: after how long a session of HTTP is forgotten that nobody used.
-    - `temperature`, `seed`, `memory`, `target_return`: of the actions, as for `gato eval`.
+    - `temperature`, `seed`, `overflow`, `memory`, `target_return`: of the actions, as for `gato eval`.
     - `device`: cpu, cuda, cuda:1, mps; by default the best one here. `verify`: compare the checkpoint's files with their hashes.
     """
 
@@ -49,6 +49,7 @@ class ServeConfig(Settings):
     session_seconds: float = bounded(300.0, 1, 1e7)
     temperature: float | None = bounded(None, 0, MAX_TEMPERATURE)
     seed: int = bounded(0, 0, MAX_SEED)
+    overflow: str = choice("rebuild", ("rebuild", "rolling"))
     memory: int | None = bounded(None, 0, 10**6)
     target_return: float | None = bounded(None, -LARGEST_RETURN, LARGEST_RETURN)
     device: str | None = None
