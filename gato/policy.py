@@ -66,7 +66,8 @@ class GatoPolicy:
       under the same banded mask.
     - `seed`: of the sampling. The k-th episode that begins draws from a generator of its own, whichever stream it is in, so
       that episodes side by side go as they would one after the other.
-    - `static`: action tokens go through `ActionStep`, a pass of fixed shapes, while all streams act together; for GPUs.
+    - `static`: action tokens go through `ActionStep`, a pass of fixed shapes, while all streams act together; for GPUs, and no default
+      there before it has been measured on one (`make gpu`).
     - `prompt`: a demonstration that stands before every episode where `reset` is given none: its first whole timesteps,
       at most 1,024 tokens (the paper's rule) and at most half of the context.
     - `memory`: how many timesteps are seen, the present one among them, behind the prompt; by default as many as the context

@@ -181,7 +181,7 @@ class Saver:
         self._writing: tuple[Path, Future[None]] | None = None
 
     def __call__(self, at: Progress, name: str | None = None) -> None:
-        self.settle()
+        self.wait()
         weights, moments = self.engine.weights(), self.engine.moments()  # the ranks' shares, brought together
         batches = self.setup.batches
         data = {name: value.clone() for name, value in batches.state().items()} if isinstance(batches, OnlineBatches) else {}
@@ -193,13 +193,13 @@ class Saver:
         path = self.folder / (name or f"step-{at.step}")
         self._writing = path, self._thread.submit(self._write, path, snapshot)
         if name is not None:
-            self.settle()
+            self.wait()
 
     def _write(self, path: Path, snapshot: Snapshot) -> None:
         save(path, snapshot)
         keep_newest(self.folder, self.keep)
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Waits until the last checkpoint is written. **Raises:** `OSError` if it was not and training cannot go on."""
         if self._writing is None:
             return

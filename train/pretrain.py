@@ -96,7 +96,7 @@ def _run(
         if progress.step < schedule.total:
             if save.last != progress.step:
                 save(progress)
-            save.settle()
+            save.wait()
             wait_for_first_rank(accelerator.device)
             say(f"stopped as asked after step {progress.step} of {schedule.total}, which is saved; the same command goes on")
             raise SystemExit(STOPPED)

@@ -30,7 +30,7 @@ from gato.setting import MAX_COUNT, MAX_SEED, MAX_WORKERS, Settings, bounded
 from gato.spec import TaskSpec
 
 from .attempt import RANDOM, Job, load_expert
-from .crew import MAX_ATTEMPTS, Crew
+from .workers import MAX_ATTEMPTS, Workers
 
 if TYPE_CHECKING:
     import gymnasium
@@ -131,10 +131,10 @@ def collect(config: CollectConfig) -> list[dict[str, Any]]:
     if config.success is not None:
         tasks = [replace(task, success=config.success) for task in tasks]
     rows, failed = [], []
-    with Crew(config.workers, config.episode_seconds) as crew:
+    with Workers(config.workers, config.episode_seconds) as workers:
         for task in tasks:
             try:
-                rows.append(_collect_task(task, config, crew))
+                rows.append(_collect_task(task, config, workers))
             except (ValueError, RuntimeError) as error:
                 if len(tasks) == 1:
                     raise
@@ -232,7 +232,7 @@ def _measured(task: TaskSpec, env: gymnasium.Env, expert: Expert, episodes: int,
         yield recording
 
 
-def _collect_task(task: TaskSpec, config: CollectConfig, crew: Crew) -> dict[str, Any]:
+def _collect_task(task: TaskSpec, config: CollectConfig, workers: Workers) -> dict[str, Any]:
     """Fills the store of one task, or of a set, up to the number of episodes, and writes the summary into its manifest."""
     path, provenance = store_path(task.name, config.out), _provenance(task, config)
     before = _checked_provenance(path, provenance)
@@ -242,15 +242,15 @@ def _collect_task(task: TaskSpec, config: CollectConfig, crew: Crew) -> dict[str
         assert len(notes) == writer.num_episodes, f"{len(notes)} notes of {writer.num_episodes} episodes"
         wanted = config.episodes * len(tasks)
         writer.note(expected_episodes=max(wanted, len(notes)))
-        least = writer.provenance["least_return"] = _least_return(task, config, crew, before)
+        least = writer.provenance["least_return"] = _least_return(task, config, workers, before)
         with Progress(f"collect {task.name}", wanted, done=len(notes)) as progress:
-            for episode in crew.episodes(_job(tasks, config, least, i) for i in range(len(notes), wanted)):
+            for episode in workers.episodes(_job(tasks, config, least, i) for i in range(len(notes), wanted)):
                 writer.append(episode)
                 notes.append(_note(episode))
                 progress.advance()
                 _refuse_if_most_fail(task, notes)
         summary = writer.provenance["collected"] = _summary(notes)
-        writer.tasks = tuple(_with_returns(known, summary, config, crew) for known in writer.tasks)
+        writer.tasks = tuple(_with_returns(known, summary, config, workers) for known in writer.tasks)
     if summary["cut"]:
         _log.warning(
             "task %s: %d of %d episodes did not end by themselves and were truncated; --episode_steps sets when",
@@ -259,7 +259,7 @@ def _collect_task(task: TaskSpec, config: CollectConfig, crew: Crew) -> dict[str
     return {"task": task.name, "store": str(path), **summary, "random_return": writer.tasks[0].random_return}
 
 
-def _with_returns(task: TaskSpec, summary: Mapping[str, Any], config: CollectConfig, crew: Crew) -> TaskSpec:
+def _with_returns(task: TaskSpec, summary: Mapping[str, Any], config: CollectConfig, workers: Workers) -> TaskSpec:
     """What the registry does not know of both returns: random play is measured, the expert's is that of the episodes without noise.
 
     They hold for episodes of this length, so the task takes over the limit too.
@@ -274,7 +274,7 @@ def _with_returns(task: TaskSpec, summary: Mapping[str, Any], config: CollectCon
         try:
             with Progress(f"random play of {task.name}", RANDOM_EPISODES) as progress:
                 returns = []
-                for episode in crew.episodes(jobs):
+                for episode in workers.episodes(jobs):
                     returns.append(episode.total_reward)
                     progress.advance()
             random = float(np.mean(returns))
@@ -289,7 +289,7 @@ def _job(tasks: Sequence[TaskSpec], config: CollectConfig, least: float | None, 
     return Job(tasks[index % len(tasks)], index, config.seed, 0, noise, config.noise_steps, least, config.expert, config.episode_steps)
 
 
-def _least_return(task: TaskSpec, config: CollectConfig, crew: Crew, before: Mapping[str, Any]) -> float | None:
+def _least_return(task: TaskSpec, config: CollectConfig, workers: Workers, before: Mapping[str, Any]) -> float | None:
     """What a clean episode must reach; a store that was begun keeps the level of its beginning."""
     if config.expert_level == "measured":
         return least_return(task)
@@ -297,7 +297,7 @@ def _least_return(task: TaskSpec, config: CollectConfig, crew: Crew, before: Map
         return before["least_return"]
     with Progress(f"expert level of {task.name}", config.episodes) as progress:
         returns = []
-        for episode in crew.episodes(
+        for episode in workers.episodes(
             Job(task, i, config.seed, expert=config.expert, episode_steps=config.episode_steps) for i in range(config.episodes)
         ):
             returns.append(episode.total_reward)

@@ -1,7 +1,7 @@
 """Jobs played here or by worker processes; episodes come back in the order of their jobs either way.
 
 Workers are fresh processes that share nothing. A watchdog inside each ends the process when an episode takes
-too long, whatever the expert is stuck in; the crew then starts another one and counts the attempt as failed.
+too long, whatever the expert is stuck in; another one is then started, and the attempt counts as failed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Place:
         self.num_deaths = 0
         self.result: Episode | Exception | None = None
 
-    def settle(self, outcome: Outcome) -> None:
+    def take(self, outcome: Outcome) -> None:
         """Takes the outcome of the current attempt; afterwards there is a result, or another attempt to make."""
         self.num_deaths = 0
         if outcome.failed is not None:
@@ -64,7 +64,7 @@ class Place:
         )
 
 
-class Crew:
+class Workers:
     """Plays jobs; a context manager, which ends its processes.
 
     **Arguments:**
@@ -77,7 +77,7 @@ class Crew:
         self.stage = Stage()
         self.workers = [_Worker(episode_seconds) for _ in range(workers)]
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,7 +100,7 @@ class Crew:
         for job in jobs:
             place = Place(job)
             while place.result is None:
-                place.settle(self.stage.play(place.job))
+                place.take(self.stage.play(place.job))
             yield place.result
 
     def _in_parallel(self, jobs: Iterable[Job]) -> Iterator[Episode | Exception]:
@@ -145,9 +145,9 @@ class _Worker:
         assert self.place is not None, "only a busy worker finishes"
         place = self.place
         try:
-            place.settle(self.connection.recv())
+            place.take(self.connection.recv())
         except (EOFError, OSError):
-            self._bury(place)
+            self._replace_process(place)
         self.place = None
         if place.result is None:
             self.start(place)
@@ -164,7 +164,7 @@ class _Worker:
         self.process.kill()
         self.process.join()
 
-    def _bury(self, place: Place) -> None:
+    def _replace_process(self, place: Place) -> None:
         """A process that was killed from outside must not change the store: its attempt is made once more."""
         self.process.join()
         code, seconds = self.process.exitcode, time.monotonic() - self.started
@@ -172,12 +172,12 @@ class _Worker:
         self._launch()
         if code == 1 and seconds >= self.episode_seconds:
             reason = f"not done after {self.episode_seconds:g} s"
-            place.settle(Outcome(failed=f"TimeoutError: {reason}"))
+            place.take(Outcome(failed=f"TimeoutError: {reason}"))
         else:
             reason = f"the worker died with exit code {code}"
             place.num_deaths += 1
             if place.num_deaths > 1:
-                place.settle(Outcome(failed=reason))
+                place.take(Outcome(failed=reason))
         _log.warning("task %s, episode %d: %s; a new worker goes on", place.job.task.name, place.job.index, reason)
 
     def _launch(self) -> None:
