@@ -9,6 +9,7 @@ processor time that each training took and the table of `gato arena`. Every seed
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import time
 from collections.abc import Sequence
@@ -41,6 +42,42 @@ def run(system: str, seed: int, out: Path, changes: Sequence[str]) -> Path:
     return checkpoint
 
 
+def draw(checkpoint: Path, file: Path) -> None:
+    """The embeddings of all tasks by their first two principal components, each point in its task's colour; held-out ones are ringed."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    import gato
+    from gato.eval.sets import Shown
+
+    agent, points, colours, is_new = gato.load(checkpoint), [], [], []
+    for name in (TRAIN, TEST):
+        shown = Shown(name)
+        for task in shown.numbers:
+            episodes = shown.of(task, 1)
+            points.append(agent.model.remember(agent.inputs, episodes)["sentence"].numpy())
+            colours.append(episodes[0].parameters["numbers"])
+            is_new.append(name == TEST)
+    values = np.array(points) - np.mean(points, axis=0)
+    flat = values @ np.linalg.svd(values, full_matrices=False)[2][:2].T
+    new = np.array(is_new)
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(*flat[~new].T, c=np.array(colours)[~new], s=9)
+    axes.scatter(*flat[new].T, c=np.array(colours)[new], s=60, edgecolors="black", linewidths=1.2)
+    axes.set(title=f"{TRAIN}, and {TEST} (ringed): one demonstration each", xticks=[], yticks=[])
+    figure.savefig(file, dpi=110)
+
+
+def save_films(results: Path, folder: Path) -> None:
+    """The film strips of a success and of a failure of TecNets and of what is not told, as they are in the arena's results."""
+    for cell in json.loads(results.read_text())["cells"]:
+        for how, film in (cell.get("films") or {}).items():
+            path = folder / f"one-shot-{cell['label'].split()[0].lower()}-{how}.png"
+            if film and cell["label"] in ("TecNets", "not told (cloning)") and not path.exists():
+                path.write_bytes(base64.b64decode(film))
+
+
 def _do(*words: str) -> None:
     """A command of `gato`, in this process. **Raises:** `SystemExit` with its exit code if it fails."""
     print("gato", *words, flush=True)
@@ -56,6 +93,7 @@ def run_all() -> None:
     parser.add_argument("--episodes", type=int, default=160)
     parser.add_argument("--baselines", nargs="*", default=["retrieve"])
     parser.add_argument("--out", type=Path, default=Path("one-shot"))
+    parser.add_argument("--figures", type=Path, help="a folder for the map of embeddings and the film strips")
     options, changes = parser.parse_known_args()
     for name in (TRAIN, TEST):
         if not (stores_folder() / name / "manifest.json").is_file():
@@ -65,6 +103,9 @@ def run_all() -> None:
     print("seconds of processor time:", ", ".join(f"{name} {value}" for name, value in seconds.items()))
     shown = ["--demonstrations", *options.shown, "--baselines", *options.baselines]
     _do("arena", *found, "--tasks", TEST, *shown, "--episodes", str(options.episodes), "--out", str(options.out / "arena"))
+    if options.figures:
+        draw(run("TecNets", 0, options.out, changes), options.figures / "one-shot.png")
+        save_films(options.out / "arena" / "arena.json", options.figures)
 
 
 if __name__ == "__main__":

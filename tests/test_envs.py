@@ -25,7 +25,7 @@ SIMULATORS = {
 }  # fmt: skip
 # One task of each kind of expert that takes seconds at most.
 PLAYED = [
-    "toy/corridor", "reach2d/train",
+    "toy/corridor", "push2d/train", "reach2d/train",
     "gymnasium/acrobot", "gymnasium/frozen-lake", "gymnasium/mountain-car", "gymnasium/pendulum", "gymnasium/taxi",
     "babyai/go-to-local", "babyai-view/go-to-local", "babyai-symbolic/put-next-local",
     "metaworld/reach", "metaworld/drawer-close", "mujoco/inverted-pendulum", "mujoco/inverted-double-pendulum", "mujoco/reacher",

@@ -16,6 +16,7 @@ from gato.data.collection.collect import CollectConfig, collect
 from gato.data.selection import SourceConfig
 from gato.data.store import Store, StoreWriter
 from gato.data.task_rows import TaskRows
+from gato.envs.push2d import Push2d
 from gato.envs.reach2d import Reach2d, go_straight
 from gato.eval.sets import shares
 from gato.learners.actions import ActionVectors
@@ -118,6 +119,21 @@ def test_the_reward_is_for_the_right_disc_alone():
             action = go_straight(env, observation) if is_right else np.clip((rewarded - env.pointer) / 0.15, -1, 1)
             observation, reward, _, done, info = env.step(action)
         assert (reward, info["success"], info["wrong_object"]) == (float(is_right), is_right, not is_right)
+
+
+def test_a_thing_moves_only_where_it_is_pushed_and_the_harder_it_is_the_less():
+    moved = []
+    for resistance in (0.2, 1.0):
+        env = Push2d("test", 0)
+        env.reset(seed=0)
+        env.things, env.mark, env.pointer = np.array([[0.0, 0.0], [0.8, 0.8]]), np.array([0.5, 0.0]), np.array([-0.35, 0.0])
+        env.resistances = np.full(80, resistance)
+        env.step(np.array([1.0, 0.0]))
+        moved.append(env.things[0, 0])
+        assert env.things[0, 1] == 0 and env.things[1].tolist() == [0.8, 0.8]
+        assert np.linalg.norm(env.things[0] - env.pointer) == pytest.approx(0.29)
+    # the pointer came 0.15 nearer and 0.09 of it into the thing, which yields 1 / (1 + resistance) of that
+    assert moved == pytest.approx([0.09 / 1.2, 0.09 / 2.0])
 
 
 def test_a_set_is_collected_in_turns_into_one_store_and_goes_on(tmp_path, monkeypatch):

@@ -38,6 +38,7 @@ FAMILIES = {
     "minatar": ("minatar", "minatar"),
     "minigrid": ("babyai", "babyai"),
     "mujoco": ("mujoco", "mujoco"),
+    "push2d": ("push2d", "gym"),
     "reach2d": ("reach2d", "gym"),
     "robotics": ("robotics", "robotics"),
     "toy": ("toy", "gym"),

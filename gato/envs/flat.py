@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,10 +31,23 @@ def colours(split: str, count: int) -> np.ndarray:
     return found
 
 
-def unlike(colour: np.ndarray, among: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(3,) one of these colours, (n, 3), that is told apart from the given one."""
-    apart = among[np.linalg.norm(among - colour, axis=1) >= LEAST_DISTANCE]
-    return apart[rng.integers(len(apart))]
+@functools.cache
+def shapes(split: str, count: int) -> np.ndarray:
+    """(count,) the shapes of the tasks' things: 0 disc, 1 square, 2 triangle."""
+    return np.random.default_rng([zlib.crc32(b"shapes"), zlib.crc32(split.encode())]).integers(3, size=count)
+
+
+@functools.cache
+def resistances(split: str, count: int) -> np.ndarray:
+    """(count,) mass times friction of the tasks' things, masses from 0.5 to 1.5 and coefficients from 0.3 to 0.9."""
+    rng = np.random.default_rng([zlib.crc32(b"resistances"), zlib.crc32(split.encode())])
+    return rng.uniform(0.5, 1.5, count) * rng.uniform(0.3, 0.9, count)
+
+
+def unlike(colour: np.ndarray, among: np.ndarray, rng: np.random.Generator) -> int:
+    """Which of these colours, (n, 3), is told apart from the given one: one of them by chance."""
+    apart = np.flatnonzero(np.linalg.norm(among - colour, axis=1) >= LEAST_DISTANCE)
+    return int(apart[rng.integers(len(apart))])
 
 
 def places(rng: np.random.Generator, count: int, within: float, apart: float) -> np.ndarray:
@@ -46,15 +60,34 @@ def places(rng: np.random.Generator, count: int, within: float, apart: float) ->
     return np.array(found)
 
 
-def picture(size: int, discs: Sequence[tuple[np.ndarray, float, Sequence[float]]]) -> np.ndarray:
-    """(size, size, 3) uint8 of discs (place, radius, RGB in [0, 255]), later ones above earlier ones; edges are blended."""
+class Part(NamedTuple):
+    """What is drawn: `place`, `radius` of the disc around it, RGB in [0, 255], `shape` as `shapes` counts them."""
+
+    place: np.ndarray
+    radius: float
+    colour: Sequence[float] | np.ndarray
+    shape: int = 0
+
+
+def picture(size: int, parts: Sequence[Part]) -> np.ndarray:
+    """(size, size, 3) uint8, later parts above earlier ones; edges are blended."""
     x, y = _grid(size)
     shown = np.full((size, size, 3), FLOOR, np.float32)
-    for place, radius, colour in discs:
-        distance = np.sqrt((x - np.float32(place[0])) ** 2 + (y - np.float32(place[1])) ** 2)
-        cover = np.clip((np.float32(radius) - distance) * (size / 2) + 0.5, 0, 1)[..., None]
-        shown += cover * (np.asarray(colour, np.float32) - shown)
+    for part in parts:
+        inside = _depth(part.shape, x - np.float32(part.place[0]), y - np.float32(part.place[1]), np.float32(part.radius))
+        cover = np.clip(inside * (size / 2) + 0.5, 0, 1)[..., None]
+        shown += cover * (np.asarray(part.colour, np.float32) - shown)
     return np.rint(shown).astype(np.uint8)
+
+
+def _depth(shape: int, x: np.ndarray, y: np.ndarray, radius: np.floating) -> np.ndarray:
+    """How far inside a shape a place is, below 0 outside."""
+    if shape == 1:
+        return radius * np.float32(0.85) - np.maximum(np.abs(x), np.abs(y))
+    if shape == 2:  # upright, its corners on the disc
+        slanted = np.float32(0.866) * np.abs(x) + np.float32(0.5) * y
+        return radius / 2 - np.maximum(slanted, -y)
+    return radius - np.sqrt(x**2 + y**2)
 
 
 @functools.cache

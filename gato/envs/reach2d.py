@@ -55,7 +55,7 @@ class Reach2d(gymnasium.Env):
         drawn = int(self.np_random.integers(len(self.colours)))
         task = drawn if self.task is None else self.task
         self.colour = self.colours[task]
-        self.other_colour = flat.unlike(self.colour, self.colours, self.np_random)
+        self.other_colour = self.colours[flat.unlike(self.colour, self.colours, self.np_random)]
         self.target, self.other, self.pointer = flat.places(self.np_random, 3, WITHIN, 3 * RADIUS)
         self.num_steps = 0
         return self._observation(), {PARAMETERS: {"numbers": [round(float(c), 4) for c in self.colour]}}
@@ -73,8 +73,8 @@ class Reach2d(gymnasium.Env):
         return self._picture(96)
 
     def _picture(self, size: int) -> np.ndarray:
-        discs = [(self.target, RADIUS, 255 * self.colour), (self.other, RADIUS, 255 * self.other_colour)]
-        return flat.picture(size, [*discs, (self.pointer, POINTER_RADIUS, flat.POINTER)])
+        discs = [flat.Part(self.target, RADIUS, 255 * self.colour), flat.Part(self.other, RADIUS, 255 * self.other_colour)]
+        return flat.picture(size, [*discs, flat.Part(self.pointer, POINTER_RADIUS, flat.POINTER)])
 
     def _observation(self) -> dict[str, Any]:
         return {"picture": self._picture(self.size), "position": self.pointer.astype(np.float32)}
