@@ -452,6 +452,18 @@ def test_who_cannot_take_a_task_says_why_in_its_cell(trained, folder, three_task
     assert "nobody takes part" in refusal(capsys, "arena", "--tasks", "reach2d/test")
 
 
+def test_a_known_task_is_most_like_itself(trained, home, capsys):
+    agent = gato.load(trained)
+    store = Store(home / "stores/reach2d/train")
+    assert (
+        agent.memories["reach2d/train-3"]["sentence"].tolist()
+        == agent.model.remember(agent.inputs, [store.episode(3)])["sentence"].tolist()
+    )
+    assert main(["data", "similar", str(home / "stores/reach2d/train"), "--checkpoint", str(trained), "--count", "1", "--json"]) == 0
+    assert all(row["task"] == row["like"] and row["cosine"] == 1 for row in json.loads(capsys.readouterr().out))
+    assert "there is no store 'nothing'" in refusal(capsys, "data", "similar", "nothing", "--checkpoint", str(trained))
+
+
 def test_what_was_trained_on_demonstrations_is_a_mode_of_the_few_shot_table(trained, folder, home, capsys):
     words = [
         "finetune",

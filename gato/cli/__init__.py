@@ -25,6 +25,7 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato data collect|import|export|validate ... make, convert, check stores of episodes
   gato data reference                          fetch and build the reference mixture
   gato data inspect|show MIX|STORE             what a mixture or a store holds; the very row training saw, or an episode
+  gato data similar STORE --checkpoint CKPT    which known tasks those of a store are like
   gato tokenizer train STORE|FILE...           train the text tokenizer
   gato tokenize KIND VALUES...                 show how values become ids
   gato pretrain RECIPE                         train (or resume) a model; --nproc N on several ranks
@@ -55,6 +56,7 @@ VERBS: dict[str, Any] = {
         "export": data.export,
         "validate": data.validate,
         "inspect": inspection.inspect,
+        "similar": data.similar,
         "show": inspection.show,
     },
     "tokenizer": {"train": data.train_tokenizer},

@@ -57,6 +57,20 @@ def reference(arguments: list[str]) -> None:
     print_rows(asdict(built), as_json, lambda: "\n".join([table(built.stores), *lines]))
 
 
+def similar(arguments: list[str]) -> None:
+    parser = parser_of("data similar", "The nearest known tasks of every task in a store, by a TecNet's embedding of its demonstrations.")
+    parser.add_argument("store", type=str, help="name or folder")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="of TecNets, such as runs/tecnets-reach2d/final")
+    parser.add_option("--demonstrations", int, 1, Limits(1, 10_000), "of each task that are looked at")
+    parser.add_option("--count", int, 5, Limits(1, 10_000), "nearest tasks of each")
+    parser.add_argument("--json", action="store_true")
+    options = parse(parser, arguments)
+    from gato.eval.insight.similar import similar as nearest
+
+    rows = nearest(options.store, options.checkpoint, options.demonstrations, options.count)
+    print_rows(rows, options.json, lambda: table(rows))
+
+
 def import_(arguments: list[str]) -> None:
     from gato.data.formats.dataset import READERS, import_dataset, reader
     from gato.data.formats.left_out import MAX_SKIP, LeftOut
