@@ -84,6 +84,15 @@ def test_a_run_counts_frames_and_ends_in_a_policy(run):
     assert gato.evaluate(policy, episodes=3)["episodes"] == 3
 
 
+def test_an_episode_goes_as_its_number_says_whatever_began_before_it(run):
+    policy, seen = gato.load(run / "final").policy("gymnasium/cartpole", temperature=3.0), {"observation": np.full((1, 4), 0.1, np.float32)}
+    for _ in range(3):  # numbers 0 to 2
+        policy.act(seen, first=np.array([True]))
+    expected = [int(policy.act(seen, first=np.array([t == 0]))["action"][0]) for t in range(20)]
+    policy.begin(0, 3)
+    assert [int(policy.act(seen, first=np.array([False]))["action"][0]) for t in range(20)] == expected and len(set(expected)) == 2
+
+
 @pytest.mark.parametrize("step", [5, 10])
 def test_a_run_goes_on_from_the_middle_of_a_rollout_bit_for_bit(run, step, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

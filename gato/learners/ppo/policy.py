@@ -41,7 +41,14 @@ class PPOPolicy:
             raise ValueError("a policy trained by PPO takes no demonstrations as prompts; leave out --demonstrations")
         self._state = self.model.start(num_streams)
         self._generators: dict[int, np.random.Generator] = {}
+        self._begun: set[int] = set()
         self._num_begun = 0
+
+    def begin(self, stream: int, number: int) -> None:
+        """The next `act` of a stream starts an episode that goes as the `number`-th to begin goes."""
+        self._generators[stream] = np.random.default_rng([self.seed, number])
+        self._begun.add(stream)
+        self._num_begun = number + 1
 
     def state(self) -> dict[str, Any]:
         """A copy of all that the streams hold; `load_state` goes on exactly from there."""
@@ -49,7 +56,7 @@ class PPOPolicy:
         return {"state": self._state.clone(), "generators": generators, "num_begun": self._num_begun}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self._state, self._num_begun, self._generators = state["state"].clone(), state["num_begun"], {}
+        self._state, self._num_begun, self._generators, self._begun = state["state"].clone(), state["num_begun"], {}, set()
         for stream, found in state["generators"].items():
             self._generators[stream] = np.random.default_rng()
             self._generators[stream].bit_generator.state = found
@@ -69,10 +76,11 @@ class PPOPolicy:
         n = len(next(iter(observation.values())))
         streams = np.arange(n) if streams is None else np.asarray(streams)
         first = np.array([s not in self._generators for s in streams]) if first is None else np.asarray(first, bool)
-        for stream in streams[first]:
-            self._generators[int(stream)] = np.random.default_rng([self.seed, self._num_begun])
-            self._num_begun += 1
         self._check_texts(observation)
+        for stream in streams[first]:
+            self.begin(int(stream), self._num_begun)
+        first = np.array([int(s) in self._begun for s in streams], bool)
+        self._begun.difference_update(map(int, streams))
         encoder, choices = self.model.encoder, self.model.choices
         values = {name: torch.from_numpy(np.ascontiguousarray(v)).to(self.device) for name, v in encoder.arrays(observation).items()}
         rows = torch.from_numpy(streams).to(self.device)
