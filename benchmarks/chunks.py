@@ -1,6 +1,6 @@
 """What chunks of actions do to a cloned policy: score, how rough its actions are, and how often it must be asked.
 
-Run from the repository's root:  python benchmarks/chunks.py STORE... [--episodes 50] [--series 3] [--json FILE]
+Run from the repository's root:  python benchmarks/chunks.py STORE... [--by clone] [--episodes 50] [--series 3]
 
 Every STORE holds demonstrations of one task. A small network is cloned from the first ten, once for single actions and once for chunks of
 `--chunk`, with three seeds each, and plays the same episodes: chunk by chunk (nothing overlaps), asked anew at half
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 from gato.data.store import Store
 from gato.data.stores import find_store
 from gato.episode import Episode
+from gato.eval.realtime import Pace
 from gato.eval.rollout import rollout
 from gato.eval.summary import summarise
 from gato.learners.folder import BaselineAgent, learned
@@ -39,16 +41,17 @@ def roughness(episode: Episode) -> float:
 
 
 class Counted:
-    """A policy whose rows are counted."""
+    """A policy whose rows are counted, and that takes so many seconds longer."""
 
-    def __init__(self, policy: Any) -> None:
-        self.policy, self.task, self.memory, self.rows = policy, policy.task, policy.memory, 0
+    def __init__(self, policy: Any, slow: float = 0.0) -> None:
+        self.policy, self.task, self.memory, self.rows, self.slow = policy, policy.task, policy.memory, 0, slow
 
     def reset(self, num_streams: int, demonstrations: Any = ()) -> None:
         self.policy.reset(num_streams, demonstrations)
 
     def act(self, observation: Any, reward: Any = None, first: Any = None, streams: Any = None) -> Any:
         self.rows += len(next(iter(observation.values())))
+        time.sleep(self.slow)
         return self.policy.act(observation, reward, first, streams)
 
 
@@ -65,6 +68,23 @@ def played(agent: BaselineAgent, episodes: int, **how: Any) -> tuple[list[Any], 
     return results, rough, counted.rows / sum(r.num_timesteps for r in results)
 
 
+def in_real_time(agent: BaselineAgent, slow: float, rate: float, episodes: int) -> list[dict[str, Any]]:
+    """A policy that takes `slow` seconds longer, in a loop of `rate` Hz: asked at every timestep, chunk by chunk, and ahead."""
+    rows = []
+    length = agent.chunk
+    for how in ({"every": 1}, {"every": length}, {"every": length // 2, "ahead": True}):
+        policy = agent.policy(next(iter(agent.tasks)), **how)
+        policy.chunks, pace = Counted(policy.chunks, slow), Pace(rate)
+        results = rollout(policy, policy.task, episodes, num_envs=1, pace=pace)
+        row, kept = summarise(policy.task, results), pace.report()
+        rows.append({
+            "task": policy.task.name, "slow": slow, "rate": rate, **how, "missed": kept.missed / kept.steps, "p50_ms": 1000 * kept.p50,
+            "p99_ms": 1000 * kept.p99, "waited": policy.waited, "score": row["score"], "low": row["score_low"], "high": row["score_high"],
+        })  # fmt: skip
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stores", nargs="+")
@@ -72,6 +92,9 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--series", type=int, default=3)
     parser.add_argument("--demonstrations", type=int, default=10)
+    parser.add_argument("--by", default="clone", help="what learns: clone, darp, retrieve, knn or lwr")
+    parser.add_argument("--slow", type=float, default=0.0, help="seconds that a policy takes longer: real time at --rate is played instead")
+    parser.add_argument("--rate", type=float, default=20.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     rows = []
@@ -80,7 +103,11 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         shown = [store.episode(i) for i in range(options.demonstrations)]
         held_out = [store.episode(i) for i in range(options.demonstrations, min(store.num_episodes, options.demonstrations + 5))]
         task, length = shown[0].task, options.chunk
-        agents = {n: [learned("clone", task, shown, held_out, seed, n) for seed in range(options.series)] for n in (1, length)}
+        if options.slow:
+            agent = learned(options.by, task, shown, held_out, 0, length)
+            rows += in_real_time(agent, options.slow, options.rate, options.episodes)
+            continue
+        agents = {n: [learned(options.by, task, shown, held_out, seed, n) for seed in range(options.series)] for n in (1, length)}
         for n, how in ((1, {}), (length, {"every": length}), (length, {"every": length // 2}), (length, {"every": 1})):
             found = [played(agent, options.episodes, **how) for agent in agents[n]]
             row = summarise(task, [r for results, _, _ in found for r in results])
