@@ -106,6 +106,16 @@ def test_an_instruction_stands_again_where_it_changes(compact, drive):
     assert words == ["go", "", "go to the red ball", ""]
 
 
+def test_a_grid_of_choices_takes_a_position_for_each_of_its_rows(compact):
+    grid = FieldSpec("cells", Modality.DISCRETE, "observation", (2, 3), "int64", (0,), (9,))
+    task = TaskSpec("toy/grid", (grid, FieldSpec("go", Modality.DISCRETE, "action", (), "int64", (0,), (3,))))
+    cells = np.arange(6).reshape(1, 2, 3).repeat(2, axis=0)
+    tokens = compact.encode(Episode(task, {"cells": cells}, {"go": np.array([1, 2])}, np.zeros(2, np.float32)))
+    assert compact.positions_per_timestep(task) == 3
+    assert tokens.position.tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 3, 3, 3, 4, 4, 4, 4, 5]
+    assert compact.show(tokens).splitlines()[0] == "0.0    (0 1 2) (3 4 5 |) [1]"
+
+
 @pytest.mark.parametrize("said", ["a cat", ""])
 def test_captions_and_documents_are_laid_out_as_ever(compact, tokenizer, said):
     picture = FieldSpec("image", Modality.IMAGE, "observation", (16, 16, 3), "uint8")

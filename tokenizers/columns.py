@@ -16,7 +16,7 @@ import numpy as np
 from gato.batch import ACTION_LOCAL, NO_LOCAL, Kind
 
 Side = Literal["observation", "action"]
-Positions = Literal["each", "one", "none"]
+Positions = Literal["each", "one", "none"] | int
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Column:
 
     - `ids`: flat, timestep by timestep; `counts`: tokens of a timestep, one number or (T,).
     - `side`: `None` for the separator. `is_target`: whether its tokens are.
-    - `positions`: whether `each` token begins a position, only the first one of a timestep, or `none`, so that they share the one
-      before them.
+    - `positions`: whether `each` token begins a position, only the first one of a timestep, every n-th one, or `none`, so that they
+      share the one before them.
     - `local`: of its first token, `None` for none; `"counted"` counts the tokens of the timestep before it.
     - `legal`: see `TokenSequence`; one number or one per token.
     """
@@ -57,6 +57,13 @@ def _even(columns: Sequence[Column], steps: int) -> dict[str, np.ndarray]:
     return arrays | {"ids": ids, "timestep": np.repeat(steps_of, len(within)), "position": position}
 
 
+def _begins(within: np.ndarray, positions: Positions) -> np.ndarray:
+    """Which tokens of a field begin a position, by their places within it."""
+    if positions == "none":
+        return np.zeros(len(within), bool)
+    return within == 0 if positions == "one" else within % positions == 0
+
+
 @lru_cache(maxsize=1024)
 def _timestep(parts: tuple[tuple, ...]) -> dict[str, np.ndarray]:
     """Kinds, targets, local positions, legal ids and starts of positions of one timestep."""
@@ -70,7 +77,7 @@ def _timestep(parts: tuple[tuple, ...]) -> dict[str, np.ndarray]:
         if first is not None:
             local[part] = ACTION_LOCAL if side == "action" else (at if first == "counted" else first) + np.arange(count)
         if positions != "each":
-            starts[part] = (np.arange(count) == 0) & (positions == "one")
+            starts[part] = _begins(np.arange(count), positions)
         at += count
     return {"kind": kind, "is_target": target, "local_position": local, "legal": legal, "starts": starts}
 
@@ -92,7 +99,7 @@ def _ragged(columns: Sequence[Column], steps: int) -> dict[str, np.ndarray]:
         if column.local is not None:
             local[place] = ACTION_LOCAL if column.side == "action" else in_step if column.local == "counted" else column.local + within
         if column.positions != "each":
-            starts[place] = (within == 0) & (column.positions == "one")
+            starts[place] = _begins(within, column.positions)
     timestep = np.repeat(np.arange(steps, dtype=np.int32), totals)
     position = np.cumsum(starts, dtype=np.int32) - np.int32(1)
     return {

@@ -6,8 +6,8 @@ Two layouts of the same ids, here of a goal in words, a picture of two patches, 
     compact  [go] [to] # # (o_0 o_1 o_2 |) (a_0 a_1)  # # (o_0 o_1 o_2 |) (a_0 a_1)         a position per pair of brackets, else per token
 
 `gato` is the paper's: fields sorted by their keys. `compact` puts texts first, each only where it differs from that of the
-timestep before, then pictures, then numbers; a field of numbers is one position, which the separator joins, and so are all
-actions of a timestep, which are predicted together from the position before.
+timestep before, then pictures, then numbers; a field of numbers is one position (a grid of choices one for each row), which the
+separator joins, and so are all actions of a timestep, which are predicted together from the position before.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class EpisodeTokenizer:
         observed = [s for s in self.fields(task) if s.role == "observation"]
         if self.layout == "gato":
             return sum(spec.num_tokens or 1 for spec in observed) + bool(observed)
-        numbers = sum(s.modality in _NUMBERS for s in observed)
+        numbers = sum(positions_of(s) for s in observed if s.modality in _NUMBERS)
         others = [s for s in observed if s.modality not in _NUMBERS and not (task.is_control and s.modality is Modality.TEXT)]
         has_bar = bool(observed) and observed[-1].modality not in _NUMBERS
         return numbers + sum(s.num_tokens or 1 for s in others) + has_bar
@@ -163,7 +163,7 @@ class EpisodeTokenizer:
         if not is_number:
             return Column(**common, local=local)
         if not is_action:
-            return Column(**common, local=local, positions="one")
+            return Column(**common, local=local, positions=spec.size // positions_of(spec))
         shares = before and before[-1].side == "action" and before[-1].positions != "each"
         return Column(**common, local=local, positions="none" if shares else "one", legal=_legal(spec))
 
@@ -283,6 +283,15 @@ class EpisodeTokenizer:
             mark = f"[{mark}]" if row["target"] else mark
             lines[-1] += " " + "(" * (goes_on and not joins) + mark + ")" * (joins and not goes_on)
         return "\n".join(lines)
+
+
+def positions_of(spec: FieldSpec) -> int:
+    """How many positions an observation's numbers take in the compact layout: one, a grid of choices one for each of its rows.
+
+    What lies where in a grid is what matters, and one sum of all its cells hardly tells.
+    """
+    is_grid = spec.modality is Modality.DISCRETE and len(spec.shape) > 1
+    return spec.shape[0] if is_grid else 1
 
 
 def _legal(spec: FieldSpec) -> int | tuple[int, ...]:
