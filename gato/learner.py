@@ -93,6 +93,7 @@ class Learner(Protocol):
         - `learning_rate`: its own maximum in place of the recipe's, on the recipe's schedule;
         - `clip`: the largest norm of its own gradient, apart from the others';
         - `every`: it takes part in every n-th update only, with that update's gradient;
+        - `turns`: (first, last, period), it takes part in updates s with first <= s % period < last only;
         - `hidden`: matrices that Muon may update.
         """
 

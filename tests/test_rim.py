@@ -1,13 +1,22 @@
 """Recurrent independent mechanisms: the program over all blocks against its steps written out, block by block."""
 
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from gato.learners.ppo.config import MEMORIES, NetworkConfig
+from gato import envs
+from gato.cli import main
+from gato.learners.ppo.config import MEMORIES, MetaConfig, NetworkConfig
 from gato.learners.ppo.memories import make_memory
+from gato.learners.ppo.network import ActorCritic
+from gato.learners.ppo.observations import Words
 from gato.learners.ppo.rim import HEAD_WIDTH, HEADS, KEY, RIM
+from gato.learners.ppo.speeds import parameter_groups
+from gato.train.metrics import read_metrics
 
 
 def make(cell: str = "lstm", num_active: int = 2) -> RIM:
@@ -108,3 +117,59 @@ def test_blocks_that_do_not_divide_the_memory_are_refused():
         NetworkConfig(memory="rim", memory_width=10, num_blocks=4)
     with pytest.raises(ValueError, match="no more active ones than there are"):
         NetworkConfig(memory="rim", num_blocks=4, num_active=5)
+
+
+# -- two speeds ------------------------------------------------------------------------------------------
+
+
+META = """
+learner: ppo
+env: {task: toy/corridor, num_envs: 2, frames: 40}
+model: {width: 8, memory: MEMORY, memory_width: 8, num_blocks: 4, num_active: 2}
+ppo: {rollout: 4, span: 2, epochs: 1}
+meta: {slow: SLOW, slow_factor: 2}
+optim: {learning_rate: 0.01, warmup_steps: 0, weight_decay: 0.1}
+train: {name: meta, batch_size: 4, save_every: 1, threads: 1, device: cpu, keep: 99}
+"""
+
+
+@pytest.mark.parametrize(("memory", "slow"), [("rim", "attention"), ("rim", "cells"), ("lstm", "attention")])
+def test_fast_parameters_learn_in_short_rollouts_and_slow_ones_in_long_ones_and_else_stay_bit_for_bit(memory, slow, tmp_path, monkeypatch):
+    """Rollouts of 4, 4 and 8 timesteps, and again, of one update each."""
+    monkeypatch.chdir(tmp_path)
+    Path("meta.yaml").write_text(META.replace("MEMORY", memory).replace("SLOW", slow))
+    assert main(["pretrain", "meta.yaml"]) == 0
+    lines = read_metrics(Path("runs/meta/metrics.jsonl"))
+    assert [line["frames"] for line in lines] == [8, 16, 32, 40]
+    assert [line["targets"] for line in lines] == [8, 16, 32, 40]
+    weights = [load_file(f"runs/meta/{name}/model.safetensors") for name in ("step-1", "step-2", "step-3", "final")]
+    slowly = {"memory.key.weight", "memory.query", "memory.communication", "memory.read.weight", "critic.0.weight"}
+    quickly = {"memory.cell_input", "memory.cell.weight_ih", "actor.0.weight", "memory.cell_bias"}
+    slowly, quickly = (slowly, quickly) if slow == "attention" else (quickly, slowly)
+    slowly, quickly = slowly & weights[0].keys(), (quickly | {"encoder.tables.0.bag.weight"}) & weights[0].keys()
+    for before, after, moving, still in ((0, 1, quickly, slowly), (1, 2, slowly, quickly), (2, 3, quickly, slowly)):
+        for name in weights[0]:
+            moved = not torch.equal(weights[before][name], weights[after][name])
+            assert moved or name not in moving, name
+            assert not moved or name not in still, name
+
+
+def test_a_run_goes_on_from_between_two_speeds_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = META.replace("MEMORY", "rim").replace("SLOW", "attention").replace("epochs: 1", "epochs: 2")
+    Path("meta.yaml").write_text(recipe)
+    assert main(["pretrain", "meta.yaml"]) == 0
+    whole = load_file("runs/meta/final/model.safetensors")
+    for folder in Path("runs/meta").iterdir():
+        if folder.name in ("step-6", "step-7", "final"):
+            shutil.rmtree(folder)
+    assert main(["pretrain", "meta.yaml"]) == 0  # from within the long rollout
+    again = load_file("runs/meta/final/model.safetensors")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_one_learning_rate_for_each_speed_needs_no_phases():
+    model = ActorCritic(envs.task("toy/corridor"), NetworkConfig(width=8, memory="rim", memory_width=8), Words(()))
+    groups = parameter_groups(model, MetaConfig(slow="attention", phases=False, slow_rate=1e-5), 4, 0.1)
+    assert [("turns" in group, group.get("learning_rate")) for group in groups] == [(False, None)] * 2 + [(False, 1e-5)] * 2
+    assert sum(p.numel() for group in groups for p in group["params"]) == sum(p.numel() for p in model.parameters())

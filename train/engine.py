@@ -43,6 +43,12 @@ def saved_name(name: str) -> str:
     return name.removeprefix(MODEL)
 
 
+def takes_part(group: dict[str, Any], step: int) -> bool:
+    """Whether a parameter group is updated in an update, see `Learner.parameter_groups`."""
+    first, last, period = group.get("turns", (0, 1, group.get("every", 1)))
+    return first <= step % period < last
+
+
 def load_weights(learner: nn.Module, weights: dict[str, Tensor]) -> None:
     """Puts saved weights into a learner. **Raises:** `RuntimeError` naming those that are missing or surplus."""
     own = {saved_name(name): name for name in learner.state_dict()}
@@ -83,7 +89,7 @@ class PlainEngine:
         **Returns:** the norm of the whole gradient before clipping.
         """
         for group in self.optimizer.param_groups:
-            if step % group.get("every", 1):
+            if not takes_part(group, step):
                 for parameter in group["params"]:
                     parameter.grad = None
         norm = self._clip()

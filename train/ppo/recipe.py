@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from gato.learners.ppo.config import NAME, EnvConfig, NetworkConfig, PPOConfig
+from gato.learners.ppo.config import NAME, EnvConfig, MetaConfig, NetworkConfig, PPOConfig
 from gato.setting import Settings, choice
 
 from ..recipe import OptimConfig, TrainConfig
@@ -18,6 +18,7 @@ class PPORecipe(Settings):
     env: EnvConfig = field(default_factory=EnvConfig)
     model: NetworkConfig = field(default_factory=NetworkConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    meta: MetaConfig = field(default_factory=MetaConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -28,16 +29,30 @@ class PPORecipe(Settings):
 
     @property
     def num_rows(self) -> int:
-        """Rows of a rollout."""
+        """Rows of a rollout, long ones too: their rows are longer, not more."""
         return self.env.num_envs * self.ppo.rollout // self.ppo.span
 
     @property
     def updates_per_rollout(self) -> int:
         return self.ppo.epochs * self.num_rows // self.train.batch_size
 
+    def stretch(self, number: int) -> int:
+        """How many times longer than `ppo.rollout` the rollout of this number is, and than `ppo.span` its rows."""
+        factor = self.meta.slow_factor
+        return factor if self.meta.has_phases and number % (factor + 1) == factor else 1
+
+    def start(self, number: int) -> int:
+        """Timesteps of each environment before the rollout of this number."""
+        factor = self.meta.slow_factor if self.meta.has_phases else 0
+        cycles, rest = divmod(number, factor + 1)
+        return (cycles * (2 * factor if factor else 1) + rest) * self.ppo.rollout
+
     def _updates(self) -> int:
         assert self.env.frames is not None
-        return -(-self.env.frames // (self.env.num_envs * self.ppo.rollout)) * self.updates_per_rollout
+        number = 0
+        while self.start(number) * self.env.num_envs < self.env.frames:
+            number += 1
+        return number * self.updates_per_rollout
 
     def check(self) -> None:
         """**Raises:** `ValueError` for what makes no sense, before an environment is made."""
@@ -57,6 +72,8 @@ class PPORecipe(Settings):
                 f"env.frames is {self.env.frames:,}, which takes {self._updates():,} updates, and train.steps is {self.train.steps:,}; "
                 "leave one of them out"
             )
+        if self.meta.slow != "none" and self.model.memory == "none":
+            raise ValueError(f"meta.slow is {self.meta.slow}, but model.memory is none, so there is no span to be long; choose a memory")
         for name in ("compile", "recompute", "deepspeed"):
             if getattr(self.train, name):
                 raise ValueError(f"train.{name} is {getattr(self.train, name)}, which PPO has no use for; leave it out")

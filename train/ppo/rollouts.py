@@ -108,14 +108,15 @@ class Rollouts:
         mine = rank_rows(self.num_envs, rank(), world_size())
         envs = self._open(mine)
         self._standardise()
-        length, span = self.ppo.rollout, self.ppo.span
+        stretch = self.config.stretch(number)
+        length, span, begun = self.ppo.rollout * stretch, self.ppo.span * stretch, self.config.start(number)
         state = torch.from_numpy(self.memory[mine.start : mine.stop]).to(self.device)
         columns: dict[str, list[np.ndarray]] = {}
         starts = []
         for t in range(length):
             if t % span == 0:
                 starts.append(state.cpu().numpy())
-            row, state, step = self._timestep(envs, state, number * length + t, mine)
+            row, state, step = self._timestep(envs, state, begun + t, mine)
             row |= self._outcome(envs, step, state)
             for name, values in row.items():
                 columns.setdefault(name, []).append(values)
@@ -233,8 +234,8 @@ class Rollouts:
 
     def _rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         """(T, N, ...) of the rollout -> (rows, span, ...)."""
-        values, span = self.rollout[name], self.ppo.span
-        return values.reshape(-1, span, *values.shape[1:])[rows // self.num_envs, :, rows % self.num_envs]
+        values, parts = self.rollout[name], len(self.rollout["state"])
+        return values.reshape(parts, -1, *values.shape[1:])[rows // self.num_envs, :, rows % self.num_envs]
 
     def _tensors(self, observation: Mapping[str, np.ndarray], raw: bool = True) -> dict[str, Tensor]:
         arrays = self.model.encoder.arrays(observation) if raw else observation

@@ -26,7 +26,7 @@ def set_up(config: PPORecipe, device: Any) -> Setup:
     task = envs.task(config.env.task)
     words = words_of(task, config.train.seed)
     torch.manual_seed(config.train.seed)
-    learner = PPOLearner(ActorCritic(task, config.model, words), config.ppo).to(device)
+    learner = PPOLearner(ActorCritic(task, config.model, words), config.ppo, config.meta, config.updates_per_rollout).to(device)
 
     def saved(weights: Weights) -> PPOAgent:
         return PPOAgent.of(task, config.model, words, weights)

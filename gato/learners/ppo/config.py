@@ -12,6 +12,7 @@ from gato.setting import MAX_COUNT, Settings, bounded, choice
 NAME = "ppo"
 MEMORIES = ("none", "lstm", "gru", "rim")
 CELLS = ("lstm", "gru")
+SLOW = ("none", "attention", "cells")
 
 
 @dataclass(frozen=True)
@@ -95,3 +96,29 @@ class PPOConfig(Settings):
     value_weight: float = bounded(0.5, 0, 1e6)
     entropy_weight: float = bounded(0.01, 0, 1e6)
     normalise_advantages: bool = True
+
+
+@dataclass(frozen=True)
+class MetaConfig(Settings):
+    """Two speeds of learning (Meta-RIM): fast parameters learn from short spans, slow ones from long spans.
+
+    - `slow`: `attention`: a RIM's attentions and the critic are slow, its cells and the actor fast; `cells`: the other way round; `none`:
+      all learn alike. A memory without attentions has its critic alone, or all but it, among the slow ones.
+    - `encoder`: to which of them what looks and reads belongs, `fast` or `slow`.
+    - `slow_factor`: m; after m rollouts of which only fast parameters learn comes one that is m times as long, whose rows span m times
+      as many timesteps, of which only slow ones learn.
+    - `phases`: false: there are no such phases, and the slow parameters differ by their learning rate alone.
+    - `slow_rate`: their learning rate, by default that of the others.
+    """
+
+    section: ClassVar[str] = "meta"
+
+    slow: str = choice("none", SLOW)
+    encoder: str = choice("fast", ("fast", "slow"))
+    slow_factor: int = bounded(4, 1, 64)
+    phases: bool = True
+    slow_rate: float | None = bounded(None, 0, 100, above=True)
+
+    @property
+    def has_phases(self) -> bool:
+        return self.slow != "none" and self.phases

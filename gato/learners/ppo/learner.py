@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import PPOConfig
+from .config import MetaConfig, PPOConfig
 from .network import ActorCritic
+from .speeds import parameter_groups
 
 PARTS = ("policy_loss", "value_loss", "entropy", "kl", "clipped")  # of the loss, and of how far the policy moved
 TOTALS = ("frames", "episodes", "failed", "episode_return", "success", "episode_length")  # of the run so far; the last three: means
@@ -47,11 +48,11 @@ class PPOBatch:
 
 
 class PPOLearner(nn.Module):
-    """**Arguments:** `model`: what acts, and its critic."""
+    """**Arguments:** `model`: what acts, and its critic; `meta`: which parameters are slow; `updates`: of a rollout."""
 
-    def __init__(self, model: ActorCritic, config: PPOConfig) -> None:
+    def __init__(self, model: ActorCritic, config: PPOConfig, meta: MetaConfig, updates: int) -> None:
         super().__init__()
-        self.model, self.config = model, config
+        self.model, self.config, self.meta, self.updates = model, config, meta, updates
 
     def forward(self, batch: PPOBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """
@@ -81,12 +82,7 @@ class PPOLearner(nn.Module):
         return total / batch.denominator, sums
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Matrices are decayed; biases and deviations are not."""
-        decayed = [p for p in self.parameters() if p.ndim >= 2]
-        return [
-            {"params": decayed, "weight_decay": weight_decay},
-            {"params": [p for p in self.parameters() if p.ndim < 2], "weight_decay": 0.0},
-        ]
+        return parameter_groups(self.model, self.meta, self.updates, weight_decay)
 
     def report(self, sums: dict[str, list[float]]) -> dict[str, Any]:
         """Means over the update's timesteps, and the run's totals; means over episodes are left out before the first has ended."""
