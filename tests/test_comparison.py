@@ -32,3 +32,13 @@ def test_a_run_without_updates_or_named_twice_is_refused(tmp_path, capsys):
     assert "has no update in its metrics.jsonl" in capsys.readouterr().err
     assert main(["plot", a, a]) == 2
     assert "is named twice" in capsys.readouterr().err
+
+
+def test_runs_that_act_have_charts_of_return_and_success(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    a, b = write_run(tmp_path / "a", [4.0, 2.0], episode_return=-5.0, frames=8), write_run(tmp_path / "b", [4.0], episode_return=0.0)
+    assert main(["plot", a, b]) == 0
+    page = (tmp_path / "comparison.html").read_text()
+    assert page.count("<figure") == 3 and "<span>return</span>" in page and "<span>success</span>" not in page
+    assert main(["plot", a]) == 0
+    assert "8 frames in all" in (tmp_path / "a/report.html").read_text()

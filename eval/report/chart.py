@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
@@ -47,38 +48,58 @@ def score_axis(values: Sequence[float]) -> tuple[float, float]:
     return max(-50.0, min(-4.0, 10 * math.floor(low / 10))), min(150.0, max(104.0, 10 * math.ceil(high / 10)))
 
 
-def curve(steps: Sequence[float], values: Sequence[float], last_step: float, label: str) -> Markup:
-    """A smoothed curve over the single values, on a logarithmic axis, with its ticks."""
+@dataclass(frozen=True)
+class Axis:
+    """A vertical axis from its first tick to its last, logarithmic or linear."""
+
+    ticks: Sequence[float]
+    is_linear: bool = False
+
+    @classmethod
+    def of(cls, low: float, high: float, is_linear: bool) -> Axis:
+        return cls(_linear_ticks(low, high) if is_linear else _ticks(low, high), is_linear)
+
+    def height(self, value: float) -> float:
+        """Place below the upper edge in per cent; what lies beyond the ticks stays at the edge."""
+        low, high = self.ticks[0], self.ticks[-1]
+        if self.is_linear:
+            share = (value - low) / (high - low)
+        else:
+            share = math.log(max(value, 1e-12) / low) / math.log(high / low)
+        return round(100 * (1 - min(max(share, 0.0), 1.0)), 2)
+
+
+def curve(steps: Sequence[float], values: Sequence[float], last_step: float, label: str, is_linear: bool = False) -> Markup:
+    """A smoothed curve over the single values, with the ticks of its axis, which is logarithmic unless it `is_linear`."""
     smooth = smoothed(values, max(1, len(values) // 50))
-    ticks = _ticks(min(smooth), max(smooth))
+    axis = Axis.of(min(smooth), max(smooth), is_linear)
     drawn = [
-        f'<polyline class="{kind}" points="{_path(steps, v, ticks, last_step)}"/>' for kind, v in (("single", values), ("smooth", smooth))
+        f'<polyline class="{kind}" points="{_path(steps, v, axis, last_step)}"/>' for kind, v in (("single", values), ("smooth", smooth))
     ]
-    return _plot("".join(drawn), ticks, label)
+    return _plot("".join(drawn), axis, label)
 
 
-def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], last_step: float, label: str) -> Markup:
+def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], last_step: float, label: str, is_linear: bool = False) -> Markup:
     """Smoothed curves of several runs over one another: `lines` has steps and values by the colour of their line."""
     smooth = {colour: (steps, smoothed(values, max(1, len(values) // 50))) for colour, (steps, values) in lines.items()}
-    ticks = _ticks(min(min(values) for _, values in smooth.values()), max(max(values) for _, values in smooth.values()))
+    axis = Axis.of(min(min(values) for _, values in smooth.values()), max(max(values) for _, values in smooth.values()), is_linear)
     drawn = [
-        f'<polyline class="smooth" style="stroke:{colour}" points="{_path(steps, values, ticks, last_step)}"/>'
+        f'<polyline class="smooth" style="stroke:{colour}" points="{_path(steps, values, axis, last_step)}"/>'
         for colour, (steps, values) in smooth.items()
     ]
-    return _plot("".join(drawn), ticks, label)
+    return _plot("".join(drawn), axis, label)
 
 
-def _path(steps: Sequence[float], values: Sequence[float], ticks: Sequence[float], last_step: float) -> str:
+def _path(steps: Sequence[float], values: Sequence[float], axis: Axis, last_step: float) -> str:
     stride = max(1, math.ceil(len(values) / MAX_POINTS))
     chosen = sorted({*range(0, len(values), stride), len(values) - 1})
-    return " ".join(f"{round(100 * steps[i] / last_step, 2)},{_height(values[i], ticks[0], ticks[-1])}" for i in chosen)
+    return " ".join(f"{round(100 * steps[i] / last_step, 2)},{axis.height(values[i])}" for i in chosen)
 
 
-def _plot(lines: str, ticks: Sequence[float], label: str) -> Markup:
-    low, high = ticks[0], ticks[-1]
-    shown = ticks[:: max(1, math.ceil(len(ticks) / 4))]
-    grid = "".join(f'<line class="grid" x1="0" x2="100" y1="{_height(t, low, high)}" y2="{_height(t, low, high)}"/>' for t in shown)
-    labels = "".join(f'<span style="top:{_height(t, low, high)}%">{t:g}</span>' for t in shown)
+def _plot(lines: str, axis: Axis, label: str) -> Markup:
+    shown = axis.ticks[:: max(1, math.ceil(len(axis.ticks) / 4))]
+    grid = "".join(f'<line class="grid" x1="0" x2="100" y1="{axis.height(t)}" y2="{axis.height(t)}"/>' for t in shown)
+    labels = "".join(f'<span style="top:{axis.height(t)}%">{t:g}</span>' for t in shown)
     frame = f'viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(label)}"'
     return Markup(f'<div class="plot"><svg {frame}>{grid}{lines}</svg><div class="ticks" aria-hidden="true">{labels}</div></div>')
 
@@ -98,12 +119,6 @@ def smoothed(values: Sequence[float], reach: int) -> list[float]:
     return result
 
 
-def _height(value: float, low: float, high: float) -> float:
-    """Place below the upper edge in per cent; what lies beyond the ticks stays at the edge."""
-    share = math.log(max(value, 1e-12) / low) / math.log(high / low)
-    return round(100 * (1 - min(max(share, 0.0), 1.0)), 2)
-
-
 def _ticks(low: float, high: float) -> list[float]:
     """The numbers 1, 2, 5, 10, 20 ... from the last below `low` to the first above `high`."""
     low = max(low, 1e-6)
@@ -113,6 +128,15 @@ def _ticks(low: float, high: float) -> list[float]:
     start = max(i for i, t in enumerate(all_ticks) if t <= low)
     end = min(i for i, t in enumerate(all_ticks) if t >= high)
     return all_ticks[start : end + 1]
+
+
+def _linear_ticks(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten, from the last below `low` to the first above `high`, six at most."""
+    span = max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-6)
+    power = 10.0 ** math.floor(math.log10(span))
+    step = next(m * power for m in (0.2, 0.5, 1, 2, 5, 10) if span / (m * power) <= 4)
+    first = math.floor(low / step)
+    return [float(f"{i * step:.6g}") for i in range(first, max(first + 1, math.ceil(high / step)) + 1)]
 
 
 def score_curves(

@@ -11,6 +11,7 @@ from gato.page import write_page
 from gato.train.metrics import read_metrics
 
 from .chart import curves
+from .page import ACTING
 
 MAX_RUNS = 12
 TITLES = ("run", "updates", "tokens", "seconds", "tokens a second", "skipped", "loss at the end")
@@ -35,18 +36,23 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     last_step = max(lines[-1]["step"] for lines in metrics.values())
     names = ["all sources", *sorted({name for lines in metrics.values() for line in lines for name in line.get("loss_by_source", {})})]
     charts = [chart for name in names if (chart := _chart(name, metrics, colours, last_step))]
+    charts += [chart for name in ACTING if (chart := _chart(name, metrics, colours, last_step, is_loss=False))]
     rows = [{"name": run, "colour": colours[run], "cells": _cells(lines)} for run, lines in metrics.items()]
     return write_page(out, "comparison.html", f"{len(metrics)} runs", titles=TITLES, runs=rows, charts=charts, last_step=f"{last_step:,}")
 
 
-def _chart(name: str, metrics: dict[str, list[dict[str, Any]]], colours: dict[str, str], last_step: int) -> dict[str, Any] | None:
-    """One source's losses in all runs that have it."""
+def _chart(
+    name: str, metrics: dict[str, list[dict[str, Any]]], colours: dict[str, str], last_step: int, is_loss: bool = True
+) -> dict[str, Any] | None:
+    """One source's losses in all runs that have it, or another metric."""
     drawn: dict[str, tuple[list[float], list[float]]] = {}
     for run, lines in metrics.items():
-        points = [(line["step"], line["loss"] if name == "all sources" else line.get("loss_by_source", {}).get(name)) for line in lines]
+        values = ({"all sources": line["loss"], **line.get("loss_by_source", {})} if is_loss else line for line in lines)
+        points = [(line["step"], found.get(name)) for line, found in zip(lines, values, strict=True)]
         if finite := [(step, value) for step, value in points if value is not None and math.isfinite(value)]:
             drawn[colours[run]] = ([step for step, _ in finite], [value for _, value in finite])
-    return {"name": name, "drawn": curves(drawn, last_step, f"loss of {name}")} if drawn else None
+    title, label = (name, f"loss of {name}") if is_loss else (ACTING[name], ACTING[name])
+    return {"name": title, "drawn": curves(drawn, last_step, label, is_linear=not is_loss)} if drawn else None
 
 
 def _cells(lines: list[dict[str, Any]]) -> list[str]:

@@ -23,6 +23,8 @@ from .chart import curve, interval_bar, score_axis
 from .table import task_notes, tasks_of
 from .values import Cell, Row, Table, counted, decimals_of, duration, interval, is_number, number, percent, ranged, short
 
+ACTING = {"episode_return": "return", "success": "success"}  # metrics of a run that acts, and their titles
+
 
 def write_report(run: Path, out: Path) -> Path:
     """Writes the page of a run's folder; a section for which the folder holds nothing is left out.
@@ -217,15 +219,25 @@ def _curves(metrics: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         "updates": f"{last['step']:,}", "rate": f"{last['tokens'] / max(last['seconds'], 1e-9):,.0f}",
         "padding": percent(sum(line.get("padding_share", 0) for line in metrics) / len(metrics)),
         "lost": sum(len(points) for points in series.values()) - sum(len(points) for points in finite.values()),
-        "charts": [_curve(name, points, last["step"]) for name, points in finite.items() if points],
+        "charts": [_curve(name, points, last["step"], f"loss of {name}") for name, points in finite.items() if points],
+        "frames": f"{last['frames']:,}" if "frames" in last else None, "acting": acting_charts(metrics),
     }  # fmt: skip
 
 
-def _curve(name: str, points: Sequence[tuple[float, float]], last_step: float) -> dict[str, Any]:
+def acting_charts(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a run that acts: what its last hundred episodes came to, update by update."""
+    charts = []
+    for name, title in ACTING.items():
+        if points := [(line["step"], line[name]) for line in metrics if is_number(line.get(name))]:
+            charts.append(_curve(title, points, metrics[-1]["step"], title, is_linear=True))
+    return charts
+
+
+def _curve(name: str, points: Sequence[tuple[float, float]], last_step: float, label: str, is_linear: bool = False) -> dict[str, Any]:
     steps, values = zip(*points, strict=True)
     tail = values[-max(1, len(values) // 50) :]
     end = f"{sum(tail) / len(tail):.3f}"
-    return {"name": name, "end": end, "drawn": curve(steps, values, last_step, f"loss of {name}, at the end {end}")}
+    return {"name": name, "end": end, "drawn": curve(steps, values, last_step, f"{label}, at the end {end}", is_linear)}
 
 
 # -- files ----------------------------------------------------------------------------------------
