@@ -1,0 +1,112 @@
+"""Memories that learn by acting, at equal frames: the tables of docs/results/rim.md.
+
+    python benchmarks/acting.py sanity --seeds 3                      # CartPole and DoorKey by their recipes
+    python benchmarks/acting.py memories --frames 200000 --seeds 5    # an LSTM, a RIM, and both at two speeds, on a BabyAI level
+
+Runs go to `runs/acting-...`, one after the other on one core, and one that is finished is not trained again: the same line goes on after an
+interruption, and prints the table of what is there. Frames to 80 % are those after which the mean success of the last hundred
+episodes first reached it; the area is the mean of that success over all frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gato.cli import main as gato
+from gato.eval.score import mean_interval
+from gato.train.metrics import read_metrics
+
+RIM, SLOW = ["--model.memory", "rim"], ["--meta.slow", "attention"]
+VARIANTS = {
+    "lstm": [],
+    "meta-lstm": SLOW,
+    "rim": RIM,
+    "meta-rim": [*RIM, *SLOW],
+    "reversed": [*RIM, "--meta.slow", "cells"],
+    "slow-rate": [*RIM, *SLOW, "--meta.phases", "false", "--meta.slow_rate", "0.00025"],
+}
+HARDER = {"babyai-symbolic/go-to-local-s5-n2": ["babyai-symbolic/go-to-local-s6-n3", "babyai-symbolic/go-to-local-s8-n4"]}
+ENOUGH = 0.8
+
+
+def trained(name: str, recipe: str, options: Sequence[str]) -> Path:
+    """The run of this name, which is trained or goes on where it is not finished."""
+    if not (Path("runs") / name / "final").is_dir() and gato(["pretrain", recipe, "--train.name", name, *options]):
+        raise SystemExit(f"{name} was not trained to its end")
+    return Path("runs") / name
+
+
+def played(run: Path, tasks: Sequence[str], episodes: int) -> list[dict[str, Any]]:
+    """Rows of `gato eval` of the run's end, measured once."""
+    out = run / f"eval-{episodes}.json"
+    if not out.is_file() and gato(["eval", str(run / "final"), "--tasks", *tasks, "--episodes", str(episodes), "--out", str(out)]):
+        raise SystemExit(f"{run} could not be played")
+    return json.loads(out.read_text())["tasks"]
+
+
+def learning(run: Path) -> dict[str, float]:
+    """How fast a run learned: frames to 80 % success, and the mean success over its frames."""
+    points = {line["frames"]: line["success"] for line in read_metrics(run / "metrics.jsonl") if "success" in line}
+    frames, success = np.array(list(points)), np.array(list(points.values()))
+    reached = frames[success >= ENOUGH]
+    spans = np.diff(frames, prepend=0)  # before the first episode ended nobody had succeeded
+    return {"to_80": float(reached[0]) if len(reached) else math.inf, "area": float((success * spans).sum() / frames[-1])}
+
+
+def sanity(options: argparse.Namespace) -> None:
+    for recipe, task in (("ppo-cartpole", "gymnasium/cartpole"), ("ppo-door-key", "minigrid/door-key-5x5")):
+        for seed in range(options.seeds):
+            run = trained(f"acting-{recipe}-{seed}", recipe, ["--train.seed", str(seed)])
+            (row,) = played(run, [task], options.episodes)
+            last = read_metrics(run / "metrics.jsonl")[-1]
+            row = {name: row[name] for name in ("mean", "low", "high", "success", "success_low", "success_high")}
+            print(json.dumps({"task": task, "seed": seed, "frames": last["frames"], "seconds": last["seconds"], **row}), flush=True)
+
+
+def memories(options: argparse.Namespace) -> None:
+    tasks, rows = [options.task, *HARDER.get(options.task, [])], []
+    for seed in range(options.seeds):
+        for name in options.variants:
+            words = ["--train.seed", str(seed), "--env.task", options.task, "--env.frames", str(options.frames), *VARIANTS[name]]
+            run = trained(f"acting-{options.task.rpartition('/')[2]}-{options.frames}-{name}-{seed}", "ppo-babyai", words)
+            row = {"variant": name, "seed": seed, **learning(run)}
+            row |= {f"success {r['task']}": r["success"] for r in played(run, tasks, options.episodes)}
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    print(memory_table(rows, tasks))
+
+
+def memory_table(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
+    """A line a variant: means over its seeds with 95 % bootstrap intervals over them."""
+    lines = ["variant | seeds | reached 80 % | frames to 80 % (median) | area | " + " | ".join(tasks)]
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        own = [row for row in rows if row["variant"] == name]
+        reached = sorted(row["to_80"] for row in own)
+        cells = [name, str(len(own)), f"{sum(map(math.isfinite, reached))} of {len(own)}", f"{reached[len(reached) // 2]:,.0f}"]
+        for column in ("area", *(f"success {task}" for task in tasks)):
+            mean, low, high = mean_interval([row[column] for row in own])
+            cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
+        lines.append(" | ".join(cells))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["sanity", "memories"])
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--task", default="babyai-symbolic/go-to-local-s5-n2")
+    for name, default in (("seeds", 5), ("frames", 200_000), ("episodes", 200)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    {"sanity": sanity, "memories": memories}[options.what](options)
+
+
+if __name__ == "__main__":
+    main()
