@@ -88,7 +88,7 @@ def test_training_and_acting_need_no_optional_package() -> None:
 def test_every_shipped_recipe_loads(name: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["pretrain", name, "--print_config"]) == 0, capsys.readouterr().err
     resolved = yaml.safe_load(capsys.readouterr().out)
-    others = {"clone": {"data"}, "ppo": {"env", "model", "ppo"}}  # a clone's network has no settings; what acts has no data
+    others = {"clone": {"data"}, "ppo": {"env", "model", "ppo", "meta"}}  # a clone's network has no settings; what acts has no data
     assert set(resolved) == {"learner", "optim", "train"} | others.get(resolved["learner"], {"data", "model"})
     assert resolved["env"]["task"] if "env" in resolved else resolved["data"]["sources"]
 
