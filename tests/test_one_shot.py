@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import gato
+from benchmarks import resume
+from benchmarks.resume import Run
 from gato import envs
 from gato.cli import main
 from gato.data.collection.attempt import Job, Stage
@@ -342,6 +344,19 @@ def test_a_run_that_is_taken_up_again_ends_with_the_same_weights(folder, learner
     assert (folder / "runs/small/final/model.safetensors").read_bytes() == whole
     first = (folder / "runs/small/step-2/model.safetensors").read_bytes()
     assert first != whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learner", ["tecnets", "mil"])
+def test_two_ranks_give_the_losses_and_weights_of_one_process(home, tmp_path, learner):
+    recipe = RECIPE.replace("STORE", str(home / "stores/reach2d/train")).replace("learner: tecnets", f"learner: {learner}")
+    runs = []
+    for ranks in (1, 2):
+        (tmp_path / str(ranks)).mkdir()
+        runs.append(Run(home, tmp_path / str(ranks), recipe=recipe).finish(ranks))
+    one, two = runs
+    assert two.losses() == pytest.approx(one.losses(), rel=1e-5, abs=1e-6)
+    assert resume.distance(one, two)[1] < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -79,3 +79,8 @@ class MilConfig(OneShotConfig):
     inner_clip: float = bounded(10.0, 0, 1e6, above=True)
     bias: int = bounded(20, 0, 4096)
     second_order: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.video and not self.second_order:
+            raise ValueError("model.video is true and model.second_order false, but only gradients of second order teach a video's loss")

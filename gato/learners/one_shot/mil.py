@@ -37,6 +37,8 @@ class MilNetwork(nn.Module):
         super().__init__()
         self.body = SeenNetwork(task, num_features, num_outputs, config, config.bias)
         self.before = None if config.video else nn.Linear(self.body.head.in_features, num_outputs)
+        if self.before is not None and not config.second_order:
+            self.before.requires_grad_(False)  # only through the step's own gradient is there anything for it to learn
         self.bias = nn.Parameter(0.1 * torch.randn(config.bias)) if config.bias else None
 
     def forward(self, seen: Seen, part: str) -> Tensor:
@@ -129,9 +131,10 @@ class MilLearner(nn.Module):
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Matrices and filters are decayed; biases and norms are not."""
+        trained = [p for p in self.parameters() if p.requires_grad]
         return [
-            {"params": [p for p in self.parameters() if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in self.parameters() if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
 
     def report(self, sums: Mapping[str, list[float]]) -> dict[str, Any]:
