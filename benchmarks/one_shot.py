@@ -19,14 +19,15 @@ from gato.cli import main
 from gato.data.stores import stores_folder
 
 TRAIN, TEST = "reach2d/train", "reach2d/test"
+AS_LONG = ("--train.steps", "140")  # about the processor time that TecNets take; the seconds are printed
 SYSTEMS = {
     "TecNets": ("tecnets-reach2d",),
     "not told (cloning)": ("tecnets-reach2d", "--model.sentence", "none"),
     "untrained embedding": ("tecnets-reach2d", "--model.sentence", "untrained"),
     "without the margin loss": ("tecnets-reach2d", "--model.embedding_weight", "0"),
     "told the colour": ("tecnets-reach2d", "--model.sentence", "numbers"),
-    "MIL": ("mil-reach2d",),
-    "MIL, video alone": ("mil-reach2d", "--model.video", "true"),
+    "MIL": ("mil-reach2d", *AS_LONG),
+    "MIL, video alone": ("mil-reach2d", "--model.video", "true", *AS_LONG),
 }
 
 
