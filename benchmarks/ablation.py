@@ -2,6 +2,7 @@
 
     python benchmarks/ablation.py                     # both tables, half an hour of one core
     python benchmarks/ablation.py --rounds 1 --rows 1 --context 128 --size 1x32x2     # seconds, to see that it runs
+    python benchmarks/ablation.py --beyond            # with bf16 and compiled layers below, which are not the same kernels
     python benchmarks/ablation.py --growth docs/results/growth.svg                    # time and memory against context, rows, width
 
 One thread, float32, AdamW, the same kernels and weights in every line; what is switched off lives here, not in the product.
@@ -48,6 +49,12 @@ SAVINGS = {
     "targets": "head and loss at targets only",
     "fused": "the head makes its gradients while it scores",
     "last": "nothing behind the last attention but for targets",
+}
+# Other kernels or another dtype, beside the comparison: bf16, compiled layers.
+BEYOND = {
+    "all of these in bf16": (True, False),
+    "all of these with compiled layers": (False, True),
+    "all of these in bf16 with compiled layers": (True, True),
 }
 VOCABULARY = Vocabulary()
 RESOLUTION = 16 * 2**20  # bytes: a smaller step lives in memory that the process holds already, and no peak shows it
@@ -240,6 +247,27 @@ def steps_of(kind: str, config: GatoConfig, rows: int) -> tuple[dict[str, Callab
     return steps, batch.denominator / actions, model
 
 
+def beyond(kind: str, config: GatoConfig, rows: int) -> dict[str, Callable[[], None]]:
+    """Steps with all savings, by other kernels or in another dtype."""
+    windows, savings = windows_of(kind, config.context_length, rows), list(variants_of(kind).values())[-1]
+
+    def make(half: bool, compiled: bool) -> Callable[[], None]:
+        torch.manual_seed(0)
+        model = Gato(config).train()
+        optimizer = make_optimizer(OptimConfig(), GatoLearner(model).parameter_groups(0.1))
+        if compiled:
+            model.transformer.compile_layers()
+
+        def step() -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                loss = loss_of(model, batch_of(windows, config.context_length, savings), savings)
+            update(model, optimizer, loss)
+
+        return step
+
+    return {text: make(*settings) for text, settings in BEYOND.items()}
+
+
 def check_losses(kind: str, config: GatoConfig) -> None:
     """Asserts that every variant has the loss that training has."""
     model, batch = Gato(config).train(), batch_of(windows_of(kind, config.context_length, 1), config.context_length, frozenset(["array"]))
@@ -253,6 +281,8 @@ def table(kind: str, options: argparse.Namespace) -> None:
     config = make_config(options.size, options.context)
     check_losses(kind, config)
     steps, transitions, model = steps_of(kind, config, options.rows)
+    if options.beyond:
+        steps |= beyond(kind, config, options.rows)
     times: dict[str, list[float]] = {text: [] for text in steps}
     for _ in range(options.rounds + 1):
         for text, step in steps.items():
@@ -356,6 +386,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--beyond", action="store_true", help="also with bf16 and compiled layers, which takes a C++ compiler and a minute")
     parser.add_argument("--growth", type=Path, help="only measure how time and memory grow up to --context and --size, and draw it here")
     options = parser.parse_args()
     torch.set_num_threads(1)
