@@ -16,6 +16,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := sh configs/install.sh $(BIN)/python
 # Everything the demo makes stays in this folder; `make clean` removes it.
 export GATO_HOME ?= $(CURDIR)/demo
+# Threads that wait sleep, where nobody chose otherwise: spinning ones hold up whoever works on a busy machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 1000
 
 .PHONY: demo gpu test test-all test-oldest test-newest check types lock wheel clean
 

@@ -1,4 +1,4 @@
-"""How much other processes slow a training, acting and tests, by the way in which OpenMP's threads wait: the table of docs/results/speed.md.
+"""How much other processes slow training, acting and tests, by the way in which OpenMP threads wait (docs/results/speed.md).
 
     python benchmarks/contention.py                             # some minutes of two quiet cores
     python benchmarks/contention.py --busy 0 1 --works training --rounds 1
@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gato.cli.threads import WAITING
 
+ROOT = Path(__file__).resolve().parents[1]
 WAYS = {
     "as torch comes: they spin": {},
     "they sleep at once": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"},

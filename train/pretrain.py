@@ -19,7 +19,7 @@ from gato.lock import FolderLock
 from ..tokenizers.vocabulary import Vocabulary
 from . import checkpoint
 from .checkpoint import Progress, Saver
-from .devices import make_accelerator, set_up_torch
+from .devices import make_accelerator, set_up_torch, settled_precision
 from .engine import Engine, PlainEngine, load_weights
 from .launch import STOPPED
 from .loop import StopRequest, seconds_per_step, train
@@ -49,6 +49,7 @@ def pretrain(config: Any) -> Path:
         raise ValueError("the recipe names neither train.steps nor train.seconds; give one of them")
     folder = Path("runs") / config.train.name
     final = folder / "final"
+    config = replace(config, train=replace(config.train, precision=settled_precision(folder, config.train)))
     with ExitStack() as stack:
         accelerator = make_accelerator(config.optim, config.train)
         stack.callback(accelerator.end_training)
@@ -65,7 +66,8 @@ def pretrain(config: Any) -> Path:
             say(f"{final} is finished; name another run to train again, or allow more updates by --train.allow_changes train.steps")
             return final
         engine, progress = _resume(folder, config, setup, accelerator, stack)
-        known = read_metrics(folder / "metrics.jsonl") if rank() == 0 and progress.step else []
+        metrics = folder / "metrics.jsonl"
+        known = read_metrics(metrics) if rank() == 0 and metrics.is_file() else []
         schedule = Schedule(config.train.steps, seconds, known, progress.step)
         progress = _run(folder, config, engine, accelerator, setup, progress, schedule)
     say(f"{progress.tokens:,} tokens, {progress.targets:,} targets in {progress.seconds:.0f} s: {final}")
@@ -133,7 +135,7 @@ def dry_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
     except ValueError:
         vocabulary = Vocabulary(32_000)
     model = config.model.build(vocabulary)
-    return plan(model, train.batch_size, train.micro_batch_size, ranks, stage, offload, train.precision in ("auto", "bf16"))
+    return plan(model, train.batch_size, train.micro_batch_size, ranks, stage, offload, train.precision in ("auto", "fastest", "bf16"))
 
 
 def _planned_steps(folder: Path, config: Any, setup: Setup, accelerator: Accelerator) -> int:

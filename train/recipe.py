@@ -89,7 +89,8 @@ class TrainConfig(Settings):
       their number and the learning rate follow the clock (see `Schedule`).
     - `batch_size`: rows of the global batch; `micro_batch_size`: rows that a rank computes at a time (accumulation), 0 for all of its rows.
     - `save_every`: updates between checkpoints (the last is always saved as `final`); `keep`: how many stay.
-    - `precision`: `auto` is bf16 on a GPU that has it and fp32 elsewhere.
+    - `precision`: `auto` is bf16 on a GPU that has it and fp32 elsewhere, so that a CPU's results do not hang on which it is; `fastest`
+      takes bf16 on a CPU too where a probe of one layer finds it faster, and records what it found.
     - `name`: the run's folder is `runs/NAME`; `seed`: of the weights and the data order.
     - `reduced_below`: fewer steps than this from the speed test are called a reduced budget.
     - `device`: `auto` takes cuda, else mps, else cpu; `threads`: of the CPU; `deterministic`: refuse operations that are not.
@@ -114,7 +115,7 @@ class TrainConfig(Settings):
     seed: int = bounded(0, 0, MAX_SEED)
     save_every: int = bounded(1000, 1, MAX_COUNT)
     keep: int = bounded(2, 1, MAX_COUNT)
-    precision: str = choice("auto", ("auto", "bf16", "fp16", "fp32"))
+    precision: str = choice("auto", ("auto", "fastest", "bf16", "fp16", "fp32"))
     device: str = "auto"
     threads: int | None = bounded(None, 1, MAX_THREADS)
     deterministic: bool = False
