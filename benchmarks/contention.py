@@ -66,7 +66,7 @@ def tests(_: int) -> float:
     return _seconds(lambda: subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL), 1)
 
 
-WORKS = {"training": (training, 10), "acting": (acting, 30), "tests": (tests, 1)}
+WORKS = {"training": (training, 4), "acting": (acting, 10), "tests": (tests, 1)}
 
 
 def _seconds(work: Callable[[], object], times: int) -> float:
@@ -103,6 +103,7 @@ def table(work: str, counts: Sequence[int], rounds: int) -> None:
             with busy(count):
                 for way in WAYS:
                     found[way, count].append(measured(work, way))
+                    print(f"{work}, beside {count}, {way}: {found[way, count][-1]:.2f} s", file=sys.stderr, flush=True)
     print(f"\n| {work} | {' | '.join(f'beside {n} busy' for n in counts)} |\n|---{'|---' * len(counts)}|")
     for way in WAYS:
         cells = [f"{statistics.median(found[way, n]):.1f} s ({min(found[way, n]):.1f} - {max(found[way, n]):.1f})" for n in counts]

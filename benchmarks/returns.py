@@ -133,7 +133,7 @@ def run(name: str, experiment: Experiment, seed: int, out: Path, only: Sequence[
     file.write_text(yaml.safe_dump(recipe))
     for variant, changes in experiment.variants.items():
         found = result_path(name, variant, seed, out)
-        if found.is_file() or (only and variant not in only):
+        if played(found) or (only and variant not in only):
             continue
         train = f"{name}-{found.stem}"
         _do("pretrain", str(file), "--train.name", train, "--train.seed", str(seed), *changes)
@@ -149,6 +149,12 @@ def run(name: str, experiment: Experiment, seed: int, out: Path, only: Sequence[
             "--out",
             str(found),
         )
+
+
+def played(path: Path) -> list[dict[str, Any]]:
+    """The rows of an evaluation, one per target; none where there was none, or where it failed."""
+    found = json.loads(path.read_text()) if path.is_file() else {"errors": None}
+    return [] if found["errors"] or found["errors"] is None else found["tasks"]
 
 
 def result_path(name: str, variant: str, seed: int, out: Path) -> Path:
@@ -167,19 +173,17 @@ def table(name: str, experiment: Experiment, seeds: int, out: Path) -> str:
     """A row per variant: the mean return for every target, with an interval over seeds and
     episodes."""
     asked = [f"{target:g}" for target in experiment.targets]
-    lines = [
-        f"| {name} | seeds | {' | '.join(f'asked for {t}' for t in asked)} | rank correlation |",
-        f"| --- | --- |{' --- |' * (len(asked) + 1)}",
-    ]
+    is_ranked = len(asked) > 2
+    heads = [name, "seeds", *(f"asked for {t}" for t in asked), *(["rank correlation"] if is_ranked else [])]
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for variant in experiment.variants:
-        paths = [path for seed in range(seeds) if (path := result_path(name, variant, seed, out)).is_file()]
-        if not paths:
+        rows = [row for seed in range(seeds) if (row := played(result_path(name, variant, seed, out)))]
+        if not rows:
             continue
-        rows = [json.loads(path.read_text())["tasks"] for path in paths]
         cells = [_cell([one[k]["returns"] for one in rows]) if len(rows[0]) > k else "" for k in range(len(asked))]
         ranks = [rank for one in rows if (rank := _rank(one)) is not None]
         ranked = f"{np.mean(ranks):.2f} ({min(ranks):.2f} to {max(ranks):.2f})" if ranks else ""
-        lines.append(f"| {variant} | {len(rows)} | {' | '.join(cells)} | {ranked} |")
+        lines.append(f"| {' | '.join([variant, str(len(rows)), *cells, *([ranked] if is_ranked else [])])} |")
     return "\n".join(lines)
 
 
@@ -202,10 +206,9 @@ def draw(name: str, experiment: Experiment, seeds: int, out: Path, file: Path) -
     ends = [min(experiment.targets), max(experiment.targets)]
     axes.plot(ends, ends, color="0.7", linestyle="--", label="asked")
     for variant, changes in experiment.variants.items():
-        paths = [path for seed in range(seeds) if (path := result_path(name, variant, seed, out)).is_file()]
-        if not paths or "none" in changes:
+        rows = [row for seed in range(seeds) if (row := played(result_path(name, variant, seed, out)))]
+        if not rows or "none" in changes:
             continue
-        rows = [json.loads(path.read_text())["tasks"] for path in paths]
         points = [nested_interval([one[k]["returns"] for one in rows]) for k in range(len(experiment.targets))]
         spread = [
             [mean - low for mean, low, _ in points],
