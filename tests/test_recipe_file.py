@@ -177,8 +177,8 @@ def test_a_folder_and_a_missing_file_are_no_recipes(tmp_path: Path, capsys: pyte
 def test_what_ships_is_read_by_the_same_rules() -> None:
     for name in recipes():
         content = load_yaml(recipe_path(name))
-        assert set(content) <= {"learner", "model", "data", "optim", "train"}
-        if "learner" not in content:  # a Decision Transformer's: test_decision_runs.py
+        if "learner" not in content:  # those of other learners have sections of their own, and tests of their own
+            assert set(content) <= {"model", "data", "optim", "train"}
             recipe_file(recipe_path(name))
     load_yaml(Path(str(resources.files("gato.configs").joinpath("tasks.yaml"))))
 
