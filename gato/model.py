@@ -99,7 +99,10 @@ class Gato(PreTrainedModel, GenerationMixin):
             cast(PositionScheme, config.positions), config.context_length, config.drop_path, config.dropout,
         )  # fmt: skip
         self.post_init()
-        for part in (numbers, self.actions):  # not in `_init_weights`: transformers passes over modules without weights of their own
+        # not in `_init_weights`: transformers passes over modules without weights of their own
+        if isinstance(embedder, PatchEmbedder):
+            embedder.initialise()
+        for part in (numbers, self.actions):
             if part is not None:
                 initialise(part)
         self.write_text_only()
@@ -366,10 +369,6 @@ class Gato(PreTrainedModel, GenerationMixin):
             start = config.continuous_start
             rows = smooth_rows(NUM_BINS, config.width, config.initializer_range, config.smooth_bandwidth)
             module.weight[start : start + NUM_BINS] = rows.to(module.weight)
-        if isinstance(module, PatchEmbedder):
-            for layer in module.modules():
-                if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                    init.lecun_normal_(layer.weight)
         if isinstance(module, Attention) and module.r_proj is not None:
             init.zeros_(module.content_bias)
             init.zeros_(module.position_bias)

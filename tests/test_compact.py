@@ -14,6 +14,7 @@ from gato.agent import Agent
 from gato.batch import ACTION_LOCAL, NO_LOCAL, Kind, TokenSequence, collate, join
 from gato.episode import Episode
 from gato.layers.compact import TARGET_WIDTH, Bumps
+from gato.layers.direct import DirectPath
 from gato.layers.numbers import ALL_BINS
 from gato.layers.slots import SlotChoice
 from gato.learners.gato import GatoLearner
@@ -361,6 +362,23 @@ def test_the_soft_target_of_a_single_bump_has_its_closed_form():
     found = bumps([1.0], [0.2], [0.1]).loss(torch.tensor([0.3], dtype=torch.float64), mean_weight=50.0)
     expected = (0.1**2 + TARGET_WIDTH**2) / (2 * 0.1**2) + np.log(0.1) + np.log(2 * np.pi) / 2 - np.log(2 / NUM_BINS) + 50 * 0.1**2
     assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_update_of_the_direct_path_moves_a_mean_by_less_than_a_tenth_of_an_action_s_range():
+    """Adam moves every weight by the learning rate, so a sum over thousands of them must be divided (0.2 is a tenth of [-1, 1])."""
+    path = DirectPath(width=128, places=8)
+    path.initialise()
+    hidden, state = torch.randn(1, 128).sign(), torch.randn(1, 128).sign()  # of unit size, as norms make them
+    sums = path.sums(torch.tensor([1.0, -1.0]), torch.arange(2), torch.zeros(2, dtype=torch.long), count=1)
+    optimizer = torch.optim.AdamW(path.parameters(), lr=1e-3, weight_decay=0.0)
+
+    def mean() -> torch.Tensor:
+        return path.mean(path(sums, hidden), state, torch.zeros(1, dtype=torch.long)).sum()
+
+    assert float(mean()) == 0
+    mean().backward()
+    optimizer.step()
+    assert -0.2 < float(mean()) < -0.01
 
 
 def test_where_there_are_two_ways_one_is_taken_and_not_their_middle():

@@ -284,6 +284,15 @@ def test_local_positions_are_added_and_action_tokens_share_one(make_gato):
     torch.testing.assert_close(added, torch.stack([table[0], table[3], 0 * table[0], table[-1], table[-1]]), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("layout", ["gato", "compact"])
+def test_the_patch_embedder_starts_with_one_over_its_inputs_as_variance(make_gato, layout):
+    """transformers initialises a module's children, and passes over the module itself where it has no weights of its own."""
+    embedder = make_gato(layout=layout).embedding.patch_embedder
+    for layer, inputs in ((embedder.stem, 3 * 4 * 4), (embedder.block[2], 32 * 9), (embedder.project, 32 * 16)):
+        assert float(layer.weight.detach().std()) == pytest.approx(inputs**-0.5, rel=0.1)
+        assert not layer.bias.any()
+
+
 def test_patches_and_slots_must_match(make_gato, as_batch, drive):
     batch = as_batch(drive(1))
     with pytest.raises(ValueError, match="1 patches were given for 2 image slots"):

@@ -2,7 +2,10 @@
 
     r = sum_j v_j * column(place_j) / sqrt(J)                 the numbers of the timestep, in units of their scales
     b = tanh(second(tanh(first(r) + context(hidden))))        two layers; the transformer's state says which task it is
-    mean of a slot += r . line(slot, state) + b . bent(slot, state)
+    mean of a slot += [r, b] . (slot + slot_context(state)) / sqrt(2 * inner)
+
+What is read from a state of `width` numbers is divided by sqrt(width), and so is the sum over [r, b]: an update of Adam moves every
+weight alike, and undivided it moves a mean by several times an action's range, which a mixture of tasks does not recover from.
 
 The line keeps a law that is nearly linear valid beyond what was demonstrated, and tanh is smooth: from ten demonstrations the
 transformer alone learns wiggles (docs/results/compact.md).
@@ -22,6 +25,7 @@ class DirectPath(nn.Module):
     def __init__(self, width: int, places: int) -> None:
         super().__init__()
         inner = DIRECT_WIDTH
+        self.state_scale, self.mean_scale = width**-0.5, (2 * inner) ** -0.5
         self.column = nn.Embedding(places, inner)
         self.first = nn.Linear(inner, inner)
         self.context = nn.Linear(width, inner, bias=False)
@@ -42,7 +46,7 @@ class DirectPath(nn.Module):
 
     def forward(self, sums: Tensor, hidden: Tensor) -> Tensor:
         """(A, 2 inner): the sums and what two layers make of them, for actions whose states are `hidden` (A, width)."""
-        bent = torch.tanh(self.second(torch.tanh(self.first(sums) + self.context(hidden))))
+        bent = torch.tanh(self.second(torch.tanh(self.first(sums) + self.context(hidden) * self.state_scale)))
         return torch.cat([sums, bent], dim=-1)
 
     def state(self, direct: Tensor) -> Tensor:
@@ -51,7 +55,8 @@ class DirectPath(nn.Module):
 
     def mean(self, direct: Tensor, state: Tensor, slot: Tensor) -> Tensor:
         """(N, 1): what is added to the means of slots (N,) or (1,), read from `direct` (N, 2 inner) and their `state` (N, width)."""
-        return (direct * (self.slot(slot) + self.slot_context(state))).sum(dim=-1, keepdim=True)
+        weights = self.slot(slot) + self.slot_context(state) * self.state_scale
+        return (direct * weights).sum(dim=-1, keepdim=True) * self.mean_scale
 
     @torch.no_grad()
     def initialise(self) -> None:

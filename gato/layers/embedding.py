@@ -62,6 +62,14 @@ class PatchEmbedder(nn.Module):
         x = x + self.block(x)
         return self.project(self.activation(x).flatten(1))
 
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Outputs about as large as inputs: variances of 1 / inputs (LeCun), biases of 0."""
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
+                nn.init.zeros_(layer.bias)
+
 
 class Embedding(nn.Module):
     """A batch's ids and patches -> (B, L, width).
