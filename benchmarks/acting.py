@@ -5,7 +5,7 @@
 
 Runs go to `runs/acting-...`, one after the other on one core, and one that is finished is not trained again: the same line goes on after an
 interruption, and prints the table of what is there. Frames to 80 % are those after which the mean success of the last hundred
-episodes first reached it; the area is the mean of that success over all frames.
+episodes first reached it, once there were a hundred; the area is the mean of that success over all frames, 0 before.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VARIANTS = {
     "slow-rate": [*RIM, *SLOW, "--meta.phases", "false", "--meta.slow_rate", "0.00025"],
 }
 HARDER = {"babyai-symbolic/go-to-local-s5-n2": ["babyai-symbolic/go-to-local-s6-n3", "babyai-symbolic/go-to-local-s8-n4"]}
-ENOUGH = 0.8
+ENOUGH, EPISODES = 0.8, 100
 
 
 def trained(name: str, recipe: str, options: Sequence[str]) -> Path:
@@ -53,10 +53,11 @@ def played(run: Path, tasks: Sequence[str], episodes: int) -> list[dict[str, Any
 
 def learning(run: Path) -> dict[str, float]:
     """How fast a run learned: frames to 80 % success, and the mean success over its frames."""
-    points = {line["frames"]: line["success"] for line in read_metrics(run / "metrics.jsonl") if "success" in line}
-    frames, success = np.array(list(points)), np.array(list(points.values()))
-    reached = frames[success >= ENOUGH]
-    spans = np.diff(frames, prepend=0)  # before the first episode ended nobody had succeeded
+    points = {line["frames"]: line for line in read_metrics(run / "metrics.jsonl") if "success" in line}
+    frames, success = np.array(list(points)), np.array([line["success"] for line in points.values()])
+    is_sure = np.array([line["episodes"] >= EPISODES for line in points.values()])  # the first few that end have succeeded
+    reached = frames[(success >= ENOUGH) & is_sure]
+    spans = np.diff(frames, prepend=0) * is_sure
     return {"to_80": float(reached[0]) if len(reached) else math.inf, "area": float((success * spans).sum() / frames[-1])}
 
 

@@ -148,8 +148,8 @@ def test_what_makes_no_sense_is_refused_before_anything_is_made(options, said, r
 
 
 def test_frames_to_enough_success_and_the_area_under_it_are_read_off_the_metrics(tmp_path):
-    points = {10: 0.0, 20: 0.5, 40: 0.8, 50: 0.6}
-    lines = [{"step": i, "frames": frames, "success": success} for i, (frames, success) in enumerate(points.items())]
+    points = {10: (1.0, 3), 20: (0.5, 100), 40: (0.8, 120), 50: (0.6, 150)}
+    lines = [{"step": i, "frames": n, "success": share, "episodes": of} for i, (n, (share, of)) in enumerate(points.items())]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [{"step": 0, "frames": 5}, *lines]))
     assert learning(tmp_path) == {"to_80": 40, "area": pytest.approx((0.5 * 10 + 0.8 * 20 + 0.6 * 10) / 50)}
     rows = [{"variant": "lstm", "seed": i, "to_80": t, "area": 0.5, "success a": 1.0} for i, t in enumerate((40.0, float("inf"), 50.0))]
