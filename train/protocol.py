@@ -36,7 +36,7 @@ PROTOCOLS = {
     # chosen by the loss on held-out demonstrations (docs/results/fewshot.md); Muon, which pretraining gains from, loses here
     "small": Protocol(120, 8, 1e-3, 10, 0.1, 0.1, 0.0, 20, 5),
     # many small updates: a row of the compact layout has many timesteps (docs/results/compact.md)
-    "compact": Protocol(800, 1, 2e-3, 10, 0.1, 0.1, 0.0, 100, 5, timesteps=128),
+    "compact": Protocol(800, 1, 1e-3, 10, 0.1, 0.1, 0.0, 100, 5, timesteps=128),
     # appendix E; the paper's number of updates is not certain. Adam: no weight decay, a constant rate
     "paper": Protocol(10_000, 64, 1e-5, 0, 1.0, 0.0, 0.1, 100, 10),
 }
