@@ -1,29 +1,37 @@
-"""Which policy of a few-shot grid to take, why, and the lines that run it."""
+"""Which policy of a few-shot grid to take, why, and the lines that run it.
+
+Every saved policy plays the same episodes from starts of their own, which no figure of the table is measured on: so the choice
+does not flatter the figures of what it takes.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gato.envs.recording import EPISODE_STEPS
+from gato.agent import load
+from gato.disk import finite, write_text
+from gato.eval.score import score_scale
+from gato.setting import MAX_SEED
 from gato.spec import TaskSpec
 
-from .settings import EpisodeLimits
+from .rollout import rollout
+from .settings import EpisodeLimits, FewShotConfig
+from .summary import summarise
 
-SIMPLEST_FIRST = ("embed", "adapt", "retrieve", "knn", "lwr", "clone", "darp", "frozen", "lora", "scratch", "full")
-OTHER_STARTS = 1_000_000  # seeds from here on are none that a cell was measured on
+SIMPLEST_FIRST = ("retrieve", "knn", "lwr", "clone", "darp", "embed", "adapt", "frozen", "lora", "scratch", "full")
+OTHER_STARTS = 1_000_000  # seeds from here on are none that a cell was measured on; those of the choice lie as far behind again
+CLOSE = 0.01  # of the way from random to expert: policies as near to the best as this are taken to be as good
 LOOP = """import gato
-from gato import envs
+policy = gato.load({folder!r}).policy({task!r}{temperature})
+print(gato.evaluate(policy, episodes={episodes}, seed={seed}{steps})["mean"])  # your loop: policy.reset(), policy.act_one(observation)"""
 
-policy = gato.load("{folder}").policy("{task}"{temperature})
-env = envs.make(policy.task)
-observation, _ = env.reset(seed=0)
-policy.reset()
-for timestep in range({steps}):
-    observation, reward, terminated, truncated, info = env.step(policy.act_one(observation))
-    if terminated or truncated:
-        break"""
+
+def folder_of(out: Path, cell: dict[str, Any]) -> Path:
+    return out / "cells" / f"{cell['mode']}-{cell['episodes']}-{cell['series']}"
 
 
 def saved_figure(cell: dict[str, Any]) -> str:
@@ -31,41 +39,103 @@ def saved_figure(cell: dict[str, Any]) -> str:
     return next(name for name in ("chosen on held-out", "last step", "no learning") if name in cell["figures"])
 
 
-def policy_to_take(
-    out: Path, task: TaskSpec, cells: Sequence[dict[str, Any]], rollouts: int, temperature: float | None, limits: EpisodeLimits
-) -> dict[str, Any] | None:
-    """The saved policy with the highest mean return; `None` where no cell left one behind.
+def validate(out: Path, task: TaskSpec, cells: Sequence[dict[str, Any]], config: FewShotConfig) -> list[dict[str, Any]]:
+    """The cells that left a policy, each with its `validation`: what the saved policy reaches on the starts of the choice.
 
-    All were measured on the same starts, within the `limits` of the run. Where means are equal, fewer demonstrations win, then the
-    simpler way of learning.
-
-    **Returns:** `folder`, `mode`, `episodes`, `series`, `figure`, its `row`, `why`, `python`, `command` and `serve`.
+    They are played where there is a choice: among all saved policies of as many demonstrations. What was played before, with
+    as many episodes, is read.
     """
+    saved = [cell for cell in cells if (folder_of(out, cell) / "policy").is_dir()]
+    seed = (2 * OTHER_STARTS + config.seed) % MAX_SEED
+    for cell in saved:
+        known = cell.get("validation", {})
+        is_alone = sum(c["episodes"] == cell["episodes"] for c in saved) == 1
+        if is_alone or (known.get("seed"), len(known.get("returns", ()))) == (seed, config.validation):
+            continue
+        policy = load(folder_of(out, cell) / "policy", config.device, config.verify).policy(task.name, config.temperature, seed=config.seed)
+        row = summarise(task, rollout(policy, task, config.validation, seed, min(config.validation, 50), limits=config.limits))
+        kept = ("failed", "mean", "score", "success", "returns")
+        cell["validation"] = {"seed": seed} | {name: row[name] for name in kept}
+        write_text(folder_of(out, cell) / "result.json", json.dumps(finite(cell), indent=1))
+    return saved
+
+
+def best_of(task: TaskSpec, saved: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The cell with the highest mean return on the starts of the choice; among those that are as good the simplest."""
+    if len(saved) == 1:
+        return saved[0]
+    is_scored = score_scale(task.random_return, task.expert_return) is None
+    margin = CLOSE * (task.expert_return - task.random_return) if is_scored else 0.0  # type: ignore[operator]
+    highest = max(cell["validation"]["mean"] for cell in saved)
+    good = [cell for cell in saved if cell["validation"]["mean"] >= highest - margin]
+    return min(good, key=lambda cell: (SIMPLEST_FIRST.index(cell["mode"]), -cell["validation"]["mean"], cell["series"]))
+
+
+def best_cells(task: TaskSpec, saved: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A cell of mode `best` for every number of demonstrations and series that has a choice: `taken`, and the figure of what was taken."""
     found = []
-    for cell in cells:
-        folder = out / "cells" / f"{cell['mode']}-{cell['episodes']}-{cell['series']}" / "policy"
-        if folder.is_dir():
-            row = cell["figures"][saved_figure(cell)]
-            found.append((-row["mean"], cell["episodes"], SIMPLEST_FIRST.index(cell["mode"]), cell["series"], folder, cell, row))
-    if not found:
+    for place in dict.fromkeys((cell["episodes"], cell["series"]) for cell in saved):
+        group = [cell for cell in saved if (cell["episodes"], cell["series"]) == place]
+        if len(group) > 1:
+            taken = best_of(task, group)
+            figures = {"chosen by validation": taken["figures"][saved_figure(taken)]}
+            found.append({"mode": "best", "episodes": place[0], "series": place[1], "taken": taken["mode"], "figures": figures})
+    return found
+
+
+def policy_to_take(out: Path, task: TaskSpec, saved: Sequence[dict[str, Any]], config: FewShotConfig) -> dict[str, Any] | None:
+    """The best policy of the most demonstrations, copied into `OUT/best`; `None` where no cell left one behind.
+
+    **Returns:** `folder`, `cell` (where it comes from), `mode`, `episodes`, `series`, `figure`, its `row`, `why`, `candidates`,
+    `python`, `command` and `serve`. `OUT/best/choice.json` holds the same but for what runs it.
+    """
+    if not saved:
         return None
-    *_, folder, cell, row = min(found, key=lambda entry: entry[:4])
-    why = (
-        f"the highest mean return of {len(found)} saved policies on the same {rollouts} episodes; where equal, fewer demonstrations, "
-        "then the simpler one. The best of several is flattered by chance: the command plays other starts"
-    )
+    most = max(cell["episodes"] for cell in saved)
+    among = [cell for cell in saved if cell["episodes"] == most]
+    cell = best_of(task, among)
+    folder = out / "best"
+    candidates = [
+        {"cell": str(folder_of(out, c)), "mode": c["mode"], "series": c["series"]}
+        | {name: c["validation"][name] for name in ("mean", "score", "success") if "validation" in c}
+        for c in among
+    ]  # fmt: skip
+    why = "the only saved policy of as many demonstrations"
+    if len(among) > 1:
+        why = (
+            f"the highest mean return of {len(among)} saved policies in {config.validation} episodes each, from the same starts, none of "
+            "which a figure above is measured on; where a point of the score or less lies between them, the simpler one"
+        )
+    choice = {
+        "cell": str(folder_of(out, cell)), "mode": cell["mode"], "episodes": most, "series": cell["series"], "task": task.name,
+        "figure": saved_figure(cell), "why": why, "candidates": candidates,
+        "row": {name: value for name, value in cell["figures"][saved_figure(cell)].items() if name != "returns"},
+    }  # fmt: skip
+    _copy(folder_of(out, cell) / "policy", folder, choice)
+    return choice | {"folder": str(folder)} | _lines(folder, task, config)
+
+
+def _copy(policy: Path, folder: Path, choice: dict[str, Any]) -> None:
+    """Puts a copy of a policy's folder in place of what an earlier run left."""
+    whole = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(whole, ignore_errors=True)
+    shutil.copytree(policy, whole)
+    (whole / "choice.json").write_text(json.dumps(finite(choice), indent=1), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    whole.replace(folder)
+
+
+def _lines(folder: Path, task: TaskSpec, config: FewShotConfig) -> dict[str, str]:
+    """What runs a policy, in Python and as commands, within the limits of the run."""
+    limits: EpisodeLimits = config.limits
+    temperature, steps, seed = config.temperature, limits.episode_steps, (OTHER_STARTS + config.seed) % MAX_SEED
     said = "" if temperature is None else f", temperature={temperature:g}"
     option = "" if temperature is None else f" --temperature {temperature:g}"
-    steps = limits.episode_steps
     option += "" if steps is None else f" --episode_steps {steps}"
-    longest = min((n for n in (task.episode_limit, steps) if n), default=EPISODE_STEPS)
-    return {
-        "folder": str(folder), "mode": cell["mode"], "episodes": cell["episodes"], "series": cell["series"], "figure": saved_figure(cell),
-        "row": {name: value for name, value in row.items() if name != "returns"}, "why": why,
-        "python": LOOP.format(folder=folder, task=task.name, temperature=said, steps=longest),
-        "command": f"gato eval {folder} --tasks {task.name} --episodes {rollouts} --seed {OTHER_STARTS}{option}",
-        "serve": f"gato serve {folder} --task {task.name}",
-    }  # fmt: skip
+    limit = "" if steps is None else f", episode_steps={steps}"
+    python = LOOP.format(folder=str(folder), task=task.name, temperature=said, episodes=config.rollouts, seed=seed, steps=limit)
+    command = f"gato eval {folder} --tasks {task.name} --episodes {config.rollouts} --seed {seed}{option}"
+    return {"python": python, "command": command, "serve": f"gato serve {folder} --task {task.name}"}
 
 
 def choice_lines(take: dict[str, Any] | None) -> list[str]:

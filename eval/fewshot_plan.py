@@ -9,7 +9,8 @@ from gato.learners.one_shot.agent import OneShotAgent
 from gato.train.finetune import speed
 from gato.train.protocol import MODES
 
-from .fewshot import open_demonstrations, opened, subset, understood, with_memory
+from .demonstrations import check_fits, known, measured_by, open_demonstrations, with_memory
+from .fewshot import opened, subset
 from .settings import FewShotConfig
 
 
@@ -22,11 +23,14 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
         raise ValueError(
             f"--dry-run plans the training of a Gato, and '{checkpoint}' holds {agent.learner}, which trains nothing; leave it out"
         )
-    config = config.fitted(agent.tokenizer.layout)
+    demonstrations = open_demonstrations(config)
+    config = config.fitted(agent.tokenizer.layout, len(demonstrations.pool))
     protocol = config.training
-    demonstrations = with_memory(understood(open_demonstrations(config), agent), agent, config.memory)
-    task = demonstrations.task
-    most = demonstrations.series(0, max(config.episodes))
+    demonstrations = with_memory(known(demonstrations, agent), agent, config.memory)
+    check_fits(demonstrations.task, agent)
+    count = max(config.episodes)
+    demonstrations = measured_by(demonstrations, agent, demonstrations.series(0, count))
+    task, most = demonstrations.task, demonstrations.series(0, count)
     per_timestep, context = agent.tokenizer.positions_per_timestep(task), agent.model.config.context_length
     lines = [agent.tokenizer.show(agent.tokenizer.encode(most[0].window(0, 2)))]
     unit = "tokens" if agent.tokenizer.layout == "gato" else "positions"
@@ -50,6 +54,6 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
                 f"{mode}: {trained:,} trained parameters, {seconds:.3f} s an update, {cost:.0f} s a cell of {protocol.steps} updates"
             )
     cells = len(config.modes) * len(set(config.episodes)) * config.series
-    evaluations = protocol.steps // protocol.evaluate_every * protocol.evaluation_episodes + 2 * config.rollouts
+    evaluations = protocol.steps // protocol.evaluate_every * protocol.evaluation_episodes + 2 * config.rollouts + config.validation
     lines.append(f"{cells} cells: {total:.0f} s of training in all; up to {evaluations} episodes played in each")
     return "\n".join(lines)

@@ -15,6 +15,11 @@ from gato.train.protocol import MODES, PROTOCOLS, Protocol
 LEARNED_ALONE = ("retrieve", "knn", "lwr", "darp", "clone")  # from the demonstrations, without the checkpoint
 BASELINES = ("prompt", *LEARNED_ALONE)
 SHOWN = ("embed", "adapt")  # by a checkpoint that was trained to act on demonstrations
+MOST = 100  # demonstrations that are learned from where no number is given
+MODES_OF = {  # by layout or learner of the checkpoint, where none are named
+    "gato": ("full", "scratch", "prompt", "retrieve", "clone"), "compact": ("full", "scratch", "retrieve", "clone"),
+    "tecnets": ("embed", "retrieve", "clone"), "mil": ("adapt", "retrieve", "clone"),
+}  # fmt: skip
 LARGEST_RETURN = 1e30  # that may be asked for
 
 
@@ -86,16 +91,19 @@ class FewShotConfig(Settings):
     """- `data`: a store of demonstrations: a name, a folder, or the folder that `gato data import` made.
     - `env`: the environment: a task of the registry or any Gymnasium id, also as `MODULE:ID`; by default that of the store.
     - `success`: when an episode has succeeded, as `gato data collect` takes it; by default as the store or the registry says.
-    - `episodes`: numbers of demonstrations. `modes`: of `full`, `lora`, `frozen`, `scratch`,
-      `prompt`, `retrieve`, `knn`, `lwr`, `darp`, `clone`, `embed`, `adapt`.
+    - `episodes`: numbers of demonstrations; by default all that there are, at most 100. `modes`: of `full`, `lora`, `frozen`, `scratch`,
+      `prompt`, `retrieve`, `knn`, `lwr`, `darp`, `clone`, `embed`, `adapt`; by default what the checkpoint can do, beside
+      `retrieve` and `clone`.
     - `embed`, `adapt`: checkpoints of TecNets and of MIL for the modes of these names, where the checkpoint itself is none.
     - `series`: how many orders of the demonstrations, each with a training seed of its own.
     - `protocol`: `small` fits a CPU in minutes, and so does `compact` for that layout; `paper` is appendix E's. By default `compact` for
       a model of that layout, else `small`.
     - `steps`, `batch_size`, `learning_rate`, `micro_batch_size`, `evaluate_every`, `evaluation_episodes`: in place of the protocol's.
     - `rollouts`: episodes that each figure is measured on; `seed` of their starts; `temperature` of the actions, see `EvalConfig`.
+    - `validation`: episodes of other starts that every saved policy plays, by which the one to take is chosen.
     - `memory`: how many timesteps a window of the training has and a policy sees, the present one among them; 0: as many as the
-      context holds. By default that of the task, or of the nearest task the registry names, in the checkpoint.
+      context holds. By default that of the task, or of the nearest task the registry names, in the checkpoint; where it knows neither,
+      1 in the compact layout and else 0.
     - `episode_steps`, `episode_seconds`: limits of an episode, as `gato eval` takes them.
     - `chunk`: so many timesteps' actions are learned as one, and averaged where they overlap; of the modes that learn alone.
     - `held_out`: demonstrations never trained on, which choose a step; by default a tenth, at most 20.
@@ -106,8 +114,8 @@ class FewShotConfig(Settings):
     data: str
     env: str | None = None
     success: str | None = None
-    episodes: tuple[int, ...] = bounded((1, 10, 100), 1, MAX_COUNT)
-    modes: tuple[str, ...] = choice(("full", "scratch", "prompt", "retrieve", "clone"), MODES + BASELINES + SHOWN)
+    episodes: tuple[int, ...] = bounded((), 1, MAX_COUNT)
+    modes: tuple[str, ...] = choice((), MODES + BASELINES + SHOWN)
     embed: Path | None = None
     adapt: Path | None = None
     series: int = bounded(1, 1, 1000)
@@ -117,8 +125,9 @@ class FewShotConfig(Settings):
     learning_rate: float | None = bounded(None, 0, 100, above=True)
     micro_batch_size: int | None = bounded(None, 0, 2**20)
     evaluate_every: int | None = bounded(None, 1, MAX_COUNT)
-    evaluation_episodes: int | None = bounded(None, 1, 10_000)
+    evaluation_episodes: int | None = bounded(None, 0, 10_000)
     rollouts: int = bounded(50, 1, MAX_COUNT)
+    validation: int = bounded(20, 1, MAX_COUNT)
     seed: int = bounded(0, 0, MAX_SEED)
     temperature: float | None = bounded(None, 0, MAX_TEMPERATURE)
     memory: int | None = bounded(None, 0, MAX_COUNT)
@@ -132,16 +141,18 @@ class FewShotConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.episodes or not self.modes:
-            raise ValueError("'episodes' or 'modes' is empty, expected numbers of demonstrations such as 1 10 and modes such as full clone")
         if self.chunk > 1 and (others := [mode for mode in self.modes if mode not in LEARNED_ALONE]):
             raise ValueError(
                 f"'chunk' is {self.chunk}, but {', '.join(others)} has no chunks; name --modes among {', '.join(LEARNED_ALONE)}"
             )
 
-    def fitted(self, layout: str) -> FewShotConfig:
-        """With the protocol that a model of this layout has by default, where none was given."""
-        return replace(self, protocol=self.protocol or ("compact" if layout == "compact" else "small"))
+    def fitted(self, kind: str, available: int = MOST) -> FewShotConfig:
+        """With what was not given: the protocol and the modes for a layout or learner, and as many demonstrations as are `available`."""
+        modes = ("retrieve", "clone") if self.chunk > 1 else MODES_OF[kind]
+        return replace(
+            self, protocol=self.protocol or ("compact" if kind == "compact" else "small"), modes=self.modes or modes,
+            episodes=self.episodes or (min(available, MOST),),
+        )  # fmt: skip
 
     @property
     def limits(self) -> EpisodeLimits:
@@ -152,7 +163,8 @@ class FewShotConfig(Settings):
         """The protocol with what was given in place of its numbers."""
         names = ("steps", "batch_size", "learning_rate", "micro_batch_size", "evaluate_every", "evaluation_episodes")
         given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
-        return replace(PROTOCOLS[self.protocol or "small"], **given, **({"timesteps": 0} if "batch_size" in given else {}))
+        alone = ({"timesteps": 0} if "batch_size" in given else {}) | ({"rounds": 0} if "steps" in given else {})
+        return replace(PROTOCOLS[self.protocol or "small"], **given, **alone)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def write_text(path: Path, text: str) -> None:
+    """Puts a text file in place whole."""
+    temporary = path.with_suffix(f"{path.suffix}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
 def kind_of(value: Any) -> str:
     """A JSON value's type in words."""
     return _KINDS.get(type(value), type(value).__name__)

@@ -35,6 +35,8 @@ from .recipe import OptimConfig, TrainConfig
 from .schedule import Schedule
 
 HELD_OUT_ROWS = 32  # windows of held-out demonstrations whose loss chooses a step
+GAIN = 0.05  # share by which a round must lower that loss for another one to follow; of a loss above 1 so many nats, since the
+# loss of continuous actions has a floor of some 4
 
 
 @dataclass
@@ -42,9 +44,9 @@ class Finetuned:
     """What a cell's training left behind.
 
     - `agent`: with the weights of the last step; `chosen`: the weights of the step with the lowest loss on held-out
-      demonstrations, `None` without any.
+      demonstrations, `None` without any, or where the protocol takes the last.
     - `curve`: per evaluation `step`, `held_out_loss` and `returns`; `seconds`: training alone.
-    - `trained`: how many parameters were.
+    - `trained`: how many parameters were; `steps`: the updates taken.
     """
 
     agent: Agent
@@ -53,6 +55,7 @@ class Finetuned:
     curve: list[dict[str, Any]]
     seconds: float
     trained: int
+    steps: int = 0
 
 
 def finetune(
@@ -91,7 +94,7 @@ def finetune(
             started = time.monotonic()
             loss = held_out_loss(tuned, held_out)
             found.curve.append({"step": at.step, "held_out_loss": loss, "returns": evaluate(tuned, at.step)})
-            if loss is not None and loss < lowest:
+            if loss is not None and loss < lowest and not protocol.takes_last:
                 lowest, found.chosen_step = loss, at.step
                 found.chosen = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
             learner.train()  # acting has put the model into evaluation mode
@@ -100,11 +103,18 @@ def finetune(
         log = MetricsLog(folder / "metrics.jsonl", 0, protocol.steps)
         try:
             engine = PlainEngine(learner, run.optimizer, run.accelerator, run.optim.clip)
-            progress = train(engine, run.mixture, run.settings, run.optim, log, Progress(), look, StopRequest(), Schedule(protocol.steps))
+            progress, before, started = Progress(), float("inf"), time.monotonic()
+            for number in range(1 + protocol.rounds):
+                total = progress.step + (protocol.steps if number == 0 else -(-protocol.steps // 2))
+                progress = train(engine, run.mixture, run.settings, run.optim, log, progress, look, StopRequest(), Schedule(total))
+                look(progress)
+                loss = found.curve[-1]["held_out_loss"]
+                if loss is None or loss > before - GAIN * min(1.0, before):
+                    break
+                before = loss
         finally:
             log.close()
-        found.seconds = progress.seconds - looking
-        look(progress)
+        found.seconds, found.steps = time.monotonic() - started - looking, progress.step
         model.eval()
     return found
 

@@ -13,6 +13,10 @@ from gato.eval.score import nested_interval, normalised_score, score_scale
 from gato.spec import TaskSpec
 from gato.train.protocol import MODES
 
+LAYOUT = {
+    "gato": "every number has a position, as in the paper",
+    "compact": "the numbers of a field share a position, and so do all actions",
+}
 SMOOTHED = 5  # evaluations in the paper's moving average
 
 
@@ -61,17 +65,18 @@ def few_shot_table(results: dict[str, Any]) -> str:
     what = f"score (0: random {results['random']:.4g}, 100: expert {results['expert']:.4g})" if scored else "return"
     training = results["training"]
     size = f"about {training['timesteps']} timesteps" if training.get("timesteps") else f"{training['batch_size']} rows"
+    more = " and more while the held-out loss falls" if training.get("rounds") and results["held_out"] else ""
     lines = [
         f"{results['task']} from {results['checkpoint']}{', which was trained on it' if results['seen'] else ''}: {what}, "
         f"95 % interval over {results['series']} series x {results['rollouts']} episodes",
-        f"{results['protocol']} protocol: {training['steps']} updates of {size}; demonstrations: {results['pool']} "
+        f"{results['protocol']} protocol: {training['steps']} updates{more} of {size}; demonstrations: {results['pool']} "
         f"to draw from, {results['held_out']} held out, {results['left_out']} left out",
     ]
     if sibling := results["sibling"]:
         unseen = "" if sibling["seen"] else ", which this checkpoint was not trained on either"
         lines.append(f"the registry holds the task out of pretraining; its nearest trained sibling is {sibling['task']}{unseen}")
-    if memory := results["memory"]:
-        lines.append(f"trained and played in windows of {memory} timestep{'s' * (memory > 1)}")
+    if layout := results["layout"]:
+        lines.append(f"layout {layout}: {LAYOUT[layout]}; {_memory_line(results['memory'])}")
     lines += origin_lines(results["origins"])
     if judged := results["succeeded"]:
         lines.append(f"by their own flags {judged['succeeded']} of {judged['judged']} demonstrations succeeded")
@@ -86,6 +91,7 @@ def few_shot_table(results: dict[str, Any]) -> str:
         found = {r["episodes"]: r for r in rows if r["label"] == label}
         lines.append(f"{label:32}" + "".join(f" {_cell(found.get(c)):>27}" for c in counts))
     lines += _success_lines(rows, counts)
+    lines += _best_lines(results)
     if cut := [row for cell in results["cells"] for row in cell["figures"].values() if row.get("cut")]:
         count = sum(row["cut"] for row in cut)
         lines.append(f"{count:,} episodes did not end within {cut[0]['cut_at']:,} timesteps and were truncated there (--episode_steps)")
@@ -103,6 +109,25 @@ def _cell(row: dict[str, Any] | None) -> str:
     return "" if row is None else f"{row['mean']:.1f} {spanned(row['low'], row['high'], '.1f')}".rstrip()
 
 
+def _memory_line(memory: int) -> str:
+    if memory == 1:
+        return "memory 1: it is trained and acts on the present timestep alone (--memory)"
+    seen = f"the last {memory} timesteps" if memory else "as many timesteps as its context holds"
+    return f"memory {memory}: it is trained and acts on {seen} (--memory)"
+
+
+def _best_lines(results: dict[str, Any]) -> list[str]:
+    """Which mode stands behind every figure of `best`, and how it was chosen."""
+    if not results["best"]:
+        return []
+    taken = [f"{cell['taken']} of {cell['episodes']} demonstrations in series {cell['series']}" for cell in results["best"]]
+    return [
+        "",
+        f"best: every saved policy also played {results['validation']} episodes from starts that no figure above is measured on; this row "
+        f"is the policy with the highest mean return there, or the simplest within a point of it: {', '.join(taken)}",
+    ]
+
+
 def _success_lines(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> list[str]:
     """A second table: the share of successful episodes, where it is known."""
     if all(r["success"] is None for r in rows):
@@ -118,7 +143,7 @@ def _success_lines(rows: Sequence[dict[str, Any]], counts: Sequence[int]) -> lis
 def origin_lines(origins: Mapping[str, Sequence[float]]) -> list[str]:
     """What was inferred of the demonstrations' observations."""
     return [
-        f"observation '{name}' lies where bins are coarse; it is measured from the demonstrations' medians: "
+        f"observation '{name}' lies where bins are coarse; each policy measures it from its own demonstrations' medians, here "
         + ", ".join(f"{x:g}" for x in origin)
         for name, origin in origins.items()
     ]

@@ -1,0 +1,209 @@
+"""What `gato finetune` runs where nothing is named, what a policy may know, and how the one to take is chosen.
+
+The new task is the corridor of five cells, or a cart on a line of its own; the model is a tiny one of the compact layout.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gato
+from gato import envs
+from gato.agent import Agent
+from gato.data.collection.collect import CollectConfig, collect
+from gato.data.store import Store, StoreWriter
+from gato.episode import Episode
+from gato.eval.demonstrations import check_fits, measured_by, open_demonstrations, with_memory
+from gato.eval.fewshot import few_shot
+from gato.eval.fewshot_choice import best_cells, best_of
+from gato.eval.settings import FewShotConfig
+from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.tokenizers.episode import EpisodeTokenizer
+from gato.train.finetune import finetune
+from gato.train.protocol import PROTOCOLS
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """12 clean demonstrations of the corridor."""
+    folder = tmp_path_factory.mktemp("home")
+    collect(CollectConfig(tasks=["toy/corridor"], episodes=12, noisy_share=0.0, workers=0, out=folder))
+    return folder / "toy/corridor"
+
+
+@pytest.fixture(scope="module")
+def agent(make_gato, tokenizer) -> Agent:
+    """One of the compact layout that knows no task."""
+    compact = EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact")
+    model = make_gato(layout="compact", discrete_start=compact.vocabulary.discrete.start, initializer_range=0.02, num_layers=1)
+    return Agent(model.float(), compact, {})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(agent, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    agent.save(folder)
+    return folder
+
+
+@pytest.fixture
+def config(store, tmp_path) -> FewShotConfig:
+    return FewShotConfig(str(store), steps=2, rollouts=3, validation=2, device="cpu", out=tmp_path / "grid")
+
+
+def trained(agent, store, held_out, folder, **protocol):
+    opened = Store(store)
+    numbers = range(opened.num_episodes - held_out, opened.num_episodes)
+    settings = replace(PROTOCOLS["compact"], **{"steps": 2, "timesteps": 4, **protocol})
+    episodes = [opened.episode(i) for i in numbers]
+    folder.mkdir(exist_ok=True)
+    return finetune(agent, opened.tasks[0], store, episodes, settings, "full", 0, folder, lambda *_: [])
+
+
+# -- what a policy may know ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["gato", "compact"])
+def test_observations_are_measured_by_the_demonstrations_of_a_policy_alone(config, agent, tokenizer, tmp_path, make_gato, layout):
+    """Two demonstrations of a cart, one around 2 and one around 6: who learns from one knows nothing of the other."""
+    task = envs.task("CartPole-v1")
+    with StoreWriter(tmp_path / "carts", [task]) as writer:
+        for place in (2, 6):
+            seen = np.zeros((100, 4), np.float32)
+            seen[:, 0] = place + 0.05 * np.sin(np.arange(100))
+            actions = {"action": np.zeros(100, np.int64)}
+            writer.append(Episode(task, {"observation": seen}, actions, np.ones(100, np.float32), behaviour="human"))
+    who = agent if layout == "compact" else Agent(make_gato(num_layers=1), tokenizer, {})
+    found = open_demonstrations(replace(config, data=str(tmp_path / "carts"), env="CartPole-v1", held_out=0))
+    places = []
+    for series in (0, 1, 2, 3):
+        (one,) = found.series(series, 1)
+        origin = measured_by(found, who, [one]).task.origins["observation"][0]
+        assert origin == pytest.approx(np.median(one.observations["observation"][:, 0]), abs=0.005)
+        places.append(round(origin))
+    assert set(places) == {2, 6}
+
+
+def test_a_new_task_is_acted_on_by_the_present_timestep_in_the_compact_layout(config, agent, tokenizer, make_gato):
+    found = open_demonstrations(config)
+    known = Agent(agent.model, agent.tokenizer, {found.task.name: found.task})
+    other = Agent(make_gato(num_layers=1), tokenizer, {})
+    assert [with_memory(found, who, None).task.memory for who in (agent, known, other)] == [1, None, None]
+    assert with_memory(found, agent, 0).task.memory is None and with_memory(found, agent, 3).task.memory == 3
+
+
+# -- how long it is trained ------------------------------------------------------------------------
+
+
+def test_the_last_update_is_the_policy_and_its_learning_rate_is_near_zero(agent, store, tmp_path):
+    found = trained(agent, store, 2, tmp_path, steps=8, rounds=0, warmup_steps=0)
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert found.steps == last["step"] == 8 and found.chosen is None
+    assert last["learning_rate"] < 0.05 * PROTOCOLS["compact"].learning_rate
+
+
+def test_training_goes_on_while_the_held_out_loss_falls(agent, store, tmp_path):
+    """One layer learns a corridor for a long time; without held-out demonstrations nobody can say so."""
+    assert trained(agent, store, 2, tmp_path / "judged", rounds=3, warmup_steps=0).steps in (3, 4, 5)
+    assert trained(agent, store, 0, tmp_path / "alone", rounds=3, warmup_steps=0).steps == 2
+
+
+def test_a_number_of_updates_that_was_asked_for_is_kept(config):
+    assert FewShotConfig("store").fitted("compact").training.rounds == 6
+    assert config.fitted("compact").training.rounds == 0 and config.fitted("compact").training.steps == 2
+
+
+# -- the choice ------------------------------------------------------------------------------------
+
+
+def cell(mode: str, validated: float, measured: float = 0.0, series: int = 0) -> dict:
+    figures = {"last step": {"returns": [measured], "mean": measured}}
+    return {"mode": mode, "episodes": 5, "series": series, "figures": figures, "validation": {"mean": validated}}
+
+
+def test_the_choice_is_by_the_validation_s_starts_and_not_by_the_figures(corridor):
+    """Returns of the corridor: 0.5 is random, 1 the expert, so a point of the score is 0.005."""
+    cells = [cell("clone", 0.7, measured=1.0), cell("full", 0.8, measured=0.6)]
+    assert best_of(corridor, cells)["mode"] == "full"
+    (best,) = best_cells(corridor, cells)
+    assert best["taken"] == "full" and best["figures"] == {"chosen by validation": {"returns": [0.6], "mean": 0.6}}
+
+
+def test_the_simpler_of_two_that_are_as_good_is_taken(corridor):
+    assert best_of(corridor, [cell("full", 0.800), cell("clone", 0.796), cell("retrieve", 0.79)])["mode"] == "clone"
+    without = corridor.with_returns(1.0, 1.0)
+    assert best_of(without, [cell("full", 0.800), cell("clone", 0.796)])["mode"] == "full"
+
+
+def test_every_series_has_its_own_best_and_a_policy_alone_has_none(corridor):
+    cells = [cell("clone", 0.7), cell("full", 0.8), cell("clone", 0.9, series=1), cell("full", 0.8, series=1)]
+    assert [c["taken"] for c in best_cells(corridor, cells)] == ["full", "clone"]
+    assert best_cells(corridor, cells[:1]) == [] and best_of(corridor, [{"mode": "full"}]) == {"mode": "full"}
+
+
+def test_nothing_need_be_named():
+    config = FewShotConfig("store")
+    compact = config.fitted("compact", 11)
+    assert (compact.episodes, compact.modes) == ((11,), ("full", "scratch", "retrieve", "clone"))
+    assert "prompt" in config.fitted("gato", 11).modes and config.fitted("mil", 11).modes[0] == "adapt"
+    assert config.fitted("compact", 5000).episodes == (100,)
+    assert replace(config, chunk=4).fitted("compact", 11).modes == ("retrieve", "clone")
+
+
+def test_the_folder_best_is_the_policy_to_take_and_three_lines_run_it(config, checkpoint, capsys):
+    """All demonstrations but the held-out one, by the present timestep alone."""
+    few = replace(config, modes=("full", "retrieve"))
+    results = few_shot(checkpoint, few)
+    assert {c["episodes"] for c in results["cells"]} == {11} and results["memory"] == 1
+    validated = {c["mode"]: c["validation"] for c in results["cells"]}
+    assert all(len(v["returns"]) == 2 for v in validated.values()) and len({v["seed"] for v in validated.values()}) == 1
+    take, text = results["take"], (config.out / "fewshot.md").read_text()
+    kept = json.loads((config.out / "best/choice.json").read_text())
+    assert kept["mode"] == take["mode"] == results["best"][0]["taken"] and len(kept["candidates"]) == 2
+    assert "layout compact: the numbers of a field share a position" in text and "memory 1: " in text
+    assert "best: every saved policy also played 2 episodes from starts that no figure above is measured on" in text
+    assert len(take["python"].splitlines()) == 3
+    exec(compile(take["python"], "lines", "exec"), {})
+    capsys.readouterr()
+    before = {c["mode"]: c["validation"] for c in few_shot(checkpoint, few)["cells"]}
+    assert before == validated  # read, not played again
+
+
+# -- poor demonstrations ---------------------------------------------------------------------------
+
+POOR = {  # observations and actions of the episodes of a pendulum
+    "one timestep": [(np.ones((1, 3)), np.ones((1, 1)))],
+    "all the same": [(np.eye(3), np.array([[-1.0], [0], [1]]))] * 3,
+    "nothing is seen to change": [(np.ones((4, 3)), np.array([[-1.0], [0], [1], [2]]))],
+    "the action never varies": [(np.random.default_rng(0).normal(size=(9, 3)), np.full((9, 1), 2.0))],
+}
+
+
+@pytest.mark.parametrize("case", POOR)
+def test_poor_demonstrations_give_a_policy_that_acts(config, checkpoint, tmp_path, case):
+    task = envs.task("Pendulum-v1")
+    ((seen,), (done,)) = (task.observations, task.actions)
+    with StoreWriter(tmp_path / "poor", [task]) as writer:
+        for observations, actions in POOR[case]:
+            values = {seen.name: observations.astype(np.float32)}, {done.name: actions.astype(np.float32)}
+            writer.append(Episode(task, *values, np.zeros(len(actions), np.float32), behaviour="human"))
+    poor = replace(config, data=str(tmp_path / "poor"), env="Pendulum-v1", modes=("scratch", "lwr"), episode_steps=4, held_out=0)
+    results = few_shot(checkpoint, poor)
+    assert len(results["cells"]) == 2 and all(np.isfinite(c["validation"]["mean"]) for c in results["cells"])
+    for c in results["cells"]:
+        policy = gato.load(config.out / f"cells/{c['mode']}-{len(POOR[case])}-0/policy", "cpu").policy("Pendulum-v1")
+        policy.reset()
+        action = policy.act_one(np.float32([0, 1, -5]))
+        assert np.isfinite(action).all() and np.abs(action).max() <= 2
+    if case == "nothing is seen to change":
+        assert "of 4 timesteps 4 show exactly what another one shows, with another action" in (config.out / "fewshot.md").read_text()
+
+
+def test_more_values_than_fit_are_refused_before_anything_is_trained(agent):
+    wide = FieldSpec("wide", Modality.CONTINUOUS, "observation", (600,))
+    move = FieldSpec("move", Modality.CONTINUOUS, "action", (1,), low=(-1.0,), high=(1.0,))
+    with pytest.raises(ValueError, match="has 600 observation values and patches, but this checkpoint takes 512; name --modes retrieve"):
+        check_fits(TaskSpec("wide", (wide, move)), agent)
