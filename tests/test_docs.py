@@ -84,7 +84,7 @@ def test_the_journey_of_an_own_environment_runs(tmp_path, monkeypatch, make_gato
     assert [command.split()[1] for command in commands] == ["data", "data", "finetune", "eval"]
     try:
         for command in commands:
-            fewer = command.replace("--workers 2", "--workers 0").replace("--rollouts 20", "--rollouts 2 --steps 2")
+            fewer = command.replace("--workers 2", "--workers 0").replace("--rollouts 20", "--rollouts 2 --steps 2 --validation 2")
             assert main(shlex.split(fewer)[1:]) == 0, f"{command}: {capsys.readouterr().err}"
         (row,) = json.loads(Path("runs/fewshot-Dock-v0/cells/full-10-0/policy/eval.json").read_text())["tasks"]
         assert row["score"] is not None and row["success"] is not None and row["random"] < -20 < row["expert"] and not row["not_filmed"]

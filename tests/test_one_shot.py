@@ -492,9 +492,9 @@ def test_what_was_trained_on_demonstrations_is_a_mode_of_the_few_shot_table(trai
         "--rollouts",
         "2",
     ]
-    assert main([*words, "--held_out", "0", "--modes", "embed", "retrieve", "--out", "few"]) == 0
+    assert main([*words, "--held_out", "0", "--modes", "embed", "retrieve", "--validation", "2", "--out", "few"]) == 0
     results = json.loads((folder / "few/fewshot.json").read_text())
-    assert {row["label"] for row in results["rows"]} == {"embed", "retrieve"}
+    assert {row["label"] for row in results["rows"]} == {"best", "embed", "retrieve"}
     assert results["cells"][0]["bytes"] == 80 and results["cells"][0]["updates"] == 0
     assert gato.load(folder / "few/cells/embed-1-0/policy").memories.keys() > {"reach2d/test-1"}
     assert "holds tecnets, and the modes full train a Gato" in refusal(capsys, *words, "--modes", "full", "embed", "--out", "other")

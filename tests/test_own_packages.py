@@ -58,7 +58,7 @@ def test_a_package_is_collected_from_learnt_and_scored(package, name, expert, su
     assert main([*collected, *criterion]) == 0
     capfd.readouterr()
     learnt = ["finetune", "base", "--data", name, "--episodes", "3", "--modes", "full,retrieve", "--held_out", "0", "--memory", "1"]
-    assert main([*learnt, "--steps", "2", "--rollouts", "2", "--json"]) == 0
+    assert main([*learnt, "--steps", "2", "--rollouts", "2", "--validation", "2", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["task"] == name  # pybullet writes to standard output from C
     policy = Path(f"runs/fewshot-{name}/cells/full-3-0/policy")
     played = ["eval", str(policy), "--tasks", name, "--episodes", "2", "--films", "true", "--json"]
