@@ -245,7 +245,8 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
     path = out / "settings.json"
     if path.is_file():
         before = {"chunk": 1} | json.loads(path.read_text())
-        before["training"] = {"timesteps": 0, "rounds": 0, "takes_last": False} | before["training"]  # which older ones do not name
+        earlier = {"timesteps": 0, "rounds": 0, "takes_last": False, "direct_rate": 1.0}  # which older ones do not name
+        before["training"] = earlier | before["training"]
         finished = {p.parent.name.split("-")[0] for p in out.glob("cells/*/result.json")}
         shared = {"weights_sha256"} if finished <= set(WITHOUT_CHECKPOINT) else set()
         if changed := [name for name in settings if before.get(name) != settings[name] and name not in shared]:

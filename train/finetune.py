@@ -197,8 +197,7 @@ def _set_up(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode:
         learning_rate=protocol.learning_rate, initial_learning_rate=min(1e-7, protocol.learning_rate), warmup_steps=protocol.warmup_steps,
         final_ratio=protocol.final_ratio, weight_decay=protocol.weight_decay,
     )  # fmt: skip
-    groups = [g | {"params": [p for p in g["params"] if p.requires_grad]} for g in learner.parameter_groups(optim.weight_decay)]
-    optimizer = make_optimizer(optim, [g for g in groups if g["params"]])
+    optimizer = make_optimizer(optim, _groups(learner, optim.weight_decay, protocol.direct_rate))
     wanted = protocol.timesteps * agent.tokenizer.positions_per_timestep(task)
     rows = max(protocol.batch_size, -(-wanted // agent.model.config.context_length))
     settings = TrainConfig(
@@ -208,6 +207,18 @@ def _set_up(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode:
     on_cpu = agent.model.device.type == "cpu"
     precision = "bf16" if agent.model.device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
     return _Run(learner, mixture, optimizer, optim, settings, Accelerator(cpu=on_cpu, mixed_precision=precision))
+
+
+def _groups(learner: GatoLearner, weight_decay: float, direct_rate: float) -> list[dict]:
+    """The learner's groups of what is trained; what is read from the direct path of the compact layout has a rate of its own."""
+    actions = learner.model.actions
+    swift = [] if actions is None else [p for p in actions.direct.read_out() if p.requires_grad]
+    known = set(map(id, swift))
+    groups = [
+        g | {"params": [p for p in g["params"] if p.requires_grad and id(p) not in known]} for g in learner.parameter_groups(weight_decay)
+    ]
+    groups.append({"params": swift, "weight_decay": 0.0, "rate_factor": direct_rate})
+    return [g for g in groups if g["params"]]
 
 
 def _model(agent: Agent, mode: str, protocol: Protocol) -> Gato:

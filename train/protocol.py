@@ -17,6 +17,7 @@ class Protocol(Settings):
     - `rounds`: so many more rounds at most, each of half as many updates and with the learning rate up again, though less
       each time; one follows as long as the round before it has lowered the held-out loss.
     - `timesteps`: where above 0, rather as many rows as hold about so many timesteps, at least `batch_size`.
+    - `direct_rate`: what is read from the compact layout's direct path learns so many times as fast as the rest.
     - `learning_rate`: after `warmup_steps` the maximum, then a cosine to `final_ratio` of it.
     - `evaluate_every` updates the held-out loss is taken, and the policy plays `evaluation_episodes` (0: none), for the paper's
       maximum over evaluations.
@@ -36,6 +37,7 @@ class Protocol(Settings):
     timesteps: int = bounded(0, 0, 2**20)
     rounds: int = bounded(0, 0, 1000)
     takes_last: bool = False
+    direct_rate: float = bounded(1.0, 0, 1e4)
 
 
 PROTOCOLS = {
@@ -43,7 +45,7 @@ PROTOCOLS = {
     "small": Protocol(120, 8, 1e-3, 10, 0.1, 0.1, 0.0, 20, 5),
     # many small updates: a row of the compact layout has many timesteps. The held-out loss does not rank policies, so it only says
     # whether to go on (docs/results/compact.md)
-    "compact": Protocol(800, 1, 1e-3, 10, 0.0, 0.1, 0.0, 100, 0, timesteps=128, rounds=6, takes_last=True),
+    "compact": Protocol(800, 1, 1e-3, 10, 0.0, 0.1, 0.0, 100, 0, timesteps=128, rounds=6, takes_last=True, direct_rate=20.0),
     # appendix E; the paper's number of updates is not certain. Adam: no weight decay, a constant rate
     "paper": Protocol(10_000, 64, 1e-5, 0, 1.0, 0.0, 0.1, 100, 10),
 }

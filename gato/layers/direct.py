@@ -58,6 +58,10 @@ class DirectPath(nn.Module):
         weights = self.slot(slot) + self.slot_context(state) * self.state_scale
         return (direct * weights).sum(dim=-1, keepdim=True) * self.mean_scale
 
+    def read_out(self) -> list[nn.Parameter]:
+        """The weights between the path and the means, and those by which the transformer's state bends it."""
+        return [self.slot.weight, self.slot_context.weight, self.context.weight]
+
     @torch.no_grad()
     def initialise(self) -> None:
         """Two random layers of unit size, of which nothing is heard yet."""
