@@ -146,12 +146,12 @@ def made_ready(agent: Any, task: TaskSpec, demonstrations: Sequence[Episode], se
     """
     started = time.monotonic()
     if isinstance(agent, str):
-        policy = KINDS[agent].of(task, demonstrations, (), seed)
-        size = sum(tensor.numel() * tensor.element_size() for tensor in policy.tensors().values())
-        return Ready(policy, (), time.monotonic() - started, size)
+        alone = KINDS[agent].of(task, demonstrations, (), seed)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in alone.tensors().values())
+        return Ready(alone, (), time.monotonic() - started, size)
     if isinstance(agent, OneShotAgent):
-        policy = agent.policy(task, demonstrations=demonstrations)
-        return Ready(policy, (), time.monotonic() - started, num_bytes(policy.kept or {}))
+        told = agent.policy(task, demonstrations=demonstrations)
+        return Ready(told, (), time.monotonic() - started, num_bytes(told.kept or {}))
     policy = agent.policy(task)
     return Ready(policy, demonstrations if isinstance(agent, Agent) else (), time.monotonic() - started, 0)
 
@@ -237,8 +237,8 @@ def percent(line: dict[str, Any], name: str) -> str:
     """`81 % [75, 86]`; without the interval where there is none."""
     if line.get(name) is None:
         return ""
-    ends = [line.get(f"{name}_{end}") for end in ("low", "high")]
-    return f"{100 * line[name]:.1f} %" + ("" if None in ends else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]")
+    low, high = (line.get(f"{name}_{end}") for end in ("low", "high"))
+    return f"{100 * line[name]:.1f} %" + ("" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
 
 
 def _write(path: Path, content: Any) -> None:

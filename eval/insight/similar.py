@@ -18,9 +18,9 @@ def similar(store: str, checkpoint: Path, demonstrations: int = 1, count: int = 
     **Raises:** `ValueError` for a checkpoint of another learner, for one that knows no task by name, or too few demonstrations.
     """
     agent = load(checkpoint, device)
-    known = getattr(agent, "memories", {}) if isinstance(agent, OneShotAgent) else {}
+    known: dict[str, Any] = agent.memories if isinstance(agent, OneShotAgent) else {}
     names = [name for name, memory in known.items() if "sentence" in memory]
-    if not names:
+    if not names or not isinstance(agent, OneShotAgent):
         raise ValueError(f"'{checkpoint}' holds no embeddings of tasks; name a checkpoint of TecNets, such as runs/tecnets-reach2d/final")
     embedded = torch.stack([known[name]["sentence"] for name in names])
     rows = []

@@ -43,7 +43,10 @@ class Push2d(gymnasium.Env):
         self.colours, self.shapes = flat.colours(split, flat.TASKS[split]), flat.shapes(split, flat.TASKS[split])
         self.resistances = flat.resistances(split, flat.TASKS[split])
         self.task, self.size, self.limit, self.render_mode = task, size, limit, render_mode
-        seen = {"picture": spaces.Box(0, 255, (size, size, 3), np.uint8), "position": spaces.Box(-1, 1, (2,), np.float32)}
+        seen: dict[str, spaces.Space] = {
+            "picture": spaces.Box(0, 255, (size, size, 3), np.uint8),
+            "position": spaces.Box(-1, 1, (2,), np.float32),
+        }
         self.observation_space = spaces.Dict(seen)
         self.action_space = spaces.Box(-1, 1, (2,), np.float32)
 
@@ -98,7 +101,7 @@ class Push2d(gymnasium.Env):
 
 def push_onto_mark(env: gymnasium.Env, observation: Any) -> np.ndarray:
     """Around the right thing to its far side, then against it towards the mark; at rest once it lies there."""
-    world = env.unwrapped
+    world: Any = env.unwrapped
     thing, pointer = world.things[0], world.pointer
     way = world.mark - thing
     left = float(np.linalg.norm(way))

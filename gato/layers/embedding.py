@@ -68,6 +68,7 @@ class PatchEmbedder(nn.Module):
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
+                assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
 
 
