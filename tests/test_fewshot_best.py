@@ -112,7 +112,7 @@ def test_training_goes_on_while_the_held_out_loss_falls(agent, store, tmp_path):
 
 
 def test_a_number_of_updates_that_was_asked_for_is_kept(config):
-    assert FewShotConfig("store").fitted("compact").training.rounds == 6
+    assert FewShotConfig("store").fitted("compact").training.rounds == 2
     assert config.fitted("compact").training.rounds == 0 and config.fitted("compact").training.steps == 2
 
 
