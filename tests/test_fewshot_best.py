@@ -51,7 +51,7 @@ def checkpoint(agent, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(store, tmp_path) -> FewShotConfig:
-    return FewShotConfig(str(store), steps=2, rollouts=3, validation=2, device="cpu", out=tmp_path / "grid")
+    return FewShotConfig(str(store), steps=2, rollouts=3, validation=2, episode_steps=5, device="cpu", out=tmp_path / "grid")
 
 
 def trained(agent, store, held_out, folder, **protocol):
@@ -190,7 +190,7 @@ def test_poor_demonstrations_give_a_policy_that_acts(config, checkpoint, tmp_pat
         for observations, actions in POOR[case]:
             values = {seen.name: observations.astype(np.float32)}, {done.name: actions.astype(np.float32)}
             writer.append(Episode(task, *values, np.zeros(len(actions), np.float32), behaviour="human"))
-    poor = replace(config, data=str(tmp_path / "poor"), env="Pendulum-v1", modes=("scratch", "lwr"), episode_steps=4, held_out=0)
+    poor = replace(config, data=str(tmp_path / "poor"), env="Pendulum-v1", modes=("scratch", "lwr"), held_out=0)
     results = few_shot(checkpoint, poor)
     assert len(results["cells"]) == 2 and all(np.isfinite(c["validation"]["mean"]) for c in results["cells"])
     for c in results["cells"]:
