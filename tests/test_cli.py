@@ -73,7 +73,7 @@ def test_every_verb_has_help(gato, verb: str) -> None:
 
 
 def test_help_of_a_group_lists_its_verbs(gato) -> None:
-    assert "collect|reference|import|export|validate|inspect|show" in gato("data", "--help")
+    assert "collect|reference|import|export|validate|inspect|similar|show" in gato("data", "--help")
 
 
 def test_options_are_described_by_the_docstrings_of_the_configuration(gato) -> None:
@@ -94,7 +94,7 @@ def test_an_unknown_verb_is_answered_with_the_nearest(refusal) -> None:
     assert refusal("pretrian") == "there is no verb 'pretrian'; did you mean 'pretrain'?"
     assert "did you mean 'data collect'?" in refusal("data", "colect")
     assert "known are data" in refusal("frobnicate")
-    assert refusal("data") == "'gato data' needs one of collect, reference, import, export, validate, inspect, show"
+    assert refusal("data") == "'gato data' needs one of collect, reference, import, export, validate, inspect, similar, show"
 
 
 def test_an_unknown_recipe_is_answered_with_the_nearest(refusal) -> None:
