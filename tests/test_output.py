@@ -68,6 +68,7 @@ LINES = {
     "finetune": "finetune runs/tiny/final --data toy/corridor --episodes 1 --modes full,retrieve --rollouts 2 --steps 2 "
     "--batch_size 2 --evaluate_every 2 --evaluation_episodes 1 --device cpu --out {}",
     "eval": "eval runs/tiny/final --episodes 2 --device cpu",
+    "arena": "arena --baselines retrieve --tasks toy/corridor --episodes 2 --films false --device cpu --out {}",
     "validate": "validate runs/tiny/final",
     "caption": "caption runs/tiny/final black.png --device cpu",
     "generate": "generate runs/tiny/final left --max_new_tokens 3 --device cpu",
@@ -77,8 +78,9 @@ LINES = {
     "cp": "cp demo {}.yaml",
     "doctor": "doctor",
 }
-# Two talk with a person; one fetches packages of other systems, and prints as the others do.
-WITHOUT = {"chat", "demo", "data reference"}
+# Three talk with a person and one with programs; one fetches packages of other systems, and prints as the others do; one needs a
+# checkpoint of TecNets, and is tried in test_one_shot.py.
+WITHOUT = {"chat", "demo", "correct", "serve", "data reference", "data similar"}
 
 
 def verbs(table: dict = VERBS, before: str = "") -> Iterator[str]:

@@ -19,14 +19,14 @@ from gato.data.collection.collect import CollectConfig
 from gato.data.formats.dataset import READERS, WRITERS, reader, writer
 from gato.data.reference.build import ReferenceConfig
 from gato.data.selection import DataConfig, SourceConfig
-from gato.eval.settings import EvalConfig, FewShotConfig
+from gato.eval.settings import ArenaConfig, EvalConfig, FewShotConfig
 from gato.serve.demo_page import DemoConfig
 from gato.setting import Limits, Settings, bounded, expected, fields_of, is_allowed
 from gato.train.protocol import PROTOCOLS, Protocol
 from gato.train.recipe import ModelConfig, OptimConfig, PretrainConfig, TrainConfig
 
 CONFIGS = (ModelConfig, SourceConfig, DataConfig, OptimConfig, TrainConfig, PretrainConfig)
-CONFIGS += (CollectConfig, ReferenceConfig, EvalConfig, FewShotConfig, Protocol, DemoConfig)
+CONFIGS += (CollectConfig, ReferenceConfig, EvalConfig, FewShotConfig, ArenaConfig, Protocol, DemoConfig)
 FORMATS = (*map(reader, READERS), *map(writer, WRITERS))
 # Values that make no sense for numbers, as YAML has them.
 SENSELESS = ["-1", "-5", "0", ".nan", ".inf", "-.inf", "1.0e+300", "99999999999999999999", "true", "null", "1.5"]
