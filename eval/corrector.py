@@ -124,9 +124,12 @@ class Keyboard:
 def keys_of(file: Any) -> Callable[[], str]:
     """A function that gives the keys pressed since it was called last, without waiting."""
 
+    waiting = select.poll()  # `select.select` knows no file above number 1,023
+    waiting.register(file, select.POLLIN | select.POLLHUP)
+
     def read() -> str:
         found = b""
-        while select.select([file], [], [], 0)[0] and (more := os.read(file.fileno(), 1024)):
+        while waiting.poll(0) and (more := os.read(file.fileno(), 1024)):
             found += more
         return found.decode("utf-8", "ignore")
 

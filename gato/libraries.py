@@ -15,6 +15,8 @@ from importlib import metadata, resources
 INSIDES = {
     "argparse.ArgumentParser._actions": "gato/cli/arguments.py finds help texts and the nearest known option",
     "torch.distributed.distributed_c10d._get_default_store": "train/ranks.py: the one store that is there with every launcher",
+    "torch.nn.Module._forward_hooks": "gato/layers/acting.py: layers that somebody hooked to are run as they are",
+    "torch.nn.Module._forward_pre_hooks": "gato/layers/acting.py, likewise",
     "torch.utils.data.dataloader._MultiProcessingDataLoaderIter._workers": "data/loading.py ends workers that are stalled",
     "deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer._hp_optimizer_states_linked": "train/zero.py: states of all groups",
     "deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer._lazy_init_hp_params_optimizer_state": "train/zero.py, likewise",

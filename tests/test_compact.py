@@ -409,7 +409,7 @@ def test_an_expert_of_two_ways_is_learned_with_both(compact):
         side = rng.choice([-0.8, 0.8], (32, 1)).astype(np.float32)
         seen = {"eye": rng.normal(size=(32, 2)).astype(np.float32)}
         episode = Episode(task, seen, {"wheels": np.tile(side, 2)}, np.zeros(32, np.float32))
-        steps = [compact.encode(episode.window(t, t + 1)) for t in range(32)]
+        steps = compact.encode(episode, is_once=False).by_timestep()
         loss, _ = learner(batch_of(compact, join(steps, same_document=False)))
         optimizer.zero_grad()
         loss.backward()

@@ -32,7 +32,7 @@ def own_names() -> set[str]:
     """What our code defines: functions, classes, variables, and attributes of `self`."""
     names = set()
     for node in (n for _, tree in trees() for n in ast.walk(tree)):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
