@@ -9,7 +9,7 @@ gato() {
 
 echo "== real data: experts act, captioned drawings, dictionary text"
 gato data collect gymnasium/cartpole gymnasium/mountain-car-continuous gymnasium/pendulum --episodes 200 --workers 2
-gato data collect gymnasium/lunar-lander --episodes 300 --workers 2
+gato data collect gymnasium/lunar-lander --episodes 600 --workers 2
 gato data collect babyai/go-to-local --episodes 4500 --workers 2
 gato data collect babyai-view/go-to-local --episodes 6000 --noisy_share 0 --workers 2
 gato data import pictures samples/pictures.parquet --splits train unseen_picture unseen_concept
