@@ -50,7 +50,6 @@ SAVINGS = {
     "fused": "the head makes its gradients while it scores",
     "last": "nothing behind the last attention but for targets",
 }
-# Other kernels or another dtype, beside the comparison: bf16, compiled layers.
 BEYOND = {
     "all of these in bf16": (True, False),
     "all of these with compiled layers": (False, True),

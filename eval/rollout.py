@@ -50,8 +50,7 @@ def rollout(
 
     **Arguments:**
 
-    - `policy`, `task`: who plays what.
-    - `episodes`, `seed`: how many, and where their seeds come from; never seeds of a collection.
+    - `policy`, `task`: who plays what; `episodes`, `seed`: how many, and where their seeds come from; never seeds of a collection.
     - `num_envs`: environments side by side; each is a stream of the policy.
     - `transform`: `(observation, streams, first) -> observation` on the batch that the policy is shown,
       for ablations; the environments and recordings keep the true one.

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
-from gato.data.selection import DataConfig
-from gato.setting import Settings, choice
+from gato.setting import choice
 
-from .recipe import OptimConfig, TrainConfig, check_one_task
+from .recipe import OneTaskRecipe
 
 
 @dataclass(frozen=True)
-class CloneRecipe(Settings):
+class CloneRecipe(OneTaskRecipe):
     """Everything a run of a clone is made of; the network has no settings."""
 
-    learner: str = choice("clone", ("clone",))
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    described: ClassVar[str] = "a clone"
 
-    def check(self) -> None:
-        """**Raises:** `ValueError` for what makes no sense, before any file is opened."""
-        check_one_task(self.data, self.train, "a clone")
+    learner: str = choice("clone", ("clone",))

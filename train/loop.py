@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def train(
             if schedule.is_timed:
                 line["steps"] = schedule.total
             if in_a_row or (not is_online and is_spike(update.loss)):
-                line |= _suspects(engine, batches, step, config, norm, update.loss, is_skipped=in_a_row > 0)
+                line |= _suspects(engine, batches, step, config, norm, update.loss, in_a_row > 0, log.run)
             log.write(line)
             log.show(line, schedule.total)
             if in_a_row >= config.max_skipped:
@@ -200,7 +201,7 @@ def _line(
 
 
 def _suspects(
-    engine: Engine, batches: Batches, step: int, config: TrainConfig, norm: float, loss: float, is_skipped: bool
+    engine: Engine, batches: Batches, step: int, config: TrainConfig, norm: float, loss: float, is_skipped: bool, run: Path | None
 ) -> dict[str, list[int]]:
     """Says which rows of an update are to blame for a gradient that is not finite (`bad_rows`), or for a spike (`spike_rows`)."""
     losses = row_losses(engine, batches, step, config.batch_size)
@@ -214,8 +215,8 @@ def _suspects(
     if rows:
         sources = sorted(set(batches.sources_of(step, rows)))
         text += f" ({', '.join(map(str, rows[:SHOWN_ROWS]))}) of {', '.join(sources)}"
-        if not isinstance(batches, OnlineBatches):
-            text += f"; 'gato data show runs/{config.name} --step {step} --row {rows[0]}' shows the first"
+        if run is not None and not isinstance(batches, OnlineBatches):
+            text += f"; 'gato data show {run} --step {step} --row {rows[0]}' shows the first"
     say(text)
     return {"bad_rows" if is_skipped else "spike_rows": rows}
 

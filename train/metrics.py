@@ -26,6 +26,7 @@ class MetricsLog:
     def __init__(self, path: Path, step: int, total: int, track: Callable[[dict[str, Any], int], None] | None = None) -> None:
         self._file: TextIO | None = None
         self._track = track
+        self.run = path.parent if (path.parent / "run.json").is_file() else None  # which `gato data show` can show
         if rank() == 0:
             _cut_behind(path, step)
             self._file = path.open("a", buffering=1)

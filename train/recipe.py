@@ -148,8 +148,24 @@ class PretrainConfig(Settings):
         check(self.data)
 
 
-def check_one_task(data: DataConfig, train: TrainConfig, learner: str, learned: str = "task") -> None:
-    """For learners of one task, or set of tasks. **Raises:** `ValueError` for what has no sense or no use, before a file is opened."""
+@dataclass(frozen=True)
+class OneTaskRecipe(Settings):
+    """What the recipes of learners of one task, or set of tasks, share; each names its `learner` and its model beside."""
+
+    described: ClassVar[str]
+    learned: ClassVar[str] = "task"
+
+    learner: str
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def check(self) -> None:
+        """**Raises:** `ValueError` for what has no sense or no use, before any file is opened."""
+        _check_one_task(self.data, self.train, self.described, self.learned)
+
+
+def _check_one_task(data: DataConfig, train: TrainConfig, learner: str, learned: str) -> None:
     check(data)
     if len(data.sources) != 1:
         raise ValueError(f"data.sources names {', '.join(data.sources)}; {learner} learns one {learned}: give one source")

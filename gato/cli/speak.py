@@ -10,7 +10,7 @@ from typing import Any
 from gato.setting import COUNT, SEED, TEMPERATURE, Limits
 
 from .command import add_loading, parse, parser_of, print_rows
-from .threads import THREADS, THREADS_HELP, use_threads
+from .threads import THREADS, THREADS_HELP, checkpoint_options, use_threads
 
 
 def caption(arguments: list[str]) -> int:
@@ -94,10 +94,4 @@ def demo(arguments: list[str]) -> None:
     parser = parser_of("demo", "Show a checkpoint as a web page: pictures, questions, chat, text, environments (extra 'page').")
     from gato.serve.demo_page import DemoConfig, serve
 
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_config(DemoConfig)
-    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
-    options = vars(parse(parser, arguments))
-    checkpoint = options.pop("checkpoint")
-    use_threads(options.pop("threads"), checkpoint)
-    serve(checkpoint, DemoConfig(**options))
+    serve(*checkpoint_options(parser, DemoConfig, arguments))

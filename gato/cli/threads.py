@@ -9,15 +9,29 @@ microseconds only and then sleep, and small models act with one thread, unless t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gato.setting import MAX_THREADS, Limits
+
+from .command import parse
 
 THREADS = Limits(1, MAX_THREADS)
 THREADS_HELP = "of the CPU (default: OMP_NUM_THREADS; else one for a small model, and torch's choice for others)"
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}  # GNU's threads heed the count, others the policy
 SMALL = 40_000_000  # bytes of weights: ten million parameters
+
+
+def checkpoint_options(parser: Any, config: type, arguments: Sequence[str]) -> tuple[Path, Any]:
+    """The checkpoint of a verb that stays up, and its settings, of class `config`; the threads are settled on the way."""
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_config(config)
+    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
+    options = vars(parse(parser, arguments))
+    checkpoint = options.pop("checkpoint")
+    use_threads(options.pop("threads"), checkpoint)
+    return checkpoint, config(**options)
 
 
 def waiting_chosen(environment: Mapping[str, str]) -> str | None:

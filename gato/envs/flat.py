@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 
 FLOOR = (24, 24, 24)
 POINTER = (255, 255, 255)
@@ -42,6 +43,11 @@ def resistances(split: str, count: int) -> np.ndarray:
     """(count,) mass times friction of the tasks' things, masses from 0.5 to 1.5 and coefficients from 0.3 to 0.9."""
     rng = np.random.default_rng([zlib.crc32(b"resistances"), zlib.crc32(split.encode())])
     return rng.uniform(0.5, 1.5, count) * rng.uniform(0.3, 0.9, count)
+
+
+def seen_spaces(size: int) -> spaces.Dict:
+    """What is seen of a world: a picture of so many pixels a side, and the pointer's `position`."""
+    return spaces.Dict({"picture": spaces.Box(0, 255, (size, size, 3), np.uint8), "position": spaces.Box(-1, 1, (2,), np.float32)})
 
 
 def unlike(colour: np.ndarray, among: np.ndarray, rng: np.random.Generator) -> int:

@@ -43,11 +43,7 @@ class Push2d(gymnasium.Env):
         self.colours, self.shapes = flat.colours(split, flat.TASKS[split]), flat.shapes(split, flat.TASKS[split])
         self.resistances = flat.resistances(split, flat.TASKS[split])
         self.task, self.size, self.limit, self.render_mode = task, size, limit, render_mode
-        seen: dict[str, spaces.Space] = {
-            "picture": spaces.Box(0, 255, (size, size, 3), np.uint8),
-            "position": spaces.Box(-1, 1, (2,), np.float32),
-        }
-        self.observation_space = spaces.Dict(seen)
+        self.observation_space = flat.seen_spaces(size)
         self.action_space = spaces.Box(-1, 1, (2,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict]:

@@ -43,11 +43,7 @@ class Reach2d(gymnasium.Env):
             limit,
             render_mode,
         )
-        seen: dict[str, spaces.Space] = {
-            "picture": spaces.Box(0, 255, (size, size, 3), np.uint8),
-            "position": spaces.Box(-1, 1, (2,), np.float32),
-        }
-        self.observation_space = spaces.Dict(seen)
+        self.observation_space = flat.seen_spaces(size)
         self.action_space = spaces.Box(-1, 1, (2,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .actions import ActionVectors
 from .clone import CloneBatch, CloneNetwork
 from .features import Features
+from .network import decay_groups
 
 
 class CloneModel(nn.Module):
@@ -41,12 +42,7 @@ class CloneLearner(nn.Module):
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Matrices and filters are decayed; biases are not."""
-        decayed = [p for p in self.parameters() if p.ndim >= 2]
-        kept = [p for p in self.parameters() if p.ndim < 2]
-        return [
-            {"params": decayed, "weight_decay": weight_decay},
-            {"params": kept, "weight_decay": 0.0},
-        ]
+        return decay_groups(self.parameters(), weight_decay)
 
     def report(self, sums: dict[str, list[float]]) -> dict[str, Any]:
         return {"loss_by_source": {self.source: sums["loss_sum"][0] / sums["targets"][0]}}

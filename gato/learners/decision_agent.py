@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,12 +29,13 @@ from gato.weights import SINGLE, read_entries
 from .decision_config import ACTIVATIONS, NAME, DecisionConfig
 from .decision_policy import DecisionPolicy
 from .decision_transformer import DecisionTransformer, check_task
+from .other import OtherAgent
 
 DESCRIPTION = "gato.json"
 FORMAT = 1
 
 
-class DecisionAgent:
+class DecisionAgent(OtherAgent):
     """**Arguments:** `model`: of one task."""
 
     learner = NAME
@@ -68,14 +69,8 @@ class DecisionAgent:
             raise ValueError(f"this checkpoint was not trained on '{name}'; it knows {known}")
         return self.tasks[known]
 
-    def __getattr__(self, name: str) -> NoReturn:
-        """What Gato's agent has and this one has not."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise ValueError(
-            f"this folder holds a Decision Transformer, which acts in '{next(iter(self.tasks))}' and has no '{name}'; "
-            "name the folder of a Gato"
-        )
+    def described(self) -> str:
+        return f"a Decision Transformer, which acts in '{next(iter(self.tasks))}'"
 
     def policy(
         self,

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from .clone import ClonePolicy
 from .darp import DifferencePolicy
 from .features import Features
 from .nearest import LinePolicy, NearestPolicy, NeighboursPolicy
+from .other import OtherAgent
 from .reactive import Parts, Reactive
 
 NAME, WEIGHTS, FORMAT = BASELINE, "model.safetensors", 2
@@ -39,7 +40,7 @@ KINDS: dict[str, type[Reactive]] = {
 }
 
 
-class BaselineAgent:
+class BaselineAgent(OtherAgent):
     """What `gato.load` gives for such a folder; it acts in its one task, as an `Agent` does.
 
     **Arguments:** `policy`; `chunk`: so many timesteps' actions are its one action, see `gato.learners.chunks`.
@@ -81,12 +82,8 @@ class BaselineAgent:
         """Its two files."""
         save_baseline(self.acting, folder, self.chunk)
 
-    def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        task = next(iter(self.tasks))
-        found = f"this folder holds a {self.kind} policy, which acts in '{task}' and has no '{name}'"
-        raise ValueError(f"{found}; name the folder of a model")
+    def described(self) -> str:
+        return f"a {self.kind} policy, which acts in '{next(iter(self.tasks))}'"
 
 
 def learned(

@@ -7,9 +7,10 @@ often linear where it does not saturate, and few demonstrations leave much to ex
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,15 @@ def train(
     return taken
 
 
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for an optimiser: matrices and filters are decayed; biases and norms are not."""
+    trained = [p for p in parameters if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
 def _train_round(
     network: nn.Module,
     loss: Callable[[Tensor], Tensor],
@@ -99,13 +109,7 @@ def _train_round(
     schedule: Schedule,
     generator: torch.Generator,
 ) -> None:
-    matrices = [p for p in network.parameters() if p.ndim >= 2]
-    others = [p for p in network.parameters() if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": schedule.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(decay_groups(network.parameters(), schedule.weight_decay), lr=schedule.learning_rate, fused=True)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     for _ in range(updates):
         rows = torch.randint(num_rows, (min(schedule.batch_size, num_rows),), generator=generator)

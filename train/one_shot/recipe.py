@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from gato.data.selection import DataConfig
 from gato.learners.one_shot.config import MIL, TECNETS, MilConfig, TecNetsConfig
-from gato.setting import Settings, choice
+from gato.setting import choice
 
-from ..recipe import OptimConfig, TrainConfig, check_one_task
+from ..recipe import OneTaskRecipe
 
 
 @dataclass(frozen=True)
-class TecNetsRecipe(Settings):
+class TecNetsRecipe(OneTaskRecipe):
     """Everything a run of a TecNet is made of; a recipe is a YAML file of these."""
+
+    described: ClassVar[str] = "a TecNet"
+    learned: ClassVar[str] = "set of tasks"
 
     learner: str = choice(TECNETS, (TECNETS,))
     model: TecNetsConfig = field(default_factory=TecNetsConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-
-    def check(self) -> None:
-        """**Raises:** `ValueError` for what makes no sense, before any file is opened."""
-        check_one_task(self.data, self.train, "a TecNet", "set of tasks")
 
 
 @dataclass(frozen=True)
-class MilRecipe(Settings):
+class MilRecipe(OneTaskRecipe):
     """Everything a run of MIL is made of."""
+
+    described: ClassVar[str] = "MIL"
+    learned: ClassVar[str] = "set of tasks"
 
     learner: str = choice(MIL, (MIL,))
     model: MilConfig = field(default_factory=MilConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-
-    def check(self) -> None:
-        """**Raises:** `ValueError` for what makes no sense, before any file is opened."""
-        check_one_task(self.data, self.train, "MIL", "set of tasks")

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from gato.spec import TaskSpec
 
 from ..actions import ActionVectors
 from ..features import Features
+from ..other import OtherAgent
 from .config import MIL, TECNETS, MilConfig, TecNetsConfig
 from .demonstrated import DemonstrationInputs
 from .mil import Mil
@@ -51,7 +52,7 @@ KINDS = {TECNETS: Kind(TecNet, TecNetsConfig), MIL: Kind(Mil, MilConfig)}
 Memory = dict[str, Tensor]
 
 
-class OneShotAgent:
+class OneShotAgent(OtherAgent):
     """Acts in any task of one robot, shown demonstrations of it.
 
     **Arguments:** `learner`: of `KINDS`; `inputs`: how what is seen becomes tensors; `num_numbers`: that the environment says of a task;
@@ -111,11 +112,8 @@ class OneShotAgent:
             policy.reset(1, demonstrations)
         return policy
 
-    def __getattr__(self, name: str) -> NoReturn:
-        """What Gato's agent has and this one has not."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise ValueError(f"this folder holds {self.learner}, which acts on demonstrations and has no '{name}'; name the folder of a Gato")
+    def described(self) -> str:
+        return f"{self.learner}, which acts on demonstrations"
 
     # -- disk ------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from gato.spec import TaskSpec
 
 from ..actions import ActionVectors
 from ..features import Features
+from ..network import decay_groups
 from .config import TecNetsConfig
 from .demonstrated import DemonstratedBatch, DemonstrationInputs, Seen
 from .network import SeenNetwork
@@ -141,11 +142,7 @@ class TecNetsLearner(nn.Module):
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Matrices and filters are decayed; biases and norms are not."""
-        trained = [p for p in self.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ]
+        return decay_groups(self.parameters(), weight_decay)
 
     def report(self, sums: Mapping[str, list[float]]) -> dict[str, Any]:
         means = {name: values[0] / sums["targets"][0] for name, values in sums.items() if name != "targets"}

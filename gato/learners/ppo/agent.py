@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,6 +25,7 @@ from gato.setting import fields_of
 from gato.spec import TaskSpec
 from gato.weights import SINGLE, read_entries
 
+from ..other import OtherAgent
 from .config import NAME, NetworkConfig
 from .network import ActorCritic
 from .observations import Words
@@ -35,7 +36,7 @@ KEYS = {"format", "learner", "model", "words", "tasks"}
 MOST_WORDS = 2**15
 
 
-class PPOAgent:
+class PPOAgent(OtherAgent):
     """**Arguments:** `model`: of one task; it acts in every task with the same fields."""
 
     learner = NAME
@@ -84,14 +85,8 @@ class PPOAgent:
             raise ValueError(f"task '{spec.name}' differs from '{own.name}', which was trained on: {'; '.join(differences)}")
         return PPOPolicy(self.model, spec, 1.0 if temperature is None else temperature, seed)
 
-    def __getattr__(self, name: str) -> NoReturn:
-        """What Gato's agent has and this one has not."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        raise ValueError(
-            f"this folder holds a policy trained by PPO, which acts in '{next(iter(self.tasks))}' and has no '{name}'; "
-            "name the folder of a Gato"
-        )
+    def described(self) -> str:
+        return f"a policy trained by PPO, which acts in '{next(iter(self.tasks))}'"
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes the files above into an existing or new folder. **Raises:** `ValueError` if something else lies there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..network import decay_groups
 from .config import MetaConfig
 from .network import ActorCritic
 
@@ -27,6 +28,5 @@ def parameter_groups(model: ActorCritic, config: MetaConfig, updates: int, weigh
         if config.has_phases:
             extra["turns"] = (cycle - updates, cycle, cycle) if slow else (0, cycle - updates, cycle)
         chosen = [p for name, p in model.named_parameters() if (config.slow != "none" and is_slow(name, config)) == slow]
-        matrices, others = [p for p in chosen if p.ndim >= 2], [p for p in chosen if p.ndim < 2]
-        groups += [{"params": matrices, "weight_decay": weight_decay, **extra}, {"params": others, "weight_decay": 0.0, **extra}]
+        groups += [group | extra for group in decay_groups(chosen, weight_decay)]
     return [group for group in groups if group["params"]]
