@@ -73,7 +73,8 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     demonstrations = open_demonstrations(config)
     agent = opened(checkpoint, config)
     is_shown = isinstance(agent, OneShotAgent)
-    config = config.fitted(agent.learner if is_shown else agent.tokenizer.layout, len(demonstrations.pool))
+    kind = agent.learner if isinstance(agent, OneShotAgent) else agent.tokenizer.layout
+    config = config.fitted(kind, len(demonstrations.pool))
     for count in config.episodes:  # before the first cell, not after hours
         demonstrations.series(0, count)
     shown = shown_agents(checkpoint, agent, config)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from gato.envs.stream import EPISODE_SECONDS, STEP_SECONDS, EpisodeLimits
 from gato.setting import MAX_COUNT, MAX_SEED, MAX_TEMPERATURE, Limits, Settings, bounded, choice
@@ -162,8 +163,8 @@ class FewShotConfig(Settings):
     def training(self) -> Protocol:
         """The protocol with what was given in place of its numbers."""
         names = ("steps", "batch_size", "learning_rate", "micro_batch_size", "evaluate_every", "evaluation_episodes")
-        given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
-        alone = ({"timesteps": 0} if "batch_size" in given else {}) | ({"rounds": 0} if "steps" in given else {})
+        given: dict[str, Any] = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        alone: dict[str, Any] = ({"timesteps": 0} if "batch_size" in given else {}) | ({"rounds": 0} if "steps" in given else {})
         return replace(PROTOCOLS[self.protocol or "small"], **given, **alone)
 
 

@@ -60,7 +60,7 @@ class DirectPath(nn.Module):
 
     def read_out(self) -> list[nn.Parameter]:
         """The weights between the path and the means, and those by which the transformer's state bends it."""
-        return [self.slot.weight, self.slot_context.weight, self.context.weight]
+        return [p for layer in (self.slot, self.slot_context, self.context) for p in layer.parameters()]
 
     @torch.no_grad()
     def initialise(self) -> None:
