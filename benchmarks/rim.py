@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from torch import Tensor, nn
 
 from gato.learners.ppo.rim import RIM
 
-SYMBOLS, RECALLED, MARKER = 8, 10, 9  # to be remembered: ten of eight; 0 is a blank
+SYMBOLS, MARKER = 8, 9  # 0 is a blank
+TOLD = 500  # updates between two words on how it goes
 Drawn = tuple[Tensor, Tensor]
 
 
@@ -60,28 +62,28 @@ class Task:
     scores: dict[str, Callable[[Tensor, Tensor], float]]
 
 
-def copying(length: int) -> Task:
-    """Ten symbols, `length` - 1 blanks, a marker, and then the ten are to be said."""
+def copying(length: int, recalled: int) -> Task:
+    """`recalled` symbols, `length` - 1 blanks, a marker, and then the symbols are to be said."""
 
     def draw(generator: np.random.Generator, rows: int, delay: int) -> Drawn:
-        symbols = generator.integers(1, SYMBOLS + 1, (rows, RECALLED))
-        x = np.zeros((rows, RECALLED + delay + RECALLED), np.int64)
-        x[:, :RECALLED], x[:, RECALLED + delay - 1] = symbols, MARKER
+        symbols = generator.integers(1, SYMBOLS + 1, (rows, recalled))
+        x = np.zeros((rows, recalled + delay + recalled), np.int64)
+        x[:, :recalled], x[:, recalled + delay - 1] = symbols, MARKER
         y = np.zeros_like(x)
-        y[:, -RECALLED:] = symbols
+        y[:, -recalled:] = symbols
         return F.one_hot(torch.from_numpy(x), MARKER + 1).float(), torch.from_numpy(y)
 
     def loss(outputs: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(outputs.flatten(0, 1), y.flatten())
 
-    def recalled(outputs: Tensor, y: Tensor) -> float:
-        return float(loss(outputs[:, -RECALLED:], y[:, -RECALLED:]))
+    def entropy(outputs: Tensor, y: Tensor) -> float:
+        return float(loss(outputs[:, -recalled:], y[:, -recalled:]))
 
     def right(outputs: Tensor, y: Tensor) -> float:
-        return float((outputs[:, -RECALLED:].argmax(dim=-1) == y[:, -RECALLED:]).float().mean())
+        return float((outputs[:, -recalled:].argmax(dim=-1) == y[:, -recalled:]).float().mean())
 
     lengths = (length, 2 * length, 5 * length)
-    return Task(MARKER + 1, MARKER, lengths, 1.0, draw, loss, _fresh(draw), {"cross_entropy": recalled, "accuracy": right})
+    return Task(MARKER + 1, MARKER, lengths, 1.0, draw, loss, _fresh(draw), {"cross_entropy": entropy, "accuracy": right})
 
 
 def adding(length: int) -> Task:
@@ -126,27 +128,31 @@ def digits(size: int) -> Task:
     return Task(1, 10, (size, size + 1, size + 2, size + 4), 1.0, draw, loss, lambda side: shown(test, side), {"accuracy": right})
 
 
-TASKS: dict[str, tuple[Callable[[int], Task], int]] = {"copy": (copying, 20), "adding": (adding, 50), "digits": (digits, 8)}
+TASKS: dict[str, tuple[Callable[..., Task], int]] = {"copy": (copying, 20), "adding": (adding, 50), "digits": (digits, 8)}
 
 
 def run(name: str, kind: str, seed: int, options: argparse.Namespace) -> dict:
     """Trains a model, and judges it at the training length and beyond."""
     make, usual = TASKS[name]
-    task, start = make(options.length or usual), time.monotonic()
+    length = options.length or usual
+    task, start = make(length, options.recalled) if name == "copy" else make(length), time.process_time()
     torch.manual_seed(seed)
     model = Model(kind, task.inputs, task.outputs, options.hidden, options.blocks)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate)
     generator = np.random.default_rng(seed)
-    for _ in range(options.steps):
+    for step in range(options.steps):
         x, y = task.draw(generator, options.rows, task.lengths[0])
         loss = task.loss(model(x), y)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), task.clip)
         optimizer.step()
+        if step % TOLD == TOLD - 1:
+            print(f"{kind} {seed}: {step + 1} updates, loss {loss.item():.4f}", file=sys.stderr, flush=True)
     model.eval()
-    row = {"task": name, "model": kind, "seed": seed, "steps": options.steps, "hidden": options.hidden, "loss": loss.item()}
-    row |= {"parameters": sum(p.numel() for p in model.parameters()), "seconds": round(time.monotonic() - start, 1)}
+    row = {"task": name, "model": kind, "seed": seed, "steps": options.steps, "hidden": options.hidden, "length": length}
+    row |= {"parameters": sum(p.numel() for p in model.parameters()), "seconds": round(time.process_time() - start, 1)}
+    row["loss"] = round(loss.item(), 5)
     for length in task.lengths:
         x, y = task.test(length)
         with torch.no_grad():
@@ -184,6 +190,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["lstm", "rim-4", "rim-6"])
     for name, kind, default in (("hidden", int, 120), ("blocks", int, 6), ("steps", int, 2000), ("rows", int, 64), ("seeds", int, 1)):
         parser.add_argument(f"--{name}", type=kind, default=default)
+    parser.add_argument("--recalled", type=int, default=10, help="symbols to be copied")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--length", type=int, help="of training: blanks, numbers, or pixels along a side")
     options = parser.parse_args()

@@ -115,10 +115,24 @@ class Saved(Protocol):
     def policy(self, task: str | TaskSpec, **settings: Any) -> Any: ...
 
 
+class Evaluation(Protocol):
+    """What is measured beside training, after every `every` updates and after the last. What it finds follows from the weights alone,
+    and it leaves no trace in the run but the line of metrics."""
+
+    every: int
+
+    def __call__(self, weights: Weights) -> dict[str, Any]:
+        """Called on the first rank. **Returns:** what joins the metrics line of the update."""
+
+    def close(self) -> None:
+        """Lets go of environments."""
+
+
 @dataclass(frozen=True)
 class Setup:
-    """What one learner brings to a run: itself, its data, and what is saved of its weights (`saved`, on the host)."""
+    """What one learner brings to a run: itself, its data, what is saved of its weights (`saved`, on the host), and what is measured."""
 
     learner: Any
     batches: Any
     saved: Callable[[Weights], Any]
+    evaluation: Evaluation | None = None

@@ -20,6 +20,7 @@ from gato.cli import main
 from gato.data.collection.attempt import load_expert
 from gato.data.collection.policy_expert import policy_name
 from gato.data.store import Store
+from gato.envs.recording import Recording, episode_seed
 from gato.envs.stream import EpisodeLimits
 from gato.envs.vector import VectorEnv
 from gato.learners.ppo.advantage import advantages
@@ -36,7 +37,7 @@ from gato.train.recipe import TrainConfig
 
 RECIPE = """
 learner: ppo
-env: {task: gymnasium/cartpole, num_envs: 4, frames: 96}
+env: {task: gymnasium/cartpole, num_envs: 4, frames: 96, eval_every: 5, eval_episodes: 3}
 model: {width: 8, memory: gru, memory_width: 6, normalise: true}
 ppo: {rollout: 8, span: 4, epochs: 2}
 optim: {learning_rate: 0.01, warmup_steps: 0, weight_decay: 0.0}
@@ -94,20 +95,34 @@ def test_an_episode_goes_as_its_number_says_whatever_began_before_it(run):
     assert [int(policy.act(seen, first=np.array([False]))["action"][0]) for t in range(20)] == expected and len(set(expected)) == 2
 
 
-@pytest.mark.parametrize("step", [5, 10])
-def test_a_run_goes_on_from_the_middle_of_a_rollout_bit_for_bit(run, step, tmp_path, monkeypatch):
+def test_episodes_are_played_beside_training_and_after_its_last_update(run):
+    lines = {line["step"]: line for line in read_metrics(run / "metrics.jsonl")}
+    assert [step for step, line in lines.items() if "eval_return" in line] == [5, 10, 12]
+    assert all(lines[step]["eval_episodes"] == 3 and lines[step]["eval_failed"] == 0 for step in (5, 10, 12))
+    policy = gato.load(run / "final").policy("gymnasium/cartpole")
+    recordings = [Recording(policy.task, envs.make(policy.task), episode_seed("beside", 0, i)) for i in range(3)]
+    for i, recording in enumerate(recordings):  # one after the other, whose draws have the numbers 0, 1, 2
+        policy.begin(0, i)
+        while not recording.done:
+            recording.step({name: v[0] for name, v in policy.act(recording.observation, first=np.array([False])).items()})
+    assert lines[12]["eval_return"] == np.mean([recording.total_reward for recording in recordings])
+
+
+@pytest.mark.parametrize(("step", "every"), [(5, "5"), (10, "0")])
+def test_a_run_goes_on_from_the_middle_of_a_rollout_bit_for_bit(run, step, every, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run, "runs/small")
     shutil.copy(run.parents[1] / "small.yaml", ".")
     for name in {"final", "step-5", "step-10"} - {f"step-{step}"}:
         shutil.rmtree(f"runs/small/{name}")
-    assert main(["pretrain", "small.yaml"]) == 0
+    assert main(["pretrain", "small.yaml", "--env.eval_every", every]) == 0  # what is played beside it leaves no trace
     for file in ("model", "optimizer", "data"):
         mine, theirs = (load_file(folder / f"final/{file}.safetensors") for folder in (Path("runs/small"), run))
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     mine, theirs = (read_metrics(folder / "metrics.jsonl") for folder in (Path("runs/small"), run))
     assert [line["loss"] for line in mine] == [line["loss"] for line in theirs]
     assert mine[-1]["episode_return"] == theirs[-1]["episode_return"]
+    assert mine[-1].get("eval_return") == (theirs[-1]["eval_return"] if step == 5 else None)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from gato.data.loading import rank_rows
-from gato.learner import Batch, Batches, OnlineBatches
+from gato.learner import Batch, Batches, Evaluation, OnlineBatches
 
 from .checkpoint import Progress
 from .engine import Engine
@@ -97,6 +97,7 @@ def train(
     save: Callable[[Progress], None],
     stop: StopRequest,
     schedule: Schedule,
+    evaluation: Evaluation | None = None,
 ) -> Progress:
     """Runs updates from `progress.step` until there are `schedule.total`, or until `stop` on any rank, and gives the progress at
     the end.
@@ -130,6 +131,10 @@ def train(
                 line["steps"] = schedule.total
             if in_a_row or (not is_online and is_spike(update.loss)):
                 line |= _suspects(engine, batches, step, config, norm, update.loss, in_a_row > 0, log.run)
+            if evaluation is not None and ((step + 1) % evaluation.every == 0 or step + 1 == schedule.total):
+                presence.tell(step, "playing")
+                line |= _evaluated(engine, evaluation)
+                start += line["eval_seconds"]  # time of training is told apart
             log.write(line)
             log.show(line, schedule.total)
             if in_a_row >= config.max_skipped:
@@ -198,6 +203,13 @@ def _line(
     if flops is not None and (peak := config.peak_flops or peak_flops(engine.device)):
         line["mfu"] = round(flops / seconds / peak / world_size(), 4)
     return line
+
+
+def _evaluated(engine: Engine, evaluation: Evaluation) -> dict[str, Any]:
+    """What the weights of now do beside training; measured on the first rank, for which the others wait in the next exchange."""
+    before, weights = time.monotonic(), engine.weights()
+    found = evaluation(weights) if rank() == 0 else {}
+    return found | {"eval_seconds": round(time.monotonic() - before, 3)}
 
 
 def _suspects(

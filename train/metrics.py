@@ -50,6 +50,8 @@ class MetricsLog:
         step, text = line["step"], f"loss {line['loss']:.3f}, {line['tokens_per_second']:,.0f} tokens/s"
         if "frames" in line:  # of what acts
             text += f", {line['frames']:,} frames" + (f", return {line['episode_return']:.4g}" if "episode_return" in line else "")
+        if "eval_return" in line:
+            text += f", {line['eval_return']:.4g} in evaluation"
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(text, refresh=False)
         now = time.monotonic()

@@ -94,7 +94,7 @@ def _run(
     log = MetricsLog(folder / "metrics.jsonl", progress.step, schedule.total, track)
     try:
         with StopRequest() as stop:
-            progress = train(engine, setup.batches, settings, config.optim, log, progress, save, stop, schedule)
+            progress = train(engine, setup.batches, settings, config.optim, log, progress, save, stop, schedule, setup.evaluation)
         if progress.step < schedule.total:
             if save.last != progress.step:
                 save(progress)
@@ -109,6 +109,8 @@ def _run(
     finally:
         log.close()
         save.close()
+        if setup.evaluation is not None:
+            setup.evaluation.close()
     return progress
 
 

@@ -53,7 +53,7 @@ def wait_for_first_rank(device: torch.device | str) -> None:
     from_first_rank(0, device)
 
 
-DOING = ("drawing rows", "computing", "saving")  # what a rank does for an update, in this order
+DOING = ("drawing rows", "computing", "playing", "saving")  # what a rank does for an update, in this order
 
 
 class Presence:

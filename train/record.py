@@ -17,10 +17,12 @@ FREE = {
     "data.workers",
     *(f"train.{name}" for name in ("micro_batch_size", "save_every", "keep", "device", "threads", "deepspeed", "timeout", "max_skipped")),
     *(f"train.{name}" for name in ("report_to", "peak_flops", "compile", "recompute", "allow_changes")),
+    *(f"env.{name}" for name in ("eval_every", "eval_episodes")),
 }
 # Settings that older runs do not name, and what they meant.
 EARLIER = {
     "learner": "gato", "model.layout": "gato", "model.num_bumps": 3, "model.mean_weight": 100.0, "data.sources.*.return_token": False,
+    "env.eval_every": 0, "env.eval_episodes": 20,
 }  # fmt: skip
 
 

@@ -23,7 +23,9 @@ from .chart import curve, interval_bar, score_axis
 from .table import task_notes, tasks_of
 from .values import Cell, Row, Table, counted, decimals_of, duration, interval, is_number, number, percent, ranged, short
 
-ACTING = {"episode_return": "return", "success": "success"}  # metrics of a run that acts, and their titles
+ACTING = {  # metrics of a run that acts, and their titles
+    "episode_return": "return", "success": "success", "eval_return": "return in evaluation", "eval_success": "success in evaluation",
+}  # fmt: skip
 
 
 def write_report(run: Path, out: Path) -> Path:

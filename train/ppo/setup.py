@@ -15,6 +15,7 @@ from gato.learners.ppo.network import ActorCritic
 from gato.learners.ppo.observations import Words
 from gato.spec import Modality, TaskSpec
 
+from ..evaluation import EpisodesBeside
 from .recipe import PPORecipe
 from .rollouts import Rollouts
 
@@ -31,7 +32,10 @@ def set_up(config: PPORecipe, device: Any) -> Setup:
     def saved(weights: Weights) -> PPOAgent:
         return PPOAgent.of(task, config.model, words, weights)
 
-    return Setup(learner, Rollouts(task, learner, config), saved)
+    evaluation = None
+    if config.env.eval_every:
+        evaluation = EpisodesBeside(task, saved, config.env.eval_every, config.env.eval_episodes, config.env.limits, config.train.seed)
+    return Setup(learner, Rollouts(task, learner, config), saved, evaluation)
 
 
 def words_of(task: TaskSpec, seed: int) -> Words:

@@ -23,6 +23,8 @@ class EnvConfig(Settings):
     - `num_envs`: environments side by side, of all ranks together.
     - `frames`: timesteps of all environments together, repeated frames of a wrapper not counted; rounded up to whole rollouts.
     - `reward_scale`: rewards are multiplied by it before anything is learned of them; what is reported is not.
+    - `eval_every`: after so many updates, and after the last, the policy plays `eval_episodes` episodes, which are not trained on; 0:
+      never.
     - `step_seconds`, `episode_steps`, `episode_seconds`: as in `gato eval`; an episode beyond the first or last has failed.
     """
 
@@ -32,6 +34,8 @@ class EnvConfig(Settings):
     num_envs: int = bounded(8, 1, 2**16)
     frames: int | None = bounded(None, 1, MAX_COUNT)
     reward_scale: float = bounded(1.0, 0, 1e9, above=True)
+    eval_every: int = bounded(0, 0, MAX_COUNT)
+    eval_episodes: int = bounded(20, 1, 1000)
     step_seconds: float = bounded(STEP_SECONDS, 0, 1e7)
     episode_steps: int | None = bounded(None, 0, MAX_COUNT)
     episode_seconds: float = bounded(EPISODE_SECONDS, 0, 1e7)

@@ -1,0 +1,66 @@
+"""Episodes played beside training, with the weights of the moment: what `gato eval` would say, as a curve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from gato.envs.recording import episode_seed
+from gato.envs.stream import EpisodeLimits, EpisodeResult, Stream
+from gato.learner import Weights
+from gato.spec import TaskSpec
+
+PURPOSE = "beside"  # seeds of no collection, no training, and no evaluation afterwards
+
+
+class EpisodesBeside:
+    """See `gato.learner.Evaluation`. The same episodes every time, in as many environments side by side, which stay open.
+
+    **Arguments:** `saved`: makes of weights an agent, as in a `Setup`; `every`: updates; `episodes`, `seed`: how many, and which.
+    """
+
+    def __init__(
+        self, task: TaskSpec, saved: Callable[[Weights], Any], every: int, episodes: int, limits: EpisodeLimits, seed: int
+    ) -> None:
+        self.task, self.saved, self.every, self.limits, self.seed = task, saved, every, limits, seed
+        self.episodes = episodes
+        self._streams: list[Stream] = []
+
+    def __call__(self, weights: Weights) -> dict[str, Any]:
+        """Means over the episodes that did not fail, and how many did; success where the task defines it."""
+        with torch.random.fork_rng(devices=[]):  # whatever making an agent draws, training goes on as if nothing had been played
+            results = self._play(self.saved(weights).policy(self.task, seed=self.seed))
+        whole = [result for result in results if result.failed is None]
+        found: dict[str, Any] = {"eval_episodes": len(results), "eval_failed": len(results) - len(whole)}
+        if whole:
+            found |= {"eval_return": float(np.mean([r.total_reward for r in whole]))}
+            found |= {"eval_length": float(np.mean([r.num_timesteps for r in whole]))}
+        if known := [float(r.success) for r in whole if r.success is not None]:
+            found["eval_success"] = float(np.mean(known))
+        return found
+
+    def close(self) -> None:
+        for stream in self._streams:
+            stream.close()
+
+    def _play(self, policy: Any) -> list[EpisodeResult]:
+        while len(self._streams) < self.episodes:
+            self._streams.append(Stream(len(self._streams), self.task, False, self.limits))
+        results = [stream.start(i, episode_seed(PURPOSE, self.seed, i)) for i, stream in enumerate(self._streams)]
+        policy.reset(self.episodes)
+        while active := [stream for stream in self._streams if stream.is_active]:
+            actions = policy.act(*_seen(self.task, active))
+            for row, stream in enumerate(active):
+                results[stream.index] = stream.step({name: values[row] for name, values in actions.items()})
+        return [result for result in results if result is not None]
+
+
+def _seen(task: TaskSpec, active: list[Stream]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+    """Observation, reward, first and streams, (n, ...) each."""
+    observation = {f.name: np.concatenate([stream.observation[f.name] for stream in active]) for f in task.observations}
+    reward = np.array([stream.reward for stream in active], np.float32)
+    first = np.array([stream.num_timesteps == 0 for stream in active])
+    return observation, reward, first, np.array([stream.index for stream in active], np.int64)
