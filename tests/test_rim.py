@@ -1,15 +1,20 @@
 """Recurrent independent mechanisms: the program over all blocks against its steps written out, block by block."""
 
+import json
 import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from gato import envs
 from gato.cli import main
+from gato.eval.insight.trace import BLOCK, DARK, GAP, LEFT, PALE, trace
+from gato.learners.ppo.agent import PPOAgent
 from gato.learners.ppo.config import MEMORIES, MetaConfig, NetworkConfig
 from gato.learners.ppo.memories import make_memory
 from gato.learners.ppo.network import ActorCritic
@@ -173,3 +178,25 @@ def test_one_learning_rate_for_each_speed_needs_no_phases():
     groups = parameter_groups(model, MetaConfig(slow="attention", phases=False, slow_rate=1e-5), 4, 0.1)
     assert [("turns" in group, group.get("learning_rate")) for group in groups] == [(False, None)] * 2 + [(False, 1e-5)] * 2
     assert sum(p.numel() for group in groups for p in group["params"]) == sum(p.numel() for p in model.parameters())
+
+
+# -- looking inside --------------------------------------------------------------------------------------
+
+
+def test_an_episode_is_drawn_with_what_the_critic_expected_and_which_blocks_took_part(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    task, config = envs.task("toy/corridor"), NetworkConfig(width=8, memory="rim", memory_width=8, num_blocks=4, num_active=1)
+    torch.manual_seed(0)
+    agent = PPOAgent.of(task, config, Words(()), ActorCritic(task, config, Words(())).state_dict())
+    agent.save("corridor")
+    assert main(["show", "corridor", "--trace", "toy/corridor", "--out", "trace.png", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert len(shown["active"]) == 4 and sum(shown["active"]) == pytest.approx(1)  # one of four at every timestep
+    found = trace(agent, "toy/corridor", seed=0)
+    assert len(found.values) == len(found.rewards) == shown["timesteps"] and found.active.sum(axis=1).tolist() == [1] * shown["timesteps"]
+    pixels = np.asarray(Image.open("trace.png"))
+    lowest = pixels[-20 - 4 * BLOCK - GAP : -20, LEFT:]  # the rows of the blocks
+    dark = (lowest == DARK).all(axis=2).any(axis=1).sum()
+    assert dark > 0 and (lowest == PALE).all(axis=2).sum() > 2 * (lowest == DARK).all(axis=2).sum()  # three blocks of four are pale
+    assert main(["show", "corridor", "--trace", "toy/corridor", "--out", "trace.gif"]) == 2
+    assert capsys.readouterr().err.endswith("gato: 'trace.gif' is neither .png nor .html; name one of these\n")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gato.setting import INDEX, Limits
+from gato.setting import INDEX, SEED, Limits
 
 from .command import add_loading, open_store, parse, parser_of, print_rows, table
 
@@ -18,12 +19,17 @@ def show(arguments: list[str]) -> None:
         "--attention", type=str, help="a picture, or a store of episodes: draw where the checkpoint looks while it captions or acts"
     )
     parser.add_option("--episode", int, 0, INDEX, "of the store that --attention names")
-    parser.add_argument("--out", type=Path, default=Path("attention.html"), help="of --attention: .html or .png")
+    parser.add_argument("--trace", type=str, help="a task: draw an episode with what a critic expects and which blocks of a RIM take part")
+    parser.add_option("--seed", int, 0, SEED, "of the episode of --trace: the first that 'gato eval --seed' plays")
+    parser.add_argument("--out", type=Path, help="of --attention and --trace: .html or .png; attention.html and trace.html by default")
     add_loading(parser)
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     if options.attention:
         _attention(options)
+        return
+    if options.trace:
+        _trace(options)
         return
     from gato.config import preset
     from gato.description import Description, check_folder, learner_of
@@ -61,7 +67,31 @@ def _show_learner(options: Any) -> None:
     print_rows(content, options.json, lambda: "\n".join(lines))
 
 
+def _trace(options: Any) -> None:
+    from gato.agent import load
+    from gato.description import check_folder
+    from gato.eval.insight.trace import trace, write_trace
+
+    check_folder(Path(options.name))
+    out = options.out or Path("trace.html")
+    if out.suffix not in (".png", ".html"):
+        raise ValueError(f"'{out}' is neither .png nor .html; name one of these")
+    found = trace(load(options.name, options.device, options.verify), options.trace, options.seed)
+    page = write_trace(found, f"{options.trace}, seed {options.seed}", out)
+    if found.undrawn:
+        print(f"gato: without frames: {found.undrawn}", file=sys.stderr)
+    content = {
+        "task": options.trace, "seed": options.seed, "timesteps": len(found.values), "return": float(found.rewards.sum()),
+        "success": found.success, "active": found.active.mean(axis=0).tolist(), "page": page,
+    }  # fmt: skip
+    shares = ", ".join(f"{share:.0%}" for share in content["active"])
+    took_part = f"; blocks took part in {shares} of them" if shares else ""
+    line = f"{content['timesteps']} timesteps, return {content['return']:.4g}{took_part}: {page}"
+    print_rows(content, options.json, lambda: line)
+
+
 def _attention(options: Any) -> None:
+    out = options.out or Path("attention.html")
     from gato.agent import load
     from gato.description import check_gato
     from gato.eval.insight.attention import caption_attention, write_attention
@@ -71,7 +101,7 @@ def _attention(options: Any) -> None:
     check_gato(options.name, "be asked where it looks")
     if Path(options.attention).is_file() or Path(options.attention).suffix.lower() in SUFFIXES:
         seen = caption_attention(load(options.name, options.device, options.verify), options.attention)
-        page = write_attention(seen, options.out)
+        page = write_attention(seen, out)
         print_rows({"caption": seen.caption, "page": page}, options.json, lambda: f"{seen.caption}: {page}")
         return
     from gato.eval.insight.episode_attention import episode_attention, write_episode_attention
@@ -80,7 +110,7 @@ def _attention(options: Any) -> None:
     if not 0 <= options.episode < store.num_episodes:
         raise ValueError(f"store {options.attention} has episodes 0 to {store.num_episodes - 1}, there is no episode {options.episode}")
     found = episode_attention(load(options.name, options.device, options.verify), store.episode(options.episode))
-    page = write_episode_attention(found, f"episode {options.episode} of {options.attention}", options.out)
+    page = write_episode_attention(found, f"episode {options.episode} of {options.attention}", out)
     print_rows({"store": options.attention, "episode": options.episode, "page": page}, options.json, lambda: str(page))
 
 

@@ -23,6 +23,8 @@ class PPOPolicy:
     - `task`: with the same fields as that of the network.
     - `temperature`: of the draws; 1 acts as in training, 0 takes the likeliest action.
     - `seed`: of the draws: the k-th episode that begins has a generator of its own, whichever stream it is in.
+
+    **Attributes:** `value`: (n,), what the critic expected in the last `act`.
     """
 
     memory = 0  # episodes are seen from their beginning
@@ -85,7 +87,7 @@ class PPOPolicy:
         values = {name: torch.from_numpy(np.ascontiguousarray(v)).to(self.device) for name, v in encoder.arrays(observation).items()}
         rows = torch.from_numpy(streams).to(self.device)
         begins = torch.from_numpy(first).to(self.device)
-        outputs, _, self._state[rows] = self.model.step(values, self._state[rows], begins)
+        outputs, self.value, self._state[rows] = self.model.step(values, self._state[rows], begins)
         noise = None
         if self.temperature > 0:
             drawn = np.concatenate([choices.noise(self._generators[int(s)], 1) for s in streams])
