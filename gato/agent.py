@@ -52,7 +52,7 @@ class Agent:
     """
 
     def __init__(self, model: Gato, tokenizer: EpisodeTokenizer, tasks: Mapping[str, TaskSpec]) -> None:
-        check_layouts(model.config.layout, tokenizer.layout)
+        check_layouts(model.config, tokenizer)
         self.model, self.tokenizer, self.tasks = model, tokenizer, dict(tasks)
         model.write_text_only()  # checkpoints from before this was saved with them
 
@@ -97,7 +97,7 @@ class Agent:
                 f"'{folder}': the weights know {config.vocab_size} ids but the vocabulary {tokenizer.vocabulary.size}; "
                 "gato.json and model.safetensors belong to different checkpoints"
             )
-        check_layouts(config.layout, tokenizer.layout)
+        check_layouts(config, tokenizer)
         model = load_model(folder)
         if verify and (folder / digests.NAME).is_file():
             texts = ["tokenizer.model"] if tokenizer.text is not None else []
@@ -292,7 +292,8 @@ class Agent:
         from .batch import collate
 
         own = self.tokenizer
-        tokenizer = EpisodeTokenizer(own.text, own.vocabulary, False, own.max_local_positions, own.layout) if actions_only else own
+        settings = own.max_local_positions, own.layout, own.pool_patches
+        tokenizer = EpisodeTokenizer(own.text, own.vocabulary, False, *settings) if actions_only else own
         rows = [tokenizer.encode(episode) for episode in given.several("episodes", episodes, "episodes")]
         if not rows:
             return np.zeros(0)

@@ -273,7 +273,7 @@ def collate(
         unit = "tokens" if rows[0].layout == "gato" else "positions"
         raise ValueError(f"a row has {longest} {unit} but the context holds {context_length}; cut it first")
     arrays = padded(rows, context_length, pad_id)
-    slots = np.flatnonzero(arrays["kind"] == _PATCH)
+    slots = patch_places(rows, context_length)
     patches = np.concatenate([row.patches for row in rows])
     boxes = np.concatenate([row.patch_boxes for row in rows])
     if len(patches) == 0:
@@ -321,6 +321,11 @@ def padded(rows: Sequence[TokenSequence], length: int, pad_id: int) -> dict[str,
         for name in ("local_position", "document"):
             arrays[name][b, :n] = getattr(row, name)[first]
     return arrays
+
+
+def patch_places(rows: Sequence[TokenSequence], length: int) -> np.ndarray:
+    """(N,) int64: the flat places of the patches of rows that are padded to `length` positions."""
+    return np.concatenate([b * length + row.position[row.kind == _PATCH].astype(np.int64) for b, row in enumerate(rows)])
 
 
 def pack_numbers(rows: Sequence[TokenSequence], length: int) -> Numbers:

@@ -17,7 +17,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "vocab_size": (1, MAX_SIZE), "continuous_start": (0, MAX_SIZE), "image_token_id": (0, MAX_SIZE),
     "num_layers": (1, 1024), "num_heads": (1, 2**12), "width": (1, 2**16), "head_width": (1, 2**12), "feed_forward": (2, 2**20),
     "context_length": (1, MAX_SIZE), "max_local_positions": (1, MAX_SIZE), "patch_channels": (32, 2**14),
-    "discrete_start": (0, MAX_SIZE), "num_bumps": (1, 64),
+    "discrete_start": (0, MAX_SIZE), "num_bumps": (1, 64), "pool_patches": (1, 64),
 }  # fmt: skip
 _SCHEMES = ("rope", "transformer_xl", "learned")
 
@@ -33,7 +33,8 @@ class GatoConfig(PreTrainedConfig):
 
     `layout` is the paper's, `gato`, or `compact`: one position for a field of numbers and one for all actions of a timestep
     (`tokenizers/episode.py`). It has weights of its own (`gato/compact.py`), and for them alone there are `discrete_start`,
-    where discrete values lie, `num_bumps`, of which a continuous action's distribution is made, and `mean_weight`, of the
+    where discrete values lie, `pool_patches`, by which so many rows and columns of a picture's patches share a position where the
+    task is control, `num_bumps`, of which a continuous action's distribution is made, and `mean_weight`, of the
     squared error of their means beside its cross-entropy. The context then counts positions.
 
     **Raises:** `ValueError` naming a field that no model can have.
@@ -62,6 +63,7 @@ class GatoConfig(PreTrainedConfig):
     max_local_positions: int = 512
     patch_channels: int = 32
     layout: str = "gato"
+    pool_patches: int = 1
     discrete_start: int = 0
     num_bumps: int = 3
     mean_weight: float = 100.0
@@ -90,6 +92,7 @@ class GatoConfig(PreTrainedConfig):
         self._expect("tie_word_embeddings", self.tie_word_embeddings is True, "true: the token table is the head, too")
         self._expect("positions", self.positions in _SCHEMES, f"one of {', '.join(_SCHEMES)}")
         self._expect("layout", self.layout in LAYOUTS, f"one of {', '.join(LAYOUTS)}")
+        self._expect("pool_patches", self.pool_patches == 1 or self.layout == "compact", "1 in the layout gato")
         self._expect("head_width", self.head_width % 2 == 0 or self.positions != "rope", "an even number for rope")
         self._expect("width", self.width % 2 == 0 or self.positions != "transformer_xl", "an even number for transformer_xl")
         self._expect("feed_forward", self.feed_forward % 2 == 0, "an even number, since GEGLU has two halves")

@@ -1,6 +1,7 @@
 """A checkpoint's `gato.json` and `tokenizer.model`: what its ids mean and which tasks it knows.
 
-format, vocabulary, loss_on_text_observations, tokenizer_sha256, tasks, memories, layout; returns of the tasks that are told them
+format, vocabulary, loss_on_text_observations, tokenizer_sha256, tasks, memories, layout; pool_patches where patches share positions;
+returns of the tasks that are told them
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Description:
             "memories": {name: task.memory for name, task in self.tasks.items() if task.memory},
             "layout": self.tokenizer.layout,
         }
+        if self.tokenizer.pool_patches > 1:
+            content["pool_patches"] = self.tokenizer.pool_patches
         if returns := {name: task.returns for name, task in self.tasks.items() if task.returns}:
             content["returns"] = returns
         (folder / NAME).write_text(json.dumps(content, indent=1))
@@ -93,7 +96,8 @@ class Description:
         if text is not None and text.size != vocabulary.text_size:
             raise ValueError(f"'{path}' has a vocabulary of {vocabulary.text_size} pieces, its tokenizer has {text.size}; restore it")
         layout = content.get("layout", "gato")  # checkpoints from before there were two have no such key
-        return cls(EpisodeTokenizer(text, vocabulary, content["loss_on_text_observations"], layout=layout), tasks)
+        pool, on_texts = content.get("pool_patches", 1), content["loss_on_text_observations"]
+        return cls(EpisodeTokenizer(text, vocabulary, on_texts, layout=layout, pool_patches=pool), tasks)
 
 
 def check_folder(folder: Path) -> None:
@@ -117,7 +121,7 @@ def _age(folder: Path) -> tuple[bool, int, str]:
 
 
 def _check_keys(content: dict[str, Any]) -> None:
-    if unknown := sorted(content.keys() - _KEYS - {"learner", "memories", "layout", "returns"}):
+    if unknown := sorted(content.keys() - _KEYS - {"learner", "memories", "layout", "returns", "pool_patches"}):
         raise ValueError(f"it has the unknown key {shown(unknown[0])}")
     if missing := sorted(_KEYS - content.keys()):
         raise ValueError(f"it lacks the key '{missing[0]}'")
@@ -125,6 +129,8 @@ def _check_keys(content: dict[str, Any]) -> None:
         raise ValueError(f"loss_on_text_observations is {kind_of(on_observations)}, expected true or false")
     if (layout := content.get("layout", "gato")) not in LAYOUTS:
         raise ValueError(f"layout is {shown(layout)}, expected one of {', '.join(LAYOUTS)}")
+    if type(pool := content.get("pool_patches", 1)) is not int or pool < 1:
+        raise ValueError(f"pool_patches is {shown(pool)}, expected a whole number of at least 1")
     sha256 = content["tokenizer_sha256"]
     if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
         raise ValueError("tokenizer_sha256 is neither a SHA-256 of 64 hexadecimal digits nor null")

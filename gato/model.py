@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import ModelOutput
 
 from gato.layers.compact import ActionHead, NumberEmbedding, initialise
-from gato.layers.embedding import Embedding, PatchEmbedder, TokenTable, smooth_rows
+from gato.layers.embedding import Embedding, PatchEmbedder, PatchPool, TokenTable, smooth_rows
 from gato.layers.head import Suppress, weighted_loss
 from gato.layers.inputs import attention_layout, check_inputs, find_targets, refuse_unsupported
 from gato.layers.numbers import Numbers, number_arrays
@@ -88,20 +88,22 @@ class Gato(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.loss_type = "ForCausalLM"  # transformers' Trainer then counts no first label, which nothing predicts
         embedder = patch_embedder or PatchEmbedder(config.width, config.patch_channels)
-        numbers, self.actions = None, None
+        numbers, pool, self.actions = None, None, None
         if config.layout == "compact":
             places, row_scale = config.max_local_positions, 1 / max(config.initializer_range, 1e-3)
             numbers = NumberEmbedding(config.width, places, config.continuous_start, row_scale)
             self.actions = ActionHead(config.width, places, config.num_bumps)
-        self.embedding = Embedding(config.table_rows, config.width, config.image_token_id, config.max_local_positions, embedder, numbers)
+            pool = PatchPool(config.width, config.pool_patches) if config.pool_patches > 1 else None
+        self.embedding = Embedding(config.table_rows, config.width, config.image_token_id, config.max_local_positions, embedder, numbers, pool)
         self.transformer = Transformer(
             config.num_layers, config.num_heads, config.width, config.head_width, config.feed_forward,
             cast(PositionScheme, config.positions), config.context_length, config.drop_path, config.dropout,
         )  # fmt: skip
         self.post_init()
         # not in `_init_weights`: transformers passes over modules without weights of their own
-        if isinstance(embedder, PatchEmbedder):
-            embedder.initialise()
+        for made in (embedder, pool):
+            if isinstance(made, (PatchEmbedder, PatchPool)):
+                made.initialise()
         for part in (numbers, self.actions):
             if part is not None:
                 initialise(part)

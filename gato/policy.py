@@ -22,7 +22,7 @@ from gato.layers.layout import check_layouts
 from gato.layers.slots import SlotChoice
 from gato.layers.stream_cache import StreamCache
 
-from .batch import ACTION_LOCAL, Kind, TokenSequence, join, pack_numbers, padded
+from .batch import ACTION_LOCAL, Kind, TokenSequence, join, pack_numbers, padded, patch_places
 from .episode import Episode, act_in_one
 from .model import Gato
 from .setting import SEED, TEMPERATURE, check_value
@@ -97,7 +97,7 @@ class GatoPolicy:
             raise ValueError(f"overflow is '{overflow}', expected 'rebuild' or 'rolling'")
         if temperature is not None:
             check_value("temperature", temperature, float, TEMPERATURE)
-        check_layouts(model.config.layout, tokenizer.layout)
+        check_layouts(model.config, tokenizer)
         if overflow == "rolling" and model.config.positions == "learned":
             raise ValueError("learned positions end with the context, so 'rolling' cannot go on; use overflow 'rebuild'")
         self.model, self.tokenizer, self.task = model.eval(), tokenizer, task
@@ -324,7 +324,7 @@ class GatoPolicy:
         embedded = self.model.embedding(
             self._tensor(arrays["ids"]), self._tensor(arrays["local_position"]),
             self._tensor(patches) if len(patches) else None, self._tensor(boxes) if len(patches) else None,
-            numbers=pack_numbers(fed, shape[1]).to(self.device) if self._is_compact else None,
+            self._tensor(patch_places(fed, shape[1])), numbers=pack_numbers(fed, shape[1]).to(self.device) if self._is_compact else None,
         )  # fmt: skip
         if self.overflow == "rebuild" or shape[1] <= MAX_CHUNK:
             return self._run(embedded, rows, counts)

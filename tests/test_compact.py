@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import gato
 from gato.agent import Agent
 from gato.batch import ACTION_LOCAL, NO_LOCAL, Kind, TokenSequence, collate, join
 from gato.episode import Episode
@@ -20,7 +21,7 @@ from gato.layers.slots import SlotChoice
 from gato.learners.gato import GatoLearner
 from gato.policy import GatoPolicy
 from gato.spec import NUM_BINS, FieldSpec, Modality, TaskSpec
-from gato.tokenizers import continuous
+from gato.tokenizers import continuous, image
 from gato.tokenizers.episode import EpisodeTokenizer
 
 EXACT = dict(rtol=1e-9, atol=1e-9)  # float64, up to the order of summation
@@ -115,6 +116,42 @@ def test_a_grid_of_choices_takes_a_position_for_each_of_its_rows(compact):
     assert compact.positions_per_timestep(task) == 3
     assert tokens.position.tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 3, 3, 3, 4, 4, 4, 4, 5]
     assert compact.show(tokens).splitlines()[0] == "0.0    (0 1 2) (3 4 5 |) [1]"
+
+
+def test_a_block_of_patches_shares_a_position(tokenizer, drive):
+    """Of 3 x 5 patches, numbered in raster order, 2 x 2 share one; the blocks at the far sides are smaller."""
+    pooled = EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact", pool_patches=2)
+    shown = image.blocks(48, 80, 2)
+    assert shown.order.tolist() == [0, 1, 5, 6, 2, 3, 7, 8, 4, 9, 10, 11, 12, 13, 14]
+    assert np.flatnonzero(shown.starts).tolist() == [0, 4, 8, 10, 12, 14]
+    camera = FieldSpec("camera", Modality.IMAGE, "observation", (48, 80, 3), "uint8")
+    task = TaskSpec("toy/camera", (camera, FieldSpec("go", Modality.DISCRETE, "action", (), "int64", (0,), (3,))))
+    pictures = np.repeat(np.arange(2 * 15, dtype=np.uint8).reshape(2, 3, 5, 1), 3, axis=3).repeat(16, axis=1).repeat(16, axis=2)
+    tokens = pooled.encode(Episode(task, {"camera": pictures}, {"go": np.array([1, 2])}, np.zeros(2, np.float32)))
+    assert pooled.positions_per_timestep(task) == len(tokens) // 2 == 6 + 1
+    assert tokens.patches[:, 0, 0, 0].tolist() == [15 * t + i for t in range(2) for i in shown.order]
+    first = [tokens.position[tokens.kind == Kind.PATCH][shown.order.tolist().index(i)] for i in (0, 1, 5, 6, 2, 4, 14)]
+    assert first == [0, 0, 0, 0, 1, 2, 5]
+    assert pooled.show(tokens).splitlines()[0] == "0.0    (# # # #) (# # # #) (# #) (# #) (# #) (# |) [1]"
+    assert len(pooled.encode(drive(2))) == len(EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact").encode(drive(2))) - 2
+
+
+def test_patches_of_captions_are_not_pooled(make, tokenizer):
+    """Each has a position of its own, where the image slot's row is added to it."""
+    pooled = EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact", pool_patches=2)
+    picture = FieldSpec("image", Modality.IMAGE, "observation", (32, 32, 3), "uint8")
+    task = TaskSpec("toy/captions", (picture, FieldSpec("caption", Modality.TEXT, "action", (), "str")))
+    assert not task.is_control
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    tokens = pooled.encode(Episode(task, {"image": pixels}, {"caption": np.array(["a cat"], object)}, np.zeros(1, np.float32)))
+    assert len(tokens) == 4 + 1 + len(pooled.text.encode("a cat")) + 1
+    model, batch = make(pool_patches=2), batch_of(pooled, tokens)
+    embedded = [model.embedding(batch.ids, batch.local_position, batch.patches, batch.patch_boxes, batch.patch_index)]
+    model.embedding.pool = None
+    embedded.append(model.embedding(batch.ids, batch.local_position, batch.patches, batch.patch_boxes, batch.patch_index))
+    is_patch = torch.from_numpy(tokens.kind == Kind.PATCH)[None, :, None]
+    slot = model.embedding.tokens.weight[pooled.vocabulary.image] * is_patch
+    torch.testing.assert_close(embedded[0], embedded[1] + slot, **EXACT)
 
 
 @pytest.mark.parametrize("said", ["a cat", ""])
@@ -261,7 +298,8 @@ def states_of(model, tokenizer, tokens, mask=None) -> torch.Tensor:
     """(T, width): the states before the actions of a sequence, in one forward pass."""
     batch = batch_of(tokenizer, tokens)
     with torch.no_grad():
-        embedded = model.embedding(batch.ids, batch.local_position, batch.patches, batch.patch_boxes, numbers=batch.numbers)
+        parts = batch.ids, batch.local_position, batch.patches, batch.patch_boxes, batch.patch_index
+        embedded = model.embedding(*parts, numbers=batch.numbers)
         return model.transformer(embedded, mask)[0, batch.numbers.before]
 
 
@@ -271,6 +309,18 @@ def test_acting_equals_one_forward_pass_while_the_context_is_not_full(make, comp
     policy = Recorder(model, compact, robot)
     episode = acted(policy, drive(8))  # 8 x 5 positions and the instruction, of 42
     torch.testing.assert_close(torch.cat(policy.states), states_of(model, compact, compact.encode(episode)), **EXACT)
+
+
+def test_acting_equals_one_forward_pass_where_patches_share_positions(make, tokenizer, robot, drive):
+    """And a block sees its patches' order: with the two of a picture exchanged the state is another."""
+    model, pooled = make(pool_patches=2), EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact", pool_patches=2)
+    policy = Recorder(model, pooled, robot)
+    episode = acted(policy, drive(6))
+    states = states_of(model, pooled, pooled.encode(episode))
+    torch.testing.assert_close(torch.cat(policy.states), states, **EXACT)
+    tokens = pooled.encode(episode)
+    exchanged = replace(tokens, patches=tokens.patches.reshape(-1, 2, *tokens.patches.shape[1:])[:, ::-1].reshape(tokens.patches.shape))
+    assert (states_of(model, pooled, exchanged) - states).abs().min(dim=1).values.max() > 0
 
 
 def test_rebuilding_equals_a_fresh_forward_of_the_retained_window(model, compact, robot, drive):
@@ -531,8 +581,6 @@ def test_a_mixture_measures_observations_and_its_tasks_say_how(mix):
 def test_a_saved_agent_acts_as_before_and_says_its_layout(make, compact, robot, drive, tmp_path):
     import json
 
-    import gato
-
     agent = Agent(make().float(), compact, {robot.name: robot})
     agent.save(tmp_path)
     assert json.loads((tmp_path / "gato.json").read_text())["layout"] == "compact"
@@ -542,13 +590,23 @@ def test_a_saved_agent_acts_as_before_and_says_its_layout(make, compact, robot, 
     np.testing.assert_array_equal(loaded.policy(robot.name).act(shown)["motors"], agent.policy(robot.name).act(shown)["motors"])
 
 
+def test_a_saved_agent_pools_patches_as_before(make, tokenizer, robot, drive, tmp_path):
+    pooled = EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact", pool_patches=2)
+    agent = Agent(make(pool_patches=2).float(), pooled, {robot.name: robot})
+    agent.save(tmp_path)
+    loaded = gato.load(tmp_path, device="cpu")
+    assert loaded.tokenizer.pool_patches == loaded.model.config.pool_patches == 2
+    shown = {name: values[:1] for name, values in drive(1).observations.items()}
+    np.testing.assert_array_equal(loaded.policy(robot.name).act(shown)["motors"], agent.policy(robot.name).act(shown)["motors"])
+
+
 def test_weights_of_one_layout_with_the_tokenizer_of_the_other_are_refused(make, compact, tokenizer, robot, tmp_path):
     import json
 
-    import gato
-
     with pytest.raises(ValueError, match="the weights are of layout 'compact' but the tokenizer lays out tokens as 'gato'"):
         Agent(make(), tokenizer, {})
+    with pytest.raises(ValueError, match="the weights pool 2 x 2 patches but the tokenizer 1 x 1"):
+        Agent(make(pool_patches=2), compact, {})
     Agent(make().float(), compact, {robot.name: robot}).save(tmp_path)
     path = tmp_path / "gato.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"layout": "gato"}))

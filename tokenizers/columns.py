@@ -16,7 +16,7 @@ import numpy as np
 from gato.batch import ACTION_LOCAL, NO_LOCAL, Kind
 
 Side = Literal["observation", "action"]
-Positions = Literal["each", "one", "none"] | int
+Positions = Literal["each", "one", "none"] | int | tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Column:
 
     - `ids`: flat, timestep by timestep; `counts`: tokens of a timestep, one number or (T,).
     - `side`: `None` for the separator. `is_target`: whether its tokens are.
-    - `positions`: whether `each` token begins a position, only the first one of a timestep, every n-th one, or `none`, so that they
-      share the one before them.
+    - `positions`: whether `each` token begins a position, only the first one of a timestep, every n-th one, those where a tuple says so,
+      or `none`, so that they share the one before them.
     - `local`: of its first token, `None` for none; `"counted"` counts the tokens of the timestep before it.
     - `legal`: see `TokenSequence`; one number or one per token.
     """
@@ -61,6 +61,8 @@ def _begins(within: np.ndarray, positions: Positions) -> np.ndarray:
     """Which tokens of a field begin a position, by their places within it."""
     if positions == "none":
         return np.zeros(len(within), bool)
+    if isinstance(positions, tuple):
+        return np.array(positions)[within]
     return within == 0 if positions == "one" else within % positions == 0
 
 

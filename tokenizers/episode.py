@@ -26,6 +26,7 @@ from gato.spec import PATCH_SIZE, FieldSpec, Modality, TaskSpec
 
 from . import continuous, discrete, image
 from .columns import Column, laid_out
+from .image import Blocks
 from .text import END, TextTokenizer
 from .vocabulary import Vocabulary
 
@@ -48,7 +49,8 @@ class EpisodeTokenizer:
     - `vocabulary`: the id ranges; by default the ones that follow from the text tokenizer's size.
     - `loss_on_text_observations`: whether instructions count as targets (the paper's literal rule).
     - `max_local_positions`: rows of the model's table of local positions.
-    - `layout`: `"gato"` or `"compact"`.
+    - `layout`: `"gato"` or `"compact"`; `pool_patches`: in the compact one so many rows and columns of patches share a position where the
+      task is control.
 
     **Raises:** `ValueError` if the vocabulary does not belong to the text tokenizer.
     """
@@ -60,6 +62,7 @@ class EpisodeTokenizer:
         loss_on_text_observations: bool = True,
         max_local_positions: int = 512,
         layout: Layout = "gato",
+        pool_patches: int = 1,
     ) -> None:
         if vocabulary is None:
             vocabulary = Vocabulary(text.size) if text else Vocabulary()
@@ -73,6 +76,7 @@ class EpisodeTokenizer:
         self.loss_on_text_observations = loss_on_text_observations
         self.max_local_positions = max_local_positions
         self.layout: Layout = layout
+        self.pool_patches = pool_patches
 
     # -- encode ----------------------------------------------------------------------------------
 
@@ -116,8 +120,17 @@ class EpisodeTokenizer:
             return sum(spec.num_tokens or 1 for spec in observed) + bool(observed)
         numbers = sum(positions_of(s) for s in observed if s.modality in _NUMBERS)
         others = [s for s in observed if s.modality not in _NUMBERS and not (task.is_control and s.modality is Modality.TEXT)]
-        has_bar = bool(observed) and observed[-1].modality not in _NUMBERS
-        return numbers + sum(s.num_tokens or 1 for s in others) + has_bar
+        has_bar = bool(observed) and observed[-1].modality not in _NUMBERS and self._blocks(task, observed[-1]) is None
+        return numbers + sum(self._picture_positions(task, s) if s.modality is Modality.IMAGE else 1 for s in others) + has_bar
+
+    def _blocks(self, task: TaskSpec, spec: FieldSpec) -> Blocks | None:
+        """How the patches of a picture share positions; `None` where each has its own."""
+        is_pooled = self.pool_patches > 1 and task.is_control and spec.modality is Modality.IMAGE
+        return image.blocks(*spec.patched_size, self.pool_patches) if is_pooled else None
+
+    def _picture_positions(self, task: TaskSpec, spec: FieldSpec) -> int:
+        blocks = self._blocks(task, spec)
+        return spec.num_tokens or 0 if blocks is None else int(blocks.starts.sum())
 
     def fields(self, task: TaskSpec) -> tuple[FieldSpec, ...]:
         """A task's fields in the order of their tokens."""
@@ -160,6 +173,8 @@ class EpisodeTokenizer:
         local = None
         if is_number or (task.is_control and not is_instruction):
             local = sum(c.counts for c in before if c.side == "observation" and c.local is not None and isinstance(c.counts, int))
+        if blocks := self._blocks(task, spec):
+            return Column(**common, local=local, positions=tuple(blocks.starts.tolist()))
         if not is_number:
             return Column(**common, local=local)
         if not is_action:
@@ -205,8 +220,10 @@ class EpisodeTokenizer:
         specs = [s for s in task.observations if s.modality is Modality.IMAGE]
         if not specs:
             return np.zeros((0, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), np.zeros((0, 4), np.uint8)
-        per_field = [image.patchify(image.resize(s, np.asarray(observations[s.name]))) for s in specs]  # (T, n, 16, 16, 3)
-        boxes = np.concatenate([image.patch_boxes(*s.patched_size) for s in specs])
+        orders = [slice(None) if (blocks := self._blocks(task, s)) is None else blocks.order for s in specs]
+        pictures = [image.resize(s, np.asarray(observations[s.name])) for s in specs]
+        per_field = [image.patchify(p)[:, order] for p, order in zip(pictures, orders, strict=True)]  # (T, n, 16, 16, 3)
+        boxes = np.concatenate([image.patch_boxes(*s.patched_size)[order] for s, order in zip(specs, orders, strict=True)])
         patches = np.concatenate(per_field, axis=1)
         return patches.reshape(-1, PATCH_SIZE, PATCH_SIZE, 3), np.tile(boxes, (len(patches), 1))
 

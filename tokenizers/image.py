@@ -5,6 +5,7 @@ Patches have no ids: their pixels travel as uint8 and are normalised on the devi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -54,6 +55,26 @@ def patch_boxes(rows: int, columns: int) -> np.ndarray:
     boxes = np.stack([r[i], r[i + 1], c[j], c[j + 1]], axis=1)
     boxes.flags.writeable = False  # the cache hands out one array to all
     return boxes
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Patches that share positions: `order` (n,) puts those of a block side by side; `starts` (n,), in that order: the first of each."""
+
+    order: np.ndarray
+    starts: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def blocks(rows: int, columns: int, size: int) -> Blocks:
+    """Blocks of at most `size` x `size` patches of a picture of `rows` x `columns` pixels, both in raster order; smaller at its far sides."""
+    i, j = (a.ravel() for a in np.indices((rows // PATCH_SIZE, columns // PATCH_SIZE)))
+    block = (i // size) * -(-columns // (PATCH_SIZE * size)) + j // size
+    order = np.argsort(block, kind="stable")
+    starts = np.diff(block[order], prepend=-1) != 0
+    for array in (order, starts):
+        array.flags.writeable = False  # the cache hands out one array to all
+    return Blocks(order, starts)
 
 
 def draw_positions(boxes: np.ndarray, noise: np.ndarray) -> np.ndarray:

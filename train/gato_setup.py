@@ -18,7 +18,7 @@ from .recipe import PretrainConfig
 
 def set_up(config: PretrainConfig, device: Any) -> Setup:
     """**Raises:** `ValueError` for a mixture that does not fit, see `Mixture`."""
-    tokenizer = open_tokenizer(config.data, config.model.max_local_positions, config.model.layout)
+    tokenizer = open_tokenizer(config.data, *config.model.layout_settings)
     model_config = config.model.build(tokenizer.vocabulary)
     mixture = Mixture(config.data, tokenizer, model_config.context_length, config.train.seed, 2 * model_config.num_layers)
     torch.manual_seed(config.train.seed)

@@ -22,13 +22,15 @@ PositionScheme = Literal["rope", "transformer_xl", "learned"]  # those of `gato.
 class ModelConfig(Settings):
     """The architecture: a `size` of the paper (`gato-79m`, `gato-364m`, `gato-1b`, each with a `-rope` twin), or the numbers.
 
-    `layout`: `gato`, the paper's, or `compact`. The vocabulary follows from the tokenizer. See `GatoConfig` for the fields.
+    `layout`: `gato`, the paper's, or `compact`; `pool_patches`: in the compact one so many rows and columns of a picture's patches
+    share a position. The vocabulary follows from the tokenizer. See `GatoConfig` for the fields.
     """
 
     section: ClassVar[str] = "model"
 
     size: str | None = choice(None, SIZES)
     layout: Layout = "gato"
+    pool_patches: int = bounded(1, 1, 64)
     num_layers: int = bounded(4, 1, 1000)
     num_heads: int = bounded(4, 1, 1024)
     width: int = bounded(128, 1, 2**17)
@@ -44,6 +46,11 @@ class ModelConfig(Settings):
     initializer_range: float = bounded(0.02, 0, 100, above=True)
     num_bumps: int = bounded(3, 1, 64)
     mean_weight: float = bounded(100.0, 0, 1e6)
+
+    @property
+    def layout_settings(self) -> tuple[int, Layout, int]:
+        """What the tokenizer shares with the model."""
+        return self.max_local_positions, self.layout, self.pool_patches
 
     def build(self, vocabulary: Vocabulary) -> Any:
         """The `GatoConfig`."""

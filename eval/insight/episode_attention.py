@@ -64,8 +64,11 @@ def _patches(episode: Episode, tokens: TokenSequence, step: int, weights: np.nda
     images = [f for f in episode.task.observations if f.modality is Modality.IMAGE]
     if len(images) != 1:
         return None
-    here = np.flatnonzero((tokens.kind == Kind.PATCH) & (tokens.timestep == step))
+    is_patch = tokens.kind == Kind.PATCH
+    here = tokens.position[is_patch & (tokens.timestep == step)]
     rows, columns = (n // PATCH_SIZE for n in images[0].patched_size)
+    boxes = tokens.patch_boxes[tokens.timestep[is_patch] == step]
+    here = here[np.lexsort((boxes[:, 2], boxes[:, 0]))]  # in raster order, which pooled patches are not in
     picture = np.asarray(episode.observations[images[0].name][step])
     return CaptionAttention(picture, f"timestep {step}", rearrange(weights[..., here], "l h (r c) -> l h r c", r=rows, c=columns))
 

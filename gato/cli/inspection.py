@@ -144,7 +144,7 @@ def _mixture_of(name: str, options: Any) -> tuple[Any, int, int]:
     settings |= {key: value for key, value in vars(options).items() if key in settings and value is not None}
     from gato.data.mixture import Mixture, open_tokenizer
 
-    tokenizer = open_tokenizer(data, recipe.model.max_local_positions, recipe.model.layout) if recipe else open_tokenizer(data)
+    tokenizer = open_tokenizer(data, *recipe.model.layout_settings) if recipe else open_tokenizer(data)
     mixture = Mixture(data, tokenizer, settings["context_length"], settings["seed"])
     return mixture, settings["steps"] or 0, settings["batch_size"]
 

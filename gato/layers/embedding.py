@@ -72,15 +72,51 @@ class PatchEmbedder(nn.Module):
                 nn.init.zeros_(layer.bias)
 
 
+class PatchPool(nn.Module):
+    """Patches that share a position in the compact layout: W sum_j gelu(x_j * g(j) + p(j)) / sqrt(J), j their order in the block.
+
+    A patch alone at its position stays as it is: so are those of pictures with captions.
+
+    **Arguments:** `size`: a position holds at most so many rows and columns of patches.
+    """
+
+    def __init__(self, width: int, size: int) -> None:
+        super().__init__()
+        self.gain = nn.Embedding(size * size, width)
+        self.offset = nn.Embedding(size * size, width)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, vectors: Tensor, index: Tensor) -> Tensor:
+        """`vectors` (N, width), `index` (N,) ascending: their positions -> (N, width): what each adds to its position."""
+        begins = torch.ones_like(index, dtype=torch.bool)
+        begins[1:] = index[1:] != index[:-1]
+        group = begins.cumsum(0) - 1
+        order = torch.arange(len(index), device=index.device)
+        place = order - torch.where(begins, order, 0).cummax(dim=0).values
+        count = torch.zeros_like(index).index_add(0, group, torch.ones_like(index))[group]
+        place = place.clamp(max=self.gain.num_embeddings - 1)  # spare patches may be many at their place behind the last one
+        shared = F.gelu(torch.addcmul(self.offset(place), vectors, self.gain(place)))
+        shared = F.linear(shared * count.to(vectors.dtype).rsqrt()[:, None], self.project.weight)
+        shared = shared + self.project.bias * begins[:, None].to(vectors.dtype)
+        return torch.where((count > 1)[:, None], shared, vectors)
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        nn.init.normal_(self.gain.weight)
+        nn.init.normal_(self.offset.weight)
+        nn.init.normal_(self.project.weight, std=self.project.in_features**-0.5)
+        nn.init.zeros_(self.project.bias)
+
+
 class Embedding(nn.Module):
     """A batch's ids and patches -> (B, L, width).
 
-    **Arguments:** `image_id`: ids with this value take the patches, in order, row by row; `numbers`: of the compact layout.
+    **Arguments:** `image_id`: ids with this value take the patches, in order, row by row; `numbers`, `pool`: of the compact layout.
     """
 
     def __init__(
         self, num_rows: int, width: int, image_id: int, max_local_positions: int, patch_embedder: nn.Module,
-        numbers: NumberEmbedding | None = None,
+        numbers: NumberEmbedding | None = None, pool: PatchPool | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.image_id, self.action_row = image_id, max_local_positions
@@ -90,6 +126,7 @@ class Embedding(nn.Module):
         self.patch_columns = nn.Embedding(NUM_POSITION_BINS, width)
         self.local = nn.Embedding(max_local_positions + 1, width)  # the last row is shared by all action tokens
         self.numbers = numbers
+        self.pool = pool
 
     def forward(
         self, ids: Tensor, local_positions: Tensor | None, patches: Tensor | None, patch_boxes: Tensor | None, index: Tensor | None = None,
@@ -124,7 +161,10 @@ class Embedding(nn.Module):
         middle = ((boxes[:, 0::2] + boxes[:, 1::2] + 1) // 2).clamp(max=NUM_POSITION_BINS - 1)  # (N, 2): the rounded mean
         vectors = self.patch_embedder(patches) + self.patch_rows(middle[:, 0]) + self.patch_columns(middle[:, 1])
         flat = self.tokens(F.pad(ids.flatten(), (0, 1)))  # one place more, where spare patches go
-        flat = flat.index_copy(0, index, vectors.to(flat.dtype))
+        if self.pool is None:
+            flat = flat.index_copy(0, index, vectors.to(flat.dtype))
+        else:
+            flat = flat.index_add(0, index, self.pool(vectors, index).to(flat.dtype))  # the separator may stand at the last of them
         return flat[:-1].view(*ids.shape, -1)
 
     def _slots(self, ids: Tensor, num_patches: int) -> Tensor:
