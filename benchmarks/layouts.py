@@ -33,6 +33,7 @@ from gato.spec import Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
 
 LAYOUTS = ("gato", "compact")
+POOLED = (2, 3)  # rows and columns of patches that share a position of the compact layout, beside none
 CONTEXT, SIZE = 1024, {"width": 256, "num_layers": 4, "num_heads": 8, "head_width": 32, "feed_forward": 1024}
 
 
@@ -45,18 +46,23 @@ def episode(task: TaskSpec, steps: int, rng: np.random.Generator) -> Episode:
     return Episode(task, observations(task, steps, rng), {spec.name: actions}, np.zeros(steps, np.float32))
 
 
-def model_of(layout: str, context: int) -> Gato:
+def tokenizer_of(layout: str, pool: int) -> EpisodeTokenizer:
+    return EpisodeTokenizer(None, layout=layout, pool_patches=pool if layout == "compact" else 1)
+
+
+def model_of(tokenizer: EpisodeTokenizer, context: int) -> Gato:
     torch.manual_seed(0)
-    return Gato(GatoConfig(**SIZE, context_length=context, drop_path=0.0, layout=layout))
+    settings = {"layout": tokenizer.layout, "pool_patches": tokenizer.pool_patches}
+    return Gato(GatoConfig(**SIZE, context_length=context, drop_path=0.0, **settings))
 
 
-def training_step(layout: str, task: TaskSpec, rows: int):
+def training_step(layout: str, task: TaskSpec, rows: int, pool: int):
     """A function that runs one update's forward and backward, and its timesteps."""
-    tokenizer, rng = EpisodeTokenizer(None, layout=layout), np.random.default_rng(0)
+    tokenizer, rng = tokenizer_of(layout, pool), np.random.default_rng(0)
     steps = CONTEXT // EpisodeTokenizer(None).positions_per_timestep(task)
     length = steps * tokenizer.positions_per_timestep(task)
     batch = collate([tokenizer.encode(episode(task, steps, rng)) for _ in range(rows)], length, tokenizer.vocabulary.pad)
-    learner = GatoLearner(model_of(layout, length)).train()
+    learner = GatoLearner(model_of(tokenizer, length)).train()
 
     def step() -> None:
         loss, _ = learner(batch)
@@ -78,12 +84,12 @@ def in_turn(works: Sequence, repeats: int) -> list[float]:
     return [statistics.median(one) for one in seconds]
 
 
-def acting(layout: str, task: TaskSpec):
+def acting(layout: str, task: TaskSpec, pool: int):
     """A function that plays one timestep of a policy whose context is full."""
-    tokenizer, rng = EpisodeTokenizer(None, layout=layout), np.random.default_rng(0)
+    tokenizer, rng = tokenizer_of(layout, pool), np.random.default_rng(0)
     steps = CONTEXT // EpisodeTokenizer(None).positions_per_timestep(task)
     context = steps * tokenizer.positions_per_timestep(task)
-    policy = GatoPolicy(model_of(layout, context), tokenizer, task, overflow="rolling")
+    policy = GatoPolicy(model_of(tokenizer, context), tokenizer, task, overflow="rolling")
     for _ in range(steps + 1):
         policy.act(observations(task, 1, rng))
     return lambda: policy.act(observations(task, 1, rng))
@@ -114,12 +120,14 @@ def main() -> None:
     if options.families is not None:
         return
     print("\n| task | training, timesteps/s | compact | times | a step, ms | compact | times |\n" + "| --- " * 7 + "|")
-    for task in (vector_task(), picture_task()):
-        (paper, count), (compact, _) = (training_step(layout, task, options.rows) for layout in LAYOUTS)
+    pictures = picture_task()
+    for task, pool in ((vector_task(), 1), (pictures, 1), *((pictures, pool) for pool in POOLED)):
+        (paper, count), (compact, _) = (training_step(layout, task, options.rows, pool) for layout in LAYOUTS)
         slow, fast = in_turn((paper, compact), options.repeats)
-        long, short = in_turn([acting(layout, task) for layout in LAYOUTS], 10 * options.repeats)
+        long, short = in_turn([acting(layout, task, pool) for layout in LAYOUTS], 10 * options.repeats)
+        blocks = f", blocks of {pool} x {pool} patches" if pool > 1 else ""
         print(
-            f"| {task.name} | {count / slow:,.0f} | {count / fast:,.0f} | {slow / fast:.1f} "
+            f"| {task.name}{blocks} | {count / slow:,.0f} | {count / fast:,.0f} | {slow / fast:.1f} "
             f"| {long * 1e3:.1f} | {short * 1e3:.1f} | {long / short:.1f} |", flush=True,
         )  # fmt: skip
 

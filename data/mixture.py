@@ -215,9 +215,7 @@ def row_weights(config: DataConfig, sizes: Mapping[str, int]) -> np.ndarray:
     return np.array([1.0 if weight is None else weight for weight in given.values()], dtype=np.float64)
 
 
-def open_tokenizer(
-    config: DataConfig, max_local_positions: int = 512, layout: Layout = "gato", pool_patches: int = 1
-) -> EpisodeTokenizer:
+def open_tokenizer(config: DataConfig, max_local_positions: int = 512, layout: Layout = "gato", pool_patches: int = 1) -> EpisodeTokenizer:
     """The mixture's tokenizer, in the layout that training with it uses. **Raises:** `ValueError` if there is none."""
     text = TextTokenizer.load(config.tokenizer or stores_folder() / "tokenizer.model")
     vocabulary = Vocabulary.of(text.size)

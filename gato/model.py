@@ -94,14 +94,14 @@ class Gato(PreTrainedModel, GenerationMixin):
             numbers = NumberEmbedding(config.width, places, config.continuous_start, row_scale)
             self.actions = ActionHead(config.width, places, config.num_bumps)
             pool = PatchPool(config.width, config.pool_patches) if config.pool_patches > 1 else None
-        self.embedding = Embedding(config.table_rows, config.width, config.image_token_id, config.max_local_positions, embedder, numbers, pool)
+        sizes = config.table_rows, config.width, config.image_token_id, config.max_local_positions
+        self.embedding = Embedding(*sizes, embedder, numbers, pool)
         self.transformer = Transformer(
             config.num_layers, config.num_heads, config.width, config.head_width, config.feed_forward,
             cast(PositionScheme, config.positions), config.context_length, config.drop_path, config.dropout,
         )  # fmt: skip
         self.post_init()
-        # not in `_init_weights`: transformers passes over modules without weights of their own
-        for made in (embedder, pool):
+        for made in (embedder, pool):  # not in `_init_weights`: transformers passes over modules without weights of their own
             if isinstance(made, (PatchEmbedder, PatchPool)):
                 made.initialise()
         for part in (numbers, self.actions):

@@ -14,6 +14,7 @@ import gato
 from gato.agent import Agent
 from gato.batch import ACTION_LOCAL, NO_LOCAL, Kind, TokenSequence, collate, join
 from gato.episode import Episode
+from gato.eval.insight.episode_attention import episode_attention
 from gato.layers.compact import TARGET_WIDTH, Bumps
 from gato.layers.direct import DirectPath
 from gato.layers.numbers import ALL_BINS
@@ -118,7 +119,7 @@ def test_a_grid_of_choices_takes_a_position_for_each_of_its_rows(compact):
     assert compact.show(tokens).splitlines()[0] == "0.0    (0 1 2) (3 4 5 |) [1]"
 
 
-def test_a_block_of_patches_shares_a_position(tokenizer, drive):
+def test_a_block_of_patches_shares_a_position(tokenizer, compact, drive):
     """Of 3 x 5 patches, numbered in raster order, 2 x 2 share one; the blocks at the far sides are smaller."""
     pooled = EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact", pool_patches=2)
     shown = image.blocks(48, 80, 2)
@@ -133,7 +134,7 @@ def test_a_block_of_patches_shares_a_position(tokenizer, drive):
     first = [tokens.position[tokens.kind == Kind.PATCH][shown.order.tolist().index(i)] for i in (0, 1, 5, 6, 2, 4, 14)]
     assert first == [0, 0, 0, 0, 1, 2, 5]
     assert pooled.show(tokens).splitlines()[0] == "0.0    (# # # #) (# # # #) (# #) (# #) (# #) (# |) [1]"
-    assert len(pooled.encode(drive(2))) == len(EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact").encode(drive(2))) - 2
+    assert len(pooled.encode(drive(2))) == len(compact.encode(drive(2))) - 2
 
 
 def test_patches_of_captions_are_not_pooled(make, tokenizer):
@@ -673,3 +674,14 @@ def test_a_handful_of_demonstrations_is_learned_in_updates_of_so_many_timesteps(
     assert FewShotConfig("store").fitted("compact").training.timesteps == 128
     assert FewShotConfig("store", batch_size=4).fitted("compact").training.timesteps == 0
     assert FewShotConfig("store", protocol="small").fitted("compact").training.steps == 120
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_attention_of_actions_is_that_of_positions(make, tokenizer, robot, drive, pool):
+    """Slots that are read together look alike, and so are patches that share a position looked at."""
+    pooled = EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact", pool_patches=pool)
+    found = episode_attention(Agent(make(pool_patches=pool), pooled, {robot.name: robot}), drive(3, "go"))
+    np.testing.assert_allclose(found.timesteps.sum(axis=-1), 1, atol=1e-6)
+    assert (found.timesteps[..., np.triu_indices(3, 1)[0], np.triu_indices(3, 1)[1]] == 0).all()
+    left, right = found.patches.maps[..., 0, 0], found.patches.maps[..., 0, 1]
+    assert (left == right).all() == (pool == 2)

@@ -128,6 +128,11 @@ class EpisodeTokenizer:
         is_pooled = self.pool_patches > 1 and task.is_control and spec.modality is Modality.IMAGE
         return image.blocks(*spec.patched_size, self.pool_patches) if is_pooled else None
 
+    def patch_order(self, task: TaskSpec, spec: FieldSpec) -> np.ndarray:
+        """(n,): the raster numbers of a picture's patches in the order of their tokens."""
+        blocks = self._blocks(task, spec)
+        return np.arange(spec.num_tokens or 0) if blocks is None else blocks.order
+
     def _picture_positions(self, task: TaskSpec, spec: FieldSpec) -> int:
         blocks = self._blocks(task, spec)
         return spec.num_tokens or 0 if blocks is None else int(blocks.starts.sum())
@@ -220,7 +225,7 @@ class EpisodeTokenizer:
         specs = [s for s in task.observations if s.modality is Modality.IMAGE]
         if not specs:
             return np.zeros((0, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), np.zeros((0, 4), np.uint8)
-        orders = [slice(None) if (blocks := self._blocks(task, s)) is None else blocks.order for s in specs]
+        orders = [self.patch_order(task, s) for s in specs]
         pictures = [image.resize(s, np.asarray(observations[s.name])) for s in specs]
         per_field = [image.patchify(p)[:, order] for p, order in zip(pictures, orders, strict=True)]  # (T, n, 16, 16, 3)
         boxes = np.concatenate([image.patch_boxes(*s.patched_size)[order] for s, order in zip(specs, orders, strict=True)])

@@ -67,7 +67,7 @@ class Blocks:
 
 @lru_cache(maxsize=64)
 def blocks(rows: int, columns: int, size: int) -> Blocks:
-    """Blocks of at most `size` x `size` patches of a picture of `rows` x `columns` pixels, both in raster order; smaller at its far sides."""
+    """Blocks of `size` x `size` patches of a picture of so many pixels, both in raster order; they are smaller at its far sides."""
     i, j = (a.ravel() for a in np.indices((rows // PATCH_SIZE, columns // PATCH_SIZE)))
     block = (i // size) * -(-columns // (PATCH_SIZE * size)) + j // size
     order = np.argsort(block, kind="stable")

@@ -64,9 +64,10 @@ def write_row(mixture: Mixture, step: int, index: int, row: Row, out: Path) -> P
 
 def _timesteps(mixture: Mixture, row: Row) -> Iterator[dict[str, Any]]:
     """The tokens and pictures of each timestep of a row."""
-    fields = [f for f in mixture.sources[row.source].task.observations if f.modality is Modality.IMAGE]
+    task, tokenizer = mixture.sources[row.source].task, mixture.tokenizer
+    fields = [f for f in task.observations if f.modality is Modality.IMAGE]
     patches = iter(zip(row.tokens.patches, row.tokens.patch_boxes, strict=True))
-    for (document, timestep), entries in groupby(mixture.tokenizer.table(row.tokens), lambda e: (e["document"], e["timestep"])):
+    for (document, timestep), entries in groupby(tokenizer.table(row.tokens), lambda e: (e["document"], e["timestep"])):
         images, parts = iter(fields), list[dict[str, Any]]()
         for is_patch, run in groupby(entries, lambda e: e["kind"] == Kind.PATCH.name.lower()):
             if not is_patch:
@@ -74,9 +75,10 @@ def _timesteps(mixture: Mixture, row: Row) -> Iterator[dict[str, Any]]:
                 continue
             pixels = [_patch(*next(patches)) for _ in run]
             while pixels:  # pictures follow one another; the row's end may cut the last
-                rows, columns = (n // PATCH_SIZE for n in next(images).patched_size)
-                parts.append({"columns": columns, "patches": pixels[: rows * columns]})
-                pixels = pixels[rows * columns :]
+                order = tokenizer.patch_order(task, field := next(images))
+                shown = sorted(zip(order, pixels, strict=False), key=lambda pair: pair[0])  # in raster order
+                parts.append({"columns": field.patched_size[1] // PATCH_SIZE, "patches": [patch for _, patch in shown]})
+                pixels = pixels[len(order) :]
         yield {"place": f"{document}.{timestep}", "parts": parts}
 
 

@@ -7,6 +7,7 @@ attention is where information is read, not why an action was chosen.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,27 +49,30 @@ def episode_attention(agent: Agent, episode: Episode) -> EpisodeAttention:
         raise ValueError(
             f"there is no action within the first {len(tokens)} tokens of this episode of '{episode.task.name}', so no attention"
         )
-    queries, acting = actions - 1, tokens.timestep[actions]  # a token is predicted from the one before it
+    queries, acting = tokens.position[actions] - 1, tokens.timestep[actions]  # predicted from the position before its own
     batch = collate([tokens], len(tokens), agent.tokenizer.vocabulary.pad).to(agent.model.device)
     with torch.inference_mode(), recorded(agent.model) as layers:
         agent.model(**batch.inputs(), use_cache=False, logits_to_keep=1)
     weights = np.stack([layer[0][:, queries].float().cpu().numpy() for layer in layers])  # (layers, H, queries, L)
     steps = int(acting.max()) + 1
     of_query = (acting == np.arange(steps)[:, None]) / np.maximum(np.bincount(acting, minlength=steps), 1)[:, None]  # (T, queries)
-    of_key = tokens.timestep[:, None] == np.arange(steps)  # (L, T)
+    firsts = np.diff(tokens.position, prepend=-1) > 0  # of the tokens that share a position
+    of_key = tokens.timestep[firsts][:, None] == np.arange(steps)  # (L, T)
     found = np.einsum("tq,lhqk,ks->lhts", of_query, weights, of_key)
-    return EpisodeAttention(found, _patches(episode, tokens, steps - 1, np.einsum("q,lhqk->lhk", of_query[-1], weights)))
+    order = [agent.tokenizer.patch_order(episode.task, f) for f in episode.task.observations if f.modality is Modality.IMAGE]
+    return EpisodeAttention(found, _patches(episode, tokens, steps - 1, order, np.einsum("q,lhqk->lhk", of_query[-1], weights)))
 
 
-def _patches(episode: Episode, tokens: TokenSequence, step: int, weights: np.ndarray) -> CaptionAttention | None:
+def _patches(
+    episode: Episode, tokens: TokenSequence, step: int, orders: Sequence[np.ndarray], weights: np.ndarray
+) -> CaptionAttention | None:
+    """`orders`: the raster numbers of each picture's patches, as their tokens stand; those that share a position share its weight."""
     images = [f for f in episode.task.observations if f.modality is Modality.IMAGE]
     if len(images) != 1:
         return None
-    is_patch = tokens.kind == Kind.PATCH
-    here = tokens.position[is_patch & (tokens.timestep == step)]
+    here = tokens.position[(tokens.kind == Kind.PATCH) & (tokens.timestep == step)]
     rows, columns = (n // PATCH_SIZE for n in images[0].patched_size)
-    boxes = tokens.patch_boxes[tokens.timestep[is_patch] == step]
-    here = here[np.lexsort((boxes[:, 2], boxes[:, 0]))]  # in raster order, which pooled patches are not in
+    here = here[np.argsort(orders[0])]
     picture = np.asarray(episode.observations[images[0].name][step])
     return CaptionAttention(picture, f"timestep {step}", rearrange(weights[..., here], "l h (r c) -> l h r c", r=rows, c=columns))
 
