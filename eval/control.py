@@ -21,6 +21,7 @@ from gato.disk import check_writable, finite, reason
 from gato.eval.words.captioning import caption_results, was_trained_on
 from gato.eval.words.text import text_results
 from gato.spec import TaskSpec
+from gato.weights import TRAINED
 
 from .ablation import ablations
 from .realtime import Pace
@@ -92,6 +93,8 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
         "temperature": config.temperature, "memory": config.memory,
         "tasks": [], "errors": [], "films": {},
     }  # fmt: skip
+    if (Path(checkpoint) / TRAINED).is_file():
+        results["weights"] = "averages"
     if config.videos:
         results["videos"] = {}
     for task in tasks:

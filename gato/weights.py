@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .model import Gato, GatoConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TRAINED = "trained.safetensors"  # the last weights, where training left averages to act with (`optim.ema`)
 _NEEDED = {"vocab_size", "num_layers", "num_heads", "width", "head_width", "feed_forward", "positions", "context_length"}
 _DTYPES = {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "float16": "F16"}
 

@@ -299,10 +299,12 @@ def test_a_batch_that_the_ranks_do_not_divide_is_refused_with_the_numbers_that_f
         ranks.check_rows(8, 3)
 
 
-def test_muon_and_zero_together_are_refused():
+def test_muon_and_averages_are_refused_together_with_zero():
     train = TrainConfig(batch_size=8, deepspeed="zero1")
     with pytest.raises(ValueError, match=r"optim\.muon is 2\.0, but ZeRO cuts"):
         zero.settings(OptimConfig(muon=2.0), train, "no")
+    with pytest.raises(ValueError, match=r"optim\.ema is 0\.99, but ZeRO cuts the weights that are to be averaged"):
+        zero.settings(OptimConfig(ema=0.99), train, "no")
 
 
 def test_compiled_layers_and_stage_three_together_are_refused():

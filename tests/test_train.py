@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from gato.episode import Episode
 from gato.lock import FolderLock
 from gato.tokenizers.text import TextTokenizer
 from gato.train import checkpoint, devices
+from gato.train.average import share_kept
 from gato.train.loop import SpikeWatch, StopRequest
 from gato.train.metrics import read_metrics
 from gato.train.pretrain import pretrain
@@ -38,7 +40,7 @@ data:
   sources:
     toy/corridor: {weight: 2}
     documents: {weight: 1}
-optim: {learning_rate: 0.003, warmup_steps: 2, muon: 2}
+optim: {learning_rate: 0.003, warmup_steps: 2, muon: 2, ema: 0.9}
 train: {name: small, steps: 14, batch_size: 8, micro_batch_size: 4, save_every: 3, threads: 1, deterministic: true}
 """
 
@@ -104,7 +106,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 
 def test_killed_runs_resume_to_the_losses_of_an_uninterrupted_one_bit_for_bit(here):
-    """Stochastic depth, accumulation, both optimizers and several sources on; SIGKILL twice, once right behind a checkpoint."""
+    """Stochastic depth, accumulation, averages, both optimizers and several sources on; SIGKILL twice, once right behind a checkpoint."""
     for name in ("whole", "killed"):
         (here / name).mkdir()
         (here / name / "small.yaml").write_text(RECIPE)
@@ -122,6 +124,37 @@ def test_killed_runs_resume_to_the_losses_of_an_uninterrupted_one_bit_for_bit(he
     assert losses(here / "killed") == losses(here / "whole")
     final = "runs/small/final/model.safetensors"
     assert (here / "killed" / final).read_bytes() == (here / "whole" / final).read_bytes()
+
+
+def test_an_average_of_the_weights_is_saved_to_act_with_and_training_does_not_know_of_it(small, here, capsys):
+    train = replace(small.train, steps=3, save_every=1, keep=9)
+    for name, ema in (("plain", None), ("averaged", 0.9)):
+        pretrain(replace(small, train=replace(train, name=name), optim=replace(small.optim, ema=ema)))
+    assert "runs/averaged/final, weights averaged with a decay of 0.9\n" in capsys.readouterr().out
+    last, plain = (load_file(here / f"runs/{file}.safetensors") for file in ("averaged/final/trained", "plain/final/model"))
+    before, found = (load_file(here / f"runs/averaged/{name}/model.safetensors") for name in ("step-2", "final"))
+    for name, weights in plain.items():
+        assert torch.equal(last[name], weights)
+        # of the third update a quarter of the average is kept, later ever more, up to 0.9
+        assert torch.allclose(found[name], 0.25 * before[name] + 0.75 * weights, atol=1e-6)
+    assert (
+        gato.load(here / "runs/averaged/final", "cpu").model.state_dict()["embedding.tokens.weight"].equal(found["embedding.tokens.weight"])
+    )
+    assert not (here / "runs/plain/final/trained.safetensors").exists()
+
+
+def test_how_much_of_an_average_is_kept_grows_to_the_decay():
+    assert [share_kept(0.9, step) for step in (0, 2, 71, 80, 1000)] == pytest.approx([0.1, 0.25, 72 / 81, 0.9, 0.9])
+
+
+def test_an_average_can_begin_and_end_in_the_middle_of_a_run(small, here):
+    """Where that is allowed; what is learned stays the same."""
+    for steps, ema in ((1, None), (2, 0.9), (3, None)):
+        train = replace(small.train, steps=steps, allow_changes=["optim.ema", "train.steps"])
+        final = pretrain(replace(small, train=train, optim=replace(small.optim, ema=ema, final_ratio=1.0)))
+    plain = pretrain(replace(small, train=replace(small.train, name="plain", steps=3), optim=replace(small.optim, final_ratio=1.0)))
+    assert (final / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    assert not (final / "trained.safetensors").exists()
 
 
 @pytest.mark.parametrize("stage", [(checkpoint, "save_file"), (digests, "sha256"), (checkpoint, "sync")], ids=lambda stage: stage[1])
@@ -290,14 +323,19 @@ def test_how_fast_and_where_may_change_when_a_run_goes_on(small, here, capsys):
     assert "going on with train.keep was 2, now 1; train.micro_batch_size was 0, now 4" in capsys.readouterr().out
 
 
-def test_every_update_says_how_fast_and_how_full_it_was(small, here):
-    pretrain(replace(small, train=replace(small.train, peak_flops=1e12)))
+def test_every_update_says_how_fast_and_how_full_it_was(small, here, capsys):
+    pretrain(replace(small, train=replace(small.train, peak_flops=1e12, micro_batch_size=3)))
+    said = capsys.readouterr().out
+    assert "one process; 8 rows an update: 1 rank x 2 accumulated x 3 rows, and once 2\n" in said
+    shares = re.search(r"step 6/6: loss [\d.]+, [\d,]+ tokens/s \(data (\d+), compute (\d+), update (\d+) %\), 0 s left", said)
+    assert 99 <= sum(map(int, shares.groups())) <= 101
     for line in read_metrics(here / "runs/small/metrics.jsonl"):
         assert line["tokens_per_second"] > line["targets_per_second"] > 0 and 0 <= line["padding_share"] < 1
         assert set(line["loss_by_modality"]) <= {"text", "discrete"} and (line["transitions_per_second"] > 0) == (
             "discrete" in line["loss_by_modality"]
         )
         assert line["memory_bytes"] > 1e6 and 0 < line["mfu"] < 1 and line["wait_seconds"] >= 0
+        assert line["compute_seconds"] > line["update_seconds"] > 0
 
 
 def test_a_run_with_other_settings_is_refused_with_the_difference(small):

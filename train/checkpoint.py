@@ -4,6 +4,7 @@ A checkpoint is the folder of what was trained (an agent's: see `gato/agent.py`)
 
     optimizer.safetensors    the optimizer's state by parameter name
     data.safetensors         where data are made on the way (`OnlineBatches`): what it takes to go on with the same ones
+    trained.safetensors      with `optim.ema`: the last weights, from which training goes on; the others are then averages, which act
     learner.safetensors      what the learner has beside what acts, such as a critic; where it has any
     training.json            update count, tokens seen, data fingerprint
     rng.safetensors          torch's generator state
@@ -31,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from gato import digests
 from gato.disk import read_json, sync
 from gato.learner import OnlineBatches, Saved, Setup
+from gato.weights import TRAINED
 
 from .engine import Engine
 from .ranks import rank, say
@@ -52,7 +54,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint holds, none of it touched by training any more: weights and moments on the host, the generator's state."""
+    """What a checkpoint holds, none of it touched by training any more: weights and moments on the host, the generator's state.
+
+    `weights` are those of `saved`, and `trained` the last ones where these are averages.
+    """
 
     saved: Saved
     weights: dict[str, torch.Tensor]
@@ -62,6 +67,7 @@ class Snapshot:
     run: dict[str, Any]
     fingerprint: dict[str, str]
     data: dict[str, torch.Tensor] = field(default_factory=dict)
+    trained: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def save(folder: Path, snapshot: Snapshot) -> None:
@@ -85,6 +91,8 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
         acting = set(file.keys())
     if beside := {name: value.contiguous() for name, value in snapshot.weights.items() if name not in acting}:
         save_file(beside, folder / BESIDE)
+    if snapshot.trained:
+        save_file({name: value.contiguous() for name, value in snapshot.trained.items()}, folder / TRAINED)
     save_file(snapshot.moments, folder / "optimizer.safetensors")
     if snapshot.data:
         save_file(snapshot.data, folder / DATA)
@@ -101,7 +109,7 @@ def _write(folder: Path, snapshot: Snapshot) -> None:
 
 def restore(folder: Path, engine: Any, batches: Any = None) -> Progress:
     """Loads weights and moments into the engine, the generator's state, and that of `OnlineBatches`. The folder must have been verified."""
-    engine.restore(weights(folder), load_file(folder / "optimizer.safetensors"))
+    engine.restore(weights(folder), load_file(folder / "optimizer.safetensors"), acting_weights(folder))
     if isinstance(batches, OnlineBatches):
         batches.load_state(load_file(folder / DATA))
     torch.set_rng_state(load_file(folder / "rng.safetensors")["torch"])
@@ -109,7 +117,12 @@ def restore(folder: Path, engine: Any, batches: Any = None) -> Progress:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All that the learner's weights are, of what acts and beside it."""
+    """All that the learner's weights are, of what acts and beside it, where training goes on."""
+    return load_file(folder / TRAINED) if (folder / TRAINED).is_file() else acting_weights(folder)
+
+
+def acting_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The same; of a run with `optim.ema` their averages."""
     beside = load_file(folder / BESIDE) if (folder / BESIDE).is_file() else {}
     return load_file(folder / WEIGHTS) | beside
 
@@ -183,13 +196,15 @@ class Saver:
     def __call__(self, at: Progress, name: str | None = None) -> None:
         self.wait()
         weights, moments = self.engine.weights(), self.engine.moments()  # the ranks' shares, brought together
+        averages = self.engine.averages()
         batches = self.setup.batches
         data = {name: value.clone() for name, value in batches.state().items()} if isinstance(batches, OnlineBatches) else {}
         self.last = at.step
         if rank() > 0:
             return
-        saved, generator = self.setup.saved(weights), torch.get_rng_state()
-        snapshot = Snapshot(saved, weights, moments, generator, at, self.run, batches.fingerprint, data)
+        acting, trained = (averages, weights) if averages else (weights, {})
+        saved, generator = self.setup.saved(acting), torch.get_rng_state()
+        snapshot = Snapshot(saved, acting, moments, generator, at, self.run, batches.fingerprint, data, trained)
         path = self.folder / (name or f"step-{at.step}")
         self._writing = path, self._thread.submit(self._write, path, snapshot)
         if name is not None:

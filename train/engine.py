@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gato.learner import Batch, Learner
 
+from .average import Average
 from .ranks import rank
 
 MODEL = "model."  # what a learner calls the part that acts; checkpoints name its tensors without it
@@ -33,8 +34,9 @@ class Engine(Protocol):
     def accumulate(self, batch: Batch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]: ...
     def step(self, rate: float, step: int) -> float: ...
     def weights(self) -> dict[str, Tensor]: ...
+    def averages(self) -> dict[str, Tensor]: ...
     def moments(self) -> dict[str, Tensor]: ...
-    def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None: ...
+    def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor], averages: dict[str, Tensor] | None = None) -> None: ...
     def close(self) -> None: ...
 
 
@@ -56,14 +58,18 @@ def load_weights(learner: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 class PlainEngine:
-    """**Arguments:** `learner`, on its device; `optimizer`; `clip`: largest norm of the gradient of the groups without their own."""
+    """**Arguments:** `learner`, on its device; `optimizer`; `clip`: largest norm of the gradient of the groups without their own;
+    `ema`: the decay of an average of the weights, which the first rank keeps."""
 
-    def __init__(self, learner: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, clip: float) -> None:
+    def __init__(
+        self, learner: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, clip: float, ema: float | None = None
+    ) -> None:
         names = [saved_name(name) for name in learner.state_dict()]
         assert len(set(names)) == len(names), "two parts of the learner would be saved under one name"
         self.learner: Any = learner
         self.optimizer, self.accelerator, self.clip = optimizer, accelerator, clip
         self.ranks, self.device = accelerator.num_processes, accelerator.device
+        self.average = Average(learner, ema) if ema is not None and rank() == 0 else None
         self.model: Any = accelerator.prepare_model(learner) if self.ranks > 1 else learner
 
     def describe(self) -> str:
@@ -97,6 +103,8 @@ class PlainEngine:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group.get("rate_factor", 1.0)
             self.optimizer.step()
+            if self.average is not None:
+                self.average.add(step)
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -116,6 +124,13 @@ class PlainEngine:
             return {}
         return {saved_name(name): value.detach().to("cpu", copy=True) for name, value in self.learner.state_dict().items()}
 
+    def averages(self) -> dict[str, Tensor]:
+        """As `weights`, with the average of each parameter; empty without one."""
+        if self.average is None:
+            return {}
+        values = self.learner.state_dict(keep_vars=True)  # the parameters themselves
+        return {saved_name(name): self.average.of(value).detach().to("cpu", copy=True) for name, value in values.items()}
+
     def moments(self) -> dict[str, Tensor]:
         """A copy of the optimizer's state on the host, `PARAMETER.MOMENT` each; empty on all ranks but the first."""
         if rank() > 0:
@@ -129,9 +144,13 @@ class PlainEngine:
                 found[f"{saved_name(name)}.{key}"] = value.detach().to("cpu", copy=True).contiguous()
         return found
 
-    def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
-        """Takes over weights and state as `weights` and `moments` gave them, from any number of ranks."""
+    def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor], averages: dict[str, Tensor]) -> None:
+        """Takes over weights, state and averages as `weights`, `moments` and `averages` gave them, from any number of ranks; an average
+        without its own begins at the weights."""
         load_weights(self.learner, weights)
+        if self.average is not None:
+            for name, parameter in self.learner.named_parameters():
+                self.average.of(parameter).copy_((averages or weights)[saved_name(name)])
         by_parameter: dict[str, dict[str, Tensor]] = {}
         for name, value in moments.items():
             parameter, _, key = name.rpartition(".")

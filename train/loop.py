@@ -38,7 +38,7 @@ SHOWN_ROWS = 8
 @dataclass(frozen=True)
 class Update:
     """What one update came to, over all ranks: the learner's `sums`, the `counts` of its batches, ranks that want to stop, and
-    how many updates there are to be by the first rank's clock."""
+    how many updates there are to be by the first rank's clock; and when this rank began and ended to compute its gradient."""
 
     loss: float
     sums: dict[str, list[float]]
@@ -46,6 +46,7 @@ class Update:
     waited: float
     stops: int
     total: int
+    computed: tuple[float, float]
 
     @property
     def targets(self) -> float:
@@ -166,6 +167,7 @@ def _accumulate(engine: Engine, batches: Batches, drawn: list[Batch], waited: fl
     if world_size() > 1:
         denominator = sum_over_ranks(torch.tensor(float(drawn[0].denominator), device=engine.device))
         drawn = [batch.with_denominator(denominator) for batch in drawn]
+    began = time.monotonic()
     total: torch.Tensor | None = None
     sizes: dict[str, int] = {}
     for i, batch in enumerate(drawn):
@@ -184,19 +186,21 @@ def _accumulate(engine: Engine, batches: Batches, drawn: list[Batch], waited: fl
         found[name], at = values[at : at + size], at + size
     *numbers, wait, stops, in_all = values[at:]
     counts_by_name = {name: round(n) for name, n in zip(counted[0], numbers, strict=True)}
-    return Update(loss, found, counts_by_name, wait, round(stops), round(in_all))
+    return Update(loss, found, counts_by_name, wait, round(stops), round(in_all), (began, time.monotonic()))
 
 
 def _line(
     progress: Progress, before: Progress, update: Update, norm: float, rate: float, engine: Engine, config: TrainConfig
 ) -> dict[str, Any]:
     seconds, counts = max(1e-9, progress.seconds - before.seconds), update.counts
+    began, ended = update.computed
     line = {
         "step": progress.step, "loss": update.loss, **engine.learner.report(update.sums), "gradient_norm": norm, "learning_rate": rate,
         "tokens": progress.tokens, "targets": progress.targets, "seconds": round(progress.seconds, 3),
         "padding_share": round(1 - counts["tokens"] / counts["places"], 4),
         "tokens_per_second": round(counts["tokens"] / seconds, 1), "targets_per_second": round(update.targets / seconds, 1),
         "transitions_per_second": round(counts["transitions"] / seconds, 1), "wait_seconds": round(update.waited, 4),
+        "compute_seconds": round(ended - began, 4), "update_seconds": round(time.monotonic() - ended, 4),
         "memory_bytes": memory_bytes(engine.device), "skipped": progress.skipped,
     }  # fmt: skip
     flops = engine.learner.flops(counts["tokens"], round(update.targets))

@@ -52,6 +52,7 @@ class MetricsLog:
             text += f", {line['frames']:,} frames" + (f", return {line['episode_return']:.4g}" if "episode_return" in line else "")
         if "eval_return" in line:
             text += f", {line['eval_return']:.4g} in evaluation"
+        text += _phases(line)
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(text, refresh=False)
         now = time.monotonic()
@@ -64,6 +65,13 @@ class MetricsLog:
         self._bar.close()
         if self._file is not None:
             self._file.close()
+
+
+def _phases(line: dict[str, Any]) -> str:
+    """How an update's time was spent, in percent: drawing its data (or waiting for them), forward and backward, changing the weights."""
+    spent = {"data": line["wait_seconds"], "compute": line["compute_seconds"], "update": line["update_seconds"]}
+    whole = max(1e-9, sum(spent.values()))
+    return f" ({', '.join(f'{name} {100 * seconds / whole:.0f}' for name, seconds in spent.items())} %)"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -70,7 +70,8 @@ def pretrain(config: Any) -> Path:
         known = read_metrics(metrics) if rank() == 0 and metrics.is_file() else []
         schedule = Schedule(config.train.steps, seconds, known, progress.step)
         progress = _run(folder, config, engine, accelerator, setup, progress, schedule)
-    say(f"{progress.tokens:,} tokens, {progress.targets:,} targets in {progress.seconds:.0f} s: {final}")
+    which = "" if config.optim.ema is None else f", weights averaged with a decay of {config.optim.ema:g}"
+    say(f"{progress.tokens:,} tokens, {progress.targets:,} targets in {progress.seconds:.0f} s: {final}{which}")
     return final
 
 
@@ -86,7 +87,7 @@ def _run(
     """The updates that are left, and the last checkpoint."""
     settings = config.train
     save = Saver(folder, engine, setup, asdict(config), settings.keep)
-    say(engine.describe())
+    say(f"{engine.describe()}; {settings.describe_batch(world_size())}")
     track = None
     if settings.report_to:
         accelerator.init_trackers(settings.name, init_kwargs={"wandb": {"dir": str(folder)}})
@@ -190,7 +191,7 @@ def _resume(folder: Path, config: Any, setup: Setup, accelerator: Accelerator, s
 def _engine(config: Any, setup: Setup, accelerator: Accelerator) -> Engine:
     optimizer = make_optimizer(config.optim, setup.learner.parameter_groups(config.optim.weight_decay))
     if config.train.deepspeed is None:
-        return PlainEngine(setup.learner, optimizer, accelerator, config.optim.clip)
+        return PlainEngine(setup.learner, optimizer, accelerator, config.optim.clip, config.optim.ema)
     from .zero import ZeroEngine
 
     return ZeroEngine(setup.learner, optimizer, accelerator, lambda: setup.batches.batch(0, [rank()]))

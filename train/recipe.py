@@ -75,6 +75,8 @@ class OptimConfig(Settings):
     - `clip`: largest norm of the whole gradient; the paper states none, 1.0 is our choice.
     - `muon`: the matrices of the transformer's layers are updated by Muon, at this multiple of the learning rate;
       with null AdamW updates everything, as in the paper.
+    - `ema`: checkpoints act with an exponential moving average of the weights, of which each update keeps so much (less at first);
+      null: with the last weights. What is learned does not depend on it.
     """
 
     section: ClassVar[str] = "optim"
@@ -88,6 +90,7 @@ class OptimConfig(Settings):
     weight_decay: float = bounded(0.1, 0, 100)
     clip: float = bounded(1.0, 0, 1e9, above=True)
     muon: float | None = bounded(None, 0, 1e6, above=True)
+    ema: float | None = bounded(None, 0, 1, above=True, below=True)
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,14 @@ class TrainConfig(Settings):
     def micro_batch(self, ranks: int) -> int:
         """Rows that a rank computes at a time."""
         return self.micro_batch_size or self.batch_size // ranks
+
+    def describe_batch(self, ranks: int) -> str:
+        """How an update's rows are spread, as in `512 rows an update: 8 ranks x 4 accumulated x 16 rows`."""
+        rows = self.batch_size // ranks
+        micro = min(self.micro_batch(ranks), rows)
+        whole, rest = divmod(rows, micro)
+        last = f", and once {rest}" if rest else ""
+        return f"{self.batch_size} rows an update: {ranks} {'rank' if ranks == 1 else 'ranks'} x {whole} accumulated x {micro} rows{last}"
 
 
 @dataclass(frozen=True)

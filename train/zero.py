@@ -52,6 +52,8 @@ def settings(optim: OptimConfig, train: TrainConfig, precision: str) -> dict[str
     assert train.deepspeed is not None
     if optim.muon is not None:
         raise ValueError(f"optim.muon is {optim.muon}, but ZeRO cuts the matrices that Muon needs whole; set it to null or leave ZeRO")
+    if optim.ema is not None:
+        raise ValueError(f"optim.ema is {optim.ema}, but ZeRO cuts the weights that are to be averaged; set it to null or leave ZeRO")
     if precision not in ("no", "bf16"):
         raise ValueError(f"train.precision is {precision}, but ZeRO runs in bf16 or fp32 here; choose one of these")
     given = read_settings(train.deepspeed)
@@ -172,7 +174,11 @@ class ZeroEngine:
             found[f"{saved_name(name)}.step"] = step.detach().to("cpu", copy=True)
         return found
 
-    def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+    def averages(self) -> dict[str, Tensor]:
+        """None: see `settings`."""
+        return {}
+
+    def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor], averages: dict[str, Tensor] | None = None) -> None:
         """Weights are put where they were already, for their float32 masters: bf16 has lost bits of them."""
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 

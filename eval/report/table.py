@@ -30,6 +30,8 @@ def score_table(results: dict[str, Any]) -> str:
                   f"over {row['documents']} documents, {row['bytes']:,} bytes"]  # fmt: skip
     for text in results["text"]:
         lines += ["", f"{text['prompt']}|{text['continuation']}"]
+    if results.get("weights") == "averages":
+        lines += ["", "with the averages of the weights over the updates (optim.ema)"]
     return "\n".join(lines)
 
 
