@@ -37,6 +37,7 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato chat CKPT                               talk with a model, perhaps about an --image
   gato generate CKPT TEXT                      continue text
   gato serve CKPT                              act for robots and programs: websocket and HTTP
+  gato push CKPT OWNER/NAME | pull OWNER/NAME  a checkpoint to a hub with a card, and from there
   gato demo CKPT                               a web page of a model, on this computer
   gato show SIZE|CKPT                          parameters by part, tasks of a checkpoint; --attention IMAGE|STORE
   gato validate CKPT                           read every file of a checkpoint; exit code 1 if one is damaged
@@ -70,6 +71,8 @@ VERBS: dict[str, Any] = {
     "generate": speak.generate,
     "chat": speak.chat,
     "serve": serving.serve,
+    "push": serving.push,
+    "pull": serving.pull,
     "demo": speak.demo,
     "show": look.show,
     "validate": look.validate,

@@ -1,8 +1,11 @@
-"""`gato serve`: a checkpoint acts, captions and writes for programs elsewhere."""
+"""`gato serve`, `gato push`, `gato pull`: a checkpoint acts, captions and writes for programs elsewhere, or goes and comes itself."""
 
 from __future__ import annotations
 
-from .command import parser_of
+from pathlib import Path
+from typing import Any
+
+from .command import parse, parser_of, print_rows
 from .threads import checkpoint_options
 
 EXTRA = "serving needs uvicorn, starlette, websockets and msgpack: pip install 'opengato[serve]'"
@@ -20,3 +23,44 @@ def serve(arguments: list[str]) -> None:
             raise
         raise ImportError(EXTRA) from None
     serve(checkpoint, config)
+
+
+def push(arguments: list[str]) -> None:
+    about = "Upload a checkpoint with a card to a hub (HF_ENDPOINT, by default Hugging Face's). Needs 'hf auth login', or HF_TOKEN."
+    parser = parser_of("push", about)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("repository", type=str, help="OWNER/NAME; made where it is not there yet")
+    parser.add_option("--public", bool, False, "a repository that is made is private otherwise")
+    parser.add_option("--dry-run", bool, False, help="print the files and the card, and ask no hub")
+    parser.add_argument("--json", action="store_true")
+    options = parse(parser, arguments)
+    from gato.serve import hub
+
+    if options.dry_run:
+        with hub.packed(options.checkpoint, options.repository) as folder:
+            files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+            card = (folder / hub.CARD).read_text(encoding="utf-8")
+        lines = [f"{size:>15,}  {name}" for name, size in files.items()]
+        print_rows({"files": files, "card": card}, options.json, lambda: "\n".join([*lines, "", card]))
+        return
+    address = hub.push(options.checkpoint, options.repository, options.public)
+    print_rows({"address": address}, options.json, lambda: address)
+
+
+def pull(arguments: list[str]) -> None:
+    about = "Fetch a checkpoint from a hub (HF_ENDPOINT, by default Hugging Face's) into a new folder: safetensors and JSON, nothing else."
+    parser = parser_of("pull", about)
+    parser.add_argument("repository", type=str, help="OWNER/NAME")
+    parser.add_argument("folder", type=Path, nargs="?", help="by default NAME")
+    parser.add_argument("--revision", type=str, help="a branch, a tag or a commit")
+    parser.add_argument("--json", action="store_true")
+    options = parse(parser, arguments)
+    from gato.serve import hub
+
+    found = hub.pull(options.repository, options.folder or Path(options.repository.rpartition("/")[2]), options.revision)
+    print_rows(found, options.json, lambda: _pulled(found))
+
+
+def _pulled(found: dict[str, Any]) -> str:
+    left = f"; left there: {', '.join(found['left'])}" if found["left"] else ""
+    return f"{found['folder']}: {found['files']} files, {found['bytes']:,} bytes, commit {found['commit']}{left}"

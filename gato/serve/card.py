@@ -1,28 +1,34 @@
-"""The model card of a checkpoint, and the one way it leaves this computer: `publish`, when somebody calls it."""
+"""The model card of a checkpoint, with which `gato push` uploads it."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from gato.description import Description
-from gato.disk import spanned
+from gato.agent import load
+from gato.description import Description, learner_of
+from gato.disk import read_json, spanned
 from gato.spec import TaskSpec
+from gato.weights import TRAINED
 
-PUBLISHED = ("config.json", "gato.json", "model*.safetensors*", "*_config.json", "tokenizer.model")  # no training state
-
+GATO = "A [Gato](https://arxiv.org/abs/2205.06175)-style transformer with one set of weights,"
 BODY = """
 # {name}
 
-A [Gato](https://arxiv.org/abs/2205.06175)-style model made with opengato: one transformer with one set of weights for {kinds}.
+{what} made with opengato (`pip install opengato`), for {kinds}.
 
-```python
-import gato                     # pip install opengato
-agent = gato.load("{name}")     # a folder; import gato.model to use transformers' Auto classes and pipelines
+```sh
+gato pull {repository} {name}
+gato eval {name}
 ```
 
-## What it was trained on
+```python
+import gato
+
+agent = gato.load("{name}"){auto}
+```
+
+{weights}## What it was trained on
 
 {tasks}
 
@@ -37,39 +43,30 @@ not tested for bias, for safety, or for any use outside research. The licences a
 """
 
 
-def model_card(folder: Path) -> str:
+def model_card(folder: Path, repository: str = "OWNER/NAME") -> str:
     """The card of a checkpoint folder, with the scores of its `eval.json`. **Raises:** `ValueError` if it is no checkpoint."""
     from huggingface_hub import ModelCardData
 
-    tasks = Description.load(folder).tasks.values()
-    results = json.loads((folder / "eval.json").read_text()) if (folder / "eval.json").is_file() else {}
+    learner = learner_of(folder)
+    found = Description.load(folder).tasks if learner == "gato" else load(folder, "cpu").tasks
+    tasks = list(found.values())
+    results = read_json(folder / "eval.json") if (folder / "eval.json").is_file() else {}
     kinds = [("control", any(t.is_control for t in tasks)), ("text", any(not t.is_control for t in tasks))]
     captions = any(not t.is_control and t.observations for t in tasks)
     data = ModelCardData(
-        language="en", library_name="transformers", tags=["gato", "opengato"],
+        language="en", library_name="transformers" if learner == "gato" else "opengato", tags=["opengato", learner],
         pipeline_tag="image-text-to-text" if captions else "text-generation" if kinds[1][1] else "reinforcement-learning",
     )  # fmt: skip
     name = folder.resolve().parent.name if folder.name == "final" else folder.resolve().name
-    rows = ["| task | licence of its data | random | expert |", "| --- | --- | --- | --- |", *map(_task_row, tasks)]
     body = BODY.format(
-        name=name, kinds=" and ".join(kind for kind, has in kinds if has), tasks="\n".join(rows), scores="\n".join(score_lines(results))
-    )
+        name=name, repository=repository, what=GATO if learner == "gato" else f"A policy of the learner `{learner}`,",
+        kinds=" and ".join(kind for kind, has in kinds if has),
+        auto="  # after `import gato.model` transformers' Auto classes open it too" if learner == "gato" else "",
+        weights="Its weights are averages over the updates (`optim.ema`).\n\n" if (folder / TRAINED).is_file() else "",
+        tasks="\n".join(["| task | licence of its data | random | expert |", "| --- | --- | --- | --- |", *map(_task_row, tasks)]),
+        scores="\n".join(score_lines(results)),
+    )  # fmt: skip
     return f"---\n{data.to_yaml()}\n---\n{body}"
-
-
-def publish(folder: Path, repository: str, private: bool = True) -> str:
-    """Uploads a checkpoint with its card to a hub repository; nothing else in this package uploads anything.
-
-    **Returns:** the address of the repository.
-    """
-    from huggingface_hub import HfApi
-
-    card = model_card(folder)
-    hub = HfApi()
-    address = hub.create_repo(repository, private=private, exist_ok=True)
-    hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(PUBLISHED))
-    hub.upload_file(repo_id=repository, path_or_fileobj=card.encode(), path_in_repo="README.md")
-    return str(address)
 
 
 def _task_row(task: TaskSpec) -> str:
