@@ -93,7 +93,7 @@ def hub(monkeypatch):
     kind = type("OneHub", (Hub,), {"repositories": {}, "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://{}:{}".format(*server.server_address))
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "a-token")
@@ -188,7 +188,7 @@ def test_a_stranger_a_set_switch_and_a_silent_hub_are_told_apart(hub, policy, mo
     assert main(push) == 2
     assert "HF_HUB_OFFLINE is set, so no hub is asked" in capsys.readouterr().err
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "ENDPOINT", constants.ENDPOINT.rpartition(":")[0] + ":9")  # a port where nobody listens
     for words in (push, ["pull", "somebody/walker"]):
         assert main(words) == 2
-        assert "the hub at http://127.0.0.1:9 is not reached (" in capsys.readouterr().err
+        assert f"the hub at {constants.ENDPOINT} is not reached (" in capsys.readouterr().err
