@@ -238,11 +238,12 @@ def test_a_timestep_that_failed_counts_for_nothing_and_training_goes_on(mood, mo
     assert torch.isfinite(loss) and sums["targets"] == batch.weight.sum()
 
 
-def test_an_environment_that_always_fails_ends_the_run(moody, monkeypatch):
+def test_an_environment_that_always_fails_ends_the_run_and_is_not_told_without_end(moody, caplog, monkeypatch):
     monkeypatch.setattr(gymnasium.registry[moody], "kwargs", {"mood": "raises", "always": True})
     envs.task.cache_clear()
     with pytest.raises(RuntimeError, match=r"10 episodes in a row failed, the last in environment 0 of 'Moody-v0'.*KeyError: 'motor'"):
         rollouts(moody, length=32)
+    assert caplog.text.count("it goes on with the next episode") == 5 and caplog.text.count("not told one by one") == 1
 
 
 def test_environments_side_by_side_have_episodes_of_their_own_and_repeat_them():

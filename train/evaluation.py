@@ -13,6 +13,8 @@ from gato.envs.stream import EpisodeLimits, EpisodeResult, Stream
 from gato.learner import Weights
 from gato.spec import TaskSpec
 
+from .ranks import say
+
 PURPOSE = "beside"  # seeds of no collection, no training, and no evaluation afterwards
 
 
@@ -34,6 +36,8 @@ class EpisodesBeside:
         with torch.random.fork_rng(devices=[]):  # whatever making an agent draws, training goes on as if nothing had been played
             results = self._play(self.saved(weights).policy(self.task, seed=self.seed))
         whole = [result for result in results if result.failed is None]
+        if reasons := [f"of seed {result.seed}: {result.failed}" for result in results if result.failed is not None]:
+            say(f"{len(reasons)} of {len(results)} episodes beside training failed and count for nothing, the first {reasons[0]}")
         found: dict[str, Any] = {"eval_episodes": len(results), "eval_failed": len(results) - len(whole)}
         if whole:
             found |= {"eval_return": float(np.mean([r.total_reward for r in whole]))}

@@ -18,6 +18,7 @@ from .recording import episode_seed
 from .stream import EpisodeLimits, EpisodeResult, Stream
 
 MOST_FAILURES = 10  # episodes of an environment that fail in a row before a run ends
+TOLD_FAILURES = 5  # of all environments together; more are counted, not told one by one
 PURPOSE = "train"  # seeds of no collection and no evaluation
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class VectorEnv:
     def __init__(self, task: TaskSpec, indices: Sequence[int], seed: int, limits: EpisodeLimits) -> None:
         self.task, self.indices, self.seed = task, list(indices), seed
         self.episodes = dict.fromkeys(self.indices, 0)  # begun so far
-        self._failures = dict.fromkeys(self.indices, 0)
+        self._failures, self._num_failed = dict.fromkeys(self.indices, 0), 0
         self.streams: list[Stream] = []
         try:
             for index in self.indices:
@@ -117,7 +118,11 @@ class VectorEnv:
             self._failures[stream.index] = 0
             return
         self._failures[stream.index] += 1
+        self._num_failed += 1
         where = f"environment {stream.index} of '{self.task.name}', episode of seed {result.seed}, timestep {result.num_timesteps}"
         if self._failures[stream.index] >= MOST_FAILURES:
             raise RuntimeError(f"{MOST_FAILURES} episodes in a row failed, the last in {where}: {result.failed}; mend the environment")
-        _log.warning("%s failed: %s; it goes on with the next episode, the timestep counts for nothing", where, result.failed)
+        if self._num_failed <= TOLD_FAILURES:
+            _log.warning("%s failed: %s; it goes on with the next episode, the timestep counts for nothing", where, result.failed)
+        if self._num_failed == TOLD_FAILURES:
+            _log.warning("further failures are counted (failed in the metrics) and not told one by one")
