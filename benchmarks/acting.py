@@ -2,6 +2,8 @@
 
     python benchmarks/acting.py sanity --seeds 3                      # CartPole and DoorKey by their recipes
     python benchmarks/acting.py memories --frames 200000 --seeds 5    # an LSTM, a RIM, and both at two speeds, on a BabyAI level
+    python benchmarks/acting.py transfer --frames 200000 --seeds 5    # those go on to a harder level: adaptation, and what is forgotten
+    python benchmarks/acting.py modules --frames 200000 --seeds 5     # which blocks of a RIM take part where, and what fewer of them do
 
 Runs go to `runs/acting-...`, one after the other on one core, and one that is finished is not trained again: the same line goes on after an
 interruption, and prints the table of what is there. Frames to 80 % are those after which the mean success of the last hundred
@@ -19,7 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from gato.agent import load
 from gato.cli import main as gato
+from gato.eval.insight.trace import Observed
+from gato.eval.rollout import rollout
 from gato.eval.score import mean_interval
 from gato.train.metrics import read_metrics
 
@@ -76,12 +81,57 @@ def memories(options: argparse.Namespace) -> None:
     for seed in range(options.seeds):
         for name in options.variants:
             words = ["--train.seed", str(seed), "--env.task", options.task, "--env.frames", str(options.frames), *VARIANTS[name]]
-            run = trained(f"acting-{options.task.rpartition('/')[2]}-{options.frames}-{name}-{seed}", "ppo-babyai", words)
+            run = trained(run_name(options.task, options.frames, name, seed), "ppo-babyai", words)
             row = {"variant": name, "seed": seed, **learning(run)}
             row |= {f"success {r['task']}": r["success"] for r in played(run, tasks, options.episodes)}
             print(json.dumps(row), flush=True)
             rows.append(row)
     print(memory_table(rows, tasks))
+
+
+def transfer(options: argparse.Namespace) -> None:
+    """A harder level after the easy one and from nothing, in equal frames of it; and the easy one before and after."""
+    easy, hard = options.task, HARDER[options.task][0]
+    for seed in range(options.seeds):
+        for name in options.variants:
+            words = ["--train.seed", str(seed), "--env.frames", str(options.frames), *VARIANTS[name]]
+            first = trained(run_name(easy, options.frames, name, seed), "ppo-babyai", [*words, "--env.task", easy])
+            words += ["--env.task", hard]
+            alone = trained(run_name(hard, options.frames, name, seed), "ppo-babyai", words)
+            after = trained(
+                run_name(hard, options.frames, f"after-{name}", seed), "ppo-babyai", [*words, "--ppo.start", str(first / "final")]
+            )
+            row: dict[str, Any] = {"variant": name, "seed": seed}
+            for label, run in (("alone", alone), ("after", after)):
+                row |= {f"{label} {what}": value for what, value in learning(run).items()}
+            for label, run in (("before", first), ("after", after)):
+                row[f"{easy} {label}"] = played(run, [easy, hard], options.episodes)[0]["success"]
+            print(json.dumps(row), flush=True)
+
+
+def modules(options: argparse.Namespace) -> None:
+    """By level: the share of timesteps in which each block took part, and success where fewer of them may than in training."""
+    for seed in range(options.seeds):
+        for name in [name for name in options.variants if "rim" in VARIANTS[name]]:
+            words = ["--train.seed", str(seed), "--env.frames", str(options.frames), *VARIANTS[name], "--env.task", options.task]
+            run = trained(run_name(options.task, options.frames, name, seed), "ppo-babyai", words)
+            agent = load(run / "final")
+            memory = agent.model.memory
+            most = memory.num_active
+            for task in [options.task, *HARDER.get(options.task, [])]:
+                row: dict[str, Any] = {"variant": name, "seed": seed, "task": task}
+                for memory.num_active in range(most, 0, -1):
+                    observed = Observed(agent.policy(task))
+                    results = rollout(observed, task, options.episodes, num_envs=1)  # type: ignore[arg-type]
+                    row[f"success of {memory.num_active}"] = float(np.mean([bool(result.success) for result in results]))
+                    if memory.num_active == most:
+                        row["active"] = np.mean(observed.active, axis=0).round(3).tolist()
+                memory.num_active = most
+                print(json.dumps(row), flush=True)
+
+
+def run_name(task: str, frames: int, name: str, seed: int) -> str:
+    return f"acting-{task.rpartition('/')[2]}-{frames}-{name}-{seed}"
 
 
 def memory_table(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
@@ -100,13 +150,13 @@ def memory_table(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["sanity", "memories"])
+    parser.add_argument("what", choices=["sanity", "memories", "transfer", "modules"])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--task", default="babyai-symbolic/go-to-local-s5-n2")
     for name, default in (("seeds", 5), ("frames", 200_000), ("episodes", 200)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    {"sanity": sanity, "memories": memories}[options.what](options)
+    {"sanity": sanity, "memories": memories, "transfer": transfer, "modules": modules}[options.what](options)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,19 @@ def test_a_run_goes_on_from_the_middle_of_a_rollout_bit_for_bit(run, step, every
     assert mine[-1].get("eval_return") == (theirs[-1]["eval_return"] if step == 5 else None)
 
 
+def test_a_run_may_begin_with_what_another_has_learned(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(run.parents[1] / "small.yaml", ".")
+    words = ["pretrain", "small.yaml", "--train.name", "more", "--ppo.start", str(run / "final"), "--optim.learning_rate", "1e-9"]
+    assert main([*words, "--env.frames", "32"]) == 0
+    before, after = (load_file(folder / "final/model.safetensors") for folder in (run, Path("runs/more")))
+    for name, value in before.items():
+        assert torch.allclose(value, after[name], atol=1e-2 if name in ("encoder.mean", "encoder.spread") else 1e-6), name
+    assert "has model.width 8; give the same" in refusal(capsys, *words, "--model.width", "16")
+    assert "of 'gymnasium/cartpole', from which 'toy/corridor' differs" in refusal(capsys, *words, "--env.task", "toy/corridor")
+    assert "the folder does not exist" in refusal(capsys, "pretrain", "small.yaml", "--ppo.start", "nowhere")
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit_and_two_ranks_give_the_losses_of_one(run, tmp_path):
     alone = Run(tmp_path, run.parents[1])

@@ -13,6 +13,10 @@ class Measures:
     def __init__(self, size: int) -> None:
         self.state = np.zeros(1 + 2 * size)  # count, means, summed squared distances from them
 
+    def start(self, mean: np.ndarray, spread: np.ndarray, count: int) -> None:
+        """Goes on from what another run found, which weighs as much as so many vectors."""
+        self.state = np.concatenate([[count], mean, count * spread.astype(np.float64) ** 2])
+
     def add(self, values: np.ndarray) -> None:
         """(n, size) more (Chan et al. 1979)."""
         values = values.astype(np.float64)

@@ -79,6 +79,7 @@ class NetworkConfig(Settings):
 class PPOConfig(Settings):
     """Rollouts, and what is made of them (Schulman et al. 2017).
 
+    - `start`: a checkpoint of PPO whose weights the run begins with, of a task with the same fields; its words are all that are known.
     - `rollout`: timesteps of each environment between two collections; `span`: timesteps of a row of a batch, through which
       gradients reach back in time; without a memory 1. `train.batch_size` counts such rows.
     - `epochs`: how often every row of a rollout is used.
@@ -90,6 +91,7 @@ class PPOConfig(Settings):
 
     section: ClassVar[str] = "ppo"
 
+    start: str | None = None
     rollout: int = bounded(128, 1, 2**20)
     span: int = bounded(1, 1, 2**16)
     epochs: int = bounded(4, 1, 1000)
