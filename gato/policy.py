@@ -135,6 +135,9 @@ class GatoPolicy:
 
     def _renew(self) -> None:
         """Somebody may have trained the model since, or put something into its layers."""
+        if (numbers := self.model.embedding.numbers) is not None:
+            with torch.inference_mode():
+                self._bins = numbers.bin_values()
         if not ActingTransformer.fits(self.model.transformer):
             self._quick = None
         elif self._quick is None:
@@ -235,7 +238,7 @@ class GatoPolicy:
         ids, places = (np.concatenate([getattr(t, name)[t.is_number] for t in seen]) for name in ("ids", "local_position"))
         numbers = (self._tensor(values.astype(np.int64)) for values in (ids, places, owner))
         direct = reader.direct_of(*numbers, hidden)
-        choice, ids = SlotChoice(reader, hidden, direct), np.empty((len(rows), len(self._legal)), np.int32)
+        choice, ids = SlotChoice(reader, hidden, direct, self._bins), np.empty((len(rows), len(self._legal)), np.int32)
         for slot, legal in enumerate(self._legal):
             is_continuous = self._slots.kind[slot] == Kind.CONTINUOUS
             if is_continuous and not self.temperature:
@@ -243,7 +246,7 @@ class GatoPolicy:
             else:
                 ids[:, slot] = self._sample(choice.scores(legal, is_continuous), legal, rows)
             if slot + 1 < len(self._legal):
-                choice.take(self._tensor(ids[:, slot].astype(np.int64)))
+                choice.take(self._tensor(ids[:, slot].astype(np.int64)), is_continuous)
         return ids
 
     def _begin_episode(self, s: int, number: int) -> None:

@@ -659,11 +659,11 @@ def test_likelihoods_are_exact_where_training_is_softer(model, compact, robot, d
     with torch.no_grad():
         hidden = states_of(model, compact, tokens)
         direct = reader.direct_of(numbers.ids, numbers.place, numbers.owner, hidden)
-        choice, total = SlotChoice(reader, hidden, direct), 0.0
+        choice, total = SlotChoice(reader, hidden, direct, reader.embedding.bin_values()), 0.0
         for slot in range(2):
             scores = choice.scores(compact.vocabulary.continuous, True)[0]
             total += float(scores[numbers.actions[0, slot] - compact.vocabulary.continuous.start])
-            choice.take(numbers.actions[:, slot])
+            choice.take(numbers.actions[:, slot], is_continuous=True)
     assert found[0] == pytest.approx(total, rel=1e-6)
 
 

@@ -52,8 +52,15 @@ class NumberEmbedding(nn.Module):
         """`ids`, `place` (..., ), as `Numbers` has them; `table`: rows of the token table."""
         is_bin = self.is_continuous(ids)
         x = torch.where(is_bin[..., None], self.value(self.measures(ids)), F.embedding(ids, table) * self.row_scale)
-        row = torch.where(place < 0, self.places - 1 - place, place)
-        return F.gelu(torch.addcmul(self.offset(row), x, self.gain(row)))
+        return self.placed(x, torch.where(place < 0, self.places - 1 - place, place))
+
+    def placed(self, values: Tensor, row: Tensor) -> Tensor:
+        """`values` (..., width) of numbers, `row` (...): their place, or behind all places their slot -> their features."""
+        return F.gelu(torch.addcmul(self.offset(row), values, self.gain(row)))
+
+    def bin_values(self) -> Tensor:
+        """(1024, width): the values of all bins."""
+        return self.value(self.measures(self.continuous_start + torch.arange(NUM_BINS, device=self.value.weight.device)))
 
     def is_continuous(self, ids: Tensor) -> Tensor:
         return (ids >= self.continuous_start) & (ids < self.continuous_start + NUM_BINS)
@@ -154,12 +161,13 @@ class ActionHead(nn.Module):
         Each slot sees the values before it.
         """
         slots = torch.arange(features.shape[1], device=hidden.device)
-        return self.state(hidden[:, None], slots, features.cumsum(dim=1) - features, direct[:, None])
+        begun = hidden + self.direct.state(direct)
+        return self.state(begun[:, None], slots, features.cumsum(dim=1) - features)
 
-    def state(self, hidden: Tensor, slot: Tensor, earlier: Tensor, direct: Tensor) -> Tensor:
-        """`earlier`: the sum of the features of the slots before."""
+    def state(self, begun: Tensor, slot: Tensor, earlier: Tensor) -> Tensor:
+        """`begun`: the state before the action with what the direct path adds; `earlier`: the sum of the features of the slots before."""
         known = self.earlier(earlier * slot.clamp(min=1).to(earlier.dtype).rsqrt()[:, None])
-        y = hidden + self.slot(slot) + known + self.direct.state(direct)
+        y = begun + self.slot(slot) + known
         return self.norm(y + self.down(F.gelu(self.up(y))))
 
     def bumps_of(self, state: Tensor, slot: Tensor, direct: Tensor) -> Bumps:

@@ -73,7 +73,9 @@ class PatchEmbedder(nn.Module):
 
 
 class PatchPool(nn.Module):
-    """Patches that share a position in the compact layout: W sum_j gelu(x_j * g(j) + p(j)) / sqrt(J), j their order in the block.
+    """Patches that share a position in the compact layout: sum_j (x_j + W gelu(x_j * g(j) + p(j))) / sqrt(J), j their order in the block.
+
+    The sum of the patches themselves lets what is learned of patches alone, from pictures with captions, hold for blocks, too.
 
     A patch alone at its position stays as it is: so are those of pictures with captions.
 
@@ -95,9 +97,8 @@ class PatchPool(nn.Module):
         place = order - torch.where(begins, order, 0).cummax(dim=0).values
         count = torch.zeros_like(index).index_add(0, group, torch.ones_like(index))[group]
         place = place.clamp(max=self.gain.num_embeddings - 1)  # spare patches may be many at their place behind the last one
-        shared = F.gelu(torch.addcmul(self.offset(place), vectors, self.gain(place)))
-        shared = F.linear(shared * count.to(vectors.dtype).rsqrt()[:, None], self.project.weight)
-        shared = shared + self.project.bias * begins[:, None].to(vectors.dtype)
+        shared = vectors + F.linear(F.gelu(torch.addcmul(self.offset(place), vectors, self.gain(place))), self.project.weight)
+        shared = shared * count.to(vectors.dtype).rsqrt()[:, None] + self.project.bias * begins[:, None].to(vectors.dtype)
         return torch.where((count > 1)[:, None], shared, vectors)
 
     @torch.no_grad()

@@ -71,16 +71,18 @@ class SlotLosses:
 class SlotChoice:
     """One action of n streams while its slots are chosen, first to last.
 
-    **Arguments:** `hidden` (n, width): the states behind the observations; `direct` (n, ...): see `SlotReader.direct_of`.
+    **Arguments:** `hidden` (n, width): the states behind the observations; `direct` (n, ...): see `SlotReader.direct_of`;
+    `bins`: `NumberEmbedding.bin_values`, so that they are not computed anew for every slot.
     """
 
-    def __init__(self, reader: SlotReader, hidden: Tensor, direct: Tensor) -> None:
-        self.reader, self.hidden, self.direct = reader, hidden, direct
+    def __init__(self, reader: SlotReader, hidden: Tensor, direct: Tensor, bins: Tensor) -> None:
+        self.reader, self.direct, self.bins = reader, direct, bins
+        self.begun = hidden + reader.head.direct.state(direct)
         self.slot = torch.zeros(1, dtype=torch.long, device=hidden.device)
         self.earlier = torch.zeros_like(hidden)
 
     def _state(self) -> Tensor:
-        return self.reader.head.state(self.hidden, self.slot, self.earlier, self.direct)
+        return self.reader.head.state(self.begun, self.slot, self.earlier)
 
     def _bumps(self) -> Bumps:
         return self.reader.head.bumps_of(self._state(), self.slot, self.direct)
@@ -95,7 +97,12 @@ class SlotChoice:
         """(n,): the bin that a continuous slot takes where it is not drawn."""
         return ((self._bumps().best() + 1) * (NUM_BINS / 2)).long().clamp(0, NUM_BINS - 1)
 
-    def take(self, ids: Tensor) -> None:
+    def take(self, ids: Tensor, is_continuous: bool) -> None:
         """Goes on to the next slot. `ids` (n,): chosen for the present one."""
-        self.earlier = self.earlier + self.reader.embedding.features(ids, -1 - self.slot.expand(len(ids)), self.reader.table)
+        embedding = self.reader.embedding
+        if is_continuous:
+            values = F.embedding(ids - embedding.continuous_start, self.bins)
+        else:
+            values = F.embedding(ids, self.reader.table) * embedding.row_scale
+        self.earlier = self.earlier + embedding.placed(values, embedding.places + self.slot)
         self.slot = self.slot + 1
