@@ -26,6 +26,14 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 MAX_PIXELS = 2**25  # 33.5 million; Pillow itself only warns at 89 million
 MAX_BYTES = 2**26
 
+COLOURS = np.array(
+    [
+        [0, 0, 0], [255, 255, 255], [255, 64, 64], [64, 255, 64], [64, 128, 255], [255, 255, 64],
+        [255, 64, 255], [64, 255, 255], [255, 160, 64], [160, 96, 255], [128, 128, 128],
+    ],
+    dtype=np.uint8,
+)  # fmt: skip  # of an empty cell, and of what cells hold
+
 _KNOWN = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FOREIGN = {
@@ -34,6 +42,14 @@ _FOREIGN = {
     b"<html": "HTML",
 }  # fmt: skip
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+
+
+def drawn_cells(cells: np.ndarray, side: int) -> np.ndarray:
+    """(rows, columns, kinds), not 0 where a cell holds a kind -> uint8 (rows * side, columns * side, 3), the last kind on top."""
+    kinds = np.zeros(cells.shape[:2], np.int64)
+    for kind, held in enumerate(np.moveaxis(cells, 2, 0)):
+        kinds[held != 0] = 1 + kind % (len(COLOURS) - 1)
+    return COLOURS[kinds].repeat(side, axis=0).repeat(side, axis=1)
 
 
 def as_picture(image: Any, spec: FieldSpec) -> np.ndarray:

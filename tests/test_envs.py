@@ -21,7 +21,7 @@ from gato.spec import Modality, TaskSpec
 SIMULATORS = {
     "atari": "ale_py", "babyai": "minigrid", "babyai-symbolic": "minigrid", "babyai-view": "minigrid", "minigrid": "minigrid",
     "dm-control": "dm_control", "gymnasium": "Box2D",
-    "metaworld": "metaworld", "minatar": "minatar", "mujoco": "mujoco", "robotics": "gymnasium_robotics",
+    "metaworld": "metaworld", "minatar": "minatar", "minatar-cells": "minatar", "mujoco": "mujoco", "robotics": "gymnasium_robotics",
 }  # fmt: skip
 # One task of each kind of expert that takes seconds at most.
 PLAYED = [
@@ -34,7 +34,7 @@ PLAYED = [
 ]  # fmt: skip
 # One task of each family to step at random: with no expert, or one that takes long.
 STEPPED = ["gymnasium/bipedal-walker", "mujoco/half-cheetah", "robotics/fetch-slide", "dm-control/ball-in-cup-catch",
-           "dm-control/finger-spin", "atari/boxing", "atari/pong", "minatar/asterix", "minigrid/door-key-5x5"]  # fmt: skip
+           "dm-control/finger-spin", "atari/boxing", "atari/pong", "minatar/asterix", "minatar-cells/asterix", "minigrid/door-key-5x5"]  # fmt: skip
 
 
 def skip_without_simulator(task: str) -> None:

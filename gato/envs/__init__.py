@@ -36,6 +36,7 @@ FAMILIES = {
     "gymnasium": ("gymnasium_suite", "gym"),
     "metaworld": ("metaworld", "metaworld"),
     "minatar": ("minatar", "minatar"),
+    "minatar-cells": ("minatar", "minatar"),
     "minigrid": ("babyai", "babyai"),
     "mujoco": ("mujoco", "mujoco"),
     "push2d": ("push2d", "gym"),
@@ -230,6 +231,9 @@ def _registry() -> Mapping[str, Mapping[str, Any]]:
             kwargs = {**entry.get("kwargs", {}), "symbolic": True}
             rest = {key: value.replace("babyai/", "babyai-symbolic/") for key, value in entry.items() if key == "held_out"}
             entries[name.replace("babyai/", "babyai-symbolic/")] = {**entry, "kwargs": kwargs, **rest}
+        if name.startswith("minatar/"):  # every game once more as its cells, none of them kept for few-shot learning
+            rest = {key: value for key, value in entry.items() if key != "held_out"}
+            entries[name.replace("minatar/", "minatar-cells/")] = {**rest, "kwargs": {**entry.get("kwargs", {}), "cells": True}}
     for name, entry in entries.items():
         if unknown := set(entry) - _ENTRY_KEYS:
             raise ValueError(f"tasks.yaml: task '{name}' has unknown keys {sorted(unknown)}; known are {sorted(_ENTRY_KEYS)}")

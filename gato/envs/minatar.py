@@ -1,7 +1,7 @@
-"""MinAtar: five small games on a board of 10x10 cells, drawn as a picture of 80x80 pixels (25 patches).
+"""MinAtar: five small games on a board of 10x10 cells, seen as a picture of 80x80 pixels (25 patches), or as the cells themselves.
 
-A cell holds one of up to ten kinds of thing, each with a colour of its own; where several lie in one cell
-the last kind is drawn. Sticky actions (0.1) and rising difficulty are part of the games.
+A cell holds some of up to ten kinds of thing, each with a colour of its own; where several lie in one cell
+the last kind is drawn. Sticky actions (0.1), rising difficulty and all six actions are part of the games.
 """
 
 from __future__ import annotations
@@ -14,28 +14,24 @@ import minatar
 import numpy as np
 from gymnasium import spaces
 
+from gato.picture import drawn_cells
+
 from .demonstrator import RuleExpert
 
 CELL = 8  # pixels
-COLOURS = np.array(
-    [
-        [0, 0, 0], [255, 255, 255], [255, 64, 64], [64, 255, 64], [64, 128, 255], [255, 255, 64],
-        [255, 64, 255], [64, 255, 255], [255, 160, 64], [160, 96, 255], [128, 128, 128],
-    ],
-    dtype=np.uint8,
-)  # fmt: skip
 STAY, LEFT, UP, RIGHT, DOWN = range(5)
 WAITS, HORIZON = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12), 40  # timesteps
 
 
 class Board(gymnasium.Env):
-    """A game with Gymnasium's interface."""
+    """A game with Gymnasium's interface. **Arguments:** `cells`: show the cells (10, 10, kinds), 1 where a kind is, and no picture."""
 
-    def __init__(self, name: str, render_mode: str | None = None) -> None:
+    def __init__(self, name: str, render_mode: str | None = None, cells: bool = False) -> None:
         self.render_mode = render_mode
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
-        self.game = minatar.Environment(name)
-        self.observation_space = spaces.Box(0, 255, (10 * CELL, 10 * CELL, 3), np.uint8)
+        self.game, self.cells = minatar.Environment(name), cells
+        picture = spaces.Box(0, 255, (10 * CELL, 10 * CELL, 3), np.uint8)
+        self.observation_space = spaces.MultiBinary(self.game.state_shape()) if cells else picture
         self.action_space = spaces.Discrete(self.game.num_actions())
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
@@ -44,18 +40,18 @@ class Board(gymnasium.Env):
             self.game.seed(seed)
         self.game.last_action = STAY
         self.game.reset()
-        return self.render(), {}
+        return self._observed(), {}
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         reward, terminated = self.game.act(int(action))
-        return self.render(), float(reward), bool(terminated), False, {}
+        return self._observed(), float(reward), bool(terminated), False, {}
 
     def render(self) -> np.ndarray:
         """(80, 80, 3) uint8."""
-        kinds = np.zeros((10, 10), dtype=np.int64)
-        for kind, cells in enumerate(np.moveaxis(self.game.state(), 2, 0), start=1):
-            kinds[cells != 0] = kind
-        return COLOURS[kinds].repeat(CELL, axis=0).repeat(CELL, axis=1)
+        return drawn_cells(self.game.state(), CELL)
+
+    def _observed(self) -> np.ndarray:
+        return self.game.state().astype(np.int8) if self.cells else self.render()
 
 
 class BouncingExpert:

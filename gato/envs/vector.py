@@ -43,19 +43,20 @@ class Step:
 
 
 class VectorEnv:
-    """**Arguments:** `indices`: of the environments that are stepped here, among all; `seed`: of their episodes.
+    """**Arguments:** `indices`: of the environments that are stepped here, among all; `seed`: of their episodes; `keep`: whether results
+    hold the episodes' timesteps.
 
     **Raises:** `RuntimeError` where an environment's episodes fail ten times in a row.
     """
 
-    def __init__(self, task: TaskSpec, indices: Sequence[int], seed: int, limits: EpisodeLimits) -> None:
+    def __init__(self, task: TaskSpec, indices: Sequence[int], seed: int, limits: EpisodeLimits, keep: bool = False) -> None:
         self.task, self.indices, self.seed = task, list(indices), seed
         self.episodes = dict.fromkeys(self.indices, 0)  # begun so far
         self._failures, self._num_failed = dict.fromkeys(self.indices, 0), 0
         self.streams: list[Stream] = []
         try:
             for index in self.indices:
-                self.streams.append(Stream(index, task, False, limits))
+                self.streams.append(Stream(index, task, keep, limits))
         except BaseException:
             self.close()
             raise

@@ -28,6 +28,9 @@ LEARNERS = {
         "gato.learners.decision_agent:DecisionAgent.load",
     ),
     "ppo": Entry("gato.train.ppo.recipe:PPORecipe", "gato.train.ppo.setup:set_up", "gato.learners.ppo.agent:PPOAgent.load"),
+    "world-model": Entry(
+        "gato.train.world.recipe:WorldRecipe", "gato.train.world.setup:set_up", "gato.learners.world.agent:WorldAgent.load"
+    ),
     "tecnets": Entry(
         "gato.train.one_shot.recipe:TecNetsRecipe", "gato.train.one_shot.setup:set_up", "gato.learners.one_shot.agent:OneShotAgent.load"
     ),

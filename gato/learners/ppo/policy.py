@@ -12,7 +12,6 @@ from gato.episode import Episode, act_in_one
 from gato.setting import SEED, TEMPERATURE, check_value
 from gato.spec import TaskSpec
 
-from .network import ActorCritic
 
 
 class PPOPolicy:
@@ -20,6 +19,7 @@ class PPOPolicy:
 
     **Arguments:**
 
+    - `model`: `network.ActorCritic`, or another one with its `encoder`, `choices`, `log_deviation`, `start` and `step`.
     - `task`: with the same fields as that of the network.
     - `temperature`: of the draws; 1 acts as in training, 0 takes the likeliest action.
     - `seed`: of the draws: the k-th episode that begins has a generator of its own, whichever stream it is in.
@@ -30,7 +30,7 @@ class PPOPolicy:
     memory = 0  # episodes are seen from their beginning
     act_one = act_in_one
 
-    def __init__(self, model: ActorCritic, task: TaskSpec, temperature: float = 1.0, seed: int = 0) -> None:
+    def __init__(self, model: Any, task: TaskSpec, temperature: float = 1.0, seed: int = 0) -> None:
         check_value("temperature", temperature, float, TEMPERATURE)
         check_value("seed", seed, int, SEED)
         self.model, self.task, self.temperature, self.seed = model.eval(), task, temperature, seed
@@ -40,7 +40,7 @@ class PPOPolicy:
     def reset(self, num_streams: int = 1, demonstrations: Sequence[Episode] = ()) -> None:
         """Forgets everything. **Raises:** `ValueError` for demonstrations: it learns from rewards, not from examples."""
         if demonstrations:
-            raise ValueError("a policy trained by PPO takes no demonstrations as prompts; leave out --demonstrations")
+            raise ValueError("a policy that learned from rewards takes no demonstrations as prompts; leave out --demonstrations")
         self._state = self.model.start(num_streams)
         self._generators: dict[int, np.random.Generator] = {}
         self._begun: set[int] = set()

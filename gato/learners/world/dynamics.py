@@ -1,0 +1,156 @@
+"""The world model: what was seen, done and earned so far -> what is seen next, the reward, and whether the game goes on.
+
+A timestep is one token, the sum of three embeddings, or three tokens: the reward before, what is seen, the action. The last token's
+state h says all there is to say of the timestep: a reward comes into the sequence one timestep later, so none is told before it is
+predicted. What is seen next depends on a choice among a few outcomes, which is made for all cells together (a paddle is in one place, not
+half in each of two), and, given that, on every cell's own probability, which convolutions say of the cells now and of h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gato.layers.stream_cache import StreamCache
+from gato.layers.transformer import Transformer
+
+from .board import Board
+from .config import WorldConfig
+
+COPY = 4.0  # logit by which a cell stays as it is, at first
+GOES_ON = 3.0  # logit of the discount, at first
+
+
+@dataclass(frozen=True)
+class Next:
+    """What follows n timesteps.
+
+    - `outcomes`: (n, K) logits; `cells`: (n, K, kinds, rows, columns) logits given each.
+    - `reward`: (n,), its mean; `discount`: (n,) logit.
+    """
+
+    outcomes: Tensor
+    cells: Tensor
+    reward: Tensor
+    discount: Tensor
+
+    def nll(self, cells: Tensor) -> Tensor:
+        """Negative log-likelihood in nats, (n,), of the next cells (n, rows, columns, kinds) of 0 and 1."""
+        truth = cells.permute(0, 3, 1, 2)[:, None].expand_as(self.cells)
+        given = -F.binary_cross_entropy_with_logits(self.cells, truth, reduction="none").sum(dim=(2, 3, 4))
+        return -torch.logsumexp(self.outcomes.log_softmax(dim=-1) + given, dim=-1)
+
+    def draw(self, noise: Tensor | None) -> Tensor:
+        """The next cells (n, rows, columns, kinds) of 0 and 1, drawn by `noise` (n, K + cells) in [0, 1); the likeliest where `None`."""
+        n, k = self.outcomes.shape
+        scores = self.outcomes if noise is None else self.outcomes + gumbel(noise[:, :k])
+        logits = self.cells[torch.arange(n), scores.argmax(dim=-1)]
+        if noise is None:
+            found = logits > 0
+        else:
+            found = noise[:, k:].view_as(logits) < logits.sigmoid()
+        return found.to(logits.dtype).permute(0, 2, 3, 1)
+
+
+def gumbel(uniform: Tensor) -> Tensor:
+    return -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
+
+
+class WorldModel(nn.Module):
+    """**Arguments:** `board`: what is seen and done."""
+
+    def __init__(self, board: Board, config: WorldConfig) -> None:
+        super().__init__()
+        width, channels = config.width, config.channels
+        self.board, self.config = board, config
+        self.see = nn.Linear(board.size, width)
+        self.do = nn.Linear(board.choices.num_outputs, width)
+        self.earn = nn.Linear(1, width) if config.reward_token else None
+        self.transformer = Transformer(config.num_layers, config.num_heads, width, width // config.num_heads, 4 * width, config.positions)
+        self.local = nn.Conv2d(board.kinds, channels, 3, padding=1)
+        self.place = nn.Parameter(torch.zeros(channels, board.rows, board.columns))
+        self.told = nn.Linear(width, 2 * channels)
+        self.wider = nn.Conv2d(channels, channels, 3, padding=1)
+        self.change = nn.Conv2d(channels, config.outcomes * board.kinds, 1)
+        self.copy = nn.Parameter(torch.full((board.kinds, 1, 1), COPY))
+        self.choose = nn.Linear(width, config.outcomes)
+        self.reward, self.discount = (_head(width + 2 * channels, width) for _ in range(2))
+        nn.init.constant_(self.discount[-1].bias, GOES_ON)  # type: ignore[arg-type]
+
+    @property
+    def tokens(self) -> int:
+        """Of a timestep."""
+        return 1 if self.config.tokens == "one" else 3 if self.earn is not None else 2
+
+    def embed(self, cells: Tensor, actions: Tensor, before: Tensor) -> Tensor:
+        """Timesteps as tokens.
+
+        **Arguments:** `cells` (B, T, rows, columns, kinds) of 0 and 1; `actions` (B, T, `choices.size`); `before` (B, T): the reward of the
+        timestep before in the same episode, 0 where there is none.
+
+        **Returns:** (B, T, `tokens`, width).
+        """
+        parts = [] if self.earn is None else [F.silu(self.earn(before[..., None]))]
+        parts += [F.silu(self.see(cells.flatten(2))), self.do(self.board.one_hot(actions))]
+        if self.config.tokens == "one":
+            return torch.stack(parts).sum(dim=0)[:, :, None]
+        return torch.stack(parts, dim=2)
+
+    def forward(self, tokens: Tensor, episode: Tensor) -> Tensor:
+        """One masked pass over whole windows.
+
+        **Arguments:** `tokens` (B, T, `tokens`, width); `episode` (B, T): timesteps with different numbers do not see each other.
+
+        **Returns:** (B, T, width): h of every timestep.
+        """
+        n, length = self.tokens, tokens.shape[1] * self.tokens
+        places = torch.arange(length, device=tokens.device)
+        back = places[:, None] - places
+        mask = (back >= 0) & (back < self.config.memory * n)
+        owner = episode.repeat_interleave(n, dim=1)
+        mask = mask & (owner[:, :, None] == owner[:, None, :])
+        hidden = self.transformer(tokens.flatten(1, 2), mask[:, None])
+        return hidden[:, n - 1 :: n]
+
+    def predict(self, hidden: Tensor, cells: Tensor) -> Next:
+        """**Arguments:** `hidden` (n, width); `cells` (n, rows, columns, kinds) of the same timesteps."""
+        planes = cells.permute(0, 3, 1, 2)
+        first, second = self.told(hidden)[:, :, None, None].chunk(2, dim=1)
+        features = F.relu(self.local(planes) + self.place + first)
+        features = F.relu(self.wider(features) + second)
+        change = self.change(features).unflatten(1, (self.config.outcomes, self.board.kinds))
+        seen = torch.cat([hidden, features.amax(dim=(2, 3)), features.mean(dim=(2, 3))], dim=-1)
+        logits = change + ((2 * planes - 1) * self.copy)[:, None]
+        return Next(self.choose(hidden), logits, self.reward(seen)[:, 0], self.discount(seen)[:, 0])
+
+    def remember(self, num_streams: int, chunk: int = 1) -> Memory:
+        """An empty memory of streams of timesteps, of which at most `chunk` come at once."""
+        return Memory(self, num_streams, chunk)
+
+
+class Memory:
+    """Keys and values of the last timesteps of n streams, so that a further timestep costs no second pass over them."""
+
+    def __init__(self, world: WorldModel, num_streams: int, chunk: int) -> None:
+        n, device = world.tokens, world.place.device
+        window = world.config.memory * n
+        self.world, self.streams = world, np.arange(num_streams)
+        self.cache = StreamCache(world.config.num_layers, num_streams, window + chunk * n - 1, window, device)
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor, counts: np.ndarray | None = None) -> Tensor:
+        """Takes timesteps (N, c, `tokens`, width) in, of each stream the first `counts` (N,) of them. **Returns:** h of the last, (N, width)."""
+        n, chunk = self.world.tokens, tokens.shape[1]
+        counts = np.full(len(tokens), chunk) if counts is None else counts
+        mask, queries, keys = self.cache.begin(self.streams, counts * n)
+        hidden = self.world.transformer(tokens[:, : int(counts.max())].flatten(1, 2), mask, queries, keys, cache=self.cache)
+        last = torch.from_numpy(counts * n - 1).to(hidden.device)
+        return hidden[torch.arange(len(tokens), device=hidden.device), last]
+
+
+def _head(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, 1))

@@ -1,0 +1,204 @@
+"""A world model and the policy that is trained in it, as the learner of a run: windows of episodes -> the loss.
+
+One update teaches the world model these windows, imagines on from places in them with the policy, and teaches actor and critic what was
+imagined. Parameters of the world model get no gradient of what was imagined.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gato.learners.network import decay_groups
+
+from .board import Board
+from .config import DreamConfig, WorldConfig
+from .dynamics import WorldModel, gumbel
+from .policy import ActorCritic
+from .returns import advantages, weights
+
+PARTS = ("next_loss", "reward_loss", "discount_loss")
+DREAMED = ("policy_loss", "value_loss", "entropy", "imagined_reward", "imagined_discount")
+TOTALS = ("frames", "episodes", "failed", "episode_return", "success", "episode_length")  # of the run so far; the last three: means
+
+
+@dataclass(frozen=True)
+class WorldBatch:
+    """B windows of T timesteps of episodes laid end to end.
+
+    - `cells`: (B, T + 1, rows, columns, kinds) uint8, of the timestep behind the window too; `actions`: (B, T, `choices.size`).
+    - `rewards`: (B, T); `before`: (B, T), the reward before in the same episode.
+    - `terminated`: (B, T) bool; `has_next`: (B, T) bool, whether the cells behind a timestep are of its episode.
+    - `episode`: (B, T), a number of each episode in the window.
+    - `starts`: (B, J) places from which imagination begins; J is 0 where nothing is imagined.
+    - `noise`: (B, J, H, ...) in [0, 1), of which outcomes, cells and actions are drawn.
+    - `totals`: (len(TOTALS),), of the run; `denominator`: timesteps of the whole update.
+    """
+
+    cells: Tensor
+    actions: Tensor
+    rewards: Tensor
+    before: Tensor
+    terminated: Tensor
+    has_next: Tensor
+    episode: Tensor
+    starts: Tensor
+    noise: Tensor
+    totals: Tensor
+    denominator: float | Tensor
+
+    def with_denominator(self, denominator: float | Tensor) -> WorldBatch:
+        return replace(self, denominator=denominator)
+
+    def to(self, device: Any) -> WorldBatch:
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "denominator"})
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """N imagined stretches: `cells` (N, H + 1, rows, columns, kinds), `actions` (N, H, size), `rewards` and `discounts` (N, H)."""
+
+    cells: Tensor
+    actions: Tensor
+    rewards: Tensor
+    discounts: Tensor
+
+
+class Dreamer(nn.Module):
+    """All networks: `world`, and `policy`, which alone acts."""
+
+    def __init__(self, board: Board, config: WorldConfig) -> None:
+        super().__init__()
+        self.board, self.config = board, config
+        self.world, self.policy = WorldModel(board, config), ActorCritic(board, config.policy_width)
+
+    @torch.no_grad()
+    def imagine(self, tokens: Tensor, counts: np.ndarray, cells: Tensor, last: Tensor, noise: Tensor) -> Imagined:
+        """Goes on from N moments with actions of the policy.
+
+        **Arguments:** `tokens` (N, c, `tokens`, width): the timesteps before each, of which the first `counts` (N,) are there, none for 0;
+        `cells` (N, ...): what is seen now; `last` (N,): the reward before it; `noise` (N, H, ...).
+        """
+        world, choices, horizon = self.world, self.policy.choices, noise.shape[1]
+        k = world.config.outcomes + self.board.size
+        memory = world.remember(len(cells), max(tokens.shape[1], 1) + 1)
+        found: dict[str, list[Tensor]] = {"cells": [cells], "actions": [], "rewards": [], "discounts": []}
+        for t in range(horizon):
+            outputs, _ = self.policy(cells)
+            actions = choices.choose(outputs, self.policy.log_deviation, gumbel(noise[:, t, k:]))
+            now = world.embed(cells[:, None], actions[:, None], last[:, None])
+            hidden = memory.step(*_joined(tokens, counts, now)) if t == 0 else memory.step(now)
+            ahead = world.predict(hidden, cells)
+            cells, last = ahead.draw(noise[:, t, :k]), ahead.reward
+            for name, value in (("cells", cells), ("actions", actions), ("rewards", last), ("discounts", ahead.discount.sigmoid())):
+                found[name].append(value)
+        return Imagined(**{name: torch.stack(values, dim=1) for name, values in found.items()})
+
+
+def _joined(tokens: Tensor, counts: np.ndarray, now: Tensor) -> tuple[Tensor, np.ndarray]:
+    """The timesteps before, and the present one behind the last of them."""
+    joined = torch.cat([tokens, torch.zeros_like(now)], dim=1)
+    joined[torch.arange(len(now)), torch.from_numpy(counts).to(now.device)] = now[:, 0]
+    return joined, counts + 1
+
+
+class WorldLearner(nn.Module):
+    """**Arguments:** `model`: what is trained, and saved."""
+
+    def __init__(self, model: Dreamer, config: DreamConfig) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+
+    def forward(self, batch: WorldBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """
+        **Returns:** the batch's share of the update's loss, and sums over its timesteps, (1,) each, but `totals`.
+        """
+        world, config, cells = self.model.world, self.config, batch.cells.float()
+        tokens = world.embed(cells[:, :-1], batch.actions, batch.before)
+        hidden = world(tokens, batch.episode)
+        ahead = world.predict(hidden.flatten(0, 1), cells[:, :-1].flatten(0, 1))
+        has_next, goes_on = batch.has_next.flatten(), (~batch.terminated).flatten().float()
+        parts = {
+            "next_loss": (ahead.nll(cells[:, 1:].flatten(0, 1)) * has_next).sum(),
+            "reward_loss": 0.5 * (ahead.reward - batch.rewards.flatten()).square().sum(),
+            "discount_loss": F.binary_cross_entropy_with_logits(ahead.discount, config.gamma * goes_on, reduction="sum"),
+        }
+        weighted = (config.next_weight, config.reward_weight, config.discount_weight)
+        loss = sum((w * parts[name] for w, name in zip(weighted, PARTS, strict=True)), torch.zeros(()))
+        sums = {name: value.detach().reshape(1) for name, value in parts.items()}
+        sums |= {"targets": has_next.new_full((1,), has_next.numel(), dtype=torch.float32), "totals": batch.totals}
+        sums |= {"has_next": has_next.sum().float().reshape(1)}
+        if batch.starts.shape[1]:
+            share = batch.starts.shape[1] * config.horizon / batch.actions.shape[1]  # imagined timesteps for each of the window's
+            dreamed, told = self._dream(batch, cells, tokens.detach())
+            loss, sums = loss + dreamed / share, sums | told
+        else:
+            sums |= {name: torch.zeros(1) for name in (*DREAMED, "imagined")}
+        return loss / batch.denominator, sums
+
+    def imagined(self, batch: WorldBatch, cells: Tensor, tokens: Tensor) -> Imagined:
+        """What the policy does from the batch's places on, in imagination, behind what the window has of the same episode before them."""
+        rows, places = torch.arange(len(cells), device=cells.device)[:, None], batch.starts
+        context = batch.actions.shape[1] - 1
+        back = torch.arange(-context, 0, device=cells.device)
+        before = (places[..., None] + back).flatten(0, 1)  # (N, c)
+        owner = rows.expand_as(places).flatten()
+        inside = before.clamp(min=0)
+        is_there = (before >= 0) & (batch.episode[owner[:, None], inside] == batch.episode[owner, places.flatten()][:, None])
+        counts = is_there.sum(dim=1)
+        # those that are there stand at the end; they come to the front
+        order = (torch.arange(context, device=cells.device) + (context - counts)[:, None]).clamp(max=context - 1)
+        told = tokens[owner[:, None], inside.gather(1, order)]
+        now = cells[owner, places.flatten()]
+        return self.model.imagine(
+            told, counts.cpu().numpy(), now, batch.before[owner, places.flatten()], batch.noise.flatten(0, 1)
+        )
+
+    def _dream(self, batch: WorldBatch, cells: Tensor, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Actor's and critic's losses, summed over what is imagined."""
+        config, policy = self.config, self.model.policy
+        dream = self.imagined(batch, cells, tokens)
+        n, horizon = dream.rewards.shape
+        outputs, values = (part.unflatten(0, (n, horizon + 1)) for part in policy(dream.cells.flatten(0, 1)))
+        with torch.no_grad():
+            better = advantages(dream.rewards, values, dream.discounts, config.gae_lambda)
+            weight, target = weights(dream.discounts), better + values[:, :-1]
+            if config.normalise_advantages:
+                mean = (better * weight).sum() / weight.sum()
+                better = (better - mean) / (((better - mean).square() * weight).sum() / weight.sum()).sqrt().clamp(min=1e-6)
+        outputs, choices = outputs[:, :-1], policy.choices
+        log_prob = choices.log_prob(outputs, policy.log_deviation, dream.actions)
+        entropy = choices.entropy(outputs, policy.log_deviation) / self.model.board.most_entropy
+        policy_loss = -(better * log_prob)
+        value_loss = 0.5 * (values[:, :-1] - target).square()
+        below = F.relu(config.least_entropy - entropy)
+        total = ((policy_loss + config.value_weight * value_loss + config.entropy_weight * below) * weight).sum()
+        told = (policy_loss * weight, value_loss * weight, entropy, dream.rewards, dream.discounts)
+        sums = {name: value.detach().sum().reshape(1) for name, value in zip(DREAMED, told, strict=True)}
+        return total, sums | {"imagined": torch.full((1,), float(n * horizon))}
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """The world model as the recipe says, actor and critic at a rate and with a clip of their own."""
+        own = {"learning_rate": self.config.learning_rate, "clip": self.config.clip}
+        groups = decay_groups(self.model.world.parameters(), weight_decay)
+        return groups + [group | own for group in decay_groups(self.model.policy.parameters(), weight_decay)]
+
+    def report(self, sums: dict[str, list[float]]) -> dict[str, Any]:
+        """Means over the update's timesteps, of `next_loss` over those that have a next; and the run's totals."""
+        targets, imagined = max(1.0, sums["targets"][0]), sums["imagined"][0]
+        counts = {"next_loss": max(1.0, sums["has_next"][0])}
+        line = {name: sums[name][0] / counts.get(name, targets) for name in PARTS}
+        if imagined:
+            line |= {name: sums[name][0] / imagined for name in DREAMED}
+        totals = dict(zip(TOTALS, sums["totals"], strict=True))
+        line |= {name: round(totals.pop(name)) for name in TOTALS[:3]}
+        known = {name: value for name, value in totals.items() if value == value} if line["episodes"] else {}
+        return {"loss_by_source": {self.model.board.task.name: line["next_loss"]}, **line, **known}
+
+    def flops(self, tokens: int, targets: int) -> float | None:
+        return None

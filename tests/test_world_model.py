@@ -1,0 +1,377 @@
+"""A world model of a board of cells and the policy that learns in it: its parts by hand, and runs through the loop that trains Gato."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from safetensors.torch import load_file
+
+import gato
+from gato import envs
+from gato.cli import main
+from gato.data.prefix import keep_episodes
+from gato.data.store import Store, StoreWriter
+from gato.envs.demonstrator import RandomExpert
+from gato.envs.recording import expert_episode
+from gato.layers.transformer import Transformer
+from gato.learners.ppo.advantage import advantages as of_ppo
+from gato.learners.world.board import Board
+from gato.learners.world.config import DreamConfig, PlayConfig, WorldConfig
+from gato.learners.world.dynamics import Next, WorldModel
+from gato.learners.world.learner import Dreamer, WorldLearner
+from gato.learners.world.returns import advantages, weights
+from gato.train.metrics import read_metrics
+from gato.train.recipe import TrainConfig
+from gato.train.world.experience import Experience
+from gato.train.world.recipe import WorldRecipe
+from gato.train.world.windows import Windows
+
+RECIPE = """
+learner: world-model
+env: {task: WorldCatch-v0, num_envs: 2, frames: 80, fill: 40, first_updates: 2, frames_per_update: 8}
+model: {width: 16, num_layers: 2, num_heads: 2, memory: 3, channels: 4, outcomes: 2, policy_width: 8}
+dream: {window: 4, starts: 2, horizon: 3}
+optim: {learning_rate: 0.01, warmup_steps: 0, weight_decay: 0.0, clip: 100.0}
+train: {name: small, batch_size: 4, save_every: 3, threads: 1, device: cpu, keep: 9}
+"""
+SMALL = WorldConfig(width=16, num_layers=2, num_heads=2, memory=3, channels=4, outcomes=2, policy_width=8)
+
+
+class Catch(gymnasium.Env):
+    """A ball falls from the first of four rows, a paddle moves in the last: 1 for a ball that is caught."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
+    observation_space = spaces.MultiBinary((4, 3, 2))
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.row, self.column, self.paddle = 0, int(self.np_random.integers(3)), 1
+        return self.seen(), {}
+
+    def seen(self):
+        cells = np.zeros((4, 3, 2), np.int8)
+        cells[self.row, self.column, 0] = cells[3, self.paddle, 1] = 1
+        return cells
+
+    def step(self, action):
+        self.paddle = min(max(self.paddle + int(action) - 1, 0), 2)
+        self.row += 1
+        return self.seen(), float(self.row == 3 and self.column == self.paddle), self.row == 3, False, {}
+
+    def render(self):
+        return np.zeros((64, 64, 3), np.uint8)
+
+
+gymnasium.register("WorldCatch-v0", Catch)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return envs.task("WorldCatch-v0")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """Seven updates: two of the world model alone, then five behind eight frames each; checkpoints of 3 and 6 beside the last."""
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (folder / "small.yaml").write_text(RECIPE)
+        assert main(["pretrain", "small.yaml"]) == 0
+    return folder / "runs/small"
+
+
+def refusal(capsys, *words: str) -> str:
+    """What a command that is refused says in one line."""
+    capsys.readouterr()
+    assert main([*words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def same(mine: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """To the bit, NaN where nobody says whether an episode succeeded."""
+    return mine.shape == theirs.shape and torch.allclose(mine.double(), theirs.double(), rtol=0, atol=0, equal_nan=True)
+
+
+def experience(task, episodes: int = 12) -> Experience:
+    """Episodes of three timesteps each, of random actions."""
+    found, env = Experience(Board(task)), envs.make(task)
+    for i in range(episodes):
+        found.add(expert_episode(task, env, RandomExpert(), seed=i).episode("random"))
+    return found
+
+
+def windows(task, config: WorldConfig = SMALL, **dream):
+    """A learner and batches of a window of eight timesteps."""
+    recipe = WorldRecipe(
+        model=config, dream=DreamConfig(**{"window": 8, "starts": 3, "horizon": 2, **dream}), env=PlayConfig(first_updates=0),
+        train=TrainConfig(batch_size=4),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    learner = WorldLearner(Dreamer(Board(task), config), recipe.dream)
+    ((batch,),) = Windows(Board(task), experience(task), recipe, None, "played").loader(range(1), 4, 4)
+    return learner, batch
+
+
+def states(world: WorldModel, batch) -> torch.Tensor:
+    cells = batch.cells[:, :-1].float()
+    return world(world.embed(cells, batch.actions, batch.before), batch.episode)
+
+
+# -- runs ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_counts_frames_and_ends_in_a_policy(run):
+    lines = read_metrics(run / "metrics.jsonl")
+    assert [line["frames"] for line in lines] == [40, 40, 48, 56, 64, 72, 80]
+    assert "policy_loss" not in lines[1] and "policy_loss" in lines[2]
+    policy = gato.load(run / "final").policy("WorldCatch-v0")
+    assert gato.evaluate(policy, episodes=3)["episodes"] == 3
+
+
+def test_what_was_played_is_a_store_of_whole_episodes(run, capsys):
+    store = Store(run / "episodes")
+    assert store.num_episodes == 26 and set(store.lengths) == {3}  # of 80 frames in two environments the last two are under way
+    assert list(store.behaviours).count("random") == 12 and set(store.behaviours) == {"random", "learner"}
+    assert main(["data", "validate", str(run / "episodes")]) == 0
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_run_goes_on_bit_for_bit(run, step, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "runs/small")
+    shutil.copy(run.parents[1] / "small.yaml", ".")
+    for name in {"final", "step-3", "step-6"} - {f"step-{step}"}:
+        shutil.rmtree(f"runs/small/{name}")
+    assert main(["pretrain", "small.yaml"]) == 0
+    for file in ("model", "optimizer", "data"):
+        mine, theirs = (load_file(folder / f"final/{file}.safetensors") for folder in (Path("runs/small"), run))
+        assert mine.keys() == theirs.keys() and all(same(mine[name], theirs[name]) for name in mine)
+    mine, theirs = (Store(folder / "episodes") for folder in (Path("runs/small"), run))
+    assert mine.num_episodes == theirs.num_episodes and np.array_equal(mine.returns, theirs.returns)
+
+
+def test_a_run_does_not_go_on_with_other_episodes(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, "runs/small")
+    shutil.copy(run.parents[1] / "small.yaml", ".")
+    shutil.rmtree("runs/small/final")
+    shutil.rmtree("runs/small/episodes")
+    store, env = Store(run / "episodes"), envs.make("WorldCatch-v0")
+    needed = int(load_file("runs/small/step-6/data.safetensors")["play.counts"][3])
+    assert f"but {needed} of its episodes are needed" in refusal(capsys, "pretrain", "small.yaml")
+    with StoreWriter("runs/small/episodes", store.tasks) as writer:
+        for i in range(needed):
+            writer.append(expert_episode(store.tasks[0], env, RandomExpert(), seed=i).episode("random"))
+    assert "are not those that the checkpoint was trained on" in refusal(capsys, "pretrain", "small.yaml")
+
+
+def test_stored_episodes_alone_teach_too(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    offline = RECIPE.replace("env: {task: WorldCatch-v0, num_envs: 2, frames: 80, fill: 40, first_updates: 2, frames_per_update: 8}", "")
+    Path("offline.yaml").write_text(offline + f"data: {{sources: {{played: {{store: {run / 'episodes'}}}}}}}\nenv: {{first_updates: 1}}\n")
+    words = ["pretrain", "offline.yaml", "--train.steps", "3", "--train.name", "offline"]
+    assert main(words) == 0
+    assert gato.load("runs/offline/final").tasks.keys() == {"WorldCatch-v0"} and not Path("runs/offline/episodes").exists()
+    assert "leave out the other" in refusal(capsys, *words, "--env.task", "WorldCatch-v0")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--env.task", "toy/corridor"], "a world model learns a single board of 0 and 1"),
+        (["--train.micro_batch_size", "2"], "advantages are measured over all 4 rows"),
+        (["--train.steps", "9"], "which takes 7 updates, and train.steps is 9"),
+        (["--model.width", "18"], "expected a multiple of twice the heads"),
+        (["--model.tokens", "two"], "one of one, parts"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(RECIPE)
+    assert said in refusal(capsys, "pretrain", "small.yaml", *words)
+    assert not Path("runs").exists()
+
+
+def test_a_folder_that_does_not_fit_together_is_refused(run, tmp_path):
+    shutil.copytree(run / "final", tmp_path / "final")
+    path = tmp_path / "final/gato.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"gamma": "much"}))
+    with pytest.raises(ValueError, match="gamma is 'much'"):
+        gato.load(tmp_path / "final", verify=False)
+    content["model"]["width"] = 32
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="these are not the weights that were saved"):
+        gato.load(tmp_path / "final", verify=False)
+
+
+def test_acting_calls_no_transformer(run, monkeypatch):
+    def refused(*_, **__):
+        raise AssertionError("the transformer was called")
+
+    monkeypatch.setattr(Transformer, "forward", refused)
+    agent = gato.load(run / "final")
+    policy = agent.policy("WorldCatch-v0")
+    seen = {"observation": np.zeros((2, 4, 3, 2), np.int8)}
+    assert policy.act(seen)["action"].shape == (2,)
+    with pytest.raises(AssertionError, match="was called"):
+        agent.model.world.transformer(torch.zeros(1, 1, 16))
+
+
+# -- the world model -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", ["rope", "transformer_xl"])
+@pytest.mark.parametrize(("tokens", "reward"), [("one", True), ("parts", True), ("parts", False)])
+def test_timestep_by_timestep_with_memory_equals_one_masked_pass(task, tokens, reward, positions):
+    """Eight timesteps of one episode, of which a layer sees three: memory forgets what the mask hides."""
+    learner, batch = windows(task, replace(SMALL, tokens=tokens, reward_token=reward, positions=positions))
+    world = learner.model.world
+    batch = replace(batch, episode=torch.zeros_like(batch.episode))
+    whole = states(world, batch)
+    embedded = world.embed(batch.cells[:, :-1].float(), batch.actions, batch.before)
+    memory = world.remember(4, 3)
+    found = [memory.step(embedded[:, :3], np.array([1, 2, 3, 2]))]  # of each its first timesteps at once, as many as it is said to have
+    torch.testing.assert_close(found[0], torch.stack([whole[i, n - 1] for i, n in enumerate((1, 2, 3, 2))]))
+    memory = world.remember(4, 1)
+    found = [memory.step(embedded[:, t : t + 1]) for t in range(8)]
+    torch.testing.assert_close(torch.stack(found, dim=1), whole)
+
+
+@pytest.mark.parametrize("tokens", ["one", "parts"])
+def test_no_state_tells_its_own_reward_or_what_comes_later(task, tokens):
+    learner, batch = windows(task, replace(SMALL, tokens=tokens))
+    world, batch = learner.model.world, replace(batch, episode=torch.zeros_like(batch.episode))
+    before = states(world, batch)
+    cells, earned = batch.cells.clone(), batch.before.clone()
+    cells[:, 4] = 1 - cells[:, 4]
+    earned[:, 4] += 1  # the reward of timestep 3, which comes into the sequence with timestep 4
+    after = states(world, replace(batch, cells=cells, before=earned))
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4], after[:, 4])
+    only_reward = states(world, replace(batch, before=earned))
+    assert not torch.allclose(before[:, 4], only_reward[:, 4])
+
+
+def test_an_episode_does_not_see_the_one_before(task):
+    learner, batch = windows(task)
+    world, second = learner.model.world, batch.episode == 1
+    cells = torch.where((batch.episode == 0)[..., None, None, None], 1 - batch.cells[:, :-1], batch.cells[:, :-1])
+    changed = replace(batch, cells=torch.cat([cells, batch.cells[:, -1:]], dim=1))
+    assert torch.equal(states(world, batch)[second], states(world, changed)[second])
+    assert not torch.allclose(states(world, batch)[~second], states(world, changed)[~second])
+
+
+def test_imagination_goes_on_from_what_the_episode_was_so_far(task):
+    """Its first reward is what a masked pass over the window says, with the action that was imagined in the place of the one played."""
+    learner, batch = windows(task, window=8)
+    world, cells = learner.model.world, batch.cells.float()
+    tokens = world.embed(cells[:, :-1], batch.actions, batch.before)
+    dream = learner.imagined(batch, cells, tokens)
+    for n, place in enumerate(batch.starts.flatten().tolist()):
+        row = n // 3
+        actions = batch.actions[row : row + 1].clone()
+        actions[0, place] = dream.actions[n, 0]
+        embedded = world.embed(cells[row : row + 1, :-1], actions, batch.before[row : row + 1])
+        hidden = world(embedded, batch.episode[row : row + 1])[:, place]
+        ahead = world.predict(hidden, cells[row : row + 1, place])
+        torch.testing.assert_close(dream.rewards[n, :1], ahead.reward)
+        torch.testing.assert_close(dream.discounts[n, :1], ahead.discount.sigmoid())
+    assert torch.equal(dream.cells[:, 0], cells[torch.arange(12) // 3, batch.starts.flatten()])
+
+
+def test_a_world_model_gets_no_gradient_of_what_is_imagined_and_the_policy_none_of_windows(task):
+    learner, batch = windows(task)
+    learner(batch)[0].backward()
+    with_dreams = [p.grad.clone() for p in learner.model.world.parameters()]
+    assert all(p.grad is not None for p in learner.model.policy.parameters())
+    learner.zero_grad()
+    learner(replace(batch, starts=batch.starts[:, :0]))[0].backward()
+    assert all(torch.equal(a, p.grad) for a, p in zip(with_dreams, learner.model.world.parameters(), strict=True))
+    assert all(p.grad is None or not p.grad.any() for p in learner.model.policy.parameters())
+
+
+def test_an_outcome_comes_true_for_all_cells_together():
+    """Two outcomes, 3 to 1: a thing is in the left cell, or in the right one, and never in both or in neither."""
+    logits = torch.tensor([[20.0, -20.0], [-20.0, 20.0]])[None, :, None, None]  # (1, outcomes, kinds, rows, columns)
+    ahead = Next(torch.tensor([[3.0, 1.0]]).log(), logits, torch.zeros(1), torch.zeros(1))
+    left, right, both = (torch.tensor(cells)[None, None, :, None] for cells in ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0]))
+    assert float(ahead.nll(left).exp()) == pytest.approx(4 / 3) and float(ahead.nll(right).exp()) == pytest.approx(4)
+    assert float(ahead.nll(both)) > 19.9
+    assert torch.equal(ahead.draw(None), left)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [ahead.draw(torch.rand(1, 4, generator=generator)) for _ in range(400)]
+    share = sum(torch.equal(cells, left) for cells in drawn)
+    assert share + sum(torch.equal(cells, right) for cells in drawn) == 400 and 270 < share < 330
+
+
+# -- arithmetic ------------------------------------------------------------------------------------------
+
+
+def test_advantages_are_those_of_a_loop_and_of_ppo_where_discounts_are_alike():
+    generator = torch.Generator().manual_seed(0)
+    rewards, values, discounts = (torch.rand(shape, generator=generator, dtype=torch.float64) for shape in ((2, 5), (2, 6), (2, 5)))
+    found = advantages(rewards, values, discounts, 0.9)
+    for n in range(2):
+        for t in range(5):
+            total, share = 0.0, 1.0
+            for k in range(t, 5):
+                total += share * (rewards[n, k] + discounts[n, k] * values[n, k + 1] - values[n, k])
+                share *= 0.9 * discounts[n, k]
+            assert float(found[n, t]) == pytest.approx(float(total))
+    ended = np.zeros((5, 2))
+    ended[2, 0] = 1
+    theirs = of_ppo(rewards.T.numpy(), values[:, :5].T.numpy(), values[:, 5].numpy(), ended, 0.95, 0.9)
+    ours = advantages(rewards, values, 0.95 * (1 - torch.from_numpy(ended.T)), 0.9)
+    np.testing.assert_allclose(ours.T.numpy(), theirs, rtol=1e-6)
+
+
+def test_a_timestep_counts_as_much_as_its_past_says_it_is_reached():
+    assert weights(torch.tensor([[0.5, 0.0, 0.9]])).tolist() == [[1.0, 0.5, 0.0]]
+
+
+# -- experience ------------------------------------------------------------------------------------------
+
+
+def test_windows_say_where_episodes_begin_and_end(task):
+    found = experience(task, 3)
+    window = found.windows(np.array([1]), 4)  # timesteps 1 and 2 of the first episode, 0 and 1 of the second
+    assert window["episode"].tolist() == [[0, 0, 1, 1]] and window["terminated"].tolist() == [[False, True, False, False]]
+    assert window["has_next"].tolist() == [[True, False, True, True]]
+    assert window["before"].tolist() == [[*found.rewards[:1], *found.rewards[1:2], 0.0, *found.rewards[3:4]]]
+    assert np.array_equal(window["cells"][0], found.cells[1:6])
+
+
+def test_places_that_were_drawn_often_wait_for_the_others(task):
+    found, generator = experience(task, 4), np.random.default_rng(0)
+    for _ in range(60):
+        found.draw(generator, 1, 4, temperature=0.1)
+    assert set(found.visits[:8]) <= {7, 8} and not found.visits[8:].any()  # 8 places have a window of four and one behind it
+
+
+def test_only_whole_shards_of_a_store_are_kept(task, tmp_path):
+    env = envs.make(task)
+    with StoreWriter(tmp_path / "store", [task]) as writer:
+        for i in range(4):
+            writer.append(expert_episode(task, env, RandomExpert(), seed=i).episode("random"))
+            if i == 1:
+                writer.flush()
+    with pytest.raises(ValueError, match="no shards of 3 episodes, but 4 in all"):
+        keep_episodes(tmp_path / "store", 3)
+    keep_episodes(tmp_path / "store", 2)
+    store = Store(tmp_path / "store", verify=True)
+    assert store.num_episodes == 2
+    store.validate()
+    keep_episodes(tmp_path / "absent", 0)

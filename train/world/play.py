@@ -1,0 +1,132 @@
+"""Acting while a world model learns: environments side by side, and their finished episodes on disk, as a store like any other."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gato.data.prefix import keep_episodes
+from gato.data.store import Store, StoreWriter
+from gato.envs.stream import EpisodeResult
+from gato.envs.vector import VectorEnv
+from gato.episode import Episode
+from gato.learners.world.config import PlayConfig
+from gato.learners.world.policy import ActorCritic
+from gato.spec import TaskSpec
+
+from ..ranks import say
+
+SHOWN_EPISODES = 100  # the last ones, whose mean return the metrics tell
+DRAWS = 0  # what a generator is for
+
+
+class Player:
+    """**Arguments:** `policy`: whose weights of the moment act; `folder`: of the store; `add`: is given every finished episode.
+
+    **Attributes:** `frames`: timesteps of all environments; `ended`: return, success (NaN where nobody says) and length of the last episodes.
+    """
+
+    def __init__(
+        self, task: TaskSpec, policy: ActorCritic, config: PlayConfig, seed: int, folder: Path, add: Callable[[Episode], None]
+    ) -> None:
+        self.task, self.policy, self.config, self.seed, self.folder, self.add = task, policy, config, seed, folder, add
+        self.frames = self.num_ended = self.num_failed = self.num_stored = 0
+        self.ended: deque[tuple[float, float, float]] = deque(maxlen=SHOWN_EPISODES)
+        self.histories: list[list[np.ndarray]] = [[] for _ in range(config.num_envs)]  # actions of the episodes under way
+        self._envs: VectorEnv | None = None
+        self._writer: StoreWriter | None = None
+
+    @torch.no_grad()
+    def play(self, rounds: int) -> None:
+        """So many timesteps of every environment, the first `fill` frames with random actions."""
+        envs, choices = self._open(), self.policy.choices
+        for _ in range(rounds):
+            generator = np.random.default_rng([self.seed, DRAWS, self.frames // len(self.histories)])
+            noise = torch.from_numpy(choices.noise(generator, len(self.histories)))
+            seen = torch.from_numpy(self.policy.encoder.cells(envs.observation())).float()
+            is_random = self.frames < self.config.fill
+            outputs = torch.zeros_like(noise) if is_random else self.policy(seen.to(self.policy.log_deviation.device))[0].cpu()
+            actions = choices.choose(outputs, self.policy.log_deviation.cpu(), noise).numpy()
+            step = envs.step(choices.decode(actions))
+            self.frames += len(actions)
+            for history, action, result in zip(self.histories, actions, step.results, strict=True):
+                history.append(action)
+                if result is not None:
+                    history.clear()
+                    self._end(result, is_random)
+
+    def _end(self, result: EpisodeResult, is_random: bool) -> None:
+        if result.failed is not None:
+            self.num_failed += 1
+            return
+        assert result.episode is not None and self._writer is not None
+        episode = replace(result.episode, behaviour="random") if is_random else result.episode
+        self._writer.append(episode)
+        self.add(episode)
+        self.num_stored, self.num_ended = self.num_stored + 1, self.num_ended + 1
+        success = np.nan if result.success is None else float(result.success)
+        self.ended.append((result.total_reward, success, float(result.num_timesteps)))
+
+    def totals(self) -> list[float]:
+        means = np.array(self.ended).mean(axis=0) if self.ended else np.full(3, np.nan)
+        return [self.frames, self.num_ended, self.num_failed, *means.tolist()]
+
+    # -- resuming ------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What it takes to go on; the episodes so far are a shard's from here on."""
+        if self._writer is not None:
+            self._writer.flush()
+        actions = [action for history in self.histories for action in history]
+        envs = self._envs
+        return {
+            "actions": np.stack(actions) if actions else np.zeros((0, self.policy.choices.size), np.float32),
+            "lengths": np.array([len(history) for history in self.histories], np.int64),
+            "episodes": np.array([0 if envs is None else envs.episodes[i] - 1 for i in range(self.config.num_envs)], np.int64),
+            "ended": np.array(self.ended, np.float64).reshape(-1, 3),
+            "counts": np.array([self.frames, self.num_ended, self.num_failed, self.num_stored], np.int64),
+        }
+
+    def load_state(self, found: Mapping[str, np.ndarray]) -> None:
+        """Goes on from there: stored episodes are read, those that came later are removed, those under way are played once more.
+
+        **Raises:** `ValueError` where the store does not hold the episodes of the checkpoint.
+        """
+        self.frames, self.num_ended, self.num_failed, self.num_stored = map(int, found["counts"])
+        self.ended.extend(tuple(row) for row in found["ended"].tolist())
+        keep_episodes(self.folder, self.num_stored)
+        if self.num_stored:
+            store = Store(self.folder)
+            for i in range(store.num_episodes):
+                self.add(store.episode(i))
+        ends = np.cumsum(found["lengths"])
+        self.histories = [list(found["actions"][end - n : end]) for end, n in zip(ends, found["lengths"], strict=True)]
+        self._writer = StoreWriter(self.folder, [self.task])
+        self._envs = self._make()
+        for i, history in enumerate(self.histories):
+            actions = [{k: v[0] for k, v in self.policy.choices.decode(action[None]).items()} for action in history]
+            if not self._envs.replay(i, int(found["episodes"][i]), actions):
+                say(f"environment {i} does not repeat its episode {found['episodes'][i]}: it begins another, so the run goes on otherwise")
+                history.clear()
+
+    def close(self) -> None:
+        if self._envs is not None:
+            self._envs.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _make(self) -> VectorEnv:
+        return VectorEnv(self.task, range(self.config.num_envs), self.seed, self.config.limits, keep=True)
+
+    def _open(self) -> VectorEnv:
+        if self._envs is None:
+            keep_episodes(self.folder, 0)  # of a run that was stopped before its first checkpoint
+            self._writer = StoreWriter(self.folder, [self.task], {"source": "gato.train.world"})
+            self._envs = self._make()
+            self._envs.begin()
+        return self._envs

@@ -1,0 +1,70 @@
+"""A world model as a run's learner: what it plays or reads, its networks, and the agent that is saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gato import envs
+from gato.data.selection import refuse_unused
+from gato.data.source import selected_episodes
+from gato.data.store import Store
+from gato.data.stores import find_store
+from gato.learner import Setup, Weights
+from gato.learners.world.agent import WorldAgent
+from gato.learners.world.board import Board
+from gato.learners.world.learner import Dreamer, WorldLearner
+
+from .experience import Experience
+from .play import Player
+from .recipe import WorldRecipe
+from .windows import Windows
+
+
+def set_up(config: WorldRecipe, device: Any) -> Setup:
+    """**Raises:** `ValueError` for a task that is no board of cells, and for a store without rewards or with too few timesteps."""
+    store = _store(config) if config.is_offline else None
+    task = store.tasks[0] if store else envs.task(str(config.env.task))
+    board = Board(task)
+    torch.manual_seed(config.train.seed)
+    learner = WorldLearner(Dreamer(board, config.model), config.dream).to(device)
+    experience = Experience(board, config.env.reward_scale)
+    if store is None:
+        folder = Path("runs") / config.train.name / "episodes"
+        player = Player(task, learner.model.policy, config.env, config.train.seed, folder, experience.add)
+        batches = Windows(board, experience, config, player, task.name)
+    else:
+        (name,) = config.data.sources
+        _read(store, config, experience)
+        batches = Windows(board, experience, config, None, name, store.fingerprint)
+
+    def saved(weights: Weights) -> WorldAgent:
+        return WorldAgent.of(task, config.model, config.dream.gamma, weights)
+
+    return Setup(learner, batches, saved)
+
+
+def _store(config: WorldRecipe) -> Store:
+    ((name, source),) = config.data.sources.items()
+    refuse_unused(name, source, "a world model")
+    store = Store(find_store(source.store or name))
+    if len(store.tasks) != 1:
+        raise ValueError(f"source '{name}' has the tasks {', '.join(t.name for t in store.tasks)}; a world model learns one game")
+    return store
+
+
+def _read(store: Store, config: WorldRecipe, experience: Experience) -> None:
+    """Takes the source's episodes into memory."""
+    ((name, source),) = config.data.sources.items()
+    chosen = selected_episodes(store, source, set())
+    for i in range(store.num_episodes) if chosen is None else chosen:
+        experience.add(store.episode(int(i)))
+    if experience.size <= config.dream.window:
+        raise ValueError(
+            f"source '{name}' has {experience.size} timesteps (part, behaviours), and a window of {config.dream.window} with one behind it "
+            "is more; choose others, or a smaller dream.window"
+        )
+    if not experience.rewards.any():
+        raise ValueError(f"source '{name}' holds no reward but 0, so there is nothing to act for; choose episodes with rewards")
