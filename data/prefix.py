@@ -20,7 +20,9 @@ def keep_episodes(path: Path, count: int) -> None:
     """
     if not (path / MANIFEST_NAME).is_file():
         if count:
-            raise ValueError(f"store {path} is not there, but {count} of its episodes are needed to go on; restore it, or start another run")
+            raise ValueError(
+                f"store {path} is not there, but {count} of its episodes are needed to go on; restore it, or start another run"
+            )
         return
     lock = FolderLock(path)
     try:

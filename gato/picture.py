@@ -47,8 +47,8 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, Typ
 def drawn_cells(cells: np.ndarray, side: int) -> np.ndarray:
     """(rows, columns, kinds), not 0 where a cell holds a kind -> uint8 (rows * side, columns * side, 3), the last kind on top."""
     kinds = np.zeros(cells.shape[:2], np.int64)
-    for kind, held in enumerate(np.moveaxis(cells, 2, 0)):
-        kinds[held != 0] = 1 + kind % (len(COLOURS) - 1)
+    for i, held in enumerate(np.moveaxis(cells, 2, 0)):
+        kinds[held != 0] = 1 + i % (len(COLOURS) - 1)
     return COLOURS[kinds].repeat(side, axis=0).repeat(side, axis=1)
 
 

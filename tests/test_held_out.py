@@ -16,7 +16,8 @@ from gato.data.source import is_held_out
 from gato.data.store import StoreWriter
 from gato.spec import TaskSpec
 
-NOTHING_HELD_OUT = {"babyai-view", "minigrid", "toy"}  # descriptions to learn from, what is learned by acting, and a family of one task
+# descriptions to learn from, what is learned by acting, and a family of one task
+NOTHING_HELD_OUT = {"babyai-view", "minigrid", "minatar-cells", "toy"}
 
 
 def sources_of(recipe: str) -> dict:

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import Any
 
-from . import correction, data, inspection, look, measure, recipes, serving, speak, train
+from . import correction, data, dream, inspection, look, measure, recipes, serving, speak, train
 from .command import one_line
 from .fault import describe, is_refusal, threads_reported
 from .output import only_documents, wants_json
@@ -33,6 +33,7 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato eval CKPT                               act, caption, and score with intervals
   gato correct CKPT --out STORE                take over while it acts; what was corrected becomes demonstrations
   gato arena CKPT... --tasks T                 several checkpoints on the same tasks and demonstrations, one page
+  gato dream CKPT                              what a world model imagines, beside what really happens: numbers and pictures
   gato caption CKPT IMAGE...                   caption pictures, or answer a --question about them
   gato chat CKPT                               talk with a model, perhaps about an --image
   gato generate CKPT TEXT                      continue text
@@ -70,6 +71,7 @@ VERBS: dict[str, Any] = {
     "caption": speak.caption,
     "generate": speak.generate,
     "chat": speak.chat,
+    "dream": dream.dream,
     "serve": serving.serve,
     "push": serving.push,
     "pull": serving.pull,

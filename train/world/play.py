@@ -28,7 +28,7 @@ DRAWS = 0  # what a generator is for
 class Player:
     """**Arguments:** `policy`: whose weights of the moment act; `folder`: of the store; `add`: is given every finished episode.
 
-    **Attributes:** `frames`: timesteps of all environments; `ended`: return, success (NaN where nobody says) and length of the last episodes.
+    **Attributes:** `frames`: timesteps of all environments; `ended`: return, success (NaN: nobody says) and length of the last episodes.
     """
 
     def __init__(

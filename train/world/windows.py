@@ -22,8 +22,8 @@ DIGEST, VISITS, PLAYED = "digest", "visits", "play."
 
 
 class Windows:
-    """**Arguments:** `player`: adds to the experience before every update; `None` where it is that of a store; `source`: the name of either,
-    and `fingerprint` of the store."""
+    """**Arguments:** `player`: adds to the experience before every update; `None` where it is a store's; `source`: the name of either, and
+    `fingerprint` of the store."""
 
     def __init__(
         self, board: Board, experience: Experience, config: WorldRecipe, player: Player | None, source: str, fingerprint: str | None = None
@@ -100,7 +100,9 @@ class Windows:
             self.player.load_state({name[len(PLAYED) :]: values for name, values in found.items() if name.startswith(PLAYED)})
         if not np.array_equal(self.experience.digest, found[DIGEST]):
             where = "the store" if self.player is None else f"'{self.player.folder}'"
-            raise ValueError(f"the episodes of {where} are not those that the checkpoint was trained on; restore them, or start another run")
+            raise ValueError(
+                f"the episodes of {where} are not those that the checkpoint was trained on; restore them, or start another run"
+            )
         self.experience.set_visits(found[VISITS])
 
     def close(self) -> None:

@@ -13,7 +13,6 @@ from gato.setting import SEED, TEMPERATURE, check_value
 from gato.spec import TaskSpec
 
 
-
 class PPOPolicy:
     """See `gato.policy.Policy`.
 

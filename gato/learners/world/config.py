@@ -40,6 +40,8 @@ class WorldConfig(Settings):
     - `memory`: timesteps that a layer looks back over, the present one included; 1: none.
     - `channels`: of the convolutions that say what the next cells are; `outcomes`: so many possibilities are told apart, of which one
       comes true for all cells together.
+    - `sharpness`: in imagination a cell's logit given the outcome is multiplied by it: of 400 cells that are each right in 99 % of cases
+      some are wrong in almost every timestep, and the next ones are imagined from there; 1: drawn as predicted.
     - `policy_width`: of the two hidden layers of the actor, and of the critic.
     """
 
@@ -54,6 +56,7 @@ class WorldConfig(Settings):
     memory: int = bounded(8, 1, 4096)
     channels: int = bounded(16, 1, 4096)
     outcomes: int = bounded(4, 1, 256)
+    sharpness: float = bounded(8.0, 0, 1000, above=True)
     policy_width: int = bounded(256, 1, 2**14)
 
     def __post_init__(self) -> None:

@@ -44,15 +44,18 @@ class Next:
         given = -F.binary_cross_entropy_with_logits(self.cells, truth, reduction="none").sum(dim=(2, 3, 4))
         return -torch.logsumexp(self.outcomes.log_softmax(dim=-1) + given, dim=-1)
 
-    def draw(self, noise: Tensor | None) -> Tensor:
-        """The next cells (n, rows, columns, kinds) of 0 and 1, drawn by `noise` (n, K + cells) in [0, 1); the likeliest where `None`."""
+    def draw(self, noise: Tensor | None, sharpness: float = 1.0) -> Tensor:
+        """The next cells (n, rows, columns, kinds) of 0 and 1, drawn by `noise` (n, K + cells) in [0, 1); the likeliest where `None`.
+
+        **Arguments:** `sharpness`: the cells' logits given the outcome are multiplied by it.
+        """
         n, k = self.outcomes.shape
         scores = self.outcomes if noise is None else self.outcomes + gumbel(noise[:, :k])
         logits = self.cells[torch.arange(n), scores.argmax(dim=-1)]
         if noise is None:
             found = logits > 0
         else:
-            found = noise[:, k:].view_as(logits) < logits.sigmoid()
+            found = noise[:, k:].view_as(logits) < (sharpness * logits).sigmoid()
         return found.to(logits.dtype).permute(0, 2, 3, 1)
 
 
@@ -143,7 +146,10 @@ class Memory:
 
     @torch.no_grad()
     def step(self, tokens: Tensor, counts: np.ndarray | None = None) -> Tensor:
-        """Takes timesteps (N, c, `tokens`, width) in, of each stream the first `counts` (N,) of them. **Returns:** h of the last, (N, width)."""
+        """Takes timesteps (N, c, `tokens`, width) in, of each stream the first `counts` (N,) of them.
+
+        **Returns:** h of the last, (N, width), without a gradient.
+        """
         n, chunk = self.world.tokens, tokens.shape[1]
         counts = np.full(len(tokens), chunk) if counts is None else counts
         mask, queries, keys = self.cache.begin(self.streams, counts * n)

@@ -18,12 +18,14 @@ from gato.learners.network import decay_groups
 
 from .board import Board
 from .config import DreamConfig, WorldConfig
+from .dream import Dream
 from .dynamics import WorldModel, gumbel
 from .policy import ActorCritic
 from .returns import advantages, weights
 
 PARTS = ("next_loss", "reward_loss", "discount_loss")
 DREAMED = ("policy_loss", "value_loss", "entropy", "imagined_reward", "imagined_discount")
+DONE = 0.1  # a discount below it ends what is imagined, as in the authors' code
 TOTALS = ("frames", "episodes", "failed", "episode_return", "success", "episode_length")  # of the run so far; the last three: means
 
 
@@ -81,30 +83,19 @@ class Dreamer(nn.Module):
     def imagine(self, tokens: Tensor, counts: np.ndarray, cells: Tensor, last: Tensor, noise: Tensor) -> Imagined:
         """Goes on from N moments with actions of the policy.
 
-        **Arguments:** `tokens` (N, c, `tokens`, width): the timesteps before each, of which the first `counts` (N,) are there, none for 0;
-        `cells` (N, ...): what is seen now; `last` (N,): the reward before it; `noise` (N, H, ...).
+        **Arguments:** as of `Dream`; `noise` (N, H, outcomes + cells + `choices.num_outputs`) in [0, 1).
         """
-        world, choices, horizon = self.world, self.policy.choices, noise.shape[1]
-        k = world.config.outcomes + self.board.size
-        memory = world.remember(len(cells), max(tokens.shape[1], 1) + 1)
+        choices, k = self.policy.choices, self.config.outcomes + self.board.size
+        dream = Dream(self.world, tokens, counts, cells, last)
         found: dict[str, list[Tensor]] = {"cells": [cells], "actions": [], "rewards": [], "discounts": []}
-        for t in range(horizon):
-            outputs, _ = self.policy(cells)
-            actions = choices.choose(outputs, self.policy.log_deviation, gumbel(noise[:, t, k:]))
-            now = world.embed(cells[:, None], actions[:, None], last[:, None])
-            hidden = memory.step(*_joined(tokens, counts, now)) if t == 0 else memory.step(now)
-            ahead = world.predict(hidden, cells)
-            cells, last = ahead.draw(noise[:, t, :k]), ahead.reward
-            for name, value in (("cells", cells), ("actions", actions), ("rewards", last), ("discounts", ahead.discount.sigmoid())):
+        for drawn in noise.unbind(dim=1):
+            outputs, _ = self.policy(dream.cells)
+            actions = choices.choose(outputs, self.policy.log_deviation, gumbel(drawn[:, k:]))
+            reward, discount = dream.step(actions, drawn[:, :k])
+            discount = discount * (discount >= DONE)
+            for name, value in (("cells", dream.cells), ("actions", actions), ("rewards", reward), ("discounts", discount)):
                 found[name].append(value)
         return Imagined(**{name: torch.stack(values, dim=1) for name, values in found.items()})
-
-
-def _joined(tokens: Tensor, counts: np.ndarray, now: Tensor) -> tuple[Tensor, np.ndarray]:
-    """The timesteps before, and the present one behind the last of them."""
-    joined = torch.cat([tokens, torch.zeros_like(now)], dim=1)
-    joined[torch.arange(len(now)), torch.from_numpy(counts).to(now.device)] = now[:, 0]
-    return joined, counts + 1
 
 
 class WorldLearner(nn.Module):
@@ -155,9 +146,7 @@ class WorldLearner(nn.Module):
         order = (torch.arange(context, device=cells.device) + (context - counts)[:, None]).clamp(max=context - 1)
         told = tokens[owner[:, None], inside.gather(1, order)]
         now = cells[owner, places.flatten()]
-        return self.model.imagine(
-            told, counts.cpu().numpy(), now, batch.before[owner, places.flatten()], batch.noise.flatten(0, 1)
-        )
+        return self.model.imagine(told, counts.cpu().numpy(), now, batch.before[owner, places.flatten()], batch.noise.flatten(0, 1))
 
     def _dream(self, batch: WorldBatch, cells: Tensor, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Actor's and critic's losses, summed over what is imagined."""

@@ -1,0 +1,158 @@
+"""How well a world model knows its game: timestep by timestep, and how far it stays right when it goes on alone.
+
+Beside it stands copy-last, for which nothing ever changes. As a forecast of one timestep it flips each cell with the share with which
+cells of that kind really changed, from 0 and from 1, and says the mean reward and the mean discount; all of these are taken from the
+very episodes that are judged, which favours it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gato.episode import Episode
+from gato.learners.world.dream import Dream
+from gato.learners.world.dynamics import WorldModel
+
+HORIZONS = (1, 5, 10, 15)
+BATCH = 64
+LEAST = 1e-9  # share of changes
+
+
+@dataclass(frozen=True)
+class Played:
+    """An episode as a world model takes it: `cells` (T, rows, columns, kinds), `actions` (T, size), `before`, `rewards` (T,), `discounts`
+    (T,): `gamma`, or 0 at the end. Where it goes on behind its last timestep, that one is left out."""
+
+    cells: Tensor
+    actions: Tensor
+    before: Tensor
+    rewards: Tensor
+    discounts: Tensor
+
+    @classmethod
+    def of(cls, world: WorldModel, episode: Episode, gamma: float) -> Played:
+        board, n = world.board, episode.num_timesteps
+        cells = torch.from_numpy(board.cells(episode.observations)).float()
+        rewards = torch.from_numpy(np.asarray(episode.rewards, np.float32))
+        discounts = torch.full((n,), gamma)
+        if episode.terminated:
+            discounts[-1] = 0
+        return cls(cells, torch.from_numpy(board.numbers(episode.actions)), torch.cat([torch.zeros(1), rewards[:-1]]), rewards, discounts)
+
+
+@torch.no_grad()
+def one_step(world: WorldModel, episodes: Sequence[Played]) -> dict[str, float]:
+    """Means over all timesteps of episodes, each seen with all that went before.
+
+    **Returns:** `next_nats`: negative log-likelihood of the next cells; `wrong_cells` of the likeliest ones; `right_boards`: the share of
+    boards without any; `reward_error`: half the squared error; `discount_nats`: cross-entropy. What comes next is judged where
+    something does.
+    """
+    sums = dict.fromkeys(("next_nats", "wrong_cells", "right_boards", "reward_error", "discount_nats"), 0.0)
+    followed = timesteps = 0
+    for played in episodes:
+        tokens = world.embed(played.cells[None], played.actions[None], played.before[None])
+        hidden = world(tokens, torch.zeros(1, len(played.cells), dtype=torch.long))[0]
+        ahead = world.predict(hidden, played.cells)
+        wrong = (ahead.draw(None)[:-1] != played.cells[1:]).sum(dim=(1, 2, 3))
+        sums["next_nats"] += float(ahead.nll(torch.cat([played.cells[1:], played.cells[:1]]))[:-1].sum())
+        sums["wrong_cells"] += float(wrong.sum())
+        sums["right_boards"] += float((wrong == 0).sum())
+        sums["reward_error"] += float(0.5 * (ahead.reward - played.rewards).square().sum())
+        sums["discount_nats"] += float(
+            torch.nn.functional.binary_cross_entropy_with_logits(ahead.discount, played.discounts, reduction="sum")
+        )
+        followed, timesteps = followed + len(wrong), timesteps + len(played.cells)
+    return _means(sums, followed, timesteps)
+
+
+def copy_last(episodes: Sequence[Played]) -> dict[str, float]:
+    """As `one_step`, of copy-last."""
+    pairs = [(p.cells[:-1], p.cells[1:]) for p in episodes]
+    now, then = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    flips, nats = now != then, 0.0
+    for value in (0, 1):
+        held = now == value
+        total, changed = held.sum(dim=(0, 1, 2)).double(), (flips & held).sum(dim=(0, 1, 2)).double()
+        share = (changed / total.clamp(min=1)).clamp(LEAST, 1 - LEAST)
+        nats -= float((changed * share.log() + (total - changed) * (1 - share).log()).sum())
+    rewards, discounts = torch.cat([p.rewards for p in episodes]), torch.cat([p.discounts for p in episodes])
+    mean = discounts.mean().clamp(LEAST, 1 - LEAST)
+    sums = {
+        "next_nats": nats, "wrong_cells": float(flips.sum()), "right_boards": float((flips.sum(dim=(1, 2, 3)) == 0).sum()),
+        "reward_error": float(0.5 * (rewards - rewards.mean()).square().sum()),
+        "discount_nats": float(-(discounts * mean.log() + (1 - discounts) * (1 - mean).log()).sum()),
+    }  # fmt: skip
+    return _means(sums, len(flips), len(rewards))
+
+
+def open_loop(world: WorldModel, episodes: Sequence[Played], starts: int = 4, seed: int = 0) -> list[dict[str, float]]:
+    """Goes on alone, with the actions that were really played, from places of episodes that go on for the longest of `HORIZONS`.
+
+    **Arguments:** `starts`: places of an episode at most, drawn by `seed`.
+
+    **Returns:** a row for each horizon: `timesteps` ahead, `wrong_cells` of a board and `right_boards` of the model, the same of
+    `copy_last`, and `places`, from how many it was measured. Empty where no episode is long enough.
+    """
+    rows: dict[int, list[np.ndarray]] = {k: [] for k in HORIZONS}
+    for cells, truths in _ahead(world, episodes, starts, seed):
+        start = cells[0]
+        for k in HORIZONS:
+            pairs = [(drawn != truths[k]).sum(dim=(1, 2, 3)).numpy() for drawn in (cells[k], start)]
+            rows[k].append(np.stack(pairs, axis=1))
+    if not rows[HORIZONS[0]]:
+        return []
+    found = []
+    for k, parts in rows.items():
+        wrong = np.concatenate(parts)
+        names = ("wrong_cells", "copy_last_wrong_cells")
+        found.append({"timesteps": k, "places": len(wrong), **dict(zip(names, wrong.mean(axis=0).tolist(), strict=True))})
+        found[-1] |= dict(zip(("right_boards", "copy_last_right_boards"), (wrong == 0).mean(axis=0).tolist(), strict=True))
+    return found
+
+
+def _ahead(world: WorldModel, episodes: Sequence[Played], starts: int, seed: int) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Batches of boards, imagined and real, 0 to the last horizon timesteps after the places."""
+    generator, last = np.random.default_rng(seed), HORIZONS[-1]
+    places = []
+    for i, played in enumerate(episodes):
+        room = len(played.cells) - last
+        chosen = generator.permutation(room)[:starts] if room > 0 else []
+        places += [(i, int(t)) for t in sorted(chosen)]
+    for at in range(0, len(places), BATCH):
+        part = places[at : at + BATCH]
+        dream = begun_at(world, [(episodes[i], t) for i, t in part])
+        actions = torch.stack([episodes[i].actions[t : t + last] for i, t in part])
+        truths = torch.stack([episodes[i].cells[t : t + last + 1] for i, t in part])
+        cells = [dream.cells]
+        for k in range(last):
+            dream.step(actions[:, k])
+            cells.append(dream.cells)
+        yield cells, list(truths.unbind(dim=1))
+
+
+@torch.no_grad()
+def begun_at(world: WorldModel, places: Sequence[tuple[Played, int]]) -> Dream:
+    """A dream that begins at timesteps of episodes, behind all that the model remembers of them."""
+    length = world.config.memory * world.config.num_layers  # no further back than any state depends on
+    tokens, counts = [], []
+    for played, t in places:
+        first = max(0, t - length)
+        parts = (x[first:t][None] for x in (played.cells, played.actions, played.before))
+        found = world.embed(*parts)[0]
+        tokens.append(torch.nn.functional.pad(found, (0, 0, 0, 0, 0, length - len(found))))
+        counts.append(len(found))
+    cells = torch.stack([played.cells[t] for played, t in places])
+    before = torch.stack([played.before[t] for played, t in places])
+    return Dream(world, torch.stack(tokens), np.array(counts), cells, before)
+
+
+def _means(sums: dict[str, float], followed: int, timesteps: int) -> dict[str, Any]:
+    of_all = ("reward_error", "discount_nats")
+    return {name: value / max(1, timesteps if name in of_all else followed) for name, value in sums.items()} | {"timesteps": timesteps}

@@ -1,0 +1,137 @@
+"""`gato dream CKPT`: what a world model knows of episodes that it never learned from, as numbers and pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gato import envs
+from gato.data.store import Store
+from gato.data.stores import find_store
+from gato.description import learner_of
+from gato.disk import shown
+from gato.envs.demonstrator import RandomExpert
+from gato.envs.recording import Recording, episode_seed
+from gato.episode import Episode
+from gato.learners.world.agent import WorldAgent
+from gato.learners.world.config import NAME
+from gato.learners.world.dynamics import WorldModel
+from gato.setting import MAX_COUNT, SEED, Settings, bounded
+
+from .measure import Played, copy_last, one_step, open_loop
+from .strips import drawn, imagined_beside_real
+
+
+@dataclass(frozen=True)
+class DreamReport(Settings):
+    """- `out`: a folder that is given `dream.json` and the strips.
+    - `episodes`: that are judged: half of them played by the policy, half by random actions, with seeds of no training.
+    - `store`: judges the first episodes of a store instead.
+    - `strips`: how many pictures, from places in the longest episodes on; `horizon`: timesteps of each.
+    - `seed`: of the episodes and of the places.
+    """
+
+    out: Path = Path("dream")
+    episodes: int = bounded(40, 2, MAX_COUNT)
+    store: str | None = None
+    strips: int = bounded(4, 0, 1000)
+    horizon: int = bounded(15, 1, 1000)
+    seed: int = bounded(0, SEED.low, SEED.high)
+
+
+def load_world(checkpoint: Path, device: str = "cpu", verify: bool = True) -> WorldAgent:
+    """**Raises:** `ValueError` where the folder holds something else."""
+    if (learner := learner_of(checkpoint)) != NAME:
+        raise ValueError(
+            f"'{checkpoint}' holds a {shown(learner)}, and a dream needs a {NAME}; train one: gato pretrain world-model-breakout"
+        )
+    return WorldAgent.load(checkpoint, device, verify)
+
+
+def report(checkpoint: Path, config: DreamReport) -> dict[str, Any]:
+    """Measures, draws and writes.
+
+    **Returns:** `one_step`: rows by name, of the model, of one of its shape with new weights, and of copy-last; `open_loop`: see there;
+    `strips`: files; `episodes`, `timesteps`.
+    """
+    agent = load_world(checkpoint)
+    world = agent.model.world.eval()
+    episodes = _stored(agent, config) if config.store else _played(agent, config)
+    played = [Played.of(world, episode, agent.gamma) for episode in episodes]
+    config.out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {
+        "checkpoint": str(checkpoint), "episodes": len(played), "timesteps": sum(len(p.cells) for p in played),
+        "one_step": {
+            "model": one_step(world, played), "before training": one_step(_untrained(world), played), "copy last": copy_last(played),
+        },
+        "open_loop": open_loop(world, played, seed=config.seed), "strips": [],
+    }  # fmt: skip
+    longest = sorted(played, key=lambda p: -len(p.cells))[: config.strips]
+    for i, episode in enumerate(longest):
+        path = config.out / f"strip-{i}.png"
+        place = max(0, (len(episode.cells) - 1 - config.horizon) // 2)
+        drawn(imagined_beside_real(world, episode, place, config.horizon)).save(path)
+        found["strips"].append(str(path))
+    (config.out / "dream.json").write_text(json.dumps(found, indent=1))
+    return found
+
+
+def lines(found: dict[str, Any]) -> str:
+    """The tables of a report as text."""
+    text = [
+        f"{'one timestep ahead':20s} {'nats':>8s} {'wrong cells':>12s} {'right boards':>13s} {'reward error':>13s} {'discount nats':>14s}"
+    ]
+    for name, row in found["one_step"].items():
+        text.append(
+            f"{name:20s} {row['next_nats']:8.3f} {row['wrong_cells']:12.3f} {100 * row['right_boards']:12.1f}% "
+            f"{row['reward_error']:13.4f} {row['discount_nats']:14.4f}"
+        )
+    text.append(
+        f"\n{'alone for':20s} {'wrong cells':>12s} {'of copy last':>13s} {'right boards':>13s} {'of copy last':>13s} {'places':>7s}"
+    )
+    for row in found["open_loop"]:
+        text.append(
+            f"{row['timesteps']:3d} timesteps        {row['wrong_cells']:12.2f} {row['copy_last_wrong_cells']:13.2f} "
+            f"{100 * row['right_boards']:12.1f}% {100 * row['copy_last_right_boards']:12.1f}% {row['places']:7d}"
+        )
+    return "\n".join(text + found["strips"])
+
+
+def _played(agent: WorldAgent, config: DreamReport) -> list[Episode]:
+    (task,) = agent.tasks.values()
+    env, policy, chance = envs.make(task), agent.policy(task, seed=config.seed), RandomExpert()
+    episodes = []
+    for i in range(config.episodes):
+        recording = Recording(task, env, episode_seed("dream", config.seed, i))
+        is_random = i % 2 == 1
+        policy.reset(1)
+        policy.begin(0, i)
+        chance.reset(env)
+        while not recording.done:
+            if is_random:
+                recording.step(task.flatten(chance.act(env, recording.raw), "action"))
+            else:
+                recording.step({name: values[0] for name, values in policy.act(recording.observation).items()})
+        episodes.append(recording.episode("random" if is_random else "learner"))
+    envs.close(env)
+    return episodes
+
+
+def _stored(agent: WorldAgent, config: DreamReport) -> list[Episode]:
+    store = Store(find_store(str(config.store)))
+    (task,) = agent.tasks.values()
+    if len(store.tasks) != 1 or (differences := task.differences(store.tasks[0], raw=True)):
+        raise ValueError(
+            f"store {store.path} is not of '{task.name}': {'; '.join(differences) if len(store.tasks) == 1 else 'several tasks'}"
+        )
+    return [store.episode(i) for i in range(min(config.episodes, store.num_episodes))]
+
+
+def _untrained(world: WorldModel) -> WorldModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return WorldModel(world.board, world.config).eval()

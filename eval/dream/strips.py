@@ -1,0 +1,67 @@
+"""What a world model imagines, as pictures: real boards above imagined ones, with rewards and discounts beneath."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from gato.learners.world.dynamics import WorldModel
+from gato.picture import drawn_cells
+
+from .measure import Played, begun_at
+
+SIDE, GAP, LINE, MARGIN = 8, 6, 12, 64  # pixels: of a cell, between boards, of a line of text, of the labels
+MARK, INK, PAPER = (230, 140, 0), (30, 30, 30), (255, 255, 255)
+REWARDED = 0.5  # a reward above it is marked
+
+
+@dataclass(frozen=True)
+class Row:
+    """Boards of H + 1 timesteps (H + 1, rows, columns, kinds); what each step from one to the next earned (H,), and discounts."""
+
+    name: str
+    cells: np.ndarray
+    rewards: np.ndarray
+    discounts: np.ndarray
+
+
+def imagined_beside_real(world: WorldModel, played: Played, place: int, horizon: int) -> tuple[Row, Row]:
+    """From a timestep on with the actions that were played, the likeliest way; `horizon` timesteps, or as many as there are."""
+    horizon = min(horizon, len(played.cells) - 1 - place)
+    dream = begun_at(world, [(played, place)])
+    cells, told = [dream.cells[0]], []
+    for k in range(horizon):
+        reward, discount = dream.step(played.actions[None, place + k])
+        told.append((float(reward), float(discount)))
+        cells.append(dream.cells[0])
+    rewards, discounts = (np.array(values, np.float32) for values in zip(*told, strict=True))
+    until = slice(place, place + horizon)
+    real = Row("real", played.cells[place : place + horizon + 1].numpy(), played.rewards[until].numpy(), played.discounts[until].numpy())
+    return real, Row("imagined", np.stack([board.numpy() for board in cells]), rewards, discounts)
+
+
+def drawn(rows: Sequence[Row]) -> Image.Image:
+    """Rows of boards of the same timesteps, each with a frame where more than half a reward was earned on the way to it."""
+    boards = [[drawn_cells(board, SIDE) for board in row.cells] for row in rows]
+    height, width = boards[0][0].shape[:2]
+    tall = height + 2 * LINE + 2 * GAP
+    picture = Image.new("RGB", (MARGIN + max(map(len, boards)) * (width + GAP), tall * len(rows)), PAPER)
+    pen = ImageDraw.Draw(picture)
+    for i, (row, shown) in enumerate(zip(rows, boards, strict=True)):
+        top = i * tall + GAP // 2
+        for y, name in ((top + height // 2 - LINE // 2, row.name), (top + height + 3, "reward"), (top + height + LINE + 2, "discount")):
+            pen.text((4, y), name, fill=INK)
+        for k, board in enumerate(shown):
+            left = MARGIN + k * (width + GAP)
+            picture.paste(Image.fromarray(board), (left, top))
+            if k == 0:
+                continue
+            reward, discount = float(row.rewards[k - 1]), float(row.discounts[k - 1])
+            if reward > REWARDED:
+                pen.rectangle((left - 2, top - 2, left + width + 1, top + height + 1), outline=MARK, width=2)
+            pen.text((left, top + height + 3), f"{reward:.2f}", fill=MARK if reward > REWARDED else INK)
+            pen.text((left, top + height + LINE + 2), f"{discount:.2f}", fill=INK)
+    return picture
