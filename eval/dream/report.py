@@ -47,7 +47,7 @@ def load_world(checkpoint: Path, device: str = "cpu", verify: bool = True) -> Wo
     """**Raises:** `ValueError` where the folder holds something else."""
     if (learner := learner_of(checkpoint)) != NAME:
         raise ValueError(
-            f"'{checkpoint}' holds a {shown(learner)}, and a dream needs a {NAME}; train one: gato pretrain world-model-breakout"
+            f"'{checkpoint}' holds a {shown(learner)}, and only a {NAME} dreams; train one: gato pretrain world-model-breakout"
         )
     return WorldAgent.load(checkpoint, device, verify)
 
@@ -82,17 +82,15 @@ def report(checkpoint: Path, config: DreamReport) -> dict[str, Any]:
 
 def lines(found: dict[str, Any]) -> str:
     """The tables of a report as text."""
-    text = [
-        f"{'one timestep ahead':20s} {'nats':>8s} {'wrong cells':>12s} {'right boards':>13s} {'reward error':>13s} {'discount nats':>14s}"
-    ]
+    head = ("one timestep ahead", "nats", "wrong cells", "right boards", "reward error", "discount nats")
+    text = ["{:20s} {:>8s} {:>12s} {:>13s} {:>13s} {:>14s}".format(*head)]
     for name, row in found["one_step"].items():
         text.append(
             f"{name:20s} {row['next_nats']:8.3f} {row['wrong_cells']:12.3f} {100 * row['right_boards']:12.1f}% "
             f"{row['reward_error']:13.4f} {row['discount_nats']:14.4f}"
         )
-    text.append(
-        f"\n{'alone for':20s} {'wrong cells':>12s} {'of copy last':>13s} {'right boards':>13s} {'of copy last':>13s} {'places':>7s}"
-    )
+    head = ("alone for", "wrong cells", "of copy last", "right boards", "of copy last", "places")
+    text.append("\n{:20s} {:>12s} {:>13s} {:>13s} {:>13s} {:>7s}".format(*head))
     for row in found["open_loop"]:
         text.append(
             f"{row['timesteps']:3d} timesteps        {row['wrong_cells']:12.2f} {row['copy_last_wrong_cells']:13.2f} "
@@ -124,10 +122,9 @@ def _played(agent: WorldAgent, config: DreamReport) -> list[Episode]:
 def _stored(agent: WorldAgent, config: DreamReport) -> list[Episode]:
     store = Store(find_store(str(config.store)))
     (task,) = agent.tasks.values()
-    if len(store.tasks) != 1 or (differences := task.differences(store.tasks[0], raw=True)):
-        raise ValueError(
-            f"store {store.path} is not of '{task.name}': {'; '.join(differences) if len(store.tasks) == 1 else 'several tasks'}"
-        )
+    differences = ["it has several tasks"] if len(store.tasks) != 1 else task.differences(store.tasks[0], raw=True)
+    if differences:
+        raise ValueError(f"store {store.path} is not of '{task.name}': {'; '.join(differences)}")
     return [store.episode(i) for i in range(min(config.episodes, store.num_episodes))]
 
 
