@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from PIL import Image
 from safetensors.torch import load_file
 
 import gato
@@ -19,6 +20,8 @@ from gato.data.prefix import keep_episodes
 from gato.data.store import Store, StoreWriter
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.recording import expert_episode
+from gato.eval.dream import measure
+from gato.eval.dream.measure import Played, copy_last
 from gato.layers.transformer import Transformer
 from gato.learners.ppo.advantage import advantages as of_ppo
 from gato.learners.world.board import Board
@@ -376,3 +379,49 @@ def test_only_whole_shards_of_a_store_are_kept(task, tmp_path):
     assert store.num_episodes == 2
     store.validate()
     keep_episodes(tmp_path / "absent", 0)
+
+
+# -- what it knows ---------------------------------------------------------------------------------------
+
+
+def test_copy_last_flips_cells_as_often_as_they_change_and_a_perfect_model_is_right():
+    """A single cell over four timesteps, 0 0 1 1: of two zeros that are followed one changes, a one stays."""
+    cells = torch.tensor([0.0, 0.0, 1.0, 1.0]).reshape(4, 1, 1, 1)
+    played = Played(cells, torch.zeros(4, 1), torch.zeros(4), torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([1.0, 1.0, 1.0, 0.0]))
+    found = copy_last([played])
+    assert found["next_nats"] == pytest.approx(2 * np.log(2) / 3) and found["wrong_cells"] == pytest.approx(1 / 3)
+    assert found["right_boards"] == pytest.approx(2 / 3) and found["reward_error"] == pytest.approx(0.125)
+    assert found["discount_nats"] == pytest.approx(-(3 * np.log(0.75) + np.log(0.25)) / 4)
+
+
+def test_a_dream_is_measured_and_drawn(run, task, tmp_path, monkeypatch, capsys):
+    """Balls fall for three timesteps, and the longest horizon is 15: the game goes on for longer here."""
+    monkeypatch.setattr(measure, "HORIZONS", (1, 2))
+    assert main(["dream", str(run / "final"), "--out", str(tmp_path / "dream"), "--episodes", "6", "--strips", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["episodes"] == 6 and found["timesteps"] == 18 and found["one_step"].keys() == {"model", "before training", "copy last"}
+    assert [row["timesteps"] for row in found["open_loop"]] == [1, 2] and found["open_loop"][0]["places"] == 6
+    assert found["open_loop"][0]["copy_last_wrong_cells"] >= 2  # a ball left its cell for another
+    assert Image.open(found["strips"][0]).height > 100
+    words = ["dream", str(run / "final"), "--out", str(tmp_path / "again"), "--store", str(run / "episodes"), "--episodes", "2"]
+    assert main(words) == 0
+    assert "copy last" in capsys.readouterr().out
+
+
+def test_only_a_world_model_dreams(agent, tmp_path, capsys):
+    agent.save(tmp_path / "gato")
+    assert "holds a gato, and only a world-model dreams" in refusal(capsys, "dream", str(tmp_path / "gato"))
+
+
+def test_a_dream_that_begins_in_an_episode_goes_on_as_one_pass_says(task):
+    learner, _ = windows(task)
+    world = learner.model.world
+    episode = expert_episode(task, envs.make(task), RandomExpert(), seed=3).episode("random")
+    played = Played.of(world, episode, 0.99)
+    assert played.discounts.tolist() == pytest.approx([0.99, 0.99, 0.0])
+    hidden = world(world.embed(played.cells[None], played.actions[None], played.before[None]), torch.zeros(1, 3, dtype=torch.long))[0]
+    ahead = world.predict(hidden, played.cells)
+    for t in range(3):
+        reward, discount = measure.begun_at(world, [(played, t)]).step(played.actions[None, t])
+        torch.testing.assert_close(reward[0], ahead.reward[t])
+        torch.testing.assert_close(discount[0], ahead.discount[t].sigmoid())

@@ -39,7 +39,7 @@ class Played:
     def of(cls, world: WorldModel, episode: Episode, gamma: float) -> Played:
         board, n = world.board, episode.num_timesteps
         cells = torch.from_numpy(board.cells(episode.observations)).float()
-        rewards = torch.from_numpy(np.asarray(episode.rewards, np.float32))
+        rewards = torch.from_numpy(np.array(episode.rewards, np.float32))
         discounts = torch.full((n,), gamma)
         if episode.terminated:
             discounts[-1] = 0

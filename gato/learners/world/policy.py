@@ -44,4 +44,7 @@ class ActorCritic(nn.Module):
 
 
 def _network(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, outputs))
+    """Layer norms bound what is said of boards that never were. Without them the value of imagined boards that fill with balls grows from
+    timestep to timestep, each learns from the next, and all values grow without end (Gallici et al. 2024)."""
+    first, second = (nn.Sequential(nn.Linear(n, width), nn.LayerNorm(width), nn.SiLU()) for n in (inputs, width))
+    return nn.Sequential(first, second, nn.Linear(width, outputs))
