@@ -88,7 +88,8 @@ def test_training_and_acting_need_no_optional_package() -> None:
 def test_every_shipped_recipe_loads(name: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["pretrain", name, "--print_config"]) == 0, capsys.readouterr().err
     resolved = yaml.safe_load(capsys.readouterr().out)
-    others = {"clone": {"data"}, "ppo": {"env", "model", "ppo", "meta"}}  # a clone's network has no settings; what acts has no data
+    # a clone's network has no settings; what acts has no data, but for a world model, which may read instead of playing
+    others = {"clone": {"data"}, "ppo": {"env", "model", "ppo", "meta"}, "world-model": {"env", "data", "model", "dream"}}
     assert set(resolved) == {"learner", "optim", "train"} | others.get(resolved["learner"], {"data", "model"})
     assert resolved["env"]["task"] if "env" in resolved else resolved["data"]["sources"]
 
