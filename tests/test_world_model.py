@@ -425,3 +425,64 @@ def test_a_dream_that_begins_in_an_episode_goes_on_as_one_pass_says(task):
         reward, discount = measure.begun_at(world, [(played, t)]).step(played.actions[None, t])
         torch.testing.assert_close(reward[0], ahead.reward[t])
         torch.testing.assert_close(discount[0], ahead.discount[t].sigmoid())
+
+
+# -- the page --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def games(run):
+    found = pytest.importorskip("gato.serve.dream").Games(gato.load(run / "final"))
+    yield found
+    found.close()
+
+
+def test_the_dream_and_the_real_board_begin_alike_and_get_the_same_actions(games):
+    begun = games.begin(3)
+    assert begun["real"]["cells"] == begun["dream"]["cells"] and begun["wrong"] == 0 and begun["actions"] == ["0", "1", "2"]
+    assert sorted(kind for row in begun["real"]["cells"] for kind in row if kind) == [1, 2]  # the ball, and the paddle
+    shown = [games.act(begun["game"], 2, True) for _ in range(3)]
+    assert [board["real"]["over"] for board in shown] == [False, False, True]
+    assert shown[-1]["real"]["cells"][3][2] == 2 or shown[-1]["real"]["return"] in (0.0, 1.0)
+    assert shown[-1]["real"]["discount"] == 0 and shown[0]["real"]["discount"] == pytest.approx(0.99)
+    assert games.act(begun["game"], None, False)["real"]["cells"] == shown[-1]["real"]["cells"]  # nothing moves behind the end
+
+
+def test_the_same_seed_and_keys_give_the_same_dream(games):
+    def boards() -> list:
+        name = games.begin(5)["game"]
+        return [games.act(name, action, True) for action in (0, 1, None)]
+
+    assert boards() == boards()
+
+
+def test_a_dream_goes_on_from_the_real_board_and_not_from_its_end(games):
+    name = games.begin(3)["game"]
+    games.act(name, 0, True)
+    shown = games.dream_on(name)
+    assert shown["real"]["cells"] == shown["dream"]["cells"]
+    games.act(name, 0, True), games.act(name, 0, True)
+    with pytest.raises(ValueError, match="nothing to dream on from; reset it"):
+        games.dream_on(name)
+
+
+def test_the_page_answers_and_refuses_in_one_line(games, monkeypatch):
+    testclient = pytest.importorskip("starlette.testclient")
+    from gato.serve import dream, dream_page
+
+    client = testclient.TestClient(dream_page.make_app(games, True))
+    assert "Inside the dream" in client.get("/").text
+    name = client.post("/begin", json={"seed": 1}).json()["game"]
+    assert client.post("/act", json={"game": name, "action": 1, "chance": True}).json()["timestep"] == 1
+    refused = [("/begin", {"seed": -1}), ("/act", {"game": name, "action": 3}), ("/act", {"game": "?", "action": 1}), ("/act", [1])]
+    for path, values in refused:
+        answer = client.post(path, json=values)
+        assert answer.status_code == 400 and "\n" not in answer.json()["error"], values
+    assert client.post("/act", content=b"{" * 1001).status_code == 413
+    assert client.post("/act", content=b"{").status_code == 400
+    assert client.post("/begin", json={"seed": 1}, headers={"Host": "elsewhere.org"}).status_code == 403
+    monkeypatch.setattr(dream, "MOST_GAMES", 2)
+    assert [client.post("/begin", json={"seed": 1}).status_code for _ in range(2)] == [200, 503]
+    monkeypatch.setattr(dream, "IDLE_SECONDS", 0.0)
+    assert client.post("/begin", json={"seed": 1}).status_code == 200
+    assert client.post("/act", json={"game": name, "action": 1}).json()["error"] == "this game is not there any more; reset it"

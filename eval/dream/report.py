@@ -28,14 +28,14 @@ from .strips import drawn, imagined_beside_real
 
 @dataclass(frozen=True)
 class DreamReport(Settings):
-    """- `out`: a folder that is given `dream.json` and the strips.
+    """- `out`: a folder that is given `dream.json` and the strips; without it there is the page.
     - `episodes`: that are judged: half of them played by the policy, half by random actions, with seeds of no training.
     - `store`: judges the first episodes of a store instead.
     - `strips`: how many pictures, from places in the longest episodes on; `horizon`: timesteps of each.
     - `seed`: of the episodes and of the places.
     """
 
-    out: Path = Path("dream")
+    out: Path | None = None
     episodes: int = bounded(40, 2, MAX_COUNT)
     store: str | None = None
     strips: int = bounded(4, 0, 1000)
@@ -58,6 +58,7 @@ def report(checkpoint: Path, config: DreamReport) -> dict[str, Any]:
     **Returns:** `one_step`: rows by name, of the model, of one of its shape with new weights, and of copy-last; `open_loop`: see there;
     `strips`: files; `episodes`, `timesteps`.
     """
+    assert config.out is not None
     agent = load_world(checkpoint)
     world = agent.model.world.eval()
     episodes = _stored(agent, config) if config.store else _played(agent, config)

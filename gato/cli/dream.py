@@ -1,25 +1,45 @@
-"""`gato dream`: what a world model imagines, beside what really happens."""
+"""`gato dream`: what a world model imagines, beside what really happens: a page to play in, or numbers and pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from gato.setting import Limits
+
 from .command import parse, parser_of, print_rows
+from .serving import EXTRA
 from .threads import THREADS, THREADS_HELP, use_threads
 
 
 def dream(arguments: list[str]) -> None:
-    parser = parser_of("dream", "Measure a world model on episodes of no training, and draw what it imagines below what really happened.")
+    about = "Play inside a world model, the real game beside it, on a web page (extra 'serve')"
+    parser = parser_of("dream", f"{about}; with --out it is measured on episodes of no training, and what it imagines is drawn.")
     from gato.eval.dream.report import DreamReport
 
     parser.add_argument("checkpoint", type=Path)
     parser.add_config(DreamReport)
+    parser.add_option("--host", str, "127.0.0.1", help="of the page: 127.0.0.1 is this computer alone")
+    parser.add_option("--port", int, 7861, Limits(0, 65535), "of the page: 0 takes a free one")
     parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
     parser.add_argument("--json", action="store_true")
     options = vars(parse(parser, arguments))
-    checkpoint, as_json = options.pop("checkpoint"), options.pop("json")
+    checkpoint, as_json, host, port = (options.pop(name) for name in ("checkpoint", "json", "host", "port"))
     use_threads(options.pop("threads"), checkpoint)
+    config = DreamReport(**options)
+    if config.out is None:
+        _serve(checkpoint, host, port)
+        return
     from gato.eval.dream.report import lines, report
 
-    found = report(checkpoint, DreamReport(**options))
+    found = report(checkpoint, config)
     print_rows(found, as_json, lambda: lines(found))
+
+
+def _serve(checkpoint: Path, host: str, port: int) -> None:
+    try:
+        from gato.serve.dream_page import serve
+    except ImportError as error:
+        if str(error.name).partition(".")[0] == "gato":
+            raise
+        raise ImportError(EXTRA) from None
+    serve(checkpoint, host, port)

@@ -19,6 +19,7 @@ from gato.picture import drawn_cells
 from .demonstrator import RuleExpert
 
 CELL = 8  # pixels
+ACTIONS = ("stay", "left", "up", "right", "down", "fire")
 STAY, LEFT, UP, RIGHT, DOWN = range(5)
 WAITS, HORIZON = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12), 40  # timesteps
 

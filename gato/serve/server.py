@@ -35,7 +35,7 @@ def serve(checkpoint: Path, config: ServeConfig) -> None:
     """
     is_local = is_this_computer(config.host)
     token, was_drawn = _token(config, is_local)
-    listener = _listen(config)
+    listener = listen(config.host, config.port)
     folder = checkpoint.resolve()
     name = folder.parent.name if folder.name == "final" else folder.name
     try:
@@ -129,10 +129,10 @@ def _token(config: ServeConfig, is_local: bool) -> tuple[str | None, bool]:
     return token, False
 
 
-def _listen(config: ServeConfig) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """**Raises:** `ValueError` where nobody can listen."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((config.host, config.port), family=family, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        raise ValueError(f"nothing can listen at {config.host}:{config.port} ({error.strerror}); name another --port or --host") from None
+        raise ValueError(f"nothing can listen at {host}:{port} ({error.strerror}); name another --port or --host") from None

@@ -1,0 +1,173 @@
+"""A world model beside others that learn by acting, at equal frames of one game: the tables of docs/results/world-model.md.
+
+    python benchmarks/world_model.py table --seeds 1                 # world model, PPO and DQN, trained where they are not yet
+    python benchmarks/world_model.py table --games asterix --frames 30000
+    python benchmarks/world_model.py cost runs/world-model-breakout/final
+
+Runs go to `runs/GAME-SYSTEM-SEED`, one after the other on one core; one that is finished is not trained again. PPO is the project's own,
+DQN that of stable-baselines3 (`pip install stable-baselines3`) with MinAtar's network, both on the same cells. All are judged by
+`gato.evaluate`: the same starts, the task's own end, sticky actions 0.1 and all six actions; DQN takes its best action but for 1 in 100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from acting import trained
+from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit, TransformObservation
+from torch import Tensor, nn
+
+import gato
+from gato import envs
+from gato.eval.rollout import rollout
+from gato.eval.summary import summarise
+
+SYSTEMS = ("world-model", "ppo", "dqn", "random")
+PPO = [
+    "--env.num_envs", "8", "--env.reward_scale", "1", "--model.width", "128", "--model.channels", "16", "--model.normalise", "false",
+    "--ppo.rollout", "128", "--ppo.epochs", "4", "--ppo.gamma", "0.99", "--ppo.gae_lambda", "0.95", "--ppo.entropy_weight", "0.01",
+    "--optim.final_ratio", "0.1",
+]  # fmt: skip
+DQN = {
+    "learning_rate": 2.5e-4, "buffer_size": 100_000, "learning_starts": 1000, "batch_size": 32, "train_freq": 1, "gamma": 0.99,
+    "target_update_interval": 1000, "exploration_fraction": 0.2, "exploration_final_eps": 0.05,
+}  # fmt: skip
+GREEDY = 0.01  # share of random actions where DQN is judged
+
+
+class Cells(nn.Module):
+    """MinAtar's network up to its last layer: 16 filters of 3 x 3, then 128 units."""
+
+    features_dim = 128
+
+    def __init__(self, space: Any) -> None:
+        super().__init__()
+        rows, columns, kinds = space.shape
+        self.filters = nn.Conv2d(kinds, 16, 3)
+        self.units = nn.Linear(16 * (rows - 2) * (columns - 2), self.features_dim)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        return torch.relu(self.units(torch.relu(self.filters(seen.permute(0, 3, 1, 2))).flatten(1)))
+
+
+class Acting:
+    """What `rollout` drives. **Arguments:** `choose`: the observations (n, rows, columns, kinds) -> actions (n,)."""
+
+    def __init__(self, task: Any, choose: Any) -> None:
+        self.task, self.choose = task, choose
+
+    def reset(self, num_streams: int = 1, demonstrations: Any = ()) -> None:
+        pass
+
+    def act(self, observation: Any, reward: Any = None, first: Any = None, streams: Any = None) -> dict[str, np.ndarray]:
+        return {"action": self.choose(observation["observation"])}
+
+
+def dqn(task: Any, frames: int, seed: int, path: Path) -> Any:
+    """Trained, or read where it was."""
+    from stable_baselines3 import DQN as Learner
+
+    if path.is_file():
+        return Learner.load(path, device="cpu")
+    torch.set_num_threads(1)
+    space = spaces.Box(0, 1, task.observations[0].shape, np.float32)
+    env = TimeLimit(TransformObservation(envs.make(task), lambda seen: seen.astype(np.float32), space), task.episode_limit)
+    policy = {"features_extractor_class": Cells, "net_arch": []}
+    learner = Learner("MlpPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, **DQN)
+    learner.learn(frames)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    learner.save(path)
+    return learner
+
+
+def policy_of(system: str, game: str, frames: int, seed: int) -> tuple[Any, float]:
+    """What acts, and the seconds that its training took here; 0 where it was trained before."""
+    task, started = envs.task(f"minatar-cells/{game}"), time.monotonic()
+    name = f"{game}-{system}-{seed}"
+    common = ["--env.task", task.name, "--env.frames", str(frames), "--train.seed", str(seed)]
+    if system == "world-model":
+        run = trained(name, "world-model-breakout", common)
+    elif system == "ppo":
+        run = trained(name, "ppo-cartpole", [*common, *PPO])
+    elif system == "dqn":
+        learner, generator = dqn(task, frames, seed, Path("runs") / name / "dqn.zip"), np.random.default_rng(seed)
+
+        def choose(seen: np.ndarray) -> np.ndarray:
+            best, _ = learner.predict(seen.astype(np.float32), deterministic=True)
+            return np.where(generator.random(len(best)) < GREEDY, generator.integers(6, size=len(best)), best)
+
+        return Acting(task, choose), time.monotonic() - started
+    else:
+        chance = np.random.default_rng(seed)
+        return Acting(task, lambda seen: chance.integers(6, size=len(seen))), 0.0
+    return gato.load(run / "final", "cpu").policy(task), time.monotonic() - started
+
+
+def table(options: argparse.Namespace) -> None:
+    for game in options.games:
+        for system in options.systems:
+            for seed in range(options.seeds):
+                policy, seconds = policy_of(system, game, options.frames, seed)
+                row = summarise(policy.task, rollout(policy, policy.task, options.episodes, 0, 20))
+                shown = {"game": game, "system": system, "seed": seed, "frames": options.frames if system != "random" else 0}
+                shown |= {name: round(row[name], 2) for name in ("mean", "low", "high")}
+                print(json.dumps(shown | {"training_seconds": round(seconds)}), flush=True)
+
+
+def cost(options: argparse.Namespace) -> None:
+    """CPU time of an action of the policy alone, beside one that asks the transformer first; and of imagination."""
+    from gato.learners.world.dream import Dream
+
+    torch.set_num_threads(1)
+    agent = gato.load(options.checkpoint, "cpu")
+    (task,) = agent.tasks.values()
+    env, dreamer = envs.make(task), agent.model
+    seen, _ = env.reset(seed=0)
+    cells = torch.from_numpy(np.asarray(seen)[None]).float()
+    board, k = dreamer.board, dreamer.config.outcomes + dreamer.board.size
+
+    def timed(call: Any, repeats: int) -> float:
+        for _ in range(3):
+            call()
+        started = time.process_time()
+        for _ in range(repeats):
+            call()
+        return (time.process_time() - started) / repeats
+
+    with torch.inference_mode():
+        alone = timed(lambda: dreamer.policy(cells), 300)
+        dream, action = Dream.begun(dreamer.world, cells), torch.zeros(1, board.choices.size)
+        beside = alone + timed(lambda: dream.step(action), 100)
+        many = Dream.begun(dreamer.world, cells.expand(64, -1, -1, -1))
+        noise, actions = torch.rand(64, k), torch.zeros(64, board.choices.size)
+        each = timed(lambda: (dreamer.policy(many.cells), many.step(actions, noise)), 30) / 64
+    print(f"an action: {1e6 * alone:.0f} us of the policy alone, {1e6 * beside:.0f} us with a step of the transformer")
+    print(f"imagination: {1 / each:,.0f} timesteps a second of one core, 64 side by side")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    compared = verbs.add_parser("table")
+    compared.add_argument("--games", nargs="+", default=["breakout"])
+    compared.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
+    compared.add_argument("--frames", type=int, default=30_000)
+    compared.add_argument("--seeds", type=int, default=1)
+    compared.add_argument("--episodes", type=int, default=100)
+    compared.set_defaults(run=table)
+    timing = verbs.add_parser("cost")
+    timing.add_argument("checkpoint", type=Path)
+    timing.set_defaults(run=cost)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
