@@ -2,6 +2,7 @@
 
     python benchmarks/world_model.py table --seeds 1                 # world model, PPO and DQN, trained where they are not yet
     python benchmarks/world_model.py table --games asterix --frames 30000
+    python benchmarks/world_model.py ablations runs/world-model-breakout/episodes --updates 800
     python benchmarks/world_model.py cost runs/world-model-breakout/final
 
 Runs go to `runs/GAME-SYSTEM-SEED`, one after the other on one core; one that is finished is not trained again. PPO is the project's own,
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 import gato
 from gato import envs
+from gato.eval.dream.report import DreamReport, report
 from gato.eval.rollout import rollout
 from gato.eval.summary import summarise
 
@@ -39,6 +41,15 @@ DQN = {
     "learning_rate": 2.5e-4, "buffer_size": 100_000, "learning_starts": 1000, "batch_size": 32, "train_freq": 1, "gamma": 0.99,
     "target_update_interval": 1000, "exploration_fraction": 0.2, "exploration_final_eps": 0.05,
 }  # fmt: skip
+VARIANTS = {
+    "default": [],
+    "parts": ["--model.tokens", "parts"],
+    "no reward token": ["--model.reward_token", "false"],
+    "no memory": ["--model.memory", "1"],
+    "one outcome": ["--model.outcomes", "1"],
+    "uniform sampling": ["--dream.visits", "0"],
+    "equal weights": ["--dream.reward_weight", "1", "--dream.discount_weight", "1"],  # as DreamerV2 has them
+}
 GREEDY = 0.01  # share of random actions where DQN is judged
 
 
@@ -121,6 +132,29 @@ def table(options: argparse.Namespace) -> None:
                 print(json.dumps(shown | {"training_seconds": round(seconds)}), flush=True)
 
 
+def ablations(options: argparse.Namespace) -> None:
+    """World models alone, trained on nine tenths of a store's episodes and judged on the others."""
+    settings = {
+        "learner": "world-model", "data": {"sources": {"played": {"store": str(options.store), "part": "train"}}},
+        "env": {"first_updates": options.updates}, "model": {"width": 96, "num_layers": 2, "memory": 8},
+        "optim": {
+            "learning_rate": 0.003, "initial_learning_rate": 0.0003, "warmup_steps": 50, "weight_decay": 1e-6, "clip": 100.0,
+            "betas": [0.9, 0.999], "eps": 1e-5,
+        },
+        "train": {"steps": options.updates, "batch_size": 16, "save_every": 10_000, "threads": 1, "device": "cpu"},
+    }  # fmt: skip
+    recipe = Path("world-model-alone.yaml")
+    recipe.write_text(json.dumps(settings))
+    for name in options.variants:
+        run = trained(f"world-alone-{name.replace(' ', '-')}", str(recipe), VARIANTS[name])
+        config = DreamReport(out=run / "dream", store=str(options.store), part="test", episodes=options.episodes, strips=0)
+        found = report(run / "final", config)
+        row = {name: round(value, 4) for name, value in found["one_step"]["model"].items()}
+        ahead = {f"right after {r['timesteps']}": round(r["right_boards"], 3) for r in found["open_loop"]}
+        print(json.dumps({"variant": name, **row, **ahead}), flush=True)
+    print(json.dumps({"variant": "copy last", **{name: round(value, 4) for name, value in found["one_step"]["copy last"].items()}}))
+
+
 def cost(options: argparse.Namespace) -> None:
     """CPU time of an action of the policy alone, beside one that asks the transformer first; and of imagination."""
     from gato.learners.world.dream import Dream
@@ -162,6 +196,12 @@ def main() -> None:
     compared.add_argument("--seeds", type=int, default=1)
     compared.add_argument("--episodes", type=int, default=100)
     compared.set_defaults(run=table)
+    without = verbs.add_parser("ablations")
+    without.add_argument("store", type=Path)
+    without.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    without.add_argument("--updates", type=int, default=800)
+    without.add_argument("--episodes", type=int, default=200)
+    without.set_defaults(run=ablations)
     timing = verbs.add_parser("cost")
     timing.add_argument("checkpoint", type=Path)
     timing.set_defaults(run=cost)

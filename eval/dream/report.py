@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from gato import envs
+from gato.data.selection import SourceConfig
+from gato.data.source import selected_episodes
 from gato.data.store import Store
 from gato.data.stores import find_store
 from gato.description import learner_of
@@ -20,7 +22,7 @@ from gato.episode import Episode
 from gato.learners.world.agent import WorldAgent
 from gato.learners.world.config import NAME
 from gato.learners.world.dynamics import WorldModel
-from gato.setting import MAX_COUNT, SEED, Settings, bounded
+from gato.setting import MAX_COUNT, SEED, Settings, bounded, choice
 
 from .measure import Played, copy_last, one_step, open_loop
 from .strips import drawn, imagined_beside_real
@@ -30,7 +32,7 @@ from .strips import drawn, imagined_beside_real
 class DreamReport(Settings):
     """- `out`: a folder that is given `dream.json` and the strips; without it there is the page.
     - `episodes`: that are judged: half of them played by the policy, half by random actions, with seeds of no training.
-    - `store`: judges the first episodes of a store instead.
+    - `store`: judges the first episodes of a store instead; `part`: of its part `train` or `test`, see `SourceConfig`.
     - `strips`: how many pictures, from places in the longest episodes on; `horizon`: timesteps of each.
     - `seed`: of the episodes and of the places.
     """
@@ -38,6 +40,7 @@ class DreamReport(Settings):
     out: Path | None = None
     episodes: int = bounded(40, 2, MAX_COUNT)
     store: str | None = None
+    part: str | None = choice(None, ("train", "test"))
     strips: int = bounded(4, 0, 1000)
     horizon: int = bounded(15, 1, 1000)
     seed: int = bounded(0, SEED.low, SEED.high)
@@ -126,7 +129,9 @@ def _stored(agent: WorldAgent, config: DreamReport) -> list[Episode]:
     differences = ["it has several tasks"] if len(store.tasks) != 1 else task.differences(store.tasks[0], raw=True)
     if differences:
         raise ValueError(f"store {store.path} is not of '{task.name}': {'; '.join(differences)}")
-    return [store.episode(i) for i in range(min(config.episodes, store.num_episodes))]
+    chosen = selected_episodes(store, SourceConfig(part=config.part), set())
+    numbers = range(store.num_episodes) if chosen is None else chosen
+    return [store.episode(int(i)) for i in numbers[: config.episodes]]
 
 
 def _untrained(world: WorldModel) -> WorldModel:
