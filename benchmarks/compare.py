@@ -1,6 +1,6 @@
 """Trains variants of a recipe with several seeds and prints losses and scores side by side.
 
-    python benchmarks/compare.py demo --steps 600 --seeds 0 1 2 --variant smooth "" \
+    python benchmarks/compare.py demo-gato --steps 600 --seeds 0 1 2 --variant smooth "" \
         --variant independent "--model.smooth_bins false"
 
 Each variant is the recipe plus further `gato pretrain` options; `GATO_HOME=FOLDER` in front of them takes

@@ -103,9 +103,10 @@ def positions(stores: Sequence[str]) -> None:
     print("| task | paper's layout | compact |\n| --- | --- | --- |")
     for task in tasks:
         counts = [EpisodeTokenizer(None, layout=layout).positions_per_timestep(task) for layout in LAYOUTS]
-        has_text = any(f.modality is Modality.TEXT for f in task.observations)
-        words = (" + words", " (words once)") if has_text else ("", "")
-        counts[0] -= has_text
+        kinds = {f.modality for f in task.observations}
+        has_text, is_seen = Modality.TEXT in kinds, Modality.IMAGE in kinds  # words stand once where there are no pictures
+        words = (" + words", " + words" if is_seen else " (words once)") if has_text else ("", "")
+        counts = [counts[0] - has_text, counts[1] - (has_text and is_seen)]
         print(f"| {task.name} | {counts[0]}{words[0]} | {counts[1]}{words[1]} |", flush=True)
 
 

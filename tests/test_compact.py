@@ -1,7 +1,8 @@
 """The compact layout: a field of numbers is one position, all actions of a timestep another, predicted in one pass.
 
-A timestep of the toy robot with the instruction "go" has 2 patches, 2 readings (a discrete and a continuous one, each a position,
-the bar shares the last one's) and 2 motors: 5 positions, and one more where the instruction stands.
+A timestep of the toy robot, which is blind here unless said otherwise, has 2 readings (a discrete and a continuous one, each a position,
+the bar shares the last one's) and 2 motors: 3 positions, and one more where the instruction "go" stands. With its camera of 2 patches
+the instruction stands in every timestep: 6 positions.
 """
 
 from dataclasses import fields, replace
@@ -26,6 +27,27 @@ from gato.tokenizers import continuous, image
 from gato.tokenizers.episode import EpisodeTokenizer
 
 EXACT = dict(rtol=1e-9, atol=1e-9)  # float64, up to the order of summation
+
+
+@pytest.fixture(scope="module")
+def seeing(drive) -> TaskSpec:
+    return drive(1).task
+
+
+@pytest.fixture(scope="module")
+def blind(seeing) -> TaskSpec:
+    return replace(seeing, fields=tuple(f for f in seeing.fields if f.name != "camera"))
+
+
+@pytest.fixture(scope="module")
+def blind_drive(drive, blind):
+    """blind_drive(5, "go to the red ball", seed=1): a drive of the robot without its camera."""
+
+    def make(length: int, goal: str = "go", seed: int = 0) -> Episode:
+        episode = drive(length, goal, seed)
+        return replace(episode, task=blind, observations={k: v for k, v in episode.observations.items() if k != "camera"})
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +93,7 @@ def token_losses(model, batch) -> torch.Tensor:
 
 
 def test_a_two_step_episode_token_by_token(compact, drive):
-    """The instruction once, pictures, then numbers in the order of their keys; the bar beside the last of them; then the motors."""
+    """Pictures, the instruction, then numbers in the order of their keys; the bar beside the last of them; then the motors."""
     episode = replace(
         drive(2, "go"),
         observations=dict(drive(2, "go").observations) | {"gripper/force": np.float32([0, 1]), "gripper/open": np.array([0, 1])},
@@ -81,30 +103,36 @@ def test_a_two_step_episode_token_by_token(compact, drive):
     c, d, n = v.continuous.start, v.discrete.start, len(go)
     tokens = compact.encode(episode)
     assert tokens.ids.tolist() == [
-        *go, v.image, v.image, c + 512, d + 0, v.separator, c + 0, c + 0,
-        v.image, v.image, c + 744, d + 1, v.separator, c + 512, c + 1023,
+        v.image, v.image, *go, c + 512, d + 0, v.separator, c + 0, c + 0,
+        v.image, v.image, *go, c + 744, d + 1, v.separator, c + 512, c + 1023,
     ]  # fmt: skip
-    assert tokens.position.tolist() == [*range(n), n, n + 1, n + 2, n + 3, n + 3, n + 4, n + 4,
-                                        n + 5, n + 6, n + 7, n + 8, n + 8, n + 9, n + 9]  # fmt: skip
-    assert len(tokens) == n + 10
+    step = [*range(n + 2), n + 2, n + 3, n + 3, n + 4, n + 4]
+    assert tokens.position.tolist() == [*step, *(n + 5 + i for i in step)]
+    assert len(tokens) == 2 * compact.positions_per_timestep(episode.task) == 2 * (n + 5), "where the instruction has one token"
     a, no = ACTION_LOCAL, NO_LOCAL
-    assert tokens.local_position.tolist() == [*[no] * n, 0, 1, 2, 3, no, a, a, 0, 1, 2, 3, no, a, a]
-    assert tokens.is_target.tolist() == [*[True] * n, *[False] * 5, True, True, *[False] * 5, True, True]
-    assert tokens.legal.tolist() == [*[0] * (n + 5), ALL_BINS, ALL_BINS, *[0] * 5, ALL_BINS, ALL_BINS]
+    assert tokens.local_position.tolist() == [0, 1, *[no] * n, 2, 3, no, a, a] * 2
+    assert tokens.is_target.tolist() == [False, False, *[True] * n, False, False, False, True, True] * 2
+    assert tokens.legal.tolist() == [*[0] * (n + 5), ALL_BINS, ALL_BINS] * 2
     shown = compact.show(tokens).splitlines()
-    assert shown[1] == "0.1    # # +0.4541 (1 |) ([+0.0010] [+0.9990])"
+    assert shown[1] == "0.1    # # [go] +0.4541 (1 |) ([+0.0010] [+0.9990])"
+
+
+def test_without_pictures_the_instruction_stands_once(compact, blind_drive):
+    tokens, n = compact.encode(blind_drive(3)), len(compact.text.encode("go"))
+    assert tokens.kind[:n].tolist() == [Kind.TEXT] * n and not (tokens.kind[n:] == Kind.TEXT).any()
+    assert len(tokens) == n + 3 * compact.positions_per_timestep(blind_drive(1).task) == n + 3 * 3
 
 
 def test_the_ids_are_those_of_the_paper_s_layout(compact, tokenizer, drive):
-    """Only their order within a timestep differs, and the instruction stands once."""
+    """Only their order within a timestep differs."""
     for t in range(3):
         step = drive(3).window(t, t + 1)
         assert sorted(compact.encode(step).ids) == sorted(tokenizer.encode(step).ids)
 
 
-def test_an_instruction_stands_again_where_it_changes(compact, drive):
+def test_an_instruction_stands_again_where_it_changes(compact, blind_drive):
     goals = np.array(["go", "go", "go to the red ball", "go to the red ball"], object)
-    tokens = compact.encode(replace(drive(4), observations=dict(drive(4).observations) | {"goal": goals}))
+    tokens = compact.encode(replace(blind_drive(4), observations=dict(blind_drive(4).observations) | {"goal": goals}))
     words = [compact.text.decode(tokens.ids[(tokens.timestep == t) & (tokens.kind == Kind.TEXT)]) for t in range(4)]
     assert words == ["go", "", "go to the red ball", ""]
 
@@ -168,28 +196,30 @@ def test_captions_and_documents_are_laid_out_as_ever(compact, tokenizer, said):
                 np.testing.assert_array_equal(getattr(mine, f.name), getattr(theirs, f.name))
 
 
-def test_rows_are_cut_dropped_and_joined_by_positions(compact, drive):
-    tokens, n = compact.encode(drive(3)), len(compact.text.encode("go"))
-    assert len(tokens) == n + 15
+def test_rows_are_cut_dropped_and_joined_by_positions(compact, drive, blind_drive):
+    n = len(compact.text.encode("go"))
+    assert [len(part) for part in compact.encode(blind_drive(3)).by_timestep()] == [n + 3, 3, 3]
+    tokens = compact.encode(drive(3))
+    assert len(tokens) == 3 * (n + 5)
     first = tokens.cut(n + 5)
     assert first.timestep.max() == 0 and len(first.patches) == 2
     assert first.ids.tolist() == tokens.ids[tokens.timestep == 0].tolist()
     rest = tokens.drop(n + 5)
-    assert rest.position[0] == 0 and len(rest) == 10 and len(rest.patches) == 4
+    assert rest.position[0] == 0 and len(rest) == 2 * (n + 5) and len(rest.patches) == 4
     both = join([first, replace(rest, timestep=rest.timestep - 1)], same_document=True)
     for f in fields(TokenSequence):
         np.testing.assert_array_equal(getattr(both, f.name), getattr(tokens, f.name))
-    assert [len(part) for part in tokens.by_timestep()] == [n + 5, 5, 5]
+    assert [len(part) for part in tokens.by_timestep()] == [n + 5] * 3
 
 
-def test_a_batch_holds_its_numbers_packed(compact, drive):
-    batch = batch_of(compact, compact.encode(drive(2)), compact.encode(drive(1)), length=20)
+def test_a_batch_holds_its_numbers_packed(compact, blind_drive):
+    batch = batch_of(compact, compact.encode(blind_drive(2)), compact.encode(blind_drive(1)), length=20)
     numbers, n = batch.numbers, len(compact.text.encode("go"))
-    assert numbers.position.tolist() == [n + 2, n + 3, n + 4, n + 7, n + 8, n + 9, 20 + n + 2, 20 + n + 3, 20 + n + 4]
+    assert numbers.position.tolist() == [n, n + 1, n + 2, n + 3, n + 4, n + 5, 20 + n, 20 + n + 1, 20 + n + 2]
     assert numbers.group.tolist() == [0, 1, 2, 2, 3, 4, 5, 5, 6, 7, 8, 8]
-    assert numbers.place.tolist() == [2, 3, -1, -2] * 3
+    assert numbers.place.tolist() == [0, 1, -1, -2] * 3
     assert numbers.owner.tolist() == [0, 0, 3, 3, 1, 1, 3, 3, 2, 2, 3, 3]
-    assert numbers.before.tolist() == [n + 3, n + 8, 20 + n + 3]
+    assert numbers.before.tolist() == [n + 1, n + 4, 20 + n + 1]
     assert batch.denominator == 3 * 2 + 2 * (n - 1)  # motors, and an instruction's words behind the first of a row
     assert (batch.kind == Kind.SEPARATOR).sum() == 3, "timesteps are counted by their bars"
 
@@ -204,9 +234,9 @@ def test_an_action_that_was_cut_off_owns_no_observation(compact, drive):
 # -- the model -------------------------------------------------------------------------------------
 
 
-def test_later_positions_do_not_change_earlier_ones(model, compact, drive):
-    whole, n = compact.encode(drive(4)), len(compact.text.encode("go"))
-    cut = whole.cut(n + 10)
+def test_later_positions_do_not_change_earlier_ones(model, compact, blind_drive):
+    whole, n = compact.encode(blind_drive(4)), len(compact.text.encode("go"))
+    cut = whole.cut(n + 6)
     ours = token_losses(model, batch_of(compact, cut))
     torch.testing.assert_close(ours, token_losses(model, batch_of(compact, whole))[[*range(n - 1), *range(n - 1, n + 3)]], **EXACT)
 
@@ -222,8 +252,8 @@ def test_a_slot_sees_the_slots_before_it_and_none_behind(model, compact, drive):
     assert base[1] != earlier[1]
 
 
-def test_documents_of_a_row_do_not_see_one_another(model, compact, drive):
-    first, second = compact.encode(drive(2, seed=1)), compact.encode(drive(2, seed=2))
+def test_documents_of_a_row_do_not_see_one_another(model, compact, blind_drive):
+    first, second = compact.encode(blind_drive(2, seed=1)), compact.encode(blind_drive(2, seed=2))
     n = len(compact.text.encode("go")) - 1
     alone = [token_losses(model, batch_of(compact, one)) for one in (first, second)]
     both = token_losses(model, batch_of(compact, join([first, second], same_document=False)))
@@ -231,14 +261,14 @@ def test_documents_of_a_row_do_not_see_one_another(model, compact, drive):
     torch.testing.assert_close(both, expected, rtol=1e-5, atol=1e-4)  # rotary angles of other positions are float32
 
 
-def test_neither_padding_nor_a_batch_mate_changes_a_loss(model, compact, drive):
-    first, second = compact.encode(drive(3, seed=1)), compact.encode(drive(1, "go to the red ball", seed=2))
+def test_neither_padding_nor_a_batch_mate_changes_a_loss(model, compact, drive, blind_drive):
+    first, second = compact.encode(blind_drive(3, seed=1)), compact.encode(drive(1, "go to the red ball", seed=2))
     learner = GatoLearner(model)
     alone = sum(float(learner(batch_of(compact, one))[1]["loss_sum"]) for one in (first, second))
     together = learner(batch_of(compact, first, second, length=40))[1]
     assert float(together["loss_sum"]) == pytest.approx(alone, rel=1e-6)
     n, m = (len(compact.text.encode(text)) for text in ("go", "go to the red ball"))
-    assert together["targets_by_kind"].tolist() == [n + m - 2, 0, 0, 8, 0, 0]
+    assert together["targets_by_kind"].tolist() == [n - 1 + m, 0, 0, 8, 0, 0]
 
 
 def test_every_weight_takes_part_in_every_kind_of_batch(make, compact, drive):
@@ -305,11 +335,12 @@ def states_of(model, tokenizer, tokens, mask=None) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("positions", ["rope", "transformer_xl", "learned"])
-def test_acting_equals_one_forward_pass_while_the_context_is_not_full(make, compact, robot, drive, positions):
+def test_acting_equals_one_forward_pass_while_the_context_is_not_full(make, compact, robot, drive, blind, blind_drive, positions):
     model = make(positions)
-    policy = Recorder(model, compact, robot)
-    episode = acted(policy, drive(8))  # 8 x 5 positions and the instruction, of 42
-    torch.testing.assert_close(torch.cat(policy.states), states_of(model, compact, compact.encode(episode)), **EXACT)
+    for task, seen in ((blind, blind_drive(13)), (robot, drive(7))):  # 13 x 3 positions and the instruction, or 7 x 6, of 42
+        policy = Recorder(model, compact, task)
+        episode = acted(policy, seen)
+        torch.testing.assert_close(torch.cat(policy.states), states_of(model, compact, compact.encode(episode)), **EXACT)
 
 
 def test_acting_equals_one_forward_pass_where_patches_share_positions(make, tokenizer, robot, drive):
@@ -324,21 +355,21 @@ def test_acting_equals_one_forward_pass_where_patches_share_positions(make, toke
     assert (states_of(model, pooled, exchanged) - states).abs().min(dim=1).values.max() > 0
 
 
-def test_rebuilding_equals_a_fresh_forward_of_the_retained_window(model, compact, robot, drive):
-    """A context of 42 holds 8 timesteps behind their instruction; when it is full, half of it is kept: the present one and 3 before."""
+def test_rebuilding_equals_a_fresh_forward_of_the_retained_window(model, compact, blind, blind_drive):
+    """A context of 42 holds 13 timesteps behind their instruction; when it is full, half of it is kept: the present one and 5 before."""
     assert len(compact.text.encode("go")) == 1
-    policy = Recorder(model, compact, robot)
-    episode = acted(policy, drive(24))
-    kept = [*range(1, 9), *[4, 5, 6, 7, 8] * 4][:24]
+    policy = Recorder(model, compact, blind)
+    episode = acted(policy, blind_drive(24))
+    kept = [*range(1, 14), *[*range(6, 14)] * 2][:24]
     for t, n in enumerate(kept):
         window = compact.encode(episode.window(t + 1 - n, t + 1))
         torch.testing.assert_close(policy.states[t], states_of(model, compact, window)[-1:], **EXACT)
 
 
-def test_a_short_memory_keeps_its_prompt_and_its_instruction(model, compact, robot, drive):
-    demonstration = drive(2, seed=5)
-    policy = Recorder(model, compact, robot, memory=2, prompt=demonstration)
-    episode = acted(policy, drive(6))
+def test_a_short_memory_keeps_its_prompt_and_its_instruction(model, compact, blind, blind_drive):
+    demonstration = blind_drive(2, seed=5)
+    policy = Recorder(model, compact, blind, memory=2, prompt=demonstration)
+    episode = acted(policy, blind_drive(6))
     for t in range(6):
         window = episode.window(max(0, t - 1), t + 1)
         seen = join([compact.encode(demonstration), compact.encode(window)], same_document=True)
@@ -346,13 +377,13 @@ def test_a_short_memory_keeps_its_prompt_and_its_instruction(model, compact, rob
 
 
 @pytest.mark.parametrize("positions", ["rope", "transformer_xl"])
-def test_rolling_equals_one_forward_over_all_history_under_a_banded_mask(make, compact, robot, drive, positions):
+def test_rolling_equals_one_forward_over_all_history_under_a_banded_mask(make, compact, blind, blind_drive, positions):
     """Half a context after an instruction it is given again, lest it leave the window."""
     model = make(positions)
-    policy = Recorder(model, compact, robot, overflow="rolling")
-    episode = acted(policy, drive(24))
+    policy = Recorder(model, compact, blind, overflow="rolling")
+    episode = acted(policy, blind_drive(24))
     parts = compact.encode(episode, is_once=False).by_timestep()
-    said = [t for t in range(24) if t % 5 == 0]  # 5 timesteps of 5 positions, and the instruction, are more than 21
+    said = [t for t in range(24) if t % 7 == 0]  # 7 timesteps of 3 positions, and the instruction, are more than 21
     tokens = join([part if t in said else part.drop(1) for t, part in enumerate(parts)], same_document=True)
     back = torch.arange(len(tokens))[:, None] - torch.arange(len(tokens))
     banded = ((back >= 0) & (back < 42))[None, None]
@@ -520,16 +551,16 @@ def test_a_task_with_a_scale_survives_its_file_and_is_told_from_one_without(robo
 
 
 @pytest.fixture(scope="module")
-def mix(compact, drive, tmp_path_factory):
+def mix(compact, blind_drive, tmp_path_factory):
     """mix(memory=2): a mixture of ten drives of 9 timesteps, of two instructions."""
     from gato.data.mixture import Mixture
     from gato.data.selection import DataConfig, SourceConfig
     from gato.data.store import StoreWriter
 
     folder = tmp_path_factory.mktemp("drives")
-    with StoreWriter(folder, [drive(1).task]) as writer:
+    with StoreWriter(folder, [blind_drive(1).task]) as writer:
         for seed in range(10):
-            writer.append(drive(9, ("go", "go to the red ball")[seed % 2], seed=seed))
+            writer.append(blind_drive(9, ("go", "go to the red ball")[seed % 2], seed=seed))
 
     def make(memory: int | None = None, prompt_share: float = 0.0, context_length: int = 64) -> Mixture:
         sources = {"toy/robot": SourceConfig(store=str(folder), memory=memory)}

@@ -1,13 +1,15 @@
 """Episode -> TokenSequence and back: field order, separators, local positions, targets (section 2.2).
 
-Two layouts of the same ids, here of a goal in words, a picture of two patches, three numbers and two motors:
+Two layouts of the same ids, here of a goal in words, three numbers and two motors, and of the same with a picture of two patches:
 
-    gato     [go] [to] # # o_0 o_1 o_2 | a_0 a_1   [go] [to] # # o_0 o_1 o_2 | a_0 a_1     a position per token
-    compact  [go] [to] # # (o_0 o_1 o_2 |) (a_0 a_1)  # # (o_0 o_1 o_2 |) (a_0 a_1)         a position per pair of brackets, else per token
+    gato     [go] [to] o_0 o_1 o_2 | a_0 a_1   [go] [to] o_0 o_1 o_2 | a_0 a_1     a position per token
+    compact  [go] [to] (o_0 o_1 o_2 |) (a_0 a_1)   (o_0 o_1 o_2 |) (a_0 a_1)       a position per pair of brackets, else per token
+             # # [go] [to] (o_0 o_1 o_2 |) (a_0 a_1)   # # [go] [to] (o_0 o_1 o_2 |) (a_0 a_1)
 
-`gato` is the paper's: fields sorted by their keys. `compact` puts texts first, each only where it differs from that of the
-timestep before, then pictures, then numbers; a field of numbers is one position (a grid of choices one for each row), which the
-separator joins, and so are all actions of a timestep, which are predicted together from the position before.
+`gato` is the paper's: fields sorted by their keys. `compact` puts pictures first, then texts, then numbers; where there are no
+pictures a text stands only where it differs from that of the timestep before; a field of numbers is one position (a grid of choices
+one for each row), which the separator joins, and so are all actions of a timestep, which are predicted together from the position
+before. `pool_patches` has blocks of a picture's patches share a position, too.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ _KIND = {
     Modality.DISCRETE: Kind.DISCRETE,
     Modality.CONTINUOUS: Kind.CONTINUOUS,
 }
-_COMPACT_ORDER = {Modality.TEXT: 0, Modality.IMAGE: 1, Modality.DISCRETE: 2, Modality.CONTINUOUS: 2}
+_COMPACT_ORDER = {Modality.IMAGE: 0, Modality.TEXT: 1, Modality.DISCRETE: 2, Modality.CONTINUOUS: 2}
 _NUMBERS = (Modality.DISCRETE, Modality.CONTINUOUS)
 
 
@@ -119,9 +121,15 @@ class EpisodeTokenizer:
         if self.layout == "gato":
             return sum(spec.num_tokens or 1 for spec in observed) + bool(observed)
         numbers = sum(positions_of(s) for s in observed if s.modality in _NUMBERS)
-        others = [s for s in observed if s.modality not in _NUMBERS and not (task.is_control and s.modality is Modality.TEXT)]
+        others = [s for s in observed if s.modality not in _NUMBERS and not self._stands_once(task, s)]
         has_bar = bool(observed) and observed[-1].modality not in _NUMBERS and self._blocks(task, observed[-1]) is None
         return numbers + sum(self._picture_positions(task, s) if s.modality is Modality.IMAGE else 1 for s in others) + has_bar
+
+    @staticmethod
+    def _stands_once(task: TaskSpec, spec: FieldSpec) -> bool:
+        """Whether the compact layout leaves a text out while it stays the same. Beside pictures it is read in every one of them."""
+        is_seen = any(s.modality is Modality.IMAGE for s in task.observations)
+        return task.is_control and spec.modality is Modality.TEXT and spec.role == "observation" and not is_seen
 
     def _blocks(self, task: TaskSpec, spec: FieldSpec) -> Blocks | None:
         """How the patches of a picture share positions; `None` where each has its own."""
@@ -165,12 +173,13 @@ class EpisodeTokenizer:
         return TokenSequence(**arrays, document=documents, patches=patches, patch_boxes=boxes, layout=self.layout)
 
     def _column(self, task: TaskSpec, spec: FieldSpec, values: np.ndarray, before: Sequence[Column], is_once: bool) -> Column:
-        """A field's tokens, behind the columns `before`; `is_once`: of a text that stays the same only the first."""
+        """A field's tokens, behind the columns `before`; `is_once`: of a text that stays the same only the first, where that is the layout."""
         is_action, is_text = spec.role == "action", spec.modality is Modality.TEXT
         is_target = is_action or (is_text and self.loss_on_text_observations)
         is_compact, is_number = self.layout == "compact", spec.modality in _NUMBERS
-        is_instruction = is_compact and task.is_control and is_text and not is_action
-        ids, counts = self._text_ids(spec, values, is_once and is_instruction) if is_text else self.field_ids(spec, values)
+        is_instruction = task.is_control and is_text and not is_action
+        is_once = is_once and is_compact and self._stands_once(task, spec)
+        ids, counts = self._text_ids(spec, values, is_once) if is_text else self.field_ids(spec, values)
         common: dict[str, Any] = {"kind": _KIND[spec.modality], "ids": ids.ravel(), "counts": counts}
         common |= {"side": spec.role, "is_target": is_target}
         if not is_compact:
