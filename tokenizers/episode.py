@@ -173,7 +173,7 @@ class EpisodeTokenizer:
         return TokenSequence(**arrays, document=documents, patches=patches, patch_boxes=boxes, layout=self.layout)
 
     def _column(self, task: TaskSpec, spec: FieldSpec, values: np.ndarray, before: Sequence[Column], is_once: bool) -> Column:
-        """A field's tokens, behind the columns `before`; `is_once`: of a text that stays the same only the first, where that is the layout."""
+        """A field's tokens, behind the columns `before`; `is_once`: of a text that may stand once only the first."""
         is_action, is_text = spec.role == "action", spec.modality is Modality.TEXT
         is_target = is_action or (is_text and self.loss_on_text_observations)
         is_compact, is_number = self.layout == "compact", spec.modality in _NUMBERS
