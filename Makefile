@@ -20,7 +20,7 @@ export GATO_HOME ?= $(CURDIR)/demo
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: demo gpu test test-all test-oldest test-newest check types lock wheel clean
+.PHONY: demo gpu test test-all test-oldest test-newest check types lock docs wheel clean
 
 demo: $(VENV)/ready
 	@BIN=$(BIN) sh samples/demo.sh
@@ -52,7 +52,7 @@ lock: $(VENV)/ready
 	@echo "$(TORCH)" > $(VENV)/torch.in
 	@cp $(LOCK) $(VENV)/old.lock
 	@$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header -c $(VENV)/torch.in \
-		--extra dev --extra page --extra serve --extra embeddings --extra deepspeed --extra suites pyproject.toml $(VENV)/build.in -o $(VENV)/new.lock
+		--extra dev --extra page --extra serve --extra embeddings --extra deepspeed --extra suites --extra docs pyproject.toml $(VENV)/build.in -o $(VENV)/new.lock
 	@grep -Ev '^(nvidia-|cuda-|triton)' $(VENV)/new.lock > $(LOCK)
 	@diff $(VENV)/old.lock $(LOCK) | grep '^[<>]' || echo "nothing changed"
 
@@ -66,13 +66,18 @@ test-oldest test-newest: $(VENV)/ready
 
 check: $(VENV)/ready
 	$(INSTALL) ruff
-	$(BIN)/ruff format --check gato tokenizers data train eval tests benchmarks
-	$(BIN)/ruff check gato tokenizers data train eval tests benchmarks
+	$(BIN)/ruff format --check gato tokenizers data train eval tests benchmarks plugins
+	$(BIN)/ruff check gato tokenizers data train eval tests benchmarks plugins
 
 types: $(VENV)/ready
 	$(INSTALL) mypy
 	rm -rf build/types && $(PIP) install -q --no-deps --target build/types .
 	cd build/types && ../../$(BIN)/python -m mypy -p gato
+
+# The pages of docs/ and the API as a site in build/site, which opens from its files; docs/site.py says what is in it.
+docs: $(VENV)/ready
+	$(INSTALL) -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 wheel: $(VENV)/ready
 	$(INSTALL) build

@@ -4,12 +4,15 @@ A block whose page says `<!-- not run: WHY -->` above it is left out, and counte
 name of a file, such as `# mixture.yaml`, become that file.
 """
 
+import importlib.util
 import io
 import json
+import os
 import re
 import shlex
 import shutil
 import socket
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -161,3 +164,33 @@ def _write_recordings(folder: Path) -> None:
             group["actions"] = np.zeros((3, 2), np.float32)
             group["rewards"] = np.zeros(3, np.float32)
             group["dones"] = np.array([0, 0, 1])
+
+
+# -- the site ------------------------------------------------------------------------------------------
+
+
+def test_the_site_has_every_guide_and_only_modules_that_exist():
+    found = importlib.util.spec_from_file_location("site_of_docs", DOCS / "site.py")
+    site = importlib.util.module_from_spec(found)
+    found.loader.exec_module(site)
+    assert sorted(site.GUIDES) == sorted(page.stem for page in DOCS.glob("*.md"))
+    modules = [name for names in site.API.values() for name in names]
+    assert len(set(modules)) == len(modules) > 30
+    for name in modules:
+        path = DOCS.parent / (name.replace(".", "/") if name.split(".")[1] not in site.ROOMS else name.partition(".")[2].replace(".", "/"))
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), name
+
+
+@pytest.mark.slow  # half a minute
+def test_the_site_builds_without_a_warning_and_without_a_network():
+    for package in ("material", "mkdocstrings_handlers.python"):
+        pytest.importorskip(package, reason="the site was not built: pip install 'opengato[docs]'")
+    build = "import socket\ndef refuse(*_): raise AssertionError('something called the network')\nsocket.socket.connect = refuse\n"
+    build += "from mkdocs.__main__ import cli; cli(['build', '--strict', '--quiet'])"
+    done = subprocess.run(
+        [sys.executable, "-c", build], cwd=DOCS.parent, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    pages = DOCS.parent / "build" / "site"
+    assert "evaluate_checkpoint" in (pages / "api" / "acting-and-loading.html").read_text(encoding="utf-8")
+    assert "The five uses" in (pages / "index.html").read_text(encoding="utf-8")

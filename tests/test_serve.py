@@ -3,14 +3,17 @@
 import base64
 import importlib.util
 import io
+import json
 import re
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -642,6 +645,36 @@ def test_a_policy_that_is_served_scores_as_the_one_that_is_loaded(corridor_agent
         policy.reset()
     assert remote.act_one(observation) == local.act_one(observation)
     remote.close()
+
+
+def test_server_python_and_command_give_the_same_actions_captions_and_texts(make_gato, tokenizer, listening, tmp_path, capsys):
+    from gato.serve.client import RemotePolicy
+
+    tasks = {task.name: task for task in (envs.task("toy/corridor"), *WORDS)}
+    Agent(make_gato(context_length=96).float(), tokenizer, tasks).save(tmp_path / "final")
+    agent = Agent.load(tmp_path / "final", "cpu")
+    address = f"127.0.0.1:{listening(agent)}"
+    assert main(["eval", str(tmp_path / "final"), "--episodes", "4", "--ablations", "false", "--device", "cpu"]) == 0
+    (row,) = json.loads((tmp_path / "final" / "eval.json").read_text())["tasks"]
+    with RemotePolicy(address, "toy/corridor") as remote:
+        for policy in (remote, agent.policy("toy/corridor")):
+            assert [result.total_reward for result in rollout(policy, "toy/corridor", 4)] == row["returns"]
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(picture)
+    capsys.readouterr()
+
+    def command(verb: str, given: str, count: str) -> Any:
+        assert main([verb, str(tmp_path / "final"), given, "--max_new_tokens", count, "--device", "cpu", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    def post(path: str, body: bytes) -> dict:
+        with urllib.request.urlopen(f"http://{address}{path}", body) as answer:
+            return json.load(answer)
+
+    captions = [command("caption", str(picture), "12")[0]["caption"], post("/caption?max_new_tokens=12", picture.read_bytes())["caption"]]
+    assert captions == [agent.caption(picture, max_new_tokens=12)] * 2
+    texts = [command("generate", "go to", "6")["text"], post("/generate", b'{"text": "go to", "max_new_tokens": 6}')["text"]]
+    assert texts == [agent.generate("go to", 6)] * 2
 
 
 def test_the_python_of_the_page_runs(make_gato, tokenizer, listening, capsys, tmp_path):

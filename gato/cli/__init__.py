@@ -38,6 +38,7 @@ USAGE = """gato: one transformer for text, pictures, discrete and continuous val
   gato chat CKPT                               talk with a model, perhaps about an --image
   gato generate CKPT TEXT                      continue text
   gato serve CKPT                              act for robots and programs: websocket and HTTP
+  gato export CKPT OUT --to lerobot            as a policy of LeRobot's programs
   gato push CKPT OWNER/NAME | pull OWNER/NAME  a checkpoint to a hub with a card, and from there
   gato demo CKPT                               a web page of a model, on this computer
   gato show SIZE|CKPT                          parameters by part, tasks of a checkpoint; --attention IMAGE|STORE
@@ -73,6 +74,7 @@ VERBS: dict[str, Any] = {
     "chat": speak.chat,
     "dream": dream.dream,
     "serve": serving.serve,
+    "export": serving.export,
     "push": serving.push,
     "pull": serving.pull,
     "demo": speak.demo,

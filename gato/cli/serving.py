@@ -1,4 +1,4 @@
-"""`gato serve`, `gato push`, `gato pull`: a checkpoint acts, captions and writes for programs elsewhere, or goes and comes itself."""
+"""`gato serve`: a checkpoint acts, captions and writes for programs elsewhere; `gato push`, `pull`, `export`: it goes there itself."""
 
 from __future__ import annotations
 
@@ -64,3 +64,21 @@ def pull(arguments: list[str]) -> None:
 def _pulled(found: dict[str, Any]) -> str:
     left = f"; left there: {', '.join(found['left'])}" if found["left"] else ""
     return f"{found['folder']}: {found['files']} files, {found['bytes']:,} bytes, commit {found['commit']}{left}"
+
+
+def export(arguments: list[str]) -> None:
+    parser = parser_of("export", "Write a checkpoint as another toolkit's programs take it, acting in one of its tasks.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("out", type=Path, help="a new folder")
+    parser.add_argument("--to", choices=["lerobot"], required=True, help="lerobot: for lerobot-eval, with plugins/lerobot_policy_gato")
+    parser.add_argument("--task", type=str, help="needed where the checkpoint acts in several")
+    parser.add_argument("--json", action="store_true")
+    options = parse(parser, arguments)
+    from gato.serve.lerobot import export
+
+    found = export(options.checkpoint, options.out, options.task)
+    features = [
+        f"{name:40} {feature['type']:8} {feature['shape']}"
+        for name, feature in (found["input_features"] | found["output_features"]).items()
+    ]
+    print_rows(found, options.json, lambda: "\n".join([*features, f"{found['out']}: acts in {found['task']}"]))
