@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -160,4 +161,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from json_line import ends_in_json
+
+    sys.exit(ends_in_json(main))

@@ -166,4 +166,6 @@ def _with(policy: Any, change: tuple[Any, str, Any] | None) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    from json_line import ends_in_json
+
+    sys.exit(ends_in_json(main))

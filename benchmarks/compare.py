@@ -102,4 +102,6 @@ def _spread(values: list[float], digits: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    from json_line import ends_in_json
+
+    sys.exit(ends_in_json(main))

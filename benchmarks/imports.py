@@ -187,4 +187,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from json_line import ends_in_json
+
+    sys.exit(ends_in_json(lambda: main(sys.argv[1:])))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,4 +120,6 @@ def run_all() -> None:
 
 
 if __name__ == "__main__":
-    run_all()
+    from json_line import ends_in_json
+
+    sys.exit(ends_in_json(run_all))

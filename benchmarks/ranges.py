@@ -94,4 +94,6 @@ def write_row(end: str, row: dict[str, str | int]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from json_line import ends_in_json
+
+    sys.exit(ends_in_json(main))

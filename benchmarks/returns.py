@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,4 +252,6 @@ def run_all() -> None:
 
 
 if __name__ == "__main__":
-    run_all()
+    from json_line import ends_in_json
+
+    sys.exit(ends_in_json(run_all))

@@ -205,4 +205,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from json_line import ends_in_json
+
+    sys.exit(ends_in_json(main))

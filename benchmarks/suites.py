@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -137,4 +138,6 @@ def number(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    from json_line import ends_in_json
+
+    sys.exit(ends_in_json(main))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 
@@ -94,8 +95,15 @@ def episodes() -> dict[str, float]:
     return rates
 
 
+def main() -> dict[str, dict[str, float]]:
+    found = {"milliseconds per million values": continuous_values(), "tokens per second of whole episodes": episodes()}
+    for name, values in found.items():
+        print(f"{name}:")
+        print(json.dumps({k: round(v, 1) for k, v in values.items()}, indent=1))
+    return found
+
+
 if __name__ == "__main__":
-    print("milliseconds per million values:")
-    print(json.dumps({k: round(v, 1) for k, v in continuous_values().items()}, indent=1))
-    print("tokens per second of whole episodes:")
-    print(json.dumps({k: round(v) for k, v in episodes().items()}, indent=1))
+    from json_line import ends_in_json
+
+    sys.exit(ends_in_json(main))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -210,4 +211,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from json_line import ends_in_json
+
+    sys.exit(ends_in_json(main))
