@@ -183,9 +183,12 @@ def test_a_run_does_not_go_on_with_other_episodes(run, tmp_path, monkeypatch, ca
 def test_stored_episodes_alone_teach_too(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     offline = RECIPE.replace("env: {task: WorldCatch-v0, num_envs: 2, frames: 80, fill: 40, first_updates: 2, frames_per_update: 8}", "")
-    Path("offline.yaml").write_text(offline + f"data: {{sources: {{played: {{store: {run / 'episodes'}}}}}}}\nenv: {{first_updates: 1}}\n")
+    env = "env: {first_updates: 1, eval_every: 3, eval_episodes: 2}"
+    Path("offline.yaml").write_text(offline + f"data: {{sources: {{played: {{store: {run / 'episodes'}}}}}}}\n{env}\n")
     words = ["pretrain", "offline.yaml", "--train.steps", "3", "--train.name", "offline"]
     assert main(words) == 0
+    played = read_metrics(Path("runs/offline/metrics.jsonl"))[-1]
+    assert (played["eval_episodes"], played["eval_failed"], played["eval_length"]) == (2, 0, 3)  # in an environment, beside training
     assert gato.load("runs/offline/final").tasks.keys() == {"WorldCatch-v0"} and not Path("runs/offline/episodes").exists()
     assert "leave out the other" in refusal(capsys, *words, "--env.task", "WorldCatch-v0")
 

@@ -11,9 +11,10 @@ import torch
 from gato.envs.recording import episode_seed
 from gato.envs.stream import EpisodeLimits, EpisodeResult, Stream
 from gato.learner import Weights
+from gato.learners.ppo.config import EnvConfig
 from gato.spec import TaskSpec
 
-from .ranks import say
+from .ranks import rank, say
 
 PURPOSE = "beside"  # seeds of no collection, no training, and no evaluation afterwards
 
@@ -27,9 +28,10 @@ class EpisodesBeside:
     def __init__(
         self, task: TaskSpec, saved: Callable[[Weights], Any], every: int, episodes: int, limits: EpisodeLimits, seed: int
     ) -> None:
-        self.task, self.saved, self.every, self.limits, self.seed = task, saved, every, limits, seed
+        self.task, self.saved, self.every, self.seed = task, saved, every, seed
         self.episodes = episodes
-        self._streams: list[Stream] = []
+        # made before training, so that an environment that there is not ends nothing later
+        self._streams = [Stream(i, task, False, limits) for i in range(episodes if rank() == 0 else 0)]
 
     def __call__(self, weights: Weights) -> dict[str, Any]:
         """Means over the episodes that did not fail, and how many did; success where the task defines it."""
@@ -51,8 +53,6 @@ class EpisodesBeside:
             stream.close()
 
     def _play(self, policy: Any) -> list[EpisodeResult]:
-        while len(self._streams) < self.episodes:
-            self._streams.append(Stream(len(self._streams), self.task, False, self.limits))
         results = [stream.start(i, episode_seed(PURPOSE, self.seed, i)) for i, stream in enumerate(self._streams)]
         policy.reset(self.episodes)
         while active := [stream for stream in self._streams if stream.is_active]:
@@ -60,6 +60,11 @@ class EpisodesBeside:
             for row, stream in enumerate(active):
                 results[stream.index] = stream.step({name: values[row] for name, values in actions.items()})
         return [result for result in results if result is not None]
+
+
+def episodes_beside(task: TaskSpec, saved: Callable[[Weights], Any], env: EnvConfig, seed: int) -> EpisodesBeside | None:
+    """What a recipe's `env.eval_every` asks for."""
+    return EpisodesBeside(task, saved, env.eval_every, env.eval_episodes, env.limits, seed) if env.eval_every else None
 
 
 def _seen(task: TaskSpec, active: list[Stream]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from gato.episode import Episode
 from gato.eval.film import png_base64
 from gato.eval.replay import Replay
 from gato.eval.rollout import rollout
+from gato.learners.acting_agent import ActingAgent
 from gato.page import write_page
 from gato.spec import TaskSpec
 
@@ -55,16 +56,16 @@ class Observed:
     def act(self, observation: Mapping[str, np.ndarray], *others: Any) -> dict[str, np.ndarray]:
         actions = self.policy.act(observation, *others)
         self.values.append(float(self.policy.value[0]))
-        active = getattr(self.policy.model.memory, "active", None)
+        active = getattr(getattr(self.policy.model, "memory", None), "active", None)
         self.active.append(np.zeros(0, bool) if active is None else active[0, -1].cpu().numpy())
         return actions
 
 
 def trace(agent: Any, task: str | None, seed: int) -> Trace:
     """Plays an episode. **Raises:** `ValueError` for an agent without a critic, or an episode that failed."""
-    policy = agent.policy(task, seed=seed) if agent.learner == "ppo" else None
-    if policy is None:
-        raise ValueError(f"this checkpoint is {agent.described()}: it has no critic whose values could be shown; name one trained by PPO")
+    if not isinstance(agent, ActingAgent):
+        raise ValueError("this checkpoint has no critic whose values could be shown; name one that learned by acting, such as PPO's")
+    policy = agent.policy(task, seed=seed)
     observed, kept = Observed(policy), list[Episode]()
     (result,) = rollout(observed, policy.task, 1, seed, sink=kept.append)  # type: ignore[arg-type]
     if result.failed:

@@ -19,7 +19,7 @@ from gato.learners.ppo.network import ActorCritic
 from gato.learners.ppo.observations import Words
 from gato.spec import Modality, TaskSpec
 
-from ..evaluation import EpisodesBeside
+from ..evaluation import episodes_beside
 from .recipe import PPORecipe
 from .rollouts import Rollouts
 
@@ -43,13 +43,10 @@ def set_up(config: PPORecipe, device: Any) -> Setup:
     def saved(weights: Weights) -> PPOAgent:
         return PPOAgent.of(task, config.model, words, weights)
 
-    evaluation = None
-    if config.env.eval_every:
-        evaluation = EpisodesBeside(task, saved, config.env.eval_every, config.env.eval_episodes, config.env.limits, config.train.seed)
     rollouts = Rollouts(task, learner, config)
     if start is not None and config.model.normalise:
         rollouts.measures.start(start.encoder.mean.numpy(), start.encoder.spread.numpy(), MEASURED)
-    return Setup(learner, rollouts, saved, evaluation)
+    return Setup(learner, rollouts, saved, episodes_beside(task, saved, config.env, config.train.seed))
 
 
 def started(config: PPORecipe, task: TaskSpec, words: Words) -> ActorCritic:

@@ -17,6 +17,7 @@ from gato.learners.world.agent import WorldAgent
 from gato.learners.world.board import Board
 from gato.learners.world.learner import Dreamer, WorldLearner
 
+from ..evaluation import episodes_beside
 from .experience import Experience
 from .play import Player
 from .recipe import WorldRecipe
@@ -43,7 +44,7 @@ def set_up(config: WorldRecipe, device: Any) -> Setup:
     def saved(weights: Weights) -> WorldAgent:
         return WorldAgent.of(task, config.model, config.dream.gamma, weights)
 
-    return Setup(learner, batches, saved)
+    return Setup(learner, batches, saved, episodes_beside(task, saved, config.env, config.train.seed))
 
 
 def _store(config: WorldRecipe) -> Store:
