@@ -19,6 +19,7 @@ from gato.disk import shown
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.recording import Recording, episode_seed
 from gato.episode import Episode
+from gato.learners.acting_agent import DESCRIPTION
 from gato.learners.world.agent import WorldAgent
 from gato.learners.world.config import NAME
 from gato.learners.world.dynamics import WorldModel
@@ -48,10 +49,11 @@ class DreamReport(Settings):
 
 def load_world(checkpoint: Path, device: str = "cpu", verify: bool = True) -> WorldAgent:
     """**Raises:** `ValueError` where the folder holds something else."""
+    train_one = "train one: gato pretrain world-model-breakout"
+    if not (checkpoint / DESCRIPTION).is_file():
+        raise ValueError(f"'{checkpoint}' holds no checkpoint ({DESCRIPTION} is missing); {train_one}")
     if (learner := learner_of(checkpoint)) != NAME:
-        raise ValueError(
-            f"'{checkpoint}' holds a {shown(learner)}, and only a {NAME} dreams; train one: gato pretrain world-model-breakout"
-        )
+        raise ValueError(f"'{checkpoint}' holds a {shown(learner)}, and only a {NAME} dreams; {train_one}")
     return WorldAgent.load(checkpoint, device, verify)
 
 
