@@ -18,6 +18,7 @@ from gato import envs
 from gato.cli import main
 from gato.data.prefix import keep_episodes
 from gato.data.store import Store, StoreWriter
+from gato.data.video import video_facts
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.recording import expert_episode
 from gato.eval.dream import measure
@@ -406,8 +407,11 @@ def test_a_dream_is_measured_and_drawn(run, task, tmp_path, monkeypatch, capsys)
     assert [row["timesteps"] for row in found["open_loop"]] == [1, 2] and found["open_loop"][0]["places"] == 6
     assert found["open_loop"][0]["copy_last_wrong_cells"] >= 2  # a ball left its cell for another
     assert Image.open(found["strips"][0]).height > 100
+    pytest.importorskip("av")
     words = ["dream", str(run / "final"), "--out", str(tmp_path / "again"), "--store", str(run / "episodes"), "--episodes", "2"]
-    assert main(words) == 0
+    assert main([*words, "--films", "true", "--strips", "1"]) == 0
+    film = video_facts(tmp_path / "again/strip-0.mp4")
+    assert (film["video.height"], film["video.width"]) == (2 * (4 * 16 + 12), 3 * 16 + 12)  # two boards of four rows and three columns
     assert "copy last" in capsys.readouterr().out
 
 

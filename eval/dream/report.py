@@ -26,7 +26,7 @@ from gato.learners.world.dynamics import WorldModel
 from gato.setting import MAX_COUNT, SEED, Settings, bounded, choice
 
 from .measure import Played, copy_last, one_step, open_loop
-from .strips import drawn, imagined_beside_real
+from .strips import drawn, imagined_beside_real, write_film
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DreamReport(Settings):
     """- `out`: a folder that is given `dream.json` and the strips; without it there is the page.
     - `episodes`: that are judged: half of them played by the policy, half by random actions, with seeds of no training.
     - `store`: judges the first episodes of a store instead; `part`: of its part `train` or `test`, see `SourceConfig`.
-    - `strips`: how many pictures, from places in the longest episodes on; `horizon`: timesteps of each.
+    - `strips`: how many pictures, from places in the longest episodes on; `horizon`: timesteps of each; `films`: each as an MP4 too (PyAV).
     - `seed`: of the episodes and of the places.
     """
 
@@ -44,6 +44,7 @@ class DreamReport(Settings):
     part: str | None = choice(None, ("train", "test"))
     strips: int = bounded(4, 0, 1000)
     horizon: int = bounded(15, 1, 1000)
+    films: bool = False
     seed: int = bounded(0, SEED.low, SEED.high)
 
 
@@ -61,7 +62,7 @@ def report(checkpoint: Path, config: DreamReport) -> dict[str, Any]:
     """Measures, draws and writes.
 
     **Returns:** `one_step`: rows by name, of the model, of one of its shape with new weights, and of copy-last; `open_loop`: see there;
-    `strips`: files; `episodes`, `timesteps`.
+    `strips`: files, films among them; `episodes`, `timesteps`.
     """
     assert config.out is not None
     agent = load_world(checkpoint)
@@ -80,8 +81,12 @@ def report(checkpoint: Path, config: DreamReport) -> dict[str, Any]:
     for i, episode in enumerate(longest):
         path = config.out / f"strip-{i}.png"
         place = max(0, (len(episode.cells) - 1 - config.horizon) // 2)
-        drawn(imagined_beside_real(world, episode, place, config.horizon)).save(path)
+        rows = imagined_beside_real(world, episode, place, config.horizon)
+        drawn(rows).save(path)
         found["strips"].append(str(path))
+        if config.films:
+            write_film(path.with_suffix(".mp4"), rows)
+            found["strips"].append(str(path.with_suffix(".mp4")))
     (config.out / "dream.json").write_text(json.dumps(found, indent=1))
     return found
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from gato.data.video import VideoWriter
 from gato.learners.world.dynamics import WorldModel
 from gato.picture import drawn_cells
 
@@ -15,7 +17,7 @@ from .measure import Played, begun_at
 
 SIDE, GAP, LINE, MARGIN = 8, 6, 12, 64  # pixels: of a cell, between boards, of a line of text, of the labels
 MARK, INK, PAPER = (230, 140, 0), (30, 30, 30), (255, 255, 255)
-REWARDED = 0.5  # a reward above it is marked
+REWARDED, RATE = 0.5, 4  # a reward above it is marked; timesteps a second of a film
 
 
 @dataclass(frozen=True)
@@ -65,3 +67,22 @@ def drawn(rows: Sequence[Row]) -> Image.Image:
             pen.text((left, top + height + 3), f"{reward:.2f}", fill=MARK if reward > REWARDED else INK)
             pen.text((left, top + height + LINE + 2), f"{discount:.2f}", fill=INK)
     return picture
+
+
+def write_film(path: Path, rows: Sequence[Row]) -> None:
+    """An MP4 of the rows' boards one above the other, `RATE` timesteps a second; rewarded ones are framed. Needs PyAV."""
+    frames = [np.concatenate([_framed(row, k) for row in rows]) for k in range(len(rows[0].cells))]
+    temporary = path.with_suffix(".part.mp4")
+    writer = VideoWriter(temporary, RATE, frames[0].shape[:2], "h264")
+    for frame in frames:
+        writer.write(frame)
+    writer.close()
+    temporary.replace(path)
+
+
+def _framed(row: Row, k: int) -> np.ndarray:
+    is_rewarded = k > 0 and row.rewards[k - 1] > REWARDED
+    board = drawn_cells(row.cells[k], 2 * SIDE)
+    framed = np.full((board.shape[0] + 2 * GAP, board.shape[1] + 2 * GAP, 3), MARK if is_rewarded else PAPER, np.uint8)
+    framed[GAP:-GAP, GAP:-GAP] = board
+    return framed
