@@ -52,7 +52,7 @@ lock: $(VENV)/ready
 	@echo "$(TORCH)" > $(VENV)/torch.in
 	@cp $(LOCK) $(VENV)/old.lock
 	@$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --no-annotate --no-header -c $(VENV)/torch.in \
-		--extra dev --extra page --extra serve --extra embeddings --extra deepspeed --extra suites --extra docs pyproject.toml $(VENV)/build.in -o $(VENV)/new.lock
+		--extra dev --extra page --extra serve --extra embeddings --extra deepspeed --extra suites --extra docs --extra notebooks pyproject.toml $(VENV)/build.in -o $(VENV)/new.lock
 	@grep -Ev '^(nvidia-|cuda-|triton)' $(VENV)/new.lock > $(LOCK)
 	@diff $(VENV)/old.lock $(LOCK) | grep '^[<>]' || echo "nothing changed"
 
