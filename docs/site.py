@@ -77,7 +77,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     from mkdocs.structure.files import File
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    files.append(File.generated(config, "index.md", content=readme.replace("](docs/notebooks)", "](notebooks/mixture.ipynb)").replace("](docs/", "](")))
+    readme = readme.replace("](docs/notebooks)", "](notebooks/mixture.ipynb)").replace("](docs/", "](")
+    files.append(File.generated(config, "index.md", content=readme))
     for name in ("AGENTS.md", *SHOWN):
         files.append(File.generated(config, name, content=(ROOT / name).read_text(encoding="utf-8")))
     for title, modules in API.items():
