@@ -27,7 +27,7 @@ gato eval runs/demo/final --ablations true --films true --episodes 100 --num_env
 gato plot runs/demo
 
 echo
-echo "== it learns a task it never saw, from ten demonstrations (two more choose the step), beside a plain network that does"
+echo "== it learns a task it never saw, from ten demonstrations (two more say when to stop), beside a plain network that does"
 gato data collect gymnasium/lunar-lander-continuous --episodes 12 --workers 2
 gato finetune runs/demo/final --data gymnasium/lunar-lander-continuous --env gymnasium/lunar-lander-continuous --episodes 10 \
-    --modes full clone --held_out 2 --evaluate_every 400 --evaluation_episodes 1 --rollouts 30
+    --modes full clone --held_out 2 --rollouts 30
