@@ -144,7 +144,7 @@ class PlainEngine:
                 found[f"{saved_name(name)}.{key}"] = value.detach().to("cpu", copy=True).contiguous()
         return found
 
-    def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor], averages: dict[str, Tensor]) -> None:
+    def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor], averages: dict[str, Tensor] | None = None) -> None:
         """Takes over weights, state and averages as `weights`, `moments` and `averages` gave them, from any number of ranks; an average
         without its own begins at the weights."""
         load_weights(self.learner, weights)

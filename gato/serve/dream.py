@@ -37,7 +37,7 @@ class Game:
         self.generator = torch.Generator().manual_seed(seed)
         self.env = envs.make(task)
         self.real = Recording(task, self.env, seed, keep=False)
-        self.timestep = 0
+        self.timestep, self.is_over = 0, False
         self._begin_dream()
         self.returns = {"real": 0.0, "dream": 0.0}
 

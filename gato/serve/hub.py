@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gato import digests
 from gato.agent import load
@@ -110,7 +110,7 @@ def _explained(repository: str) -> Iterator[None]:
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
 
-    (transport,) = (base for base in HfHubHTTPError.__bases__ if base is not OSError)  # of whichever HTTP library it is built on
+    (transport,) = (cast(type[Exception], b) for b in HfHubHTTPError.__bases__ if b is not OSError)  # of the HTTP library it is built on
     try:
         yield
     except OfflineModeIsEnabled:

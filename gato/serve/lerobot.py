@@ -169,7 +169,7 @@ def _pictures(name: str, spec: FieldSpec, values: np.ndarray) -> np.ndarray:
         raise ValueError(f"'{name}' has the shape {values.shape}, expected (B, 3, rows, columns)")
     if values.dtype.kind == "f":
         values = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
-    return np.stack([fit_image(picture, spec.shape[:2]) for picture in values.transpose(0, 2, 3, 1)])
+    return np.stack([fit_image(picture, (spec.shape[0], spec.shape[1])) for picture in values.transpose(0, 2, 3, 1)])
 
 
 def _sentences(batch: Mapping[str, Any]) -> list[str]:
