@@ -41,6 +41,8 @@ PURPOSES = {
     "serve": "gato serve, and its client",
     "embeddings": "gato plot --embeddings",
     "tensorboard": "figures of a run in TensorBoard (--train.report_to tensorboard)",
+    "docs": "make docs: the pages and the API as a site",
+    "notebooks": "the notebooks of docs/notebooks, run from the command line",
 }
 
 Row = dict[str, str]
