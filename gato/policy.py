@@ -324,10 +324,11 @@ class GatoPolicy:
         shape = len(rows), int(counts.max())
         arrays = padded(fed, shape[1], self.tokenizer.vocabulary.pad)
         patches, boxes = np.concatenate([f.patches for f in fed]), np.concatenate([f.patch_boxes for f in fed]).astype(np.int64)
+        pictures = (patches, boxes, patch_places(fed, shape[1])) if len(patches) else ()
         embedded = self.model.embedding(
             self._tensor(arrays["ids"]), self._tensor(arrays["local_position"]),
-            self._tensor(patches) if len(patches) else None, self._tensor(boxes) if len(patches) else None,
-            self._tensor(patch_places(fed, shape[1])), numbers=pack_numbers(fed, shape[1]).to(self.device) if self._is_compact else None,
+            *([self._tensor(values) for values in pictures] or (None, None)),
+            numbers=pack_numbers(fed, shape[1]).to(self.device) if self._is_compact else None,
         )  # fmt: skip
         if self.overflow == "rebuild" or shape[1] <= MAX_CHUNK:
             return self._run(embedded, rows, counts)

@@ -183,6 +183,23 @@ class OneTaskRecipe(Settings):
         _check_one_task(self.data, self.train, self.described, self.learned)
 
 
+def check_frames(train: TrainConfig, frames: int | None, updates: int | None, learner: str) -> None:
+    """**Raises:** `ValueError` where a run that plays is not as long as its frames say, which take so many updates."""
+    if train.seconds is not None or (frames is None and train.steps is None):
+        raise ValueError(f"{learner} counts frames; give env.frames, and leave out train.seconds")
+    if frames is not None and train.steps != updates:
+        raise ValueError(
+            f"env.frames is {frames:,}, which takes {updates:,} updates, and train.steps is {train.steps:,}; leave one of them out"
+        )
+
+
+def check_unused(train: TrainConfig, learner: str) -> None:
+    """**Raises:** `ValueError` for what only large models have a use for."""
+    for name in ("compile", "recompute", "deepspeed"):
+        if getattr(train, name):
+            raise ValueError(f"train.{name} is {getattr(train, name)}, which {learner} has no use for; leave it out")
+
+
 def _check_one_task(data: DataConfig, train: TrainConfig, learner: str, learned: str) -> None:
     check(data)
     if len(data.sources) != 1:

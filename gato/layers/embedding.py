@@ -75,9 +75,8 @@ class PatchEmbedder(nn.Module):
 class PatchPool(nn.Module):
     """Patches that share a position in the compact layout: sum_j (x_j + W gelu(x_j * g(j) + p(j))) / sqrt(J), j their order in the block.
 
-    The sum of the patches themselves lets what is learned of patches alone, from pictures with captions, hold for blocks, too.
-
-    A patch alone at its position stays as it is: so are those of pictures with captions.
+    A patch alone at its position stays as it is: so are those of pictures with captions, of which the sum of the patches themselves is
+    to keep what they teach (how much of that reaches a block: docs/results/compact.md).
 
     **Arguments:** `size`: a position holds at most so many rows and columns of patches.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from gato.learners.ppo.config import NAME, EnvConfig, MetaConfig, NetworkConfig, PPOConfig
 from gato.setting import Settings, choice
 
-from ..recipe import OptimConfig, TrainConfig
+from ..recipe import OptimConfig, TrainConfig, check_frames, check_unused
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,7 @@ class PPORecipe(Settings):
                 f"a rollout has {self.num_rows} rows (env.num_envs {self.env.num_envs} x ppo.rollout {self.ppo.rollout} / ppo.span "
                 f"{self.ppo.span}), not a multiple of train.batch_size, {self.train.batch_size}; change one of them"
             )
-        if self.train.seconds is not None or (self.env.frames is None and self.train.steps is None):
-            raise ValueError("PPO counts frames; give env.frames, and leave out train.seconds")
-        if self.env.frames is not None and self.train.steps != self._updates():
-            raise ValueError(
-                f"env.frames is {self.env.frames:,}, which takes {self._updates():,} updates, and train.steps is {self.train.steps:,}; "
-                "leave one of them out"
-            )
+        check_frames(self.train, self.env.frames, None if self.env.frames is None else self._updates(), "PPO")
         if self.meta.slow != "none" and self.model.memory == "none":
             raise ValueError(f"meta.slow is {self.meta.slow}, but model.memory is none, so there is no span to be long; choose a memory")
-        for name in ("compile", "recompute", "deepspeed"):
-            if getattr(self.train, name):
-                raise ValueError(f"train.{name} is {getattr(self.train, name)}, which PPO has no use for; leave it out")
+        check_unused(self.train, "PPO")

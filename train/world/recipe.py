@@ -8,7 +8,7 @@ from gato.data.selection import DataConfig, check
 from gato.learners.world.config import NAME, DreamConfig, PlayConfig, WorldConfig
 from gato.setting import Settings, choice
 
-from ..recipe import OptimConfig, TrainConfig
+from ..recipe import OptimConfig, TrainConfig, check_frames, check_unused
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,15 @@ class WorldRecipe(Settings):
             self._check_offline()
         elif not self.env.task:
             raise ValueError("env.task names no task, and data.sources no store; give one such as --env.task minatar-cells/breakout")
-        elif self.train.seconds is not None or (self.env.frames is None and self.train.steps is None):
-            raise ValueError("a world model that plays counts frames; give env.frames, and leave out train.seconds")
-        elif self.env.frames is not None and self.train.steps != self._updates():
-            raise ValueError(
-                f"env.frames is {self.env.frames:,}, which takes {self._updates():,} updates, and train.steps is {self.train.steps:,}; "
-                "leave one of them out"
-            )
+        else:
+            updates = None if self.env.frames is None else self._updates()
+            check_frames(self.train, self.env.frames, updates, "a world model that plays")
         if self.train.micro_batch_size not in (0, self.train.batch_size):
             raise ValueError(
                 f"train.micro_batch_size is {self.train.micro_batch_size}, but advantages are measured over all {self.train.batch_size} "
                 "rows of an update; leave it out"
             )
-        for name in ("compile", "recompute", "deepspeed"):
-            if getattr(self.train, name):
-                raise ValueError(f"train.{name} is {getattr(self.train, name)}, which a world model has no use for; leave it out")
+        check_unused(self.train, "a world model")
 
     def _check_offline(self) -> None:
         check(self.data)
