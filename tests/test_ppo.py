@@ -34,6 +34,7 @@ from gato.train.ppo.measures import Measures
 from gato.train.ppo.recipe import PPORecipe
 from gato.train.ppo.setup import set_up
 from gato.train.recipe import TrainConfig
+from tests.small_runs import refusal, small_run
 
 RECIPE = """
 learner: ppo
@@ -48,26 +49,13 @@ train: {name: small, batch_size: 4, micro_batch_size: 2, save_every: 5, threads:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """Twelve updates on three rollouts of CartPole, checkpoints of 5 and 10 of them beside the last."""
-    folder = tmp_path_factory.mktemp("ppo")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        (folder / "small.yaml").write_text(RECIPE)
-        assert main(["pretrain", "small.yaml"]) == 0
-    return folder / "runs/small"
+    return small_run(tmp_path_factory.mktemp("ppo"), RECIPE)
 
 
-def refusal(capsys, *words: str) -> str:
-    """What a command that is refused says in one line."""
-    capsys.readouterr()
-    assert main([*words]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
-
-
-def rollouts(task: str = "toy/corridor", length: int = 16, **network: object):
+def rollouts(task: str = "toy/corridor", length: int = 16, reward_scale: float = 1.0, **network: object):
     """A new learner, and its first update's batch in one piece."""
     config = PPORecipe(
-        env=EnvConfig(task, num_envs=3, frames=96), model=NetworkConfig(width=8, memory_width=8, **network),
+        env=EnvConfig(task, num_envs=3, frames=96, reward_scale=reward_scale), model=NetworkConfig(width=8, memory_width=8, **network),
         ppo=PPOConfig(rollout=length, span=4), train=TrainConfig(batch_size=12),
     )  # fmt: skip
     setup = set_up(config, "cpu")
@@ -229,7 +217,7 @@ class Moody(gymnasium.Env):
         if self.count == 3:
             if self.mood == "raises":
                 raise KeyError("motor")
-            return np.zeros(1, np.float32), float("nan"), False, False, {}
+            return np.zeros(1, np.float32), float("nan") if self.mood == "pays NaN" else 1e30, False, False, {}
         return np.zeros(1, np.float32), 1.0, self.count == 2 and not self.always and action == 1, False, {}
 
 
@@ -257,6 +245,17 @@ def test_an_environment_that_always_fails_ends_the_run_and_is_not_told_without_e
     with pytest.raises(RuntimeError, match=r"10 episodes in a row failed, the last in environment 0 of 'Moody-v0'.*KeyError: 'motor'"):
         rollouts(moody, length=32)
     assert caplog.text.count("it goes on with the next episode") == 5 and caplog.text.count("not told one by one") == 1
+
+
+def test_rewards_that_no_critic_can_learn_are_refused_with_the_scale_that_would_help(moody, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(gymnasium.registry[moody], "kwargs", {"mood": "pays 1e30"})
+    monkeypatch.chdir(tmp_path)
+    envs.task.cache_clear()
+    (tmp_path / "small.yaml").write_text(RECIPE.replace("gymnasium/cartpole", moody))
+    said = refusal(capsys, "pretrain", "small.yaml")
+    assert "'Moody-v0' pays a reward of 1e+30" in said and "set env.reward_scale so that rewards are near 1, here about 1e-30" in said
+    setup, batch = rollouts(moody, reward_scale=1e-30)
+    assert batch.returns.abs().max() < 10 and torch.isfinite(setup.learner(batch)[0])
 
 
 def test_environments_side_by_side_have_episodes_of_their_own_and_repeat_them():

@@ -31,6 +31,7 @@ from .recipe import PPORecipe
 SHOWN_EPISODES = 100  # the last ones, whose mean return the metrics tell
 DRAWS, ORDER = 0, 1  # what a generator is for
 IN_USE = "rollout."  # before the names of its arrays in a checkpoint
+LARGEST_REWARD = 1e15  # whose square, summed over a batch, a float32 holds
 
 
 class Rollouts:
@@ -142,7 +143,7 @@ class Rollouts:
 
     def _outcome(self, envs: VectorEnv, step: Step, state: Tensor) -> dict[str, np.ndarray]:
         """Rewards and ends of a timestep, and what is told of the episodes that ended, (n,) each."""
-        reward = step.reward * np.float32(self.config.env.reward_scale)
+        reward = self._scaled(step.reward)
         if (cut := np.flatnonzero(step.truncated)).size:  # the episode would have gone on: what it was worth belongs to the reward
             final = self._tensors({name: values[cut] for name, values in step.final.items()})
             _, value, _ = self.model.step(final, state[torch.from_numpy(cut)], torch.zeros(len(cut), dtype=torch.bool, device=self.device))
@@ -154,6 +155,16 @@ class Rollouts:
         ended = np.array([r is not None for r in step.results], np.uint8)
         failed = step.failed.astype(np.uint8)
         return {"reward": reward, "ended": ended, "failed": failed, "told": np.array(told, np.float64), "episode": episodes}
+
+    def _scaled(self, reward: np.ndarray) -> np.ndarray:
+        """**Raises:** `ValueError` for rewards whose square is too large, which no learning rate would help."""
+        scale = self.config.env.reward_scale
+        if (largest := float(np.abs(reward).max(initial=0)) * scale) > LARGEST_REWARD:
+            raise ValueError(
+                f"'{self.task.name}' pays a reward of {largest / scale:.3g}, times env.reward_scale {scale:g} more than a critic can "
+                f"learn ({LARGEST_REWARD:g}); set env.reward_scale so that rewards are near 1, here about {scale / largest:.1g}"
+            )
+        return reward * np.float32(scale)
 
     def _finish(self, whole: dict[str, np.ndarray], after: np.ndarray) -> None:
         """Estimates advantages, and takes note of the episodes that ended and of those under way."""
