@@ -15,6 +15,7 @@ from gato.episode import Episode
 from gato.learners.clone import ClonePolicy
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.train.metrics import read_metrics
+from tests.small_runs import refusal
 
 TASK = "toy/corridor"
 RECIPE = f"""
@@ -37,14 +38,6 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(home, tmp_path_factory) -> Run:
     return Run(home, tmp_path_factory.mktemp("alone"), recipe=RECIPE).finish()
-
-
-def refusal(capsys, *words: str) -> str:
-    """What a command that is refused says in one line."""
-    capsys.readouterr()
-    assert main([*words]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(home, alone, tmp_path):

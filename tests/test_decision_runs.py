@@ -16,6 +16,7 @@ from gato.data.store import Store, StoreWriter
 from gato.learners.decision_agent import DecisionAgent
 from gato.train.metrics import read_metrics
 from gato.train.setup import recipe_class
+from tests.small_runs import refusal
 
 TASK = "toy/key-to-door"
 RECIPE = f"""
@@ -57,14 +58,6 @@ def folder(home, tmp_path, monkeypatch):
     monkeypatch.setenv("GATO_HOME", str(home))
     (tmp_path / "small.yaml").write_text(RECIPE)
     return tmp_path
-
-
-def refusal(capsys, *words: str) -> str:
-    """What a command that is refused says in one line."""
-    capsys.readouterr()
-    assert main([*words]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
 
 
 def test_random_walks_are_kept_whatever_they_came_to(home):

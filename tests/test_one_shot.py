@@ -27,6 +27,7 @@ from gato.learners.one_shot.config import MilConfig, TecNetsConfig
 from gato.learners.one_shot.demonstrated import DemonstrationInputs, ends_of
 from gato.learners.one_shot.mil import Mil, MilLearner
 from gato.learners.one_shot.tecnets import TecNet, TecNetsLearner, embedding_loss, normed, sentence_of
+from tests.small_runs import refusal
 
 SMALL = {"filters": 4, "num_convolutions": 2, "width": 8, "num_layers": 1, "tasks": 3}
 RECIPE = """
@@ -84,13 +85,6 @@ def rows_of(home, **settings) -> TaskRows:
     inputs = DemonstrationInputs(Features.of(rows.task, list(rows.sample(64)), with_pictures=False), ActionVectors.all_of(rows.task))
     rows.encode = inputs.batch
     return rows
-
-
-def refusal(capsys, *words: str) -> str:
-    capsys.readouterr()
-    assert main([*words]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
 
 
 # -- sets of tasks -----------------------------------------------------------------------------------
@@ -407,6 +401,18 @@ def test_the_inner_step_is_a_clipped_gradient_step_on_the_demonstration(home):
         expected = weight if weight.grad is None else weight - 0.5 * weight.grad.clamp(-0.01, 0.01)
         torch.testing.assert_close(moved[name], expected)
     assert not torch.equal(moved["bias"], model.network.bias)
+
+
+def test_learned_rates_begin_with_the_given_one_and_have_gradients_of_their_own(home):
+    (plain, batch, support), (learned, _, _) = mil_of(home, inner_rate=0.5), mil_of(home, inner_rate=0.5, learned_rates=True)
+    learned.model.network.load_state_dict(plain.model.network.state_dict())
+    one, other = plain.model.adapted(*support), learned.model.adapted(*support)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    learned(batch)[0].backward()
+    names = [name for name, _ in learned.model.network.named_parameters()]
+    still = {name for name, g in zip(names, learned.model.rates.grad, strict=True) if g == 0}
+    # the head that acts is not moved by the step, and the other one does not act
+    assert still == {"body.head.weight", "body.head.bias", "before.weight", "before.bias"}
 
 
 def test_a_gradient_of_second_order_is_another_one(home):

@@ -35,6 +35,7 @@ from gato.train.recipe import TrainConfig
 from gato.train.world.experience import Experience
 from gato.train.world.recipe import WorldRecipe
 from gato.train.world.windows import Windows
+from tests.small_runs import refusal, small_run
 
 RECIPE = """
 learner: world-model
@@ -87,20 +88,7 @@ def task():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """Seven updates: two of the world model alone, then five behind eight frames each; checkpoints of 3 and 6 beside the last."""
-    folder = tmp_path_factory.mktemp("world")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        (folder / "small.yaml").write_text(RECIPE)
-        assert main(["pretrain", "small.yaml"]) == 0
-    return folder / "runs/small"
-
-
-def refusal(capsys, *words: str) -> str:
-    """What a command that is refused says in one line."""
-    capsys.readouterr()
-    assert main([*words]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
+    return small_run(tmp_path_factory.mktemp("world"), RECIPE)
 
 
 def same(mine: torch.Tensor, theirs: torch.Tensor) -> bool:

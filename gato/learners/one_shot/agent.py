@@ -26,9 +26,9 @@ from gato.device import pick_device
 from gato.disk import read_json, shown
 from gato.episode import Episode
 from gato.policy import GatoPolicy
-from gato.setting import fields_of
 from gato.spec import TaskSpec
 
+from ..acting_agent import settings_of
 from ..actions import ActionVectors
 from ..features import Features
 from ..other import OtherAgent
@@ -200,15 +200,13 @@ def _described(content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tup
         raise ValueError(
             f"{DESCRIPTION} has the keys {sorted(content)}, format {shown(content.get('format'))} and learner {shown(learner)}"
         )
-    config = KINDS[learner].config
-    if not isinstance(settings, dict) or settings.keys() != fields_of(config).keys():
-        raise ValueError(f"model is {shown(settings)}, expected an object with {', '.join(fields_of(config))}")
+    config = settings_of(KINDS[learner].config, settings)
     if type(numbers) is not int or not 0 <= numbers <= MAX_NUMBERS or not isinstance(content["tasks"], list) or len(content["tasks"]) != 1:
         raise ValueError(f"numbers is {shown(numbers)} and tasks {shown(content['tasks'])}, expected a whole number and a list of one task")
     task = TaskSpec.from_dict(content["tasks"][0])
     texts = {str(name): [str(text) for text in known] for name, known in content["texts"].items()}
     features = Features(task, False, texts, weights["features.mean"].numpy(), weights["features.scale"].numpy())
-    return learner, DemonstrationInputs(features, ActionVectors.all_of(task)), config(**settings), numbers
+    return learner, DemonstrationInputs(features, ActionVectors.all_of(task)), config, numbers
 
 
 def _by_task(kept: Mapping[str, Tensor]) -> dict[str, Memory]:

@@ -65,7 +65,8 @@ class MilConfig(OneShotConfig):
 
     - `video`: the step is taken on pictures alone, by a learned loss of `temporal_filters` filters over `temporal_kernel` frames; else on
       states and actions too. Of every demonstration the step sees `timesteps` frames, evenly spread.
-    - `inner_rate` of the step, whose gradients are clipped to `inner_clip` one by one.
+    - `inner_rate` of the step, whose gradients are clipped to `inner_clip` one by one; with `learned_rates` it is what the rates
+      begin with, one of every matrix, filter and bias vector, which are trained like weights (Li et al. 2017, Meta-SGD, by number).
     - `bias`: numbers of the bias transformation; 0 leaves it out.
     - `second_order`: whether gradients go through the step's own gradient.
     """
@@ -76,6 +77,7 @@ class MilConfig(OneShotConfig):
     temporal_filters: int = bounded(32, 1, 1024)
     temporal_kernel: int = bounded(5, 1, 99)
     inner_rate: float = bounded(0.1, 0, 1e4, above=True)
+    learned_rates: bool = False
     inner_clip: float = bounded(10.0, 0, 1e6, above=True)
     bias: int = bounded(20, 0, 4096)
     second_order: bool = True

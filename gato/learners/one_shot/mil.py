@@ -75,6 +75,8 @@ class Mil(nn.Module):
         self.config, self.vectors = config, ActionVectors.all_of(task)
         self.network = MilNetwork(task, len(features.mean), num_outputs, config)
         self.temporal = TemporalLoss(config.width, config.temporal_filters, config.temporal_kernel) if config.video else None
+        num_steps = sum(1 for _ in self.network.parameters())
+        self.rates = nn.Parameter(torch.full((num_steps,), config.inner_rate)) if config.learned_rates else None
         self.features = nn.Module()
         for name in ("mean", "scale"):
             self.features.register_buffer(name, torch.from_numpy(getattr(features, name)))
@@ -91,9 +93,13 @@ class Mil(nn.Module):
         """The weights after one step; it has gradients of its own, of second order unless the settings say otherwise."""
         weights = dict(self.network.named_parameters())
         gradients = grad(self.inner_loss)(weights, seen, played, num_demonstrations)
-        rate, most, through = self.config.inner_rate, self.config.inner_clip, self.config.second_order
-        steps = {name: rate * g.clamp(-most, most) for name, g in gradients.items()}
-        return {name: weight - (steps[name] if through else steps[name].detach()) for name, weight in weights.items()}
+        most, through = self.config.inner_clip, self.config.second_order
+        rates = [self.config.inner_rate] * len(weights) if self.rates is None else self.rates
+        found = {}
+        for rate, (name, weight) in zip(rates, weights.items(), strict=True):
+            gradient = gradients[name].clamp(-most, most)
+            found[name] = weight - rate * (gradient if through else gradient.detach())
+        return found
 
     def remember(self, inputs: DemonstrationInputs, demonstrations: Sequence[Episode]) -> Weights:
         """What is kept of a task: all weights of the network, after the step on its demonstrations."""
