@@ -183,6 +183,8 @@ class TokenBatch:
     - `depth_noise` (B, K) float32 in [0, 1): decides stochastic depth, or `None` for no drop.
     - `denominator`: weighted targets of the whole global batch this one is a part of.
     - `is_packed`: whether any row holds more than one document.
+    - `first_patches` int64 (U,), `patch_of` int64 (N,): where equal patches first stand among `patches`, and of each patch which of these
+      it is; views of a world of tiles are mostly repeats, and each is embedded once. `None` where all differ.
     - `numbers`: in the compact layout the tokens that share positions, packed over the batch, actions among them; `labels` are
       then those of text alone, `ids` the pad's at a position of numbers, and L counts positions. `None` in the paper's layout.
     """
@@ -201,6 +203,8 @@ class TokenBatch:
     depth_noise: torch.Tensor | None
     denominator: float | torch.Tensor
     is_packed: bool
+    first_patches: torch.Tensor | None = None
+    patch_of: torch.Tensor | None = None
     numbers: Numbers | None = None
 
     def __len__(self) -> int:
@@ -215,8 +219,8 @@ class TokenBatch:
         """What `Gato.forward` sees, by the names of its arguments; labels and weights are no part of it."""
         return {
             "input_ids": self.ids, "local_positions": self.local_position, "pixel_values": self.patches, "patch_boxes": self.patch_boxes,
-            "patch_index": self.patch_index, "document_ids": self.document if self.is_packed else None,
-            "numbers": self.numbers,
+            "patch_index": self.patch_index, "first_patches": self.first_patches, "patch_of": self.patch_of,
+            "document_ids": self.document if self.is_packed else None, "numbers": self.numbers,
         }  # fmt: skip
 
     def pin_memory(self) -> TokenBatch:
@@ -242,12 +246,17 @@ class TokenBatch:
         import torch.nn.functional as F
 
         more_targets, more_patches = -len(self.target_index) % targets, -len(self.patches) % patches
+        first, patch_of = self.first_patches, self.patch_of
+        if first is not None and patch_of is not None:
+            first, patch_of = F.pad(first, (0, -len(first) % patches)), F.pad(patch_of, (0, more_patches))
         return replace(
             self,
             target_index=F.pad(self.target_index, (0, more_targets)),
             patches=F.pad(self.patches, (0, 0, 0, 0, 0, 0, 0, more_patches)),
             patch_boxes=F.pad(self.patch_boxes, (0, 0, 0, more_patches)),
             patch_index=F.pad(self.patch_index, (0, more_patches), value=self.ids.numel()),
+            first_patches=first,
+            patch_of=patch_of,
         )
 
     def with_denominator(self, denominator: float | torch.Tensor) -> TokenBatch:
@@ -279,6 +288,7 @@ def collate(
     if len(patches) == 0:
         patches, boxes = np.zeros((1, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), np.zeros((1, 4), np.uint8)
         slots = np.array([arrays["ids"].size])
+    first, patch_of = repeats(patches)
     row_weights = np.ones(len(rows), np.float32) if weights is None else np.asarray(weights, np.float32)
     numbers = pack_numbers(rows, context_length) if rows[0].layout == "compact" else None
     targets = (arrays["labels"] >= 0).sum(axis=1) + (0 if numbers is None else numbers.targets_by_row(len(rows), context_length))
@@ -293,6 +303,8 @@ def collate(
         depth_noise=None if depth_noise is None else torch.from_numpy(depth_noise.astype(np.float32)),
         denominator=float((targets * row_weights).sum()),
         is_packed=any(row.document[-1] > 0 for row in rows),
+        first_patches=None if first is None else torch.from_numpy(first),
+        patch_of=None if patch_of is None else torch.from_numpy(patch_of),
         numbers=numbers,
     )
 
@@ -321,6 +333,15 @@ def padded(rows: Sequence[TokenSequence], length: int, pad_id: int) -> dict[str,
         for name in ("local_position", "document"):
             arrays[name][b, :n] = getattr(row, name)[first]
     return arrays
+
+
+def repeats(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+    """Where equal ones of `patches` (N, ...) first stand (U,), and which of those each patch is (N,); no arrays if all differ."""
+    numbers: dict[bytes, int] = {}
+    patch_of = np.array([numbers.setdefault(patch.tobytes(), len(numbers)) for patch in patches], np.int64)
+    if len(numbers) == len(patches):
+        return None, None
+    return np.unique(patch_of, return_index=True)[1].astype(np.int64), patch_of
 
 
 def patch_places(rows: Sequence[TokenSequence], length: int) -> np.ndarray:

@@ -141,6 +141,8 @@ class Gato(PreTrainedModel, GenerationMixin):
         depth_noise: Tensor | None = None,
         target_index: Tensor | None = None,
         patch_index: Tensor | None = None,
+        first_patches: Tensor | None = None,
+        patch_of: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
@@ -163,8 +165,8 @@ class Gato(PreTrainedModel, GenerationMixin):
         - `row_weights` (B,): loss weight of each row. (Not `label_...`: transformers' Trainer takes every such name for labels.)
         - `num_items_in_batch`: what the weighted sum is divided by; by default this batch's weighted targets.
         - `depth_noise` (B, 2 * num_layers): see `Transformer`.
-        - `target_index` (K,), `patch_index` (N,): flat places in `labels` and `input_ids` of the targets and the patches, as
-          `TokenBatch` has them. By default they are looked for, which makes a GPU wait.
+        - `target_index` (K,), `patch_index` (N,), `first_patches` (U,), `patch_of` (N,): as `TokenBatch` has them. By default places are
+          looked for, which makes a GPU wait, and equal patches are embedded as often as they stand.
         - `logits_to_keep`: only the last so many positions (0: all), or a tensor of positions.
         - `numbers`: those of the batch in the compact layout, actions to be predicted among them; see `TokenBatch`.
         - `exact`: losses are negative log-likelihoods; what training takes for a continuous slot of `numbers` is softer.
@@ -178,7 +180,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         cache = self._cache(cache, past_key_values, use_cache, labels is not None)
         check_inputs(input_ids, config.image_token_id, attention_mask, pixel_values, patch_boxes, patch_index, labels, cache)
         numbers = self._numbers(numbers, input_ids, labels)
-        embedded = self.embedding(input_ids, local_positions, pixel_values, patch_boxes, patch_index, numbers)
+        embedded = self.embedding(input_ids, local_positions, pixel_values, patch_boxes, patch_index, numbers, first_patches, patch_of)
         wants_logits = labels is None or (target_index is None and not self.training)
         if labels is not None and target_index is None:
             target_index = find_targets(labels)
@@ -188,10 +190,8 @@ class Gato(PreTrainedModel, GenerationMixin):
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states: list[Tensor] | None = [] if wants_states else None
         is_whole = wants_logits or states is not None
-        attention = self._attention(input_ids, cache, attention_mask, document_ids)
-        hidden = self.transformer(
-            embedded, **attention, cache=cache, depth_noise=depth_noise, keep=None if is_whole else keep, states=states
-        )
+        layout = self._attention(input_ids, cache, attention_mask, document_ids)
+        hidden = self.transformer(embedded, **layout, cache=cache, depth_noise=depth_noise, keep=None if is_whole else keep, states=states)
         found: dict[str, Any] = {cache_name(): cache}
         if labels is not None:
             assert target_index is not None

@@ -77,11 +77,15 @@ def assert_same(a, b) -> None:
         assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y, f.name
 
 
+# what of a batch follows from the rest of it
+FOLLOWING = ("target_index", "patch_index", "first_patches", "patch_of", "numbers")
+
+
 def digest(batches: Iterable[TokenBatch]) -> str:
-    """SHA-256 of every array of the batches, in order; but for numbers, and the places of targets and patches, which follow from others."""
+    """SHA-256 of every array of the batches, in order; but for those that follow from others."""
     total = hashlib.sha256()
     for batch in batches:
-        for f in (f for f in fields(batch) if not f.name.endswith("_index") and f.name != "numbers"):
+        for f in (f for f in fields(batch) if f.name not in FOLLOWING):
             value = getattr(batch, f.name)
             total.update(value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode())
     return total.hexdigest()
@@ -175,7 +179,8 @@ def global_batches(mixture: Mixture, steps: range, ranks: int) -> Iterable[Token
         pictured = [b for b in batches if (b.kind == Kind.PATCH).any()] or batches[:1]
         tensors = {
             f.name: torch.cat([getattr(b, f.name) for b in (pictured if f.name.startswith("patch") else batches)])
-            for f in fields(TokenBatch) if isinstance(getattr(batches[0], f.name), torch.Tensor)
+            for f in fields(TokenBatch)
+            if isinstance(getattr(batches[0], f.name), torch.Tensor) and f.name not in ("first_patches", "patch_of")
         }  # fmt: skip
         denominator = sum(b.denominator for b in batches)
         yield TokenBatch(**tensors, denominator=denominator, is_packed=any(b.is_packed for b in batches))

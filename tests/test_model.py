@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import nn
 
-from gato.batch import ACTION_LOCAL, NO_LOCAL, collate, join
+from gato.batch import ACTION_LOCAL, NO_LOCAL, collate, join, repeats
 from gato.config import GatoConfig, preset
 from gato.layers.embedding import smooth_rows
 from gato.layers.head import CPU_CHUNK, weighted_loss
@@ -199,6 +199,19 @@ def test_filling_up_targets_and_patches_changes_neither_loss_nor_gradients(make_
         torch.testing.assert_close((a, sums), (b, filled_sums), rtol=1e-12, atol=1e-12)
         gradients = (torch.autograd.grad(x, list(learner.parameters())) for x in (a, b))
         torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+def test_equal_patches_are_embedded_once_and_learned_from_as_often_as_they_stand(make_gato, as_batch, drive):
+    learner, batch = GatoLearner(make_gato()), as_batch(drive(2), drive(2))
+    batch.patches[1] = batch.patches[0]
+    first, patch_of = repeats(batch.patches.numpy())
+    assert patch_of[1] == 0 and len(first) < len(patch_of)
+    once = replace(batch, first_patches=torch.from_numpy(first), patch_of=torch.from_numpy(patch_of)).bucketed(targets=16, patches=8)
+    each = replace(batch, first_patches=None, patch_of=None)
+    (a, sums), (b, sums_of_each) = learner(once), learner(each)
+    torch.testing.assert_close((a, sums), (b, sums_of_each), rtol=1e-12, atol=1e-12)
+    gradients = (torch.autograd.grad(x, list(learner.parameters())) for x in (a, b))
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 
 
 def test_places_found_on_the_host_are_those_that_the_model_finds(tiny, as_batch, drive):

@@ -8,6 +8,7 @@ import torch
 from gato.layers import transformer
 from gato.learners.gato import GatoLearner
 from gato.train import recipe
+from gato.train.muon import Muon
 from gato.train.optim import OptimConfig, learning_rate, make_optimizer, seconds_per_update
 
 PAPER = OptimConfig(learning_rate=1e-4)
@@ -88,6 +89,27 @@ def test_an_update_of_muon_is_as_large_as_one_of_adamw_at_equal_rates():
         moved.append(matrix.detach().square().mean().sqrt().item())
     assert moved[0] == pytest.approx(0.01, rel=1e-3)  # AdamW's first update is the sign of the gradient
     assert moved[1] == pytest.approx(0.2 * 0.01, rel=0.3)  # Muon's size is that of AdamW's later updates, about a fifth of it
+
+
+def test_matrices_orthogonalised_together_move_as_torch_moves_each():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 8), (24, 8), (8, 24), (8, 8)]
+    begun = [torch.randn(shape, generator=generator) for shape in shapes]
+    slopes = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(3)]
+
+    def moved(make):
+        matrices = [torch.nn.Parameter(m.clone()) for m in begun]
+        optimizer = make(matrices)
+        for step in slopes:
+            for matrix, slope in zip(matrices, step, strict=True):
+                matrix.grad = slope.clone()
+            optimizer.step()
+        return [m.detach() - b for m, b in zip(matrices, begun, strict=True)]
+
+    ours = moved(lambda matrices: Muon(matrices, lr=0.02))
+    theirs = moved(lambda matrices: torch.optim.Muon(matrices, lr=0.02, adjust_lr_fn="match_rms_adamw"))
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).norm() < 0.01 * b.norm()  # both compute in bfloat16
 
 
 def test_a_factor_for_muon_that_is_not_positive_is_refused():

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .muon import Muon
 from .recipe import OptimConfig
 
 
@@ -39,8 +40,7 @@ def make_optimizer(config: OptimConfig, groups: list[dict]) -> torch.optim.Optim
         return _adamw(config, groups)
     hidden = [group | {"rate_factor": config.muon} for group in groups if group.get("hidden")]
     return Optimizers(
-        # match_rms_adamw: updates of AdamW's size, so that rates and weight decay mean the same for both
-        torch.optim.Muon(hidden, lr=config.learning_rate, adjust_lr_fn="match_rms_adamw"),
+        Muon(hidden, lr=config.learning_rate),
         _adamw(config, [group for group in groups if not group.get("hidden")]),
     )
 

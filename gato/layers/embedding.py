@@ -130,11 +130,12 @@ class Embedding(nn.Module):
 
     def forward(
         self, ids: Tensor, local_positions: Tensor | None, patches: Tensor | None, patch_boxes: Tensor | None, index: Tensor | None = None,
-        numbers: Numbers | None = None,
+        numbers: Numbers | None = None, first: Tensor | None = None, patch_of: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """
         **Arguments:** `ids`, `local_positions` (B, L); `patches` uint8 (N, 16, 16, 3), `patch_boxes` (N, 4); `index` (N,): the
         flat place of each patch in `ids`, B * L for a spare one; by default the image slots, in order;
+        `first` (U,), `patch_of` (N,): `TokenBatch.first_patches` and `patch_of`, so that equal patches are embedded once;
         `numbers`: in the compact layout those of the positions that hold some.
 
         **Raises:** `ValueError` if the patches do not match the image slots. Spare patches, and patches where there are
@@ -143,7 +144,12 @@ class Embedding(nn.Module):
         if patches is None or patch_boxes is None:
             embedded = self.tokens(ids)
         else:
-            embedded = self._with_patches(ids, patches, patch_boxes, self._slots(ids, len(patches)) if index is None else index)
+            index = self._slots(ids, len(patches)) if index is None else index
+            if first is None or patch_of is None:
+                vectors = self.patch_embedder(patches)
+            else:
+                vectors = self.patch_embedder(patches[first]).index_select(0, patch_of)
+            embedded = self._with_patches(ids, vectors, patch_boxes, index)
         if local_positions is not None:
             place = torch.where(local_positions == ACTION_LOCAL, self.action_row, local_positions.clamp(min=0))
             embedded = embedded + self.local(place) * (local_positions != NO_LOCAL)[..., None].to(embedded.dtype)
@@ -157,9 +163,9 @@ class Embedding(nn.Module):
         """Action tokens (n,) -> (n, width): what `forward` makes of them, in two kernels."""
         return F.embedding(ids, self.tokens.weight) + self.local.weight[self.action_row]
 
-    def _with_patches(self, ids: Tensor, patches: Tensor, boxes: Tensor, index: Tensor) -> Tensor:
+    def _with_patches(self, ids: Tensor, vectors: Tensor, boxes: Tensor, index: Tensor) -> Tensor:
         middle = ((boxes[:, 0::2] + boxes[:, 1::2] + 1) // 2).clamp(max=NUM_POSITION_BINS - 1)  # (N, 2): the rounded mean
-        vectors = self.patch_embedder(patches) + self.patch_rows(middle[:, 0]) + self.patch_columns(middle[:, 1])
+        vectors = vectors + self.patch_rows(middle[:, 0]) + self.patch_columns(middle[:, 1])
         flat = self.tokens(F.pad(ids.flatten(), (0, 1)))  # one place more, where spare patches go
         if self.pool is None:
             flat = flat.index_copy(0, index, vectors.to(flat.dtype))
