@@ -1,18 +1,20 @@
 """RIM as a memory, supervised: copying, adding, digits read pixel by pixel; and what it costs beside an LSTM.
 
-    python benchmarks/rim.py copy --steps 2000 --seeds 3        # rows of docs/results/rim.md, a JSON line each
+    python benchmarks/rim.py copy --varied --seeds 3            # rows of docs/results/rim.md, a JSON line each
     python benchmarks/rim.py adding --steps 2000 --seeds 3
     python benchmarks/rim.py digits --steps 2000 --seeds 3      # needs scikit-learn, whose digits come with it
     python benchmarks/rim.py cost
 
 A model is `lstm`, or `rim-K`: of K active blocks among `--blocks`. Copying is judged at the positions of recall alone, since an
-average over all of them is small for a network that recalls nothing; the state begins at zero with every sequence.
+average over all of them is small for a network that recalls nothing; the state begins at zero with every sequence. All models see
+the same embedded input, and the same learning rate, which warms up over 50 updates and then falls along a cosine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from gato.learners.ppo.rim import RIM
 
 SYMBOLS, MARKER = 8, 9  # 0 is a blank
+WARM_UP = 50  # updates
 TOLD = 500  # updates between two words on how it goes
 Drawn = tuple[Tensor, Tensor]
 
@@ -35,13 +38,14 @@ class Model(nn.Module):
 
     def __init__(self, kind: str, inputs: int, outputs: int, hidden: int, blocks: int) -> None:
         super().__init__()
-        self.is_lstm = kind == "lstm"
+        self.is_lstm, self.scale = kind == "lstm", math.sqrt(inputs)  # so that a one-hot input has entries of mean square 1
         # both see an embedding: a RIM has one of its own
         self.embedding = nn.Linear(inputs, hidden) if self.is_lstm else nn.Identity()
         self.memory = nn.LSTM(hidden, hidden, batch_first=True) if self.is_lstm else RIM(inputs, hidden, blocks, int(kind[4:]))
         self.head = nn.Linear(hidden, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x * self.scale
         if self.is_lstm:
             return self.head(self.memory(self.embedding(x))[0])
         start, first = x.new_zeros(len(x), self.memory.size), torch.zeros(x.shape[:2], dtype=torch.bool)
@@ -141,16 +145,19 @@ def run(name: str, kind: str, seed: int, options: argparse.Namespace) -> dict:
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate)
     generator = np.random.default_rng(seed)
     for step in range(options.steps):
-        x, y = task.draw(generator, options.rows, task.lengths[0])
+        length = int(generator.integers(1, task.lengths[0] + 1)) if options.varied else task.lengths[0]
+        x, y = task.draw(generator, options.rows, length)
         loss = task.loss(model(x), y)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), task.clip)
+        optimizer.param_groups[0]["lr"] = options.learning_rate * share(step, options.steps)
         optimizer.step()
         if step % TOLD == TOLD - 1:
             print(f"{kind} {seed}: {step + 1} updates, loss {loss.item():.4f}", file=sys.stderr, flush=True)
     model.eval()
-    row = {"task": name, "model": kind, "seed": seed, "steps": options.steps, "hidden": options.hidden, "length": length}
+    row = {"task": name, "model": kind, "seed": seed, "steps": options.steps, "hidden": options.hidden, "length": task.lengths[0]}
+    row |= {"varied": True} if options.varied else {}
     row |= {"parameters": sum(p.numel() for p in model.parameters()), "seconds": round(time.process_time() - start, 1)}
     row["loss"] = round(loss.item(), 5)
     for length in task.lengths:
@@ -159,6 +166,11 @@ def run(name: str, kind: str, seed: int, options: argparse.Namespace) -> dict:
             outputs = model(x)
         row |= {f"{score}@{length}": round(judge(outputs, y), 4) for score, judge in task.scores.items()}
     return row
+
+
+def share(step: int, steps: int) -> float:
+    """Of the learning rate in an update."""
+    return min(1.0, (step + 1) / WARM_UP) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
 
 
 def cost(repeats: int) -> list[dict]:
@@ -192,6 +204,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=kind, default=default)
     parser.add_argument("--recalled", type=int, default=10, help="symbols to be copied")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--varied", action="store_true", help="in training, any length from 1 to --length, drawn for every update")
     parser.add_argument("--length", type=int, help="of training: blanks, numbers, or pixels along a side")
     options = parser.parse_args()
     torch.set_num_threads(1)

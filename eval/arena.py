@@ -21,14 +21,17 @@ import numpy as np
 
 from gato import envs
 from gato.agent import Agent, load
+from gato.description import learner_of
 from gato.disk import finite, reason
 from gato.envs.recording import episode_seed
 from gato.episode import Episode
 from gato.learners.folder import KINDS
 from gato.learners.one_shot.agent import OneShotAgent, num_bytes
+from gato.learners.one_shot.config import TECNETS
 from gato.progress import Progress
 from gato.spec import TaskSpec
 
+from .insight.similar import KnownTasks, LookUp
 from .recorder import weights_sha256
 from .replay import film_of
 from .rollout import EpisodeResult, rollout
@@ -39,10 +42,21 @@ from .summary import summarise
 
 
 class Entry(NamedTuple):
-    """Who takes part: `label` as in the table, and the folder of a checkpoint; none for what learns from the demonstrations alone."""
+    """Who takes part: `label` as in the table, and the folder of a checkpoint; none for what learns from the demonstrations alone.
+
+    `known`: a store, where the checkpoint only says which of its tasks are looked up there (`insight.similar.LookUp`).
+    """
 
     label: str
     folder: Path | None = None
+    known: str | None = None
+
+    def agent(self, config: ArenaConfig) -> Any:
+        """Who acts. **Raises:** `ValueError` for a checkpoint or a store that cannot be read."""
+        if self.folder is None:
+            return self.label
+        agent = load(self.folder, config.device, config.verify)
+        return agent if self.known is None else LookUp(KnownTasks(agent, self.folder), Shown(self.known))
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ class Films:
         self.kept.setdefault("success" if episode.success else "failure", episode)
 
 
-def entries(words: Sequence[str], baselines: Sequence[str]) -> list[Entry]:
+def entries(words: Sequence[str], baselines: Sequence[str], known: str | None = None) -> list[Entry]:
     """**Raises:** `ValueError` for a folder that is not there or named twice."""
     found = []
     for word in words:
@@ -76,7 +90,12 @@ def entries(words: Sequence[str], baselines: Sequence[str]) -> list[Entry]:
     folders = [entry.folder for entry in found]
     if len(set(folders)) < len(folders):
         raise ValueError("a checkpoint is named twice; name every one once")
-    return found + [Entry(name) for name in baselines]
+    looked_up = [
+        Entry(f"{entry.label}, looked up", entry.folder, known)
+        for entry in found
+        if known is not None and learner_of(str(entry.folder)) == TECNETS
+    ]
+    return found + looked_up + [Entry(name) for name in baselines]
 
 
 def arena(words: Sequence[str], config: ArenaConfig) -> dict[str, Any]:
@@ -84,7 +103,7 @@ def arena(words: Sequence[str], config: ArenaConfig) -> dict[str, Any]:
 
     **Raises:** `ValueError` for a task or checkpoint that is not there. What one of them cannot do is said in its cell.
     """
-    taking_part = entries(words, config.baselines)
+    taking_part = entries(words, config.baselines, config.retrieve)
     if not taking_part:
         raise ValueError("nobody takes part; name checkpoints, or --baselines such as retrieve")
     tasks = [envs.task(name) for name in config.tasks]
@@ -97,7 +116,7 @@ def arena(words: Sequence[str], config: ArenaConfig) -> dict[str, Any]:
                 made_with = _made_with(entry, task, shown[task.name], count, config)
                 path = config.out / "cells" / f"{hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]}.json"
                 if not path.is_file():
-                    agent = agent or (load(entry.folder, config.device, config.verify) if entry.folder else entry.label)
+                    agent = agent or entry.agent(config)
                     _write(path, _cell(entry, agent, task, shown[task.name], count, config) | {"made_with": made_with})
                 cells.append(json.loads(path.read_text(encoding="utf-8")) | {"label": entry.label, "checkpoint": str(entry.folder or "")})
     results = {"lines": lines_of(cells), "cells": cells, "settings": asdict(config)}
@@ -108,7 +127,8 @@ def arena(words: Sequence[str], config: ArenaConfig) -> dict[str, Any]:
 def _made_with(entry: Entry, task: TaskSpec, shown: Shown, count: int, config: ArenaConfig) -> dict[str, Any]:
     """All that decides what a cell holds, ready for JSON."""
     who = weights_sha256(entry.folder) if entry.folder else entry.label
-    return {
+    known = {"known": Shown(entry.known).store.fingerprint} if entry.known else {}
+    return known | {
         "who": who, "task": task.to_dict(), "demonstrations": count, "store": shown.store.fingerprint,
         "episodes": config.episodes, "seed": config.seed, "films": config.films,
     }  # fmt: skip
@@ -145,8 +165,8 @@ def made_ready(agent: Any, task: TaskSpec, demonstrations: Sequence[Episode], se
     **Raises:** `ValueError` for a task that it cannot take.
     """
     started = time.monotonic()
-    if isinstance(agent, str):
-        alone = KINDS[agent].of(task, demonstrations, (), seed)
+    if isinstance(agent, str | LookUp):
+        alone = agent.policy(task, demonstrations) if isinstance(agent, LookUp) else KINDS[agent].of(task, demonstrations, (), seed)
         size = sum(tensor.numel() * tensor.element_size() for tensor in alone.tensors().values())
         return Ready(alone, (), time.monotonic() - started, size)
     if isinstance(agent, OneShotAgent):
@@ -158,6 +178,7 @@ def made_ready(agent: Any, task: TaskSpec, demonstrations: Sequence[Episode], se
 
 def num_parameters(agent: Any) -> int:
     """Of a checkpoint's model; 0 for what has none before it has learned."""
+    agent = agent.known.agent if isinstance(agent, LookUp) else agent
     return 0 if isinstance(agent, str) else sum(p.numel() for p in agent.model.parameters())
 
 

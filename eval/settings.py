@@ -173,6 +173,8 @@ class ArenaConfig(Settings):
     """- `tasks`: names of tasks and of sets of tasks, such as `reach2d/test`.
     - `demonstrations`: how many of each task are shown, one or several numbers; `store`: whose, by default the one called as the task.
     - `baselines`: what learns from these demonstrations alone: `retrieve`, `knn`, `lwr`, `darp`, `clone`.
+    - `retrieve`: a store of known tasks, such as `reach2d/train`: beside every checkpoint of TecNets stands a line of looking up the
+      nearest timestep in it, among all demonstrations of the 20 tasks that are nearest by its embedding, and those shown.
     - `episodes` of every task, or over the tasks of a set; `num_envs` of them side by side; `seed` of their starts.
     - `films`: a strip of a success and of a failure in every cell.
     - `device`, `verify`: as for `gato eval`. `out`: folder of the results.
@@ -182,6 +184,7 @@ class ArenaConfig(Settings):
     demonstrations: tuple[int, ...] = bounded((1,), 1, 10_000)
     store: str | None = None
     baselines: tuple[str, ...] = choice((), LEARNED_ALONE)
+    retrieve: str | None = None
     episodes: int = bounded(80, 1, MAX_COUNT)
     num_envs: int = bounded(50, 1, 10_000)
     seed: int = bounded(0, 0, MAX_SEED)

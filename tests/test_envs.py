@@ -21,14 +21,15 @@ from gato.spec import Modality, TaskSpec
 SIMULATORS = {
     "atari": "ale_py", "babyai": "minigrid", "babyai-symbolic": "minigrid", "babyai-view": "minigrid", "minigrid": "minigrid",
     "dm-control": "dm_control", "gymnasium": "Box2D",
-    "metaworld": "metaworld", "minatar": "minatar", "minatar-cells": "minatar", "mujoco": "mujoco", "robotics": "gymnasium_robotics",
+    "metaworld": "metaworld", "metaworld-goals": "metaworld", "minatar": "minatar", "minatar-cells": "minatar", "mujoco": "mujoco",
+    "robotics": "gymnasium_robotics",
 }  # fmt: skip
 # One task of each kind of expert that takes seconds at most.
 PLAYED = [
     "toy/corridor", "push2d/train", "reach2d/train",
     "gymnasium/acrobot", "gymnasium/frozen-lake", "gymnasium/mountain-car", "gymnasium/pendulum", "gymnasium/taxi",
     "babyai/go-to-local", "babyai-view/go-to-local", "babyai-symbolic/put-next-local",
-    "metaworld/reach", "metaworld/drawer-close", "mujoco/inverted-pendulum", "mujoco/inverted-double-pendulum", "mujoco/reacher",
+    "metaworld/reach", "metaworld/drawer-close", "metaworld-goals/open-close-train", "mujoco/inverted-pendulum", "mujoco/inverted-double-pendulum", "mujoco/reacher",
     "robotics/fetch-pick-and-place", "robotics/fetch-push", "robotics/point-maze-u-maze", "dm-control/cartpole-swingup",
     "dm-control/reacher-easy", "minatar/breakout",
 ]  # fmt: skip
@@ -319,6 +320,22 @@ def test_a_metaworld_goal_depends_on_the_seed_alone():
     first, second = one.reset(seed=3), other.reset(seed=3)
     assert first[1][PARAMETERS] == second[1][PARAMETERS]
     np.testing.assert_array_equal(first[0]["observation"], second[0]["observation"])
+
+
+def test_a_hidden_goal_is_that_of_the_task_and_the_hand_starts_elsewhere_in_every_episode():
+    skip_without_simulator("metaworld-goals/push-test")
+    env, other = envs.make("metaworld-goals/push-test-3"), envs.make("metaworld-goals/push-train-3")
+    (one, told), (again, told_again) = env.reset(seed=0), env.reset(seed=1)
+    assert told[PARAMETERS] == told_again[PARAMETERS] != other.reset(seed=0)[1][PARAMETERS]
+    one, again = one["observation"], again["observation"]
+    assert one.shape == (18,) and not np.allclose(one[:3], again[:3], atol=0.01)  # the hand; the goal's three numbers are not there
+    np.testing.assert_allclose(one[4:7], again[4:7], atol=1e-3)  # the thing to be pushed
+
+
+def test_a_drawer_that_is_to_be_opened_is_closed_at_first():
+    skip_without_simulator("metaworld-goals/open-close-train")
+    opening, closing = (envs.make(f"metaworld-goals/open-close-train-{i}").reset(seed=0)[0]["observation"] for i in (0, 1))
+    assert opening[5] - closing[5] > 0.1  # the handle of an open drawer is nearer to the hand
 
 
 def test_a_metaworld_observation_is_the_task_in_words_the_state_now_and_the_goal():

@@ -465,6 +465,15 @@ def test_an_arena_plays_everybody_on_the_same_starts_and_goes_on_where_it_stoppe
     assert "data:image/png;base64" in page and "wrong object" in page
 
 
+def test_what_the_embedding_finds_alike_is_looked_up_beside_the_network(trained, folder, three_tasks, capsys):
+    words = ["arena", f"ours={trained}", "--tasks", "reach2d/test", "--retrieve", "reach2d/train", "--episodes", "3", "--out", "arena"]
+    assert main([*words, "--json"]) == 0
+    lines = {line["label"]: line for line in json.loads(capsys.readouterr().out)["lines"]}
+    ours, found = lines["ours"], lines["ours, looked up"]
+    # the one demonstration, and all 20 of the five known tasks: 16 timesteps of 8 x 8 colours and a place each
+    assert found["bytes"] > 21 * 16 * 4 * (8 * 8 * 3 + 2) and ours["bytes"] == 80 and found["parameters"] == ours["parameters"]
+
+
 def test_who_cannot_take_a_task_says_why_in_its_cell(trained, folder, three_tasks, capsys):
     words = ["arena", f"ours={trained}", "--tasks", "reach2d/test", "--demonstrations", "4", "--episodes", "3", "--out", "arena"]
     assert main(words) == 1

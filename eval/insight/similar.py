@@ -1,15 +1,56 @@
-"""Which known tasks a new one is like: by what a TecNet makes of its demonstrations."""
+"""Which known tasks a new one is like, by what a TecNet makes of its demonstrations, and acting by looking up theirs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gato.agent import load
+from gato.episode import Episode
 from gato.eval.sets import Shown
+from gato.learners.nearest import NearestPolicy
 from gato.learners.one_shot.agent import OneShotAgent
+from gato.spec import TaskSpec
+
+LOOKED_UP = 20  # known tasks
+
+
+class KnownTasks:
+    """The tasks that a TecNets' checkpoint knows by name. **Raises:** `ValueError` for another learner's, or one that knows none."""
+
+    def __init__(self, agent: Any, checkpoint: Path) -> None:
+        known: dict[str, Any] = agent.memories if isinstance(agent, OneShotAgent) else {}
+        self.agent, self.names = agent, [name for name, memory in known.items() if "sentence" in memory]
+        if not self.names:
+            raise ValueError(
+                f"'{checkpoint}' holds no embeddings of tasks; name a checkpoint of TecNets, such as runs/tecnets-reach2d/final"
+            )
+        self.embedded = torch.stack([known[name]["sentence"] for name in self.names])
+
+    def nearest(self, demonstrations: Sequence[Episode], count: int) -> list[tuple[str, float]]:
+        """Names of the known tasks that these demonstrations are most like, the nearest first, and the cosines."""
+        sentence = self.agent.model.remember(self.agent.inputs, demonstrations)["sentence"].cpu()
+        cosine = self.embedded @ sentence
+        return [(self.names[place], float(cosine[place])) for place in cosine.topk(min(count, len(self.names))).indices.tolist()]
+
+
+class LookUp:
+    """Retrieval on the learned embedding: the action of the nearest timestep among all demonstrations of the nearest known tasks.
+
+    **Arguments:** `store`: where the demonstrations of the known tasks are.
+    """
+
+    def __init__(self, known: KnownTasks, store: Shown) -> None:
+        self.known, self.store = known, store
+
+    def policy(self, task: TaskSpec, demonstrations: Sequence[Episode]) -> NearestPolicy:
+        """**Raises:** `ValueError` where the store holds none of the nearest tasks."""
+        names = [name for name, _ in self.known.nearest(demonstrations, LOOKED_UP)]
+        found = [episode for name in names for episode in self.store.of(name, max(1, len(self.store.numbers.get(name, ()))))]
+        return NearestPolicy.of(task, [*demonstrations, *found])
 
 
 def similar(store: str, checkpoint: Path, demonstrations: int = 1, count: int = 5, device: str | None = None) -> list[dict[str, Any]]:
@@ -17,17 +58,9 @@ def similar(store: str, checkpoint: Path, demonstrations: int = 1, count: int = 
 
     **Raises:** `ValueError` for a checkpoint of another learner, for one that knows no task by name, or too few demonstrations.
     """
-    agent = load(checkpoint, device)
-    known: dict[str, Any] = agent.memories if isinstance(agent, OneShotAgent) else {}
-    names = [name for name, memory in known.items() if "sentence" in memory]
-    if not names or not isinstance(agent, OneShotAgent):
-        raise ValueError(f"'{checkpoint}' holds no embeddings of tasks; name a checkpoint of TecNets, such as runs/tecnets-reach2d/final")
-    embedded = torch.stack([known[name]["sentence"] for name in names])
-    rows = []
-    shown = Shown(store)
+    known = KnownTasks(load(checkpoint, device), checkpoint)
+    shown, rows = Shown(store), []
     for task in shown.numbers:
-        sentence = agent.model.remember(agent.inputs, shown.of(task, demonstrations))["sentence"].cpu()
-        cosine = embedded @ sentence
-        for place in cosine.topk(min(count, len(names))).indices.tolist():
-            rows.append({"task": task, "like": names[place], "cosine": round(float(cosine[place]), 4)})
+        for name, cosine in known.nearest(shown.of(task, demonstrations), count):
+            rows.append({"task": task, "like": name, "cosine": round(cosine, 4)})
     return rows

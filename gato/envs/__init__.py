@@ -35,6 +35,7 @@ FAMILIES = {
     "dm-control": ("dm_control", "dm-control"),
     "gymnasium": ("gymnasium_suite", "gym"),
     "metaworld": ("metaworld", "metaworld"),
+    "metaworld-goals": ("metaworld_goals", "metaworld"),
     "minatar": ("minatar", "minatar"),
     "minatar-cells": ("minatar", "minatar"),
     "minigrid": ("babyai", "babyai"),

@@ -50,6 +50,8 @@ class RIM(nn.Module):
         self.communication = _weights(n, d, 3 * HEADS * HEAD_WIDTH)  # queries, keys and values
         self.read = nn.Linear(HEADS * HEAD_WIDTH, 2 * d)  # how much of what is read is let in, and what
         self.active = torch.zeros(0, 0, n, dtype=torch.bool)
+        for layer in (self.embedding, self.key, self.value, self.read):
+            nn.init.orthogonal_(layer.weight, math.sqrt(2))
 
     def forward(self, x: Tensor, state: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         seen, taken = (part.unbind() for part in self._prepare(x))  # a gradient of `part[t]` would be as large as all of `part`
@@ -116,6 +118,5 @@ class RIM(nn.Module):
 
 
 def _weights(num_blocks: int, inputs: int, outputs: int) -> nn.Parameter:
-    """A matrix for every block, (n, inputs, outputs), as large as a linear layer's."""
-    limit = 1 / math.sqrt(inputs)
-    return nn.Parameter(torch.empty(num_blocks, inputs, outputs).uniform_(-limit, limit))
+    """A matrix for every block, (n, inputs, outputs), orthogonal: smaller ones let so little in that learning begins late."""
+    return nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(inputs, outputs)) for _ in range(num_blocks)]))
