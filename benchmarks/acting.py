@@ -38,7 +38,11 @@ VARIANTS = {
     "reversed": [*RIM, "--meta.slow", "cells"],
     "slow-rate": [*RIM, *SLOW, "--meta.phases", "false", "--meta.slow_rate", "0.00025"],
 }
-HARDER = {"babyai-symbolic/go-to-local-s5-n2": ["babyai-symbolic/go-to-local-s6-n3", "babyai-symbolic/go-to-local-s8-n4"]}
+LEVELS = "babyai-symbolic"
+HARDER = {
+    f"{LEVELS}/go-to-obj-s4": [f"{LEVELS}/go-to-obj-s6", f"{LEVELS}/go-to-local-s5-n2"],
+    f"{LEVELS}/go-to-local-s5-n2": [f"{LEVELS}/go-to-local-s6-n3", f"{LEVELS}/go-to-local-s8-n4"],
+}
 ENOUGH, EPISODES = 0.8, 100
 
 
@@ -67,6 +71,10 @@ def learning(run: Path) -> dict[str, float]:
     return {"to_80": float(reached[0]) if len(reached) else math.inf, "area": float((success * spans).sum() / frames[-1])}
 
 
+def num_parameters(run: Path) -> int:
+    return sum(p.numel() for p in load(run / "final").model.parameters())
+
+
 def sanity(options: argparse.Namespace) -> None:
     for recipe, task in (("ppo-cartpole", "gymnasium/cartpole"), ("ppo-door-key", "minigrid/door-key-5x5")):
         for seed in range(options.seeds):
@@ -83,7 +91,7 @@ def memories(options: argparse.Namespace) -> None:
         for name in options.variants:
             words = ["--train.seed", str(seed), "--env.task", options.task, "--env.frames", str(options.frames), *VARIANTS[name]]
             run = trained(run_name(options.task, options.frames, name, seed), "ppo-babyai", words)
-            row = {"variant": name, "seed": seed, **learning(run)}
+            row = {"variant": name, "seed": seed, "parameters": num_parameters(run), **learning(run)}
             row |= {f"success {r['task']}": r["success"] for r in played(run, tasks, options.episodes)}
             print(json.dumps(row), flush=True)
             rows.append(row)
@@ -137,11 +145,11 @@ def run_name(task: str, frames: int, name: str, seed: int) -> str:
 
 def memory_table(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
     """A line a variant: means over its seeds with 95 % bootstrap intervals over them."""
-    lines = ["variant | seeds | reached 80 % | frames to 80 % (median) | area | " + " | ".join(tasks)]
+    lines = ["variant | parameters | seeds | reached 80 % | frames to 80 % (median) | area | " + " | ".join(tasks)]
     for name in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == name]
         reached = sorted(row["to_80"] for row in own)
-        cells = [name, str(len(own)), f"{sum(map(math.isfinite, reached))} of {len(own)}", f"{reached[len(reached) // 2]:,.0f}"]
+        cells = [name, f"{own[0]['parameters']:,}", str(len(own)), f"{sum(map(math.isfinite, reached))} of {len(own)}", f"{reached[len(reached) // 2]:,.0f}"]
         for column in ("area", *(f"success {task}" for task in tasks)):
             mean, low, high = mean_interval([row[column] for row in own])
             cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
