@@ -149,7 +149,8 @@ def memory_table(rows: Sequence[dict[str, Any]], tasks: Sequence[str]) -> str:
     for name in dict.fromkeys(row["variant"] for row in rows):
         own = [row for row in rows if row["variant"] == name]
         reached = sorted(row["to_80"] for row in own)
-        cells = [name, f"{own[0]['parameters']:,}", str(len(own)), f"{sum(map(math.isfinite, reached))} of {len(own)}", f"{reached[len(reached) // 2]:,.0f}"]
+        cells = [name, f"{own[0]['parameters']:,}", str(len(own))]
+        cells += [f"{sum(map(math.isfinite, reached))} of {len(own)}", f"{reached[len(reached) // 2]:,.0f}"]
         for column in ("area", *(f"success {task}" for task in tasks)):
             mean, low, high = mean_interval([row[column] for row in own])
             cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")

@@ -29,7 +29,8 @@ PLAYED = [
     "toy/corridor", "push2d/train", "reach2d/train",
     "gymnasium/acrobot", "gymnasium/frozen-lake", "gymnasium/mountain-car", "gymnasium/pendulum", "gymnasium/taxi",
     "babyai/go-to-local", "babyai-view/go-to-local", "babyai-symbolic/put-next-local",
-    "metaworld/reach", "metaworld/drawer-close", "metaworld-goals/open-close-train", "mujoco/inverted-pendulum", "mujoco/inverted-double-pendulum", "mujoco/reacher",
+    "metaworld/reach", "metaworld/drawer-close", "metaworld-goals/open-close-train", "mujoco/inverted-pendulum",
+    "mujoco/inverted-double-pendulum", "mujoco/reacher",
     "robotics/fetch-pick-and-place", "robotics/fetch-push", "robotics/point-maze-u-maze", "dm-control/cartpole-swingup",
     "dm-control/reacher-easy", "minatar/breakout",
 ]  # fmt: skip
