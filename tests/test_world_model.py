@@ -376,11 +376,11 @@ def test_only_whole_shards_of_a_store_are_kept(task, tmp_path):
 # -- what it knows ---------------------------------------------------------------------------------------
 
 
-def test_copy_last_flips_cells_as_often_as_they_change_and_a_perfect_model_is_right():
+def test_copy_last_flips_cells_as_often_as_they_change_and_a_perfect_model_is_right(task):
     """A single cell over four timesteps, 0 0 1 1: of two zeros that are followed one changes, a one stays."""
     cells = torch.tensor([0.0, 0.0, 1.0, 1.0]).reshape(4, 1, 1, 1)
     played = Played(cells, torch.zeros(4, 1), torch.zeros(4), torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([1.0, 1.0, 1.0, 0.0]))
-    found = copy_last([played])
+    found = copy_last(Board(task), [played])
     assert found["next_nats"] == pytest.approx(2 * np.log(2) / 3) and found["wrong_cells"] == pytest.approx(1 / 3)
     assert found["right_boards"] == pytest.approx(2 / 3) and found["reward_error"] == pytest.approx(0.125)
     assert found["discount_nats"] == pytest.approx(-(3 * np.log(0.75) + np.log(0.25)) / 4)
@@ -413,7 +413,7 @@ def test_a_dream_that_begins_in_an_episode_goes_on_as_one_pass_says(task):
     learner, _ = windows(task)
     world = learner.model.world
     episode = expert_episode(task, envs.make(task), RandomExpert(), seed=3).episode("random")
-    played = Played.of(world, episode, 0.99)
+    played = Played.of(learner.model, episode, 0.99)
     assert played.discounts.tolist() == pytest.approx([0.99, 0.99, 0.0])
     hidden = world(world.embed(played.cells[None], played.actions[None], played.before[None]), torch.zeros(1, 3, dtype=torch.long))[0]
     ahead = world.predict(hidden, played.cells)

@@ -66,22 +66,23 @@ def report(checkpoint: Path, config: DreamReport) -> dict[str, Any]:
     """
     assert config.out is not None
     agent = load_world(checkpoint)
-    world = agent.model.world.eval()
+    model = agent.model.eval()
     episodes = _stored(agent, config) if config.store else _played(agent, config)
-    played = [Played.of(world, episode, agent.gamma) for episode in episodes]
+    played = [Played.of(model, episode, agent.gamma) for episode in episodes]
     config.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {
         "checkpoint": str(checkpoint), "episodes": len(played), "timesteps": sum(len(p.cells) for p in played),
         "one_step": {
-            "model": one_step(world, played), "before training": one_step(_untrained(world), played), "copy last": copy_last(played),
+            "model": one_step(model, played), "before training": one_step(model, played, _untrained(model.world)),
+            "copy last": copy_last(model.scene, played),
         },
-        "open_loop": open_loop(world, played, seed=config.seed), "strips": [],
+        "open_loop": open_loop(model, played, seed=config.seed), "strips": [],
     }  # fmt: skip
     longest = sorted(played, key=lambda p: -len(p.cells))[: config.strips]
     for i, episode in enumerate(longest):
         path = config.out / f"strip-{i}.png"
         place = max(0, (len(episode.cells) - 1 - config.horizon) // 2)
-        rows = imagined_beside_real(world, episode, place, config.horizon)
+        rows = imagined_beside_real(model, episode, place, config.horizon)
         drawn(rows).save(path)
         found["strips"].append(str(path))
         if config.films:
@@ -98,16 +99,21 @@ def lines(found: dict[str, Any]) -> str:
     for name, row in found["one_step"].items():
         text.append(
             f"{name:20s} {row['next_nats']:8.3f} {row['wrong_cells']:12.3f} {100 * row['right_boards']:12.1f}% "
-            f"{row['reward_error']:13.4f} {row['discount_nats']:14.4f}"
+            f"{row['reward_error']:13.4f} {row['discount_nats']:14.4f}" + _of_pictures(row)
         )
     head = ("alone for", "wrong cells", "of copy last", "right boards", "of copy last", "places")
     text.append("\n{:20s} {:>12s} {:>13s} {:>13s} {:>13s} {:>7s}".format(*head))
     for row in found["open_loop"]:
         text.append(
             f"{row['timesteps']:3d} timesteps        {row['wrong_cells']:12.2f} {row['copy_last_wrong_cells']:13.2f} "
-            f"{100 * row['right_boards']:12.1f}% {100 * row['copy_last_right_boards']:12.1f}% {row['places']:7d}"
+            f"{100 * row['right_boards']:12.1f}% {100 * row['copy_last_right_boards']:12.1f}% {row['places']:7d}" + _of_pictures(row)
         )
     return "\n".join(text + found["strips"])
+
+
+def _of_pictures(row: dict[str, float]) -> str:
+    names = {"picture_error": "picture error", "copy_last_picture_error": "of copy last"}
+    return "".join(f"  {what} {row[name]:.5f}" for name, what in names.items() if name in row)
 
 
 def _played(agent: WorldAgent, config: DreamReport) -> list[Episode]:
@@ -144,4 +150,4 @@ def _stored(agent: WorldAgent, config: DreamReport) -> list[Episode]:
 def _untrained(world: WorldModel) -> WorldModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return WorldModel(world.board, world.config).eval()
+        return WorldModel(world.scene, world.config).eval()

@@ -1,4 +1,4 @@
-"""What a world model imagines, as pictures: real boards above imagined ones, with rewards and discounts beneath."""
+"""What a world model imagines, as pictures: real boards or pictures above imagined ones, with rewards and discounts beneath."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from gato.data.video import VideoWriter
-from gato.learners.world.dynamics import WorldModel
+from gato.learners.world.learner import Dreamer
 from gato.picture import drawn_cells
 
-from .measure import Played, begun_at
+from .measure import Played, begun_at, pictures_of
 
 SIDE, GAP, LINE, MARGIN = 8, 6, 12, 64  # pixels: of a cell, between boards, of a line of text, of the labels
 MARK, INK, PAPER = (230, 140, 0), (30, 30, 30), (255, 255, 255)
@@ -22,18 +23,18 @@ REWARDED, RATE = 0.5, 4  # a reward above it is marked; timesteps a second of a 
 
 @dataclass(frozen=True)
 class Row:
-    """Boards of H + 1 timesteps (H + 1, rows, columns, kinds); what each step from one to the next earned (H,), and discounts."""
+    """What was seen in H + 1 timesteps (H + 1, rows, columns, 3) uint8; what each step from one to the next earned (H,), and discounts."""
 
     name: str
-    cells: np.ndarray
+    pictures: np.ndarray
     rewards: np.ndarray
     discounts: np.ndarray
 
 
-def imagined_beside_real(world: WorldModel, played: Played, place: int, horizon: int) -> tuple[Row, Row]:
+def imagined_beside_real(model: Dreamer, played: Played, place: int, horizon: int) -> tuple[Row, Row]:
     """From a timestep on with the actions that were played, the likeliest way; `horizon` timesteps, or as many as there are."""
     horizon = min(horizon, len(played.cells) - 1 - place)
-    dream = begun_at(world, [(played, place)])
+    dream = begun_at(model.world, [(played, place)])
     cells, told = [dream.cells[0]], []
     for k in range(horizon):
         reward, discount = dream.step(played.actions[None, place + k])
@@ -41,13 +42,23 @@ def imagined_beside_real(world: WorldModel, played: Played, place: int, horizon:
         cells.append(dream.cells[0])
     rewards, discounts = (np.array(values, np.float32) for values in zip(*told, strict=True))
     until = slice(place, place + horizon)
-    real = Row("real", played.cells[place : place + horizon + 1].numpy(), played.rewards[until].numpy(), played.discounts[until].numpy())
-    return real, Row("imagined", np.stack([board.numpy() for board in cells]), rewards, discounts)
+    there = slice(place, place + horizon + 1)
+    if played.pictures is None:
+        seen, imagined = (np.stack([drawn_cells(board.numpy(), SIDE) for board in boards]) for boards in (played.cells[there], cells))
+    else:
+        seen, imagined = (_coloured(pictures) for pictures in (played.pictures[there], pictures_of(model, torch.stack(cells))))
+    real = Row("real", seen, played.rewards[until].numpy(), played.discounts[until].numpy())
+    return real, Row("imagined", imagined, rewards, discounts)
+
+
+def _coloured(pictures: torch.Tensor) -> np.ndarray:
+    """(n, rows, columns) grey -> (n, rows, columns, 3)."""
+    return pictures.numpy()[..., None].repeat(3, axis=-1)
 
 
 def drawn(rows: Sequence[Row]) -> Image.Image:
     """Rows of boards of the same timesteps, each with a frame where more than half a reward was earned on the way to it."""
-    boards = [[drawn_cells(board, SIDE) for board in row.cells] for row in rows]
+    boards = [list(row.pictures) for row in rows]
     height, width = boards[0][0].shape[:2]
     tall = height + 2 * LINE + 2 * GAP
     picture = Image.new("RGB", (MARGIN + max(map(len, boards)) * (width + GAP), tall * len(rows)), PAPER)
@@ -71,7 +82,7 @@ def drawn(rows: Sequence[Row]) -> Image.Image:
 
 def write_film(path: Path, rows: Sequence[Row]) -> None:
     """An MP4 of the rows' boards one above the other, `RATE` timesteps a second; rewarded ones are framed. Needs PyAV."""
-    frames = [np.concatenate([_framed(row, k) for row in rows]) for k in range(len(rows[0].cells))]
+    frames = [np.concatenate([_framed(row, k) for row in rows]) for k in range(len(rows[0].pictures))]
     temporary = path.with_suffix(".part.mp4")
     writer = VideoWriter(temporary, RATE, frames[0].shape[:2], "h264")
     for frame in frames:
@@ -82,7 +93,7 @@ def write_film(path: Path, rows: Sequence[Row]) -> None:
 
 def _framed(row: Row, k: int) -> np.ndarray:
     is_rewarded = k > 0 and row.rewards[k - 1] > REWARDED
-    board = drawn_cells(row.cells[k], 2 * SIDE)
+    board = row.pictures[k].repeat(2, axis=0).repeat(2, axis=1)
     framed = np.full((board.shape[0] + 2 * GAP, board.shape[1] + 2 * GAP, 3), MARK if is_rewarded else PAPER, np.uint8)
     framed[GAP:-GAP, GAP:-GAP] = board
     return framed

@@ -1,4 +1,7 @@
-"""Playing in a dream, without the page: a visitor's game inside a world model, and the real one with the same actions beside it."""
+"""Playing in a dream, without the page: a visitor's game inside a world model, and the real one with the same actions beside it.
+
+What is shown is a grid of numbers of colours: of a board the kinds of things, of a picture the greys.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from gato.envs.recording import Recording
 from gato.learners.world.agent import WorldAgent
 from gato.learners.world.dream import Dream
 from gato.learners.world.learner import DONE
-from gato.learners.world.policy import ActorCritic
+from gato.learners.world.pictures import shown
 from gato.picture import COLOURS
 from gato.setting import MAX_SEED
 from gato.spec import TaskSpec
@@ -33,11 +36,13 @@ class Game:
     """One visitor's two boards. **Arguments:** `seed`: of the real game, and of what is drawn in the dream."""
 
     def __init__(self, agent: WorldAgent, task: TaskSpec, seed: int) -> None:
-        self.agent, self.board, self.used_at = agent, agent.model.board, time.monotonic()
+        self.agent, self.scene, self.used_at = agent, agent.model.scene, time.monotonic()
         self.generator = torch.Generator().manual_seed(seed)
         self.env = envs.make(task)
         self.real = Recording(task, self.env, seed, keep=False)
         self.timestep, self.is_over = 0, False
+        self._past = self.scene.begin(1)
+        self._look()
         self._begin_dream()
         self.returns = {"real": 0.0, "dream": 0.0}
 
@@ -48,15 +53,16 @@ class Game:
         `by_chance`: what the dream shows next is drawn, else it is the likeliest.
         """
         chosen = (
-            torch.tensor([[float(action)]]) if action is not None else self._policy(self.dream.cells if not self.is_over else self._seen())
+            torch.tensor([[float(action)]]) if action is not None else self._policy(self.dream.cells if not self.is_over else self.codes)
         )
         self.timestep += 1
         self.told = {"real": (0.0, 0.0), "dream": (0.0, 0.0)}
         if not self.real.done:
-            self.real.step({name: values[0] for name, values in self.board.choices.decode(chosen.numpy()).items()})
+            self.real.step({name: values[0] for name, values in self.scene.choices.decode(chosen.numpy()).items()})
+            self._look()
             self.told["real"] = (self.real.reward, 0.0 if self.real.terminated else self.agent.gamma)
         if not self.is_over:
-            size = self.agent.model.config.outcomes + self.board.size
+            size = self.agent.model.config.outcomes + self.scene.size
             noise = torch.rand(1, size, generator=self.generator) if by_chance else None
             reward, discount = (float(value) for value in self.dream.step(chosen, noise))
             self.told["dream"], self.is_over = (reward, discount), discount < DONE
@@ -75,13 +81,13 @@ class Game:
 
     def shown(self) -> dict[str, Any]:
         """What the page draws: of both boards the colour of every cell, reward and discount of the last action, the return, the end."""
-        boards = {"real": self._seen()[0], "dream": self.dream.cells[0]}
+        boards = {"real": self.seen, "dream": self._imagined()}
         over = {"real": self.real.done, "dream": self.is_over}
-        found: dict[str, Any] = {"timestep": self.timestep, "wrong": int((boards["real"] != boards["dream"]).sum())}
-        for name, cells in boards.items():
+        found: dict[str, Any] = {"timestep": self.timestep, "wrong": int(self.scene.wrong(self.codes, self.dream.cells))}
+        for name, colours in boards.items():
             reward, discount = self.told[name]
             found[name] = {
-                "cells": _colours(cells.numpy()).tolist(), "reward": round(reward, 3), "discount": round(discount, 3),
+                "cells": colours.tolist(), "reward": round(reward, 3), "discount": round(discount, 3),
                 "return": round(self.returns[name], 2), "over": bool(over[name]),
             }  # fmt: skip
         return found
@@ -90,15 +96,25 @@ class Game:
         envs.close(self.env)
 
     def _begin_dream(self) -> None:
-        self.dream, self.is_over = Dream.begun(self.agent.model.world, self._seen()), False
+        self.dream, self.is_over = Dream.begun(self.agent.model.world, self.codes), False
         self.told = {name: (0.0, self.agent.gamma) for name in ("real", "dream")}
 
-    def _seen(self) -> torch.Tensor:
-        return torch.from_numpy(self.board.cells(self.real.observation)).float()
+    def _look(self) -> None:
+        """Takes in what the real game shows: `codes` of it, and `seen`, which is drawn."""
+        cells, first = torch.from_numpy(self.scene.cells(self.real.observation)), torch.tensor([self.real.first])
+        stacks = self.scene.stacked(self._past, cells, first)
+        self._past, eye = stacks[:, 1:], self.agent.model.eye
+        self.codes = self.agent.model.codes(cells if eye is None else stacks)
+        self.seen = _colours(cells[0].numpy()) if eye is None else cells[0].numpy()
+
+    @torch.no_grad()
+    def _imagined(self) -> np.ndarray:
+        eye, codes = self.agent.model.eye, self.dream.cells
+        return _colours(codes[0].numpy()) if eye is None else shown(eye.decode(codes))[0]
 
     @torch.no_grad()
     def _policy(self, cells: torch.Tensor) -> torch.Tensor:
-        policy: ActorCritic = self.agent.model.policy
+        policy = self.agent.model.policy
         noise = -torch.log(torch.empty(1, policy.choices.num_outputs).exponential_(generator=self.generator))
         return policy.choices.choose(policy(cells)[0], policy.log_deviation, noise)
 
@@ -111,10 +127,11 @@ class Games:
 
     def __init__(self, agent: WorldAgent) -> None:
         (self.task,) = agent.tasks.values()
-        choices = agent.model.board.choices
+        choices = agent.model.scene.choices
         if choices.size != 1:
             raise ValueError(f"task '{self.task.name}' has actions of {choices.size} parts, which no single key means; play another one")
         self.agent, self.actions = agent, _names(self.task, choices.num_outputs)
+        self.colours = COLOURS.tolist() if agent.model.eye is None else [[grey] * 3 for grey in range(256)]
         self._games: OrderedDict[str, Game] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -129,7 +146,7 @@ class Games:
                 self._games.pop(oldest).close()
             name = secrets.token_urlsafe(12)
             self._games[name] = game = Game(self.agent, self.task, seed)
-            return {"game": name, "actions": self.actions, "colours": COLOURS.tolist(), "task": self.task.name, **game.shown()}
+            return {"game": name, "actions": self.actions, "colours": self.colours, "task": self.task.name, **game.shown()}
 
     def act(self, name: Any, action: Any, by_chance: Any) -> dict[str, Any]:
         """One timestep. **Raises:** `ValueError` for a game that is not there, or an action that is none."""

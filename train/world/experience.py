@@ -8,25 +8,26 @@ from typing import Any
 import numpy as np
 
 from gato.episode import Episode
-from gato.learners.world.board import Board
+from gato.learners.world.board import Board, Scene
 
 FIRST_ROOM = 1024  # timesteps
 
 
 class Experience:
-    """**Arguments:** `board`; `reward_scale`: rewards are multiplied by it.
+    """**Arguments:** `scene`; `reward_scale`: rewards are multiplied by it.
 
     **Attributes:** `size`: timesteps; `visits`: (size,) how often a window began there; `digest`: of all that was added.
     """
 
-    def __init__(self, board: Board, reward_scale: float = 1.0) -> None:
-        self.board, self.reward_scale, self.size, self.num_episodes = board, reward_scale, 0, 0
+    def __init__(self, scene: Scene, reward_scale: float = 1.0) -> None:
+        self.scene, self.reward_scale, self.size, self.num_episodes = scene, reward_scale, 0, 0
         self._columns: dict[str, np.ndarray] = {
-            "cells": np.zeros((FIRST_ROOM, board.rows, board.columns, board.kinds), np.uint8),
-            "actions": np.zeros((FIRST_ROOM, board.choices.size), np.float32),
+            "cells": np.zeros((FIRST_ROOM, *scene.shape), np.uint8),
+            "actions": np.zeros((FIRST_ROOM, scene.choices.size), np.float32),
             "rewards": np.zeros(FIRST_ROOM, np.float32),
             "terminated": np.zeros(FIRST_ROOM, bool),
             "episode": np.zeros(FIRST_ROOM, np.int64),
+            "begins": np.zeros(FIRST_ROOM, np.int64),  # where its episode does
             "visits": np.zeros(FIRST_ROOM, np.int64),
         }
         self._hash = hashlib.sha256()
@@ -51,13 +52,14 @@ class Experience:
             if len(column) < room:
                 self._columns[name] = np.concatenate([column, np.zeros((room - len(column), *column.shape[1:]), column.dtype)])
         found = {
-            "cells": self.board.cells(episode.observations), "actions": self.board.numbers(episode.actions),
+            "cells": self.scene.cells(episode.observations), "actions": self.scene.numbers(episode.actions),
             "rewards": episode.rewards * np.float32(self.reward_scale), "episode": np.full(n, self.num_episodes),
-            "terminated": (np.arange(n) == n - 1) & episode.terminated,
+            "begins": np.full(n, start), "terminated": (np.arange(n) == n - 1) & episode.terminated,
         }  # fmt: skip
         for name, values in found.items():
             self._columns[name][start : start + n] = values
-            self._hash.update(np.ascontiguousarray(self._columns[name][start : start + n]))
+            if name != "begins":
+                self._hash.update(np.ascontiguousarray(self._columns[name][start : start + n]))
         self.size, self.num_episodes = start + n, self.num_episodes + 1
 
     def draw(self, generator: np.random.Generator, count: int, window: int, temperature: float) -> np.ndarray:
@@ -82,10 +84,17 @@ class Experience:
         behind, episode, rewards = places + 1, self.episode, self.rewards
         is_first = (places == 0) | (episode[np.maximum(places - 1, 0)] != episode[places])
         return {
-            "cells": self.cells[starts[:, None] + np.arange(window + 1)], "actions": self.actions[places], "rewards": rewards[places],
+            "cells": self.cells[self._together(starts[:, None] + np.arange(window + 1))], "actions": self.actions[places],
+            "rewards": rewards[places],
             "before": np.where(is_first, np.float32(0), rewards[np.maximum(places - 1, 0)]), "terminated": self.terminated[places],
             "has_next": episode[behind] == episode[places], "episode": episode[places] - episode[starts][:, None],
         }  # fmt: skip
+
+    def _together(self, places: np.ndarray) -> np.ndarray:
+        """(..., stack): the timesteps that are seen in places of pictures, the first one of an episode also for those before it."""
+        if isinstance(self.scene, Board):
+            return places
+        return np.maximum(places[..., None] + np.arange(1 - self.scene.stack, 1), self.begins[places][..., None])
 
     def set_visits(self, visits: np.ndarray) -> None:
         self._columns["visits"][: self.size] = visits

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gato.data.prefix import keep_episodes
 from gato.data.store import Store, StoreWriter
@@ -16,7 +17,7 @@ from gato.envs.stream import EpisodeResult
 from gato.envs.vector import VectorEnv
 from gato.episode import Episode
 from gato.learners.world.config import PlayConfig
-from gato.learners.world.policy import ActorCritic
+from gato.learners.world.learner import Dreamer
 from gato.spec import TaskSpec
 
 from ..ranks import say
@@ -26,32 +27,30 @@ DRAWS = 0  # what a generator is for
 
 
 class Player:
-    """**Arguments:** `policy`: whose weights of the moment act; `folder`: of the store; `add`: is given every finished episode.
+    """**Arguments:** `model`: whose weights of the moment act; `folder`: of the store; `add`: is given every finished episode.
 
     **Attributes:** `frames`: timesteps of all environments; `ended`: return, success (NaN: nobody says) and length of the last episodes.
     """
 
-    def __init__(
-        self, task: TaskSpec, policy: ActorCritic, config: PlayConfig, seed: int, folder: Path, add: Callable[[Episode], None]
-    ) -> None:
-        self.task, self.policy, self.config, self.seed, self.folder, self.add = task, policy, config, seed, folder, add
+    def __init__(self, task: TaskSpec, model: Dreamer, config: PlayConfig, seed: int, folder: Path, add: Callable[[Episode], None]) -> None:
+        self.task, self.model, self.config, self.seed, self.folder, self.add = task, model, config, seed, folder, add
         self.frames = self.num_ended = self.num_failed = self.num_stored = 0
         self.ended: deque[tuple[float, float, float]] = deque(maxlen=SHOWN_EPISODES)
         self.histories: list[list[np.ndarray]] = [[] for _ in range(config.num_envs)]  # actions of the episodes under way
+        self._past = model.scene.begin(config.num_envs)  # what they saw before
         self._envs: VectorEnv | None = None
         self._writer: StoreWriter | None = None
 
     @torch.no_grad()
     def play(self, rounds: int) -> None:
         """So many timesteps of every environment, the first `fill` frames with random actions."""
-        envs, choices = self._open(), self.policy.choices
+        envs, choices = self._open(), self.model.choices
         for _ in range(rounds):
             generator = np.random.default_rng([self.seed, DRAWS, self.frames // len(self.histories)])
             noise = torch.from_numpy(choices.noise(generator, len(self.histories)))
-            seen = torch.from_numpy(self.policy.encoder.cells(envs.observation())).float()
             is_random = self.frames < self.config.fill
-            outputs = torch.zeros_like(noise) if is_random else self.policy(seen.to(self.policy.log_deviation.device))[0].cpu()
-            actions = choices.choose(outputs, self.policy.log_deviation.cpu(), noise).numpy()
+            outputs = self._outputs(envs)
+            actions = choices.choose(torch.zeros_like(noise) if is_random else outputs, self.model.log_deviation.cpu(), noise).numpy()
             step = envs.step(choices.decode(actions))
             self.frames += len(actions)
             for history, action, result in zip(self.histories, actions, step.results, strict=True):
@@ -59,6 +58,14 @@ class Player:
                 if result is not None:
                     history.clear()
                     self._end(result, is_random)
+
+    def _outputs(self, envs: VectorEnv) -> Tensor:
+        """Of the policy, whose state goes on also while actions are random."""
+        device = self.model.log_deviation.device
+        seen = {name: torch.from_numpy(values).to(device) for name, values in self.model.scene.arrays(envs.observation()).items()}
+        outputs, _, past = self.model.step(seen, self._past.to(device), torch.from_numpy(envs.first).to(device))
+        self._past = past.cpu()
+        return outputs.cpu()
 
     def _end(self, result: EpisodeResult, is_random: bool) -> None:
         if result.failed is not None:
@@ -85,10 +92,11 @@ class Player:
         actions = [action for history in self.histories for action in history]
         envs = self._envs
         return {
-            "actions": np.stack(actions) if actions else np.zeros((0, self.policy.choices.size), np.float32),
+            "actions": np.stack(actions) if actions else np.zeros((0, self.model.choices.size), np.float32),
             "lengths": np.array([len(history) for history in self.histories], np.int64),
             "episodes": np.array([0 if envs is None else envs.episodes[i] - 1 for i in range(self.config.num_envs)], np.int64),
             "ended": np.array(self.ended, np.float64).reshape(-1, 3),
+            "past": self._past.numpy(),
             "counts": np.array([self.frames, self.num_ended, self.num_failed, self.num_stored], np.int64),
         }
 
@@ -99,6 +107,7 @@ class Player:
         """
         self.frames, self.num_ended, self.num_failed, self.num_stored = map(int, found["counts"])
         self.ended.extend(tuple(row) for row in found["ended"].tolist())
+        self._past = torch.from_numpy(found["past"])
         keep_episodes(self.folder, self.num_stored)
         if self.num_stored:
             store = Store(self.folder)
@@ -109,7 +118,7 @@ class Player:
         self._writer = StoreWriter(self.folder, [self.task])
         self._envs = self._make()
         for i, history in enumerate(self.histories):
-            actions = [{k: v[0] for k, v in self.policy.choices.decode(action[None]).items()} for action in history]
+            actions = [{k: v[0] for k, v in self.model.choices.decode(action[None]).items()} for action in history]
             if not self._envs.replay(i, int(found["episodes"][i]), actions):
                 say(f"environment {i} does not repeat its episode {found['episodes'][i]}: it begins another, so the run goes on otherwise")
                 history.clear()

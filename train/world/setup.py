@@ -14,8 +14,8 @@ from gato.data.store import Store
 from gato.data.stores import find_store
 from gato.learner import Setup, Weights
 from gato.learners.world.agent import WorldAgent
-from gato.learners.world.board import Board
 from gato.learners.world.learner import Dreamer, WorldLearner
+from gato.learners.world.pictures import scene_of
 
 from ..evaluation import episodes_beside
 from .experience import Experience
@@ -25,21 +25,21 @@ from .windows import Windows
 
 
 def set_up(config: WorldRecipe, device: Any) -> Setup:
-    """**Raises:** `ValueError` for a task that is no board of cells, and for a store without rewards or with too few timesteps."""
+    """**Raises:** `ValueError` for a task that shows no board and no picture, and for a store without rewards or with few timesteps."""
     store = _store(config) if config.is_offline else None
     task = store.tasks[0] if store else envs.task(str(config.env.task))
-    board = Board(task)
+    scene = scene_of(task, config.model)
     torch.manual_seed(config.train.seed)
-    learner = WorldLearner(Dreamer(board, config.model), config.dream).to(device)
-    experience = Experience(board, config.env.reward_scale)
+    learner = WorldLearner(Dreamer(scene, config.model), config.dream).to(device)
+    experience = Experience(scene, config.env.reward_scale)
     if store is None:
         folder = Path("runs") / config.train.name / "episodes"
-        player = Player(task, learner.model.policy, config.env, config.train.seed, folder, experience.add)
-        batches = Windows(board, experience, config, player, task.name)
+        player = Player(task, learner.model, config.env, config.train.seed, folder, experience.add)
+        batches = Windows(scene, experience, config, player, task.name)
     else:
         (name,) = config.data.sources
         _read(store, config, experience)
-        batches = Windows(board, experience, config, None, name, store.fingerprint)
+        batches = Windows(scene, experience, config, None, name, store.fingerprint)
 
     def saved(weights: Weights) -> WorldAgent:
         return WorldAgent.of(task, config.model, config.dream.gamma, weights)

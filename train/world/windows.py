@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gato.learners.world.board import Board
+from gato.learners.world.board import Board, Scene
 from gato.learners.world.learner import TOTALS, WorldBatch
 
 from .experience import Experience
@@ -26,11 +26,11 @@ class Windows:
     `fingerprint` of the store."""
 
     def __init__(
-        self, board: Board, experience: Experience, config: WorldRecipe, player: Player | None, source: str, fingerprint: str | None = None
+        self, scene: Scene, experience: Experience, config: WorldRecipe, player: Player | None, source: str, fingerprint: str | None = None
     ) -> None:
-        self.board, self.experience, self.config, self.player, self.source = board, experience, config, player, source
-        self.tasks, self.seed = {board.task.name: board.task}, config.train.seed
-        described = hashlib.sha256(json.dumps(board.task.to_dict(), sort_keys=True).encode()).hexdigest()
+        self.scene, self.experience, self.config, self.player, self.source = scene, experience, config, player, source
+        self.tasks, self.seed = {scene.task.name: scene.task}, config.train.seed
+        described = hashlib.sha256(json.dumps(scene.task.to_dict(), sort_keys=True).encode()).hexdigest()
         self.fingerprint = {source: fingerprint or described}
         self._starts = np.zeros(0, np.int64)
 
@@ -50,18 +50,21 @@ class Windows:
 
     def batch(self, step: int, rows: Sequence[int]) -> WorldBatch:
         """Rows of the update that was asked for last."""
-        dream, board = self.config.dream, self.board
+        dream, scene = self.config.dream, self.scene
         found = self.experience.windows(self._starts[list(rows)], dream.window)
-        size = self.config.model.outcomes + board.size + board.choices.num_outputs
-        starts, noise = [], []
+        size = self.config.model.outcomes + scene.size + scene.choices.num_outputs
+        starts, noise, symbols = [], [], []
+        num_symbols = 0 if isinstance(scene, Board) else (dream.window + 1) * scene.size
         for row in rows:
             generator = np.random.Generator(np.random.Philox(key=[self.seed, NOISE], counter=[0, 0, row, step]))
             starts.append(generator.integers(dream.window, size=self._num_starts(step)))
             noise.append(generator.random((self._num_starts(step), dream.horizon, size), np.float32))
+            symbols.append(generator.random(num_symbols, np.float32))
         totals = self.player.totals() if self.player else [0.0, 0.0, 0.0, *[np.nan] * 3]
         return WorldBatch(
             **{name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in found.items()},
             starts=torch.from_numpy(np.stack(starts)), noise=torch.from_numpy(np.stack(noise)),
+            symbol_noise=torch.from_numpy(np.stack(symbols)),
             totals=torch.tensor(totals if len(totals) == len(TOTALS) else [], dtype=torch.float32),
             denominator=float(len(rows) * dream.window),
         )  # fmt: skip

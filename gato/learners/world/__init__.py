@@ -1,1 +1,1 @@
-"""A world model of a game on a board of cells, and a policy that is trained inside it alone (TWM, Robine et al. 2023)."""
+"""A world model of a game, seen as a board or as pictures, and a policy that is trained inside it alone (TWM, Robine et al. 2023)."""

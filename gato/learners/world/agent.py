@@ -11,14 +11,13 @@ from torch import Tensor
 from gato.learners.acting_agent import ActingAgent, filled, settings_of
 from gato.spec import TaskSpec
 
-from .board import Board
 from .config import NAME, WorldConfig
 from .learner import Dreamer
-from .policy import ActorCritic
+from .pictures import scene_of
 
 
 class WorldAgent(ActingAgent):
-    """It acts with its policy alone; `model.world` is there to be looked into.
+    """It acts with its policy alone, which looks at one timestep; `model.world` is there to be looked into.
 
     **Arguments:** `gamma`: the discount that the world model says while the game goes on.
     """
@@ -32,10 +31,10 @@ class WorldAgent(ActingAgent):
     @classmethod
     def of(cls, task: TaskSpec, config: WorldConfig, gamma: float, weights: Mapping[str, Tensor]) -> WorldAgent:
         """An agent with a copy of these weights. **Raises:** `ValueError` naming one that is missing or of another shape."""
-        return cls(filled(lambda: Dreamer(Board(task), config), weights), task, gamma)
+        return cls(filled(lambda: Dreamer(scene_of(task, config), config), weights), task, gamma)
 
-    def acting(self) -> ActorCritic:
-        return self.model.policy
+    def acting(self) -> Dreamer:
+        return self.model
 
     def described(self) -> str:
         return f"a world model and its policy, which acts in '{next(iter(self.tasks))}'"

@@ -43,6 +43,9 @@ class WorldConfig(Settings):
     - `sharpness`: in imagination a cell's logit given the outcome is multiplied by it: of 400 cells that are each right in 99 % of cases
       some are wrong in almost every timestep, and the next ones are imagined from there; 1: drawn as predicted.
     - `policy_width`: of the two hidden layers of the actor, and of the critic.
+    - `groups`, `classes`: of pictures: so many symbols stand for one, each of so many classes; `stack`: pictures that are seen together.
+    - `picture_channels`: of the first and the last of the convolutions between pictures and symbols; `picture_width`: of the hidden layers
+      behind them, and of those that say the next symbols. `channels` and `outcomes` are of boards alone.
     """
 
     section: ClassVar[str] = "model"
@@ -58,6 +61,11 @@ class WorldConfig(Settings):
     outcomes: int = bounded(4, 1, 256)
     sharpness: float = bounded(8.0, 0, 1000, above=True)
     policy_width: int = bounded(256, 1, 2**14)
+    groups: int = bounded(32, 1, 1024)
+    classes: int = bounded(32, 2, 1024)
+    stack: int = bounded(4, 1, 64)
+    picture_channels: int = bounded(48, 1, 4096)
+    picture_width: int = bounded(512, 1, 2**14)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,7 +82,7 @@ class DreamConfig(Settings):
     - `next_weight`, `reward_weight`, `discount_weight`: of the losses of the world model.
     - `starts`: places in a row from which imagination begins; `horizon`: timesteps of it.
     - `gamma`: discount, which the world model learns to say, 0 at an episode's end; `gae_lambda`: of generalised advantage estimation.
-    - `learning_rate`, `clip`: of actor and critic; `optim` says those of the world model.
+    - `learning_rate`, `clip`: of actor and critic; `optim` says those of the world model. `picture_rate`: of the autoencoder of pictures.
     - `value_weight`: of the critic's loss. `entropy_weight`: of what the policy's entropy, as a share of the largest possible one,
       lies below `least_entropy`.
     - `normalise_advantages`: to deviation 1 in every update.
@@ -93,6 +101,7 @@ class DreamConfig(Settings):
     gae_lambda: float = bounded(0.95, 0, 1)
     learning_rate: float = bounded(3e-4, 0, 100, above=True)
     clip: float = bounded(1.0, 0, 1e9, above=True)
+    picture_rate: float = bounded(1e-4, 0, 100, above=True)
     value_weight: float = bounded(1.0, 0, 1e6)
     entropy_weight: float = bounded(0.01, 0, 1e6)
     least_entropy: float = bounded(1.0, 0, 1)

@@ -13,7 +13,7 @@ class Dream:
     """N streams.
 
     **Arguments:** `tokens` (N, c, `world.tokens`, width): the timesteps before, of which the first `counts` (N,) are there, none for 0;
-    `cells` (N, rows, columns, kinds) of 0 and 1: what is seen now; `before` (N,): the reward of the timestep before.
+    `cells` (N, *codes) of 0 and 1: what is seen now; `before` (N,): the reward of the timestep before.
 
     **Attributes:** `cells`: what is seen now.
     """

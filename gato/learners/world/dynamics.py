@@ -2,8 +2,9 @@
 
 A timestep is one token, the sum of three embeddings, or three tokens: the reward before, what is seen, the action. The last token's
 state h says all there is to say of the timestep: a reward comes into the sequence one timestep later, so none is told before it is
-predicted. What is seen next depends on a choice among a few outcomes, which is made for all cells together (a paddle is in one place, not
-half in each of two), and, given that, on every cell's own probability, which convolutions say of the cells now and of h.
+predicted. On a board, what is seen next depends on a choice among a few outcomes, which is made for all cells together (a paddle is in
+one place, not half in each of two), and, given that, on every cell's own probability, which convolutions say of the cells now and of h.
+Of a picture every symbol has probabilities of its own, which h says.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from gato.layers.stream_cache import StreamCache
 from gato.layers.transformer import Transformer
 
-from .board import Board
+from .board import Board, Scene
 from .config import WorldConfig
 
 COPY = 4.0  # logit by which a cell stays as it is, at first
@@ -59,30 +60,46 @@ class Next:
         return found.to(logits.dtype).permute(0, 2, 3, 1)
 
 
+@dataclass(frozen=True)
+class NextSymbols:
+    """What follows n timesteps of pictures: `symbols` (n, groups, classes) logits, `reward` and `discount` as of `Next`."""
+
+    symbols: Tensor
+    reward: Tensor
+    discount: Tensor
+
+    def nll(self, symbols: Tensor) -> Tensor:
+        """Cross-entropy in nats, (n,), of probabilities (n, groups, classes) of the next symbols."""
+        return -(symbols * self.symbols.log_softmax(dim=-1)).sum(dim=(1, 2))
+
+    def draw(self, noise: Tensor | None, sharpness: float = 1.0) -> Tensor:
+        """As of `Next`: the next symbols (n, groups, classes) of 0 and 1, drawn by the last of `noise`."""
+        if noise is None:
+            return one_hot(self.symbols)
+        return one_hot(sharpness * self.symbols + gumbel(noise[:, -self.symbols[0].numel() :]).view_as(self.symbols))
+
+
 def gumbel(uniform: Tensor) -> Tensor:
     return -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
 
 
-class WorldModel(nn.Module):
-    """**Arguments:** `board`: what is seen and done."""
+def one_hot(logits: Tensor) -> Tensor:
+    """The likeliest of the last axis, as 0 and 1."""
+    return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
 
-    def __init__(self, board: Board, config: WorldConfig) -> None:
+
+class WorldModel(nn.Module):
+    """**Arguments:** `scene`: what is seen and done."""
+
+    def __init__(self, scene: Scene, config: WorldConfig) -> None:
         super().__init__()
-        width, channels = config.width, config.channels
-        self.board, self.config = board, config
-        self.see = nn.Linear(board.size, width)
-        self.do = nn.Linear(board.choices.num_outputs, width)
+        width = config.width
+        self.scene, self.config = scene, config
+        self.see = nn.Linear(scene.size, width)
+        self.do = nn.Linear(scene.choices.num_outputs, width)
         self.earn = nn.Linear(1, width) if config.reward_token else None
         self.transformer = Transformer(config.num_layers, config.num_heads, width, width // config.num_heads, 4 * width, config.positions)
-        self.local = nn.Conv2d(board.kinds, channels, 3, padding=1)
-        self.place = nn.Parameter(torch.zeros(channels, board.rows, board.columns))
-        self.told = nn.Linear(width, 2 * channels)
-        self.wider = nn.Conv2d(channels, channels, 3, padding=1)
-        self.change = nn.Conv2d(channels, config.outcomes * board.kinds, 1)
-        self.copy = nn.Parameter(torch.full((board.kinds, 1, 1), COPY))
-        self.choose = nn.Linear(width, config.outcomes)
-        self.reward, self.discount = (_head(width + 2 * channels, width) for _ in range(2))
-        nn.init.constant_(self.discount[-1].bias, GOES_ON)  # type: ignore[arg-type]
+        self.ahead = BoardAhead(scene, config) if isinstance(scene, Board) else SymbolsAhead(config)
 
     @property
     def tokens(self) -> int:
@@ -92,13 +109,13 @@ class WorldModel(nn.Module):
     def embed(self, cells: Tensor, actions: Tensor, before: Tensor) -> Tensor:
         """Timesteps as tokens.
 
-        **Arguments:** `cells` (B, T, rows, columns, kinds) of 0 and 1; `actions` (B, T, `choices.size`); `before` (B, T): the reward of the
+        **Arguments:** `cells` (B, T, *codes) of 0 and 1; `actions` (B, T, `choices.size`); `before` (B, T): the reward of the
         timestep before in the same episode, 0 where there is none.
 
         **Returns:** (B, T, `tokens`, width).
         """
         parts = [] if self.earn is None else [F.silu(self.earn(before[..., None]))]
-        parts += [F.silu(self.see(cells.flatten(2))), self.do(self.board.one_hot(actions))]
+        parts += [F.silu(self.see(cells.flatten(2))), self.do(self.scene.one_hot(actions))]
         if self.config.tokens == "one":
             return torch.stack(parts).sum(dim=0)[:, :, None]
         return torch.stack(parts, dim=2)
@@ -119,27 +136,72 @@ class WorldModel(nn.Module):
         hidden = self.transformer(tokens.flatten(1, 2), mask[:, None])
         return hidden[:, n - 1 :: n]
 
-    def predict(self, hidden: Tensor, cells: Tensor) -> Next:
-        """**Arguments:** `hidden` (n, width); `cells` (n, rows, columns, kinds) of the same timesteps."""
-        planes = cells.permute(0, 3, 1, 2)
-        first, second = self.told(hidden)[:, :, None, None].chunk(2, dim=1)
-        features = F.relu(self.local(planes) + self.place + first)
-        features = F.relu(self.wider(features) + second)
-        change = self.change(features).unflatten(1, (self.config.outcomes, self.board.kinds))
-        seen = torch.cat([hidden, features.amax(dim=(2, 3)), features.mean(dim=(2, 3))], dim=-1)
-        logits = change + ((2 * planes - 1) * self.copy)[:, None]
-        return Next(self.choose(hidden), logits, self.reward(seen)[:, 0], self.discount(seen)[:, 0])
+    def predict(self, hidden: Tensor, cells: Tensor) -> Next | NextSymbols:
+        """**Arguments:** `hidden` (n, width); `cells` (n, *codes) of the same timesteps."""
+        return self.ahead(hidden, cells)
 
     def remember(self, num_streams: int, chunk: int = 1) -> Memory:
         """An empty memory of streams of timesteps, of which at most `chunk` come at once."""
         return Memory(self, num_streams, chunk)
 
 
+class BoardAhead(nn.Module):
+    """h of timesteps (n, width) and their cells -> `Next`: convolutions over the cells, shifted by h."""
+
+    def __init__(self, board: Board, config: WorldConfig) -> None:
+        super().__init__()
+        width, channels = config.width, config.channels
+        self.outcomes, self.kinds = config.outcomes, board.kinds
+        self.local = nn.Conv2d(board.kinds, channels, 3, padding=1)
+        self.place = nn.Parameter(torch.zeros(channels, board.rows, board.columns))
+        self.told = nn.Linear(width, 2 * channels)
+        self.wider = nn.Conv2d(channels, channels, 3, padding=1)
+        self.change = nn.Conv2d(channels, config.outcomes * board.kinds, 1)
+        self.copy = nn.Parameter(torch.full((board.kinds, 1, 1), COPY))
+        self.choose = nn.Linear(width, config.outcomes)
+        self.reward, self.discount = _ends(width + 2 * channels, width)
+
+    def forward(self, hidden: Tensor, cells: Tensor) -> Next:
+        planes = cells.permute(0, 3, 1, 2)
+        first, second = self.told(hidden)[:, :, None, None].chunk(2, dim=1)
+        features = F.relu(self.local(planes) + self.place + first)
+        features = F.relu(self.wider(features) + second)
+        change = self.change(features).unflatten(1, (self.outcomes, self.kinds))
+        seen = torch.cat([hidden, features.amax(dim=(2, 3)), features.mean(dim=(2, 3))], dim=-1)
+        logits = change + ((2 * planes - 1) * self.copy)[:, None]
+        return Next(self.choose(hidden), logits, self.reward(seen)[:, 0], self.discount(seen)[:, 0])
+
+
+class SymbolsAhead(nn.Module):
+    """h of timesteps (n, width) and their symbols -> `NextSymbols`: a network of two hidden layers; a symbol rather stays as it is."""
+
+    def __init__(self, config: WorldConfig) -> None:
+        super().__init__()
+        width, inside = config.width, config.picture_width
+        self.shape = (config.groups, config.classes)
+        self.change = nn.Sequential(
+            nn.Linear(width, inside), nn.SiLU(), nn.Linear(inside, inside), nn.SiLU(), nn.Linear(inside, config.groups * config.classes)
+        )
+        self.copy = nn.Parameter(torch.ones(config.groups, 1))
+        self.reward, self.discount = _ends(width, width)
+
+    def forward(self, hidden: Tensor, symbols: Tensor) -> NextSymbols:
+        logits = self.change(hidden).unflatten(1, self.shape) + self.copy * symbols
+        return NextSymbols(logits, self.reward(hidden)[:, 0], self.discount(hidden)[:, 0])
+
+
+def _ends(inputs: int, width: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """What says the reward, and what the discount's logit."""
+    reward, discount = (nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, 1)) for _ in range(2))
+    nn.init.constant_(discount[-1].bias, GOES_ON)  # type: ignore[arg-type]
+    return reward, discount
+
+
 class Memory:
     """Keys and values of the last timesteps of n streams, so that a further timestep costs no second pass over them."""
 
     def __init__(self, world: WorldModel, num_streams: int, chunk: int) -> None:
-        n, device = world.tokens, world.place.device
+        n, device = world.tokens, world.see.weight.device
         window = world.config.memory * n
         self.world, self.streams = world, np.arange(num_streams)
         self.cache = StreamCache(world.config.num_layers, num_streams, window + chunk * n - 1, window, device)
@@ -156,7 +218,3 @@ class Memory:
         hidden = self.world.transformer(tokens[:, : int(counts.max())].flatten(1, 2), mask, queries, keys, cache=self.cache)
         last = torch.from_numpy(counts * n - 1).to(hidden.device)
         return hidden[torch.arange(len(tokens), device=hidden.device), last]
-
-
-def _head(inputs: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, 1))

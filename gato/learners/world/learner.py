@@ -6,6 +6,7 @@ imagined. Parameters of the world model get no gradient of what was imagined.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,15 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gato.learners.network import decay_groups
+from gato.learners.ppo.choices import ActionChoices
+from gato.spec import TaskSpec
 
-from .board import Board
+from .board import Scene
 from .config import DreamConfig, WorldConfig
 from .dream import Dream
-from .dynamics import WorldModel, gumbel
+from .dynamics import WorldModel, gumbel, one_hot
+from .pictures import Autoencoder, Pictures
 from .policy import ActorCritic
 from .returns import advantages, weights
 
 PARTS = ("next_loss", "reward_loss", "discount_loss")
+SEEN = ("picture_loss", "symbol_loss")  # of pictures
 DREAMED = ("policy_loss", "value_loss", "entropy", "imagined_reward", "imagined_discount")
 DONE = 0.1  # a discount below it ends what is imagined, as in the authors' code
 TOTALS = ("frames", "episodes", "failed", "episode_return", "success", "episode_length")  # of the run so far; the last three: means
@@ -33,12 +38,14 @@ TOTALS = ("frames", "episodes", "failed", "episode_return", "success", "episode_
 class WorldBatch:
     """B windows of T timesteps of episodes laid end to end.
 
-    - `cells`: (B, T + 1, rows, columns, kinds) uint8, of the timestep behind the window too; `actions`: (B, T, `choices.size`).
+    - `cells`: (B, T + 1, *shape) uint8, of the timestep behind the window too; of pictures (B, T + 1, stack, *shape), with those before.
+    - `actions`: (B, T, `choices.size`).
     - `rewards`: (B, T); `before`: (B, T), the reward before in the same episode.
     - `terminated`: (B, T) bool; `has_next`: (B, T) bool, whether the cells behind a timestep are of its episode.
     - `episode`: (B, T), a number of each episode in the window.
     - `starts`: (B, J) places from which imagination begins; J is 0 where nothing is imagined.
-    - `noise`: (B, J, H, ...) in [0, 1), of which outcomes, cells and actions are drawn.
+    - `noise`: (B, J, H, ...) in [0, 1), of which outcomes, cells and actions are drawn; `symbol_noise`: (B, (T + 1) * symbols), of which
+      those of real pictures are; (B, 0) of boards.
     - `totals`: (len(TOTALS),), of the run; `denominator`: timesteps of the whole update.
     """
 
@@ -51,6 +58,7 @@ class WorldBatch:
     episode: Tensor
     starts: Tensor
     noise: Tensor
+    symbol_noise: Tensor
     totals: Tensor
     denominator: float | Tensor
 
@@ -63,7 +71,7 @@ class WorldBatch:
 
 @dataclass(frozen=True)
 class Imagined:
-    """N imagined stretches: `cells` (N, H + 1, rows, columns, kinds), `actions` (N, H, size), `rewards` and `discounts` (N, H)."""
+    """N imagined stretches: `cells` (N, H + 1, *codes), `actions` (N, H, size), `rewards` and `discounts` (N, H)."""
 
     cells: Tensor
     actions: Tensor
@@ -72,12 +80,45 @@ class Imagined:
 
 
 class Dreamer(nn.Module):
-    """All networks: `world`, and `policy`, which alone acts."""
+    """All networks: `world`, `policy`, which alone acts, and `eye`, which makes symbols of pictures (`None` for a board).
 
-    def __init__(self, board: Board, config: WorldConfig) -> None:
+    It has what `gato.learners.ppo.policy.PPOPolicy` asks of a network that acts; its state is what was seen in the timesteps before.
+    """
+
+    def __init__(self, scene: Scene, config: WorldConfig) -> None:
         super().__init__()
-        self.board, self.config = board, config
-        self.world, self.policy = WorldModel(board, config), ActorCritic(board, config.policy_width)
+        self.scene, self.config = scene, config
+        self.world, self.policy = WorldModel(scene, config), ActorCritic(scene, config.policy_width)
+        self.eye = Autoencoder(config) if isinstance(scene, Pictures) else None
+
+    @property
+    def task(self) -> TaskSpec:
+        return self.scene.task
+
+    @property
+    def encoder(self) -> Scene:
+        return self.scene
+
+    @property
+    def choices(self) -> ActionChoices:
+        return self.scene.choices
+
+    @property
+    def log_deviation(self) -> Tensor:
+        return self.policy.log_deviation
+
+    def codes(self, cells: Tensor) -> Tensor:
+        """Boards (n, *shape), or stacks of pictures (n, stack, *shape), uint8 -> (n, *codes) of 0 and 1."""
+        return cells.float() if self.eye is None else self.eye.codes(cells)
+
+    def start(self, n: int) -> Tensor:
+        return self.scene.begin(n, self.log_deviation.device)
+
+    def step(self, values: Mapping[str, Tensor], state: Tensor, first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One timestep of n streams -> outputs, values, and the state after it."""
+        stacks = self.scene.stacked(state, values[self.scene.field.name], first)
+        outputs, value = self.policy(self.codes(stacks if self.eye is not None else stacks[:, 0]))
+        return outputs, value, stacks[:, 1:]
 
     @torch.no_grad()
     def imagine(self, tokens: Tensor, counts: np.ndarray, cells: Tensor, last: Tensor, noise: Tensor) -> Imagined:
@@ -85,7 +126,7 @@ class Dreamer(nn.Module):
 
         **Arguments:** as of `Dream`; `noise` (N, H, outcomes + cells + `choices.num_outputs`) in [0, 1).
         """
-        choices, k = self.policy.choices, self.config.outcomes + self.board.size
+        choices, k = self.policy.choices, self.config.outcomes + self.scene.size
         dream = Dream(self.world, tokens, counts, cells, last)
         found: dict[str, list[Tensor]] = {"cells": [cells], "actions": [], "rewards": [], "discounts": []}
         for drawn in noise.unbind(dim=1):
@@ -109,18 +150,26 @@ class WorldLearner(nn.Module):
         """
         **Returns:** the batch's share of the update's loss, and sums over its timesteps, (1,) each, but `totals`.
         """
-        world, config, cells = self.model.world, self.config, batch.cells.float()
+        world, eye, config = self.model.world, self.model.eye, self.config
+        if eye is None:
+            cells = truth = batch.cells.float()
+        else:
+            logits = eye.encode(batch.cells.flatten(0, 1)).unflatten(0, batch.cells.shape[:2])
+            cells, truth = one_hot(logits.detach()), logits.detach().softmax(dim=-1)
         tokens = world.embed(cells[:, :-1], batch.actions, batch.before)
         hidden = world(tokens, batch.episode)
         ahead = world.predict(hidden.flatten(0, 1), cells[:, :-1].flatten(0, 1))
         has_next, goes_on = batch.has_next.flatten(), (~batch.terminated).flatten().float()
         parts = {
-            "next_loss": (ahead.nll(cells[:, 1:].flatten(0, 1)) * has_next).sum(),
+            "next_loss": (ahead.nll(truth[:, 1:].flatten(0, 1)) * has_next).sum(),
             "reward_loss": 0.5 * (ahead.reward - batch.rewards.flatten()).square().sum(),
             "discount_loss": F.binary_cross_entropy_with_logits(ahead.discount, config.gamma * goes_on, reduction="sum"),
         }
         weighted = (config.next_weight, config.reward_weight, config.discount_weight)
         loss = sum((w * parts[name] for w, name in zip(weighted, PARTS, strict=True)), torch.zeros(()))
+        if eye is not None:
+            parts |= (seen := self._seen(eye, batch, logits, ahead))
+            loss = loss + sum(seen.values(), torch.zeros(()))
         sums = {name: value.detach().reshape(1) for name, value in parts.items()}
         sums |= {"targets": has_next.new_full((1,), has_next.numel(), dtype=torch.float32), "totals": batch.totals}
         sums |= {"has_next": has_next.sum().float().reshape(1)}
@@ -129,8 +178,16 @@ class WorldLearner(nn.Module):
             dreamed, told = self._dream(batch, cells, tokens.detach())
             loss, sums = loss + dreamed / share, sums | told
         else:
-            sums |= {name: torch.zeros(1) for name in (*DREAMED, "imagined")}
+            sums |= {name: sums["targets"] * 0 for name in (*DREAMED, "imagined")}
         return loss / batch.denominator, sums
+
+    def _seen(self, eye: Autoencoder, batch: WorldBatch, logits: Tensor, ahead: Any) -> dict[str, Tensor]:
+        """The autoencoder's losses: of every picture of the windows, held to what was foreseen of it where something was."""
+        foreseen = torch.cat([logits[:, :1], ahead.symbols.unflatten(0, batch.rewards.shape)], dim=1)
+        is_foreseen = torch.cat([torch.zeros_like(batch.has_next[:, :1]), batch.has_next], dim=1)
+        share = batch.rewards.shape[1] / logits.shape[1]  # a window has one picture more than it has timesteps
+        found = eye.loss(batch.cells.flatten(0, 1), logits.flatten(0, 1), batch.symbol_noise, foreseen.flatten(0, 1), is_foreseen.flatten())
+        return {name: share * value for name, value in found.items()}
 
     def imagined(self, batch: WorldBatch, cells: Tensor, tokens: Tensor) -> Imagined:
         """What the policy does from the batch's places on, in imagination, behind what the window has of the same episode before them."""
@@ -162,32 +219,35 @@ class WorldLearner(nn.Module):
                 better = (better - mean) / (((better - mean).square() * weight).sum() / weight.sum()).sqrt().clamp(min=1e-6)
         outputs, choices = outputs[:, :-1], policy.choices
         log_prob = choices.log_prob(outputs, policy.log_deviation, dream.actions)
-        entropy = choices.entropy(outputs, policy.log_deviation) / self.model.board.most_entropy
+        entropy = choices.entropy(outputs, policy.log_deviation) / self.model.scene.most_entropy
         policy_loss = -(better * log_prob)
         value_loss = 0.5 * (values[:, :-1] - target).square()
         below = F.relu(config.least_entropy - entropy)
         total = ((policy_loss + config.value_weight * value_loss + config.entropy_weight * below) * weight).sum()
         told = (policy_loss * weight, value_loss * weight, entropy, dream.rewards, dream.discounts)
         sums = {name: value.detach().sum().reshape(1) for name, value in zip(DREAMED, told, strict=True)}
-        return total, sums | {"imagined": torch.full((1,), float(n * horizon))}
+        return total, sums | {"imagined": total.new_full((1,), float(n * horizon))}
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """The world model as the recipe says, actor and critic at a rate and with a clip of their own."""
         own = {"learning_rate": self.config.learning_rate, "clip": self.config.clip}
         groups = decay_groups(self.model.world.parameters(), weight_decay)
+        if self.model.eye is not None:  # apart from the world model, whose gradients are of another size
+            apart = {"learning_rate": self.config.picture_rate, "clip": 100.0}
+            groups += [group | apart for group in decay_groups(self.model.eye.parameters(), weight_decay)]
         return groups + [group | own for group in decay_groups(self.model.policy.parameters(), weight_decay)]
 
     def report(self, sums: dict[str, list[float]]) -> dict[str, Any]:
         """Means over the update's timesteps, of `next_loss` over those that have a next; and the run's totals."""
         targets, imagined = max(1.0, sums["targets"][0]), sums["imagined"][0]
         counts = {"next_loss": max(1.0, sums["has_next"][0])}
-        line = {name: sums[name][0] / counts.get(name, targets) for name in PARTS}
+        line = {name: sums[name][0] / counts.get(name, targets) for name in (*PARTS, *(n for n in SEEN if n in sums))}
         if imagined:
             line |= {name: sums[name][0] / imagined for name in DREAMED}
         totals = dict(zip(TOTALS, sums["totals"], strict=True))
         line |= {name: round(totals.pop(name)) for name in TOTALS[:3]}
         known = {name: value for name, value in totals.items() if value == value} if line["episodes"] else {}
-        return {"loss_by_source": {self.model.board.task.name: line["next_loss"]}, **line, **known}
+        return {"loss_by_source": {self.model.scene.task.name: line["next_loss"]}, **line, **known}
 
     def flops(self, tokens: int, targets: int) -> float | None:
         return None
