@@ -47,7 +47,7 @@ SMALL = WorldConfig(
 
 
 class Fall(gymnasium.Env):
-    """A white ball falls through four rows of four squares, the last column of which stays empty: 1 for a ball that ends in the column of the last action."""
+    """A white ball falls through four rows, in one of three of four columns: 1 for one that ends in the column of the last action."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
     observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
@@ -161,6 +161,27 @@ def test_what_is_neither_a_board_nor_a_picture_is_refused(tmp_path, monkeypatch,
     Path("small.yaml").write_text(RECIPE)
     assert main(["pretrain", "small.yaml", "--env.task", "toy/corridor"]) == 2
     assert "or a single picture" in capsys.readouterr().err
+
+
+def test_what_a_run_costs_is_counted_and_nothing_starts(tmp_path, monkeypatch, capsys):
+    """Of 8 timesteps of windows and 4 imagined ones: actor and critic are three layers each, on 2 streams of 3 moments."""
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(RECIPE)
+    assert main(["pretrain", "small.yaml", "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["updates"], found["timesteps_per_update"]) == (3, {"windows": 8, "imagined": 4})
+    assert found["flops_per_update"]["actor and critic"] == 3 * 2 * 6 * (2 * (12 * 8 + 8 * 8) + 8 * 3 + 8 * 1)
+    assert found["parameters"]["eye"] == sum(p.numel() for p in Autoencoder(SMALL).parameters())
+    assert found["stored_bytes"] == 36 * 64 * 64 and not Path("runs").exists()
+    assert main(["pretrain", "small.yaml", "--dry-run"]) == 0 and "by assumption and not by measurement" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("game", ["pong", "boxing", "freeway"])
+def test_recipes_of_atari_differ_by_the_game_alone(game, capsys):
+    words = ["pretrain", f"world-model-{game}", "--env.task", "minatar/breakout", "--dry-run", "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["frames"] == found["updates"] == 100_000 and found["timesteps_per_update"] == {"windows": 1600, "imagined": 6000}
 
 
 # -- symbols ---------------------------------------------------------------------------------------------

@@ -26,7 +26,6 @@ from .loop import StopRequest, seconds_per_step, train
 from .metrics import MetricsLog, read_metrics
 from .optim import make_optimizer, seconds_per_update
 from .ranks import check_rows, from_first_rank, rank, say, sum_over_ranks, wait_for_first_rank, world_size
-from .recipe import PretrainConfig
 from .record import check_stores, record, record_steps, recorded_steps, reopen
 from .schedule import Schedule
 from .setup import set_up
@@ -115,17 +114,25 @@ def _run(
     return progress
 
 
-def dry_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
-    """What a run of Gato would cost on so many ranks; opens no store. See `plan`.
+def dry_run(config: Any, ranks: int) -> tuple[dict[str, Any], str]:
+    """What a run of Gato would cost on so many ranks, or a world model's in its one process, and the same as text; opens no store.
+
+    See `plan` and `world.plan`.
 
     The vocabulary is that of the recipe's tokenizer, or of 32,000 pieces where there is none yet. Precision `auto` is planned as bf16.
     """
-    from .plan import plan
-
     if ranks < 1:
         raise ValueError(f"--world-size is {ranks}; give at least one rank")
+    if config.learner == "world-model":
+        from .world import plan as of_world
+
+        return (content := of_world.plan(config)), of_world.describe(content)
     if config.learner != "gato":
-        raise ValueError(f"--dry-run plans Gato, and the recipe's learner is {config.learner}; start it, its speed is measured first")
+        raise ValueError(
+            f"--dry-run plans Gato and world models, and the recipe's learner is {config.learner}; start it, its speed is measured first"
+        )
+    from .plan import describe, plan
+
     train = config.train
     stage, offload = 0, False
     if train.deepspeed is not None:
@@ -138,7 +145,9 @@ def dry_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
     except ValueError:
         vocabulary = Vocabulary(32_000)
     model = config.model.build(vocabulary)
-    return plan(model, train.batch_size, train.micro_batch_size, ranks, stage, offload, train.precision in ("auto", "fastest", "bf16"))
+    half = train.precision in ("auto", "fastest", "bf16")
+    content = plan(model, train.batch_size, train.micro_batch_size, ranks, stage, offload, half)
+    return content, describe(content)
 
 
 def _planned_steps(folder: Path, config: Any, setup: Setup, accelerator: Accelerator) -> int:

@@ -54,10 +54,8 @@ def pretrain(arguments: list[str]) -> int | None:
     from gato.train.pretrain import dry_run, outcome, pretrain
 
     if dry:
-        from gato.train.plan import describe
-
-        content = dry_run(config, built.get("world_size", nproc))
-        print_rows(content, as_json, lambda: describe(content))
+        content, text = dry_run(config, built.get("world_size", nproc))
+        print_rows(content, as_json, lambda: text)
         return None
     try:
         if nproc != 1 and "RANK" not in os.environ:
