@@ -288,6 +288,25 @@ def test_imagination_goes_on_from_what_the_episode_was_so_far(task):
     assert torch.equal(dream.cells[:, 0], cells[torch.arange(12) // 3, batch.starts.flatten()])
 
 
+def test_imagination_strays_before_it_is_the_policys_own(task):
+    """A policy that always takes action 2 and knows what comes: it is left alone behind the random action, which alone is taught before."""
+    learner, batch = windows(task, horizon=6, starts=50)
+    model, actor = learner.model, learner.model.policy.actor[-1]
+    with torch.no_grad():
+        actor.bias.copy_(torch.tensor([0.0, 0.0, 50.0]))
+    cells = batch.cells[:, 0].float().repeat(50, 1, 1, 1)
+    noise = batch.noise.flatten(0, 1)
+    found = model.imagine(torch.zeros(200, 0, 1, 16), np.zeros(200, np.int64), cells, torch.zeros(200), noise, stray=3)
+    untaught = (~found.taught).sum(dim=1)
+    assert set(untaught.tolist()) == {0, 1, 2} and 110 < int((untaught == 0).sum()) < 160  # half of them, and a third of the others
+    for n, k in enumerate(untaught.tolist()):
+        assert found.taught[n].tolist() == [False] * k + [True] * (6 - k)
+        assert len(set(found.actions[n, : max(k, 1), 0].tolist())) == 1 and (found.actions[n, k + 1 :, 0] == 2).all()
+    assert set(found.actions[untaught == 0][:, 0, 0].tolist()) == {0.0, 1.0, 2.0}
+    own = model.imagine(torch.zeros(200, 0, 1, 16), np.zeros(200, np.int64), cells, torch.zeros(200), noise)
+    assert own.taught.all() and (own.actions == 2).all()
+
+
 def test_a_world_model_gets_no_gradient_of_what_is_imagined_and_the_policy_none_of_windows(task):
     learner, batch = windows(task)
     learner(batch)[0].backward()

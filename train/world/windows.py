@@ -52,7 +52,7 @@ class Windows:
         """Rows of the update that was asked for last."""
         dream, scene = self.config.dream, self.scene
         found = self.experience.windows(self._starts[list(rows)], dream.window)
-        size = self.config.model.outcomes + scene.size + scene.choices.num_outputs
+        size = self.config.model.outcomes + scene.size + scene.choices.num_outputs + 1
         starts, noise, symbols = [], [], []
         num_symbols = 0 if isinstance(scene, Board) else (dream.window + 1) * scene.size
         for row in rows:

@@ -81,6 +81,8 @@ class DreamConfig(Settings):
       often than another is e times less likely to be drawn; 0: all are equally likely.
     - `next_weight`, `reward_weight`, `discount_weight`: of the losses of the world model.
     - `starts`: places in a row from which imagination begins; `horizon`: timesteps of it.
+    - `stray`: imagination begins with a random action, and in half of the cases with one that is held for up to so many timesteps less
+      one before it, so that also what the policy never does is tried; 0: with an action of the policy.
     - `gamma`: discount, which the world model learns to say, 0 at an episode's end; `gae_lambda`: of generalised advantage estimation.
     - `learning_rate`, `clip`: of actor and critic; `optim` says those of the world model. `picture_rate`: of the autoencoder of pictures.
     - `value_weight`: of the critic's loss. `entropy_weight`: of what the policy's entropy, as a share of the largest possible one,
@@ -97,6 +99,7 @@ class DreamConfig(Settings):
     discount_weight: float = bounded(50.0, 0, 1e6)
     starts: int = bounded(4, 1, 4096)
     horizon: int = bounded(10, 1, 4096)
+    stray: int = bounded(0, 0, 4096)
     gamma: float = bounded(0.99, 0, 1)
     gae_lambda: float = bounded(0.95, 0, 1)
     learning_rate: float = bounded(3e-4, 0, 100, above=True)

@@ -71,12 +71,14 @@ class WorldBatch:
 
 @dataclass(frozen=True)
 class Imagined:
-    """N imagined stretches: `cells` (N, H + 1, *codes), `actions` (N, H, size), `rewards` and `discounts` (N, H)."""
+    """N imagined stretches: `cells` (N, H + 1, *codes), `actions` (N, H, size), `rewards` and `discounts` (N, H); `taught` (N, H) bool,
+    whether anything is learned of a timestep."""
 
     cells: Tensor
     actions: Tensor
     rewards: Tensor
     discounts: Tensor
+    taught: Tensor
 
 
 class Dreamer(nn.Module):
@@ -121,20 +123,27 @@ class Dreamer(nn.Module):
         return outputs, value, stacks[:, 1:]
 
     @torch.no_grad()
-    def imagine(self, tokens: Tensor, counts: np.ndarray, cells: Tensor, last: Tensor, noise: Tensor) -> Imagined:
+    def imagine(self, tokens: Tensor, counts: np.ndarray, cells: Tensor, last: Tensor, noise: Tensor, stray: int = 0) -> Imagined:
         """Goes on from N moments with actions of the policy.
 
-        **Arguments:** as of `Dream`; `noise` (N, H, outcomes + cells + `choices.num_outputs`) in [0, 1).
+        **Arguments:** as of `Dream`; `noise` (N, H, outcomes + cells + `choices.num_outputs` + 1) in [0, 1); `stray`: see `DreamConfig`.
         """
         choices, k = self.policy.choices, self.config.outcomes + self.scene.size
         dream = Dream(self.world, tokens, counts, cells, last)
-        found: dict[str, list[Tensor]] = {"cells": [cells], "actions": [], "rewards": [], "discounts": []}
-        for drawn in noise.unbind(dim=1):
+        found: dict[str, list[Tensor]] = {"cells": [cells], "actions": [], "rewards": [], "discounts": [], "taught": []}
+        # half of them stray for 0 timesteps, the others for 0 to `stray` - 1, before the one whose action is drawn at random and taught
+        strayed = ((2 * noise[:, 0, -1] - 1).clamp(min=0) * stray).long() if stray else noise.new_full((len(cells),), -1).long()
+        held: Tensor | None = None
+        for step, drawn in enumerate(noise.unbind(dim=1)):
             outputs, _ = self.policy(dream.cells)
-            actions = choices.choose(outputs, self.policy.log_deviation, gumbel(drawn[:, k:]))
+            outputs = torch.where((step <= strayed)[:, None], 0.0, outputs)
+            actions = choices.choose(outputs, self.policy.log_deviation, gumbel(drawn[:, k:-1]))
+            held = actions if held is None else held
+            actions = torch.where((step < strayed)[:, None], held, actions)
             reward, discount = dream.step(actions, drawn[:, :k])
             discount = discount * (discount >= DONE)
-            for name, value in (("cells", dream.cells), ("actions", actions), ("rewards", reward), ("discounts", discount)):
+            told = (dream.cells, actions, reward, discount, step >= strayed)
+            for name, value in zip(found, told, strict=True):
                 found[name].append(value)
         return Imagined(**{name: torch.stack(values, dim=1) for name, values in found.items()})
 
@@ -202,8 +211,8 @@ class WorldLearner(nn.Module):
         # those that are there stand at the end; they come to the front
         order = (torch.arange(context, device=cells.device) + (context - counts)[:, None]).clamp(max=context - 1)
         told = tokens[owner[:, None], inside.gather(1, order)]
-        now = cells[owner, places.flatten()]
-        return self.model.imagine(told, counts.cpu().numpy(), now, batch.before[owner, places.flatten()], batch.noise.flatten(0, 1))
+        now, last, noise = cells[owner, places.flatten()], batch.before[owner, places.flatten()], batch.noise.flatten(0, 1)
+        return self.model.imagine(told, counts.cpu().numpy(), now, last, noise, self.config.stray)
 
     def _dream(self, batch: WorldBatch, cells: Tensor, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Actor's and critic's losses, summed over what is imagined."""
@@ -213,7 +222,7 @@ class WorldLearner(nn.Module):
         outputs, values = (part.unflatten(0, (n, horizon + 1)) for part in policy(dream.cells.flatten(0, 1)))
         with torch.no_grad():
             better = advantages(dream.rewards, values, dream.discounts, config.gae_lambda)
-            weight, target = weights(dream.discounts), better + values[:, :-1]
+            weight, target = weights(dream.discounts) * dream.taught, better + values[:, :-1]
             if config.normalise_advantages:
                 mean = (better * weight).sum() / weight.sum()
                 better = (better - mean) / (((better - mean).square() * weight).sum() / weight.sum()).sqrt().clamp(min=1e-6)
