@@ -35,8 +35,8 @@ from gato.learners.contradictions import contradictions
 from gato.learners.folder import learned
 from gato.learners.one_shot.agent import OneShotAgent
 from gato.policy import GatoPolicy, Policy
-from gato.spec import TaskSpec
-from gato.train.finetune import finetune, merged
+from gato.spec import Modality, TaskSpec
+from gato.train.finetune import finetune, merged, tokenizer_of
 from gato.train.protocol import MODES
 
 from .demonstrations import Demonstrations, check_fits, known, measured_by, open_demonstrations, with_memory
@@ -45,7 +45,7 @@ from .fewshot_shown import LEARNER_OF, shown_agents, shown_cell
 from .recorder import weights_sha256
 from .rollout import rollout
 from .score import score_scale
-from .settings import LEARNED_ALONE, SHOWN, FewShotConfig
+from .settings import AS_IT_IS, LEARNED_ALONE, SHOWN, FewShotConfig
 from .summary import summarise
 
 WITHOUT_CHECKPOINT = ("scratch", *LEARNED_ALONE)  # whose cells another checkpoint of the same architecture may share
@@ -102,6 +102,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         "random": task.random_return, "expert": task.expert_return,
         "references": demonstrations.references, "unscored": score_scale(task.random_return, task.expert_return),
         "memory": task.memory or 0, "layout": None if is_shown else agent.tokenizer.layout,
+        "pooled": 1 if is_shown else tokenizer_of(agent, task, config.training, "scratch").pool_patches,
         "origins": cells[-1].get("origins", {}),
         "store": str(demonstrations.store.path), "pool": len(demonstrations.pool), "held_out": len(demonstrations.held_out),
         "left_out": demonstrations.left_out, "series": config.series, "rollouts": config.rollouts, "protocol": config.protocol,
@@ -150,9 +151,11 @@ def _cell(
     task = demonstrations.task
     if mode in MODES:
         cell |= _trained(agent, demonstrations, config, mode, episodes, series, folder)
-    elif mode == "prompt":
-        policy = _policy(agent, task, config)
-        cell["figures"] = {"no learning": _measured(policy, task, config, episodes)}
+    elif mode in AS_IT_IS:
+        knowing = Agent(agent.model, agent.tokenizer, {**agent.tasks, task.name: task})
+        cell["figures"] = {"no learning": _measured(_policy(knowing, task, config), task, config, episodes if mode == "prompt" else ())}
+        if mode == "zero":
+            knowing.save(folder / "policy")
     elif mode in SHOWN:
         policy, how = shown_cell(agent, task, episodes, folder / "policy")
         cell |= how | {"figures": {"no learning": _measured(policy, task, config)}}
@@ -246,7 +249,9 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
     path = out / "settings.json"
     if path.is_file():
         before = {"chunk": 1} | json.loads(path.read_text())
-        earlier = {"timesteps": 0, "rounds": 0, "takes_last": False, "direct_rate": 1.0}  # which older ones do not name
+        earlier: dict[str, Any] = {"timesteps": 0, "rounds": 0, "takes_last": False, "direct_rate": 1.0}  # which older ones do not name
+        is_seen = any(f.modality is Modality.IMAGE for f in demonstrations.task.observations)  # else both numbers change nothing
+        earlier |= {name: 0 if is_seen else settings["training"][name] for name in ("positions", "picture_positions")}
         before["training"] = earlier | before["training"]
         finished = {p.parent.name.split("-")[0] for p in out.glob("cells/*/result.json")}
         shared = {"weights_sha256"} if finished <= set(WITHOUT_CHECKPOINT) else set()

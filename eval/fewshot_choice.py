@@ -22,7 +22,7 @@ from .rollout import rollout
 from .settings import EpisodeLimits, FewShotConfig
 from .summary import summarise
 
-SIMPLEST_FIRST = ("retrieve", "knn", "lwr", "clone", "darp", "embed", "adapt", "frozen", "lora", "scratch", "full")
+SIMPLEST_FIRST = ("retrieve", "knn", "lwr", "clone", "darp", "embed", "adapt", "zero", "frozen", "lora", "brief", "scratch", "full")
 OTHER_STARTS = 1_000_000  # seeds from here on are none that a cell was measured on; those of the choice lie as far behind again
 CLOSE = 0.01  # of the way from random to expert: policies as near to the best as this are taken to be as good
 LOOP = """import gato

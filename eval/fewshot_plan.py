@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gato.eval.report.fewshot_table import origin_lines
 from gato.learners.one_shot.agent import OneShotAgent
-from gato.train.finetune import speed
+from gato.train.finetune import speed, tokenizer_of
 from gato.train.protocol import MODES
 
 from .demonstrations import check_fits, known, measured_by, open_demonstrations, with_memory
@@ -44,15 +44,15 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
     with TemporaryDirectory() as folder:
         store = subset(demonstrations, most, Path(folder) / "demonstrations")
         for mode in (m for m in config.modes if m in MODES):
-            work = "full" if mode == "scratch" else mode  # other weights of the same architecture cost the same
+            is_alike = mode == "scratch" and tokenizer_of(agent, task, protocol, mode).pool_patches == agent.tokenizer.pool_patches
+            work = "full" if is_alike or mode == "brief" else mode  # other weights of the same architecture cost the same
             if work not in measured:
                 measured[work] = speed(agent, task, store, protocol, work)
             seconds, trained = measured[work]
-            cost = seconds * protocol.steps
+            steps = protocol.of(mode).steps
+            cost = seconds * steps
             total += cost * len(set(config.episodes)) * config.series
-            lines.append(
-                f"{mode}: {trained:,} trained parameters, {seconds:.3f} s an update, {cost:.0f} s a cell of {protocol.steps} updates"
-            )
+            lines.append(f"{mode}: {trained:,} trained parameters, {seconds:.3f} s an update, {cost:.0f} s a cell of {steps} updates")
     cells = len(config.modes) * len(set(config.episodes)) * config.series
     evaluations = protocol.steps // protocol.evaluate_every * protocol.evaluation_episodes + 2 * config.rollouts + config.validation
     lines.append(f"{cells} cells: {total:.0f} s of training in all; up to {evaluations} episodes played in each")

@@ -11,7 +11,7 @@ from gato.learners.one_shot.agent import OneShotAgent, num_bytes
 from gato.learners.one_shot.config import MIL, TECNETS
 from gato.train.protocol import MODES
 
-from .settings import SHOWN, FewShotConfig
+from .settings import AS_IT_IS, SHOWN, FewShotConfig
 
 LEARNER_OF = {"embed": TECNETS, "adapt": MIL}
 
@@ -22,7 +22,7 @@ def shown_agents(checkpoint: Path, agent: Any, config: FewShotConfig) -> dict[st
     **Raises:** `ValueError` for a mode that the checkpoint is not for, or a checkpoint of another learner.
     """
     is_shown = isinstance(agent, OneShotAgent)
-    if is_shown and (wrong := [mode for mode in config.modes if mode in (*MODES, "prompt")]):
+    if is_shown and (wrong := [mode for mode in config.modes if mode in (*MODES, *AS_IT_IS)]):
         raise ValueError(
             f"'{checkpoint}' holds {agent.learner}, and the modes {', '.join(wrong)} train a Gato; leave them out, or name one"
         )

@@ -14,11 +14,13 @@ from gato.setting import MAX_COUNT, MAX_SEED, MAX_TEMPERATURE, Limits, Settings,
 from gato.train.protocol import MODES, PROTOCOLS, Protocol
 
 LEARNED_ALONE = ("retrieve", "knn", "lwr", "darp", "clone")  # from the demonstrations, without the checkpoint
-BASELINES = ("prompt", *LEARNED_ALONE)
+AS_IT_IS = ("zero", "prompt")  # by the checkpoint, which is not changed: shown nothing, or the demonstrations
+BASELINES = (*AS_IT_IS, *LEARNED_ALONE)
 SHOWN = ("embed", "adapt")  # by a checkpoint that was trained to act on demonstrations
 MOST = 100  # demonstrations that are learned from where no number is given
 MODES_OF = {  # by layout or learner of the checkpoint, where none are named
-    "gato": ("full", "scratch", "prompt", "retrieve", "clone"), "compact": ("full", "scratch", "retrieve", "clone"),
+    "gato": ("full", "scratch", "prompt", "retrieve", "clone"),
+    "compact": ("zero", "brief", "full", "scratch", "retrieve", "lwr", "clone"),
     "tecnets": ("embed", "retrieve", "clone"), "mil": ("adapt", "retrieve", "clone"),
 }  # fmt: skip
 LARGEST_RETURN = 1e30  # that may be asked for
@@ -92,9 +94,9 @@ class FewShotConfig(Settings):
     """- `data`: a store of demonstrations: a name, a folder, or the folder that `gato data import` made.
     - `env`: the environment: a task of the registry or any Gymnasium id, also as `MODULE:ID`; by default that of the store.
     - `success`: when an episode has succeeded, as `gato data collect` takes it; by default as the store or the registry says.
-    - `episodes`: numbers of demonstrations; by default all that there are, at most 100. `modes`: of `full`, `lora`, `frozen`, `scratch`,
-      `prompt`, `retrieve`, `knn`, `lwr`, `darp`, `clone`, `embed`, `adapt`; by default what the checkpoint can do, beside
-      `retrieve` and `clone`.
+    - `episodes`: numbers of demonstrations; by default all that there are, at most 100. `modes`: of `full`, `brief`, `lora`, `frozen`,
+      `scratch`, `zero`, `prompt`, `retrieve`, `knn`, `lwr`, `darp`, `clone`, `embed`, `adapt`; by default what the checkpoint can do,
+      beside `retrieve` and `clone`.
     - `embed`, `adapt`: checkpoints of TecNets and of MIL for the modes of these names, where the checkpoint itself is none.
     - `series`: how many orders of the demonstrations, each with a training seed of its own.
     - `protocol`: `small` fits a CPU in minutes, and so does `compact` for that layout; `paper` is appendix E's. By default `compact` for

@@ -17,13 +17,14 @@ from gato.cli import main
 from gato.episode import Episode
 from gato.eval.settings import LEARNED_ALONE
 from gato.learners.actions import ActionVectors
-from gato.learners.clone import ClonePolicy
+from gato.learners.clone import CloneNetwork, ClonePolicy
 from gato.learners.contradictions import contradictions
 from gato.learners.darp import DifferencePolicy
 from gato.learners.features import Features
 from gato.learners.folder import KINDS, save_baseline
 from gato.learners.nearest import LinePolicy, NearestPolicy, NeighboursPolicy
 from gato.learners.network import Schedule
+from gato.learners.reactive import Parts
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 BRIEF = Schedule(floor=60, updates=20, rounds=1)
@@ -160,6 +161,26 @@ def test_pictures_instructions_and_motors_stay_inside_their_ranges(kind, robot, 
     policy = learned(kind, robot, [drive(4, "go"), drive(3, "stop", seed=1)])
     motors = policy.act(drive(5, "turn", seed=2).observations)["motors"]
     assert motors.shape == (5, 2) and (motors >= [-1, 0]).all() and (motors <= [1, 10]).all()
+
+
+@pytest.mark.parametrize("side, step", [(64, 2), (80, 4)])
+def test_a_large_picture_is_looked_at_in_wider_steps_and_an_older_policy_as_it_was(side, step):
+    """A folder from before this was said has the small steps."""
+    fields = (
+        FieldSpec("view", Modality.IMAGE, "observation", (side, side, 3), "uint8"),
+        FieldSpec("turn", Modality.DISCRETE, "action", (), "int64", (0,), (1,)),
+    )
+    task = TaskSpec("toy/look", fields)
+    views = np.random.default_rng(0).integers(256, size=(4, side, side, 3), dtype=np.uint8)
+    episode = Episode(task, {"view": views}, {"turn": np.array([0, 1, 0, 1])}, np.zeros(4, np.float32))
+    policy = ClonePolicy.of(task, [episode], schedule=Schedule(floor=2, rounds=0))
+    assert policy.settings()["step"] == step and policy.network.eyes[0][0].stride == (step, step)
+    features, vectors = policy.features, policy.vectors
+    for kept, network in ((step, policy.network), (2, CloneNetwork(task, 1, 2, step=2))):
+        tensors = {f"network.{name}": t for name, t in network.state_dict().items()}
+        said = policy.settings() if kept == step else {"activation": "tanh", "with_line": True}
+        again = ClonePolicy.restored(Parts(features, vectors, tensors, said))
+        assert again.network.step == kept and again.act({"view": views})["turn"].shape == (4,)
 
 
 # -- poor demonstrations ---------------------------------------------------------------------------

@@ -248,19 +248,19 @@ def trainable(model) -> set[str]:
 
 def test_each_mode_trains_what_it_says(agent):
     protocol = PROTOCOLS["small"]
-    assert trainable(_model(agent, "full", protocol)) == {"embedding", "transformer"}
-    assert trainable(_model(agent, "frozen", protocol)) == {"embedding"}
-    new, old = (m.embedding.tokens.weight for m in (_model(agent, "scratch", protocol), agent.model))
+    assert trainable(_model(agent, "full", protocol, 1)) == {"embedding", "transformer"}
+    assert trainable(_model(agent, "frozen", protocol, 1)) == {"embedding"}
+    new, old = (m.embedding.tokens.weight for m in (_model(agent, "scratch", protocol, 1), agent.model))
     assert new.shape == old.shape and not torch.equal(new, old)
 
 
 def test_the_papers_protocol_has_dropout(agent):
-    assert _model(agent, "full", PROTOCOLS["paper"]).transformer.layers[0].dropout.p == 0.1
+    assert _model(agent, "full", PROTOCOLS["paper"], 1).transformer.layers[0].dropout.p == 0.1
 
 
 def test_adapters_start_as_nothing_and_are_folded_in_exactly(agent, drive):
     pytest.importorskip("peft", reason="LoRA needs peft: pip install 'opengato[peft]'")
-    tuned = Agent(_model(agent, "lora", PROTOCOLS["small"]), agent.tokenizer, agent.tasks)
+    tuned = Agent(_model(agent, "lora", PROTOCOLS["small"], 1), agent.tokenizer, agent.tasks)
     assert held_out_loss(tuned, [drive(3)]) == pytest.approx(held_out_loss(agent, [drive(3)]))
     adapters = [p for name, p in tuned.model.named_parameters() if p.requires_grad and "lora_B" in name]
     assert adapters and all("lora" in name for name, p in tuned.model.named_parameters() if p.requires_grad)

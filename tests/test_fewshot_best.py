@@ -22,7 +22,7 @@ from gato.eval.fewshot_choice import best_cells, best_of
 from gato.eval.settings import FewShotConfig
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
-from gato.train.finetune import finetune
+from gato.train.finetune import _set_up, finetune
 from gato.train.protocol import PROTOCOLS
 
 
@@ -116,6 +116,61 @@ def test_a_number_of_updates_that_was_asked_for_is_kept(config):
     assert config.fitted("compact").training.rounds == 0 and config.fitted("compact").training.steps == 2
 
 
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Two demonstrations of a robot that sees 48 x 80 pixels, 3 x 5 patches, and goes left or right."""
+    seen = FieldSpec("camera", Modality.IMAGE, "observation", (48, 80, 3), "uint8")
+    done = FieldSpec("turn", Modality.DISCRETE, "action", (), "int64", (0,), (1,))
+    task = TaskSpec("mine/look", (seen, done), random_return=0.0, expert_return=1.0)
+    draw = np.random.default_rng(0).integers
+    with StoreWriter(tmp_path / "look", [task]) as writer:
+        for _ in range(2):
+            views = draw(256, size=(8, 48, 80, 3), dtype=np.uint8)
+            writer.append(Episode(task, {"camera": views}, {"turn": draw(2, size=8)}, np.zeros(8, np.float32), behaviour="expert"))
+    return tmp_path / "look"
+
+
+def test_new_weights_see_a_picture_in_blocks_and_a_checkpoint_as_it_was_trained(agent, pictures, tmp_path):
+    """Blocks of 2 x 2 patches leave 2 x 3 of them, blocks of 3 x 3 two, which the protocol asks for here."""
+    opened = Store(pictures)
+    task, protocol = opened.tasks[0], replace(PROTOCOLS["compact"], steps=2, timesteps=4, picture_positions=5)
+    for mode, size in (("scratch", 3), ("full", 1)):
+        (folder := tmp_path / mode).mkdir()
+        made = finetune(agent, task, pictures, [opened.episode(0)], protocol, mode, 0, folder, lambda *_: []).agent
+        assert made.tokenizer.pool_patches == made.model.config.pool_patches == size
+        made.save(folder / "policy")
+        views = opened.episode(0).observations["camera"]
+        acts = [a.policy(task).act({"camera": views[:1]})["turn"] for a in (made, gato.load(folder / "policy", "cpu"))]
+        assert acts[0] == acts[1]
+    assert agent.tokenizer.pooled(task, 6).pool_patches == 2 and agent.tokenizer.pool_patches == 1
+
+
+@pytest.mark.parametrize("timesteps, positions, rows", [(12, 0, 4), (12, 128, 2), (120, 0, 5)])
+def test_an_update_has_no_more_positions_than_asked_for_and_no_more_timesteps_than_there_are(agent, pictures, timesteps, positions, rows):
+    """A timestep has 15 patches, a separator and an action: 17 positions, and a row 64; there are 16 timesteps."""
+    protocol = replace(PROTOCOLS["compact"], timesteps=timesteps, positions=positions)
+    assert _set_up(agent, Store(pictures).tasks[0], pictures, protocol, "full", 0).settings.batch_size == rows
+
+
+def test_rows_are_short_where_one_timestep_is_all_that_is_seen(agent, pictures):
+    """16 timesteps of 17 positions, over five rows of at most 64."""
+    task = replace(Store(pictures).tasks[0], memory=1)
+    lengths = [
+        _set_up(agent, task, pictures, replace(PROTOCOLS["compact"], timesteps=n), "full", 0).mixture.context_length for n in (16, 17)
+    ]
+    assert lengths == [64, 55]
+
+
+def test_a_checkpoint_may_act_as_it_is_or_be_trained_briefly(config, checkpoint, agent):
+    """20 updates are 2 where they are brief, and without any the weights are the checkpoint's."""
+    results = few_shot(checkpoint, replace(config, episodes=(4,), modes=("zero", "brief"), steps=20, batch_size=1))
+    assert [c.get("updates", 0) for c in results["cells"]] == [0, 2]
+    zero, brief = (gato.load(config.out / f"cells/{mode}-4-0/policy", "cpu") for mode in ("zero", "brief"))
+    before, as_it_is, after = (a.model.embedding.tokens.weight for a in (agent, zero, brief))
+    assert np.array_equal(before.detach(), as_it_is.detach()) and not np.array_equal(before.detach(), after.detach())
+    assert [r["label"] for r in results["rows"]] == ["best", "zero", "brief, last step"] and "toy/corridor" in zero.tasks
+
+
 # -- the choice ------------------------------------------------------------------------------------
 
 
@@ -147,7 +202,7 @@ def test_every_series_has_its_own_best_and_a_policy_alone_has_none(corridor):
 def test_nothing_need_be_named():
     config = FewShotConfig("store")
     compact = config.fitted("compact", 11)
-    assert (compact.episodes, compact.modes) == ((11,), ("full", "scratch", "retrieve", "clone"))
+    assert (compact.episodes, compact.modes) == ((11,), ("zero", "brief", "full", "scratch", "retrieve", "lwr", "clone"))
     assert "prompt" in config.fitted("gato", 11).modes and config.fitted("mil", 11).modes[0] == "adapt"
     assert config.fitted("compact", 5000).episodes == (100,)
     assert replace(config, chunk=4).fitted("compact", 11).modes == ("retrieve", "clone")

@@ -16,6 +16,7 @@ SMALLER = {
     "gato data collect gymnasium/cartpole babyai/go-to-local --episodes 200": ["--episodes", "6"],
     "gato finetune runs/mine/final --data gymnasium/acrobot --env gymnasium/acrobot --episodes 1 5": [
         "--episodes", "1", "--steps", "2", "--batch_size", "2", "--evaluate_every", "2", "--evaluation_episodes", "1", "--rollouts", "1",
+        "--validation", "1",
     ],
     "gato eval runs/mine/final --episodes 20": ["--episodes", "2", "--tasks", "gymnasium/cartpole", "babyai/go-to-local"],
     "gato pretrain mine.yaml --train.name mine --train.seconds null --train.steps 200": ["--train.steps", "4"],

@@ -14,6 +14,7 @@ before. `pool_patches` has blocks of a picture's patches share a position, too.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -135,6 +136,14 @@ class EpisodeTokenizer:
         """How the patches of a picture share positions; `None` where each has its own."""
         is_pooled = self.pool_patches > 1 and task.is_control and spec.modality is Modality.IMAGE
         return image.blocks(*spec.patched_size, self.pool_patches) if is_pooled else None
+
+    def pooled(self, task: TaskSpec, most: int) -> EpisodeTokenizer:
+        """This tokenizer with the fewest patches at a position with which no picture of the task takes more than `most` positions."""
+        tokenizer = copy.copy(self)
+        pictures = [s for s in task.observations if s.modality is Modality.IMAGE and task.is_control]
+        while any(tokenizer._picture_positions(task, s) > most for s in pictures):
+            tokenizer.pool_patches += 1
+        return tokenizer
 
     def patch_order(self, task: TaskSpec, spec: FieldSpec) -> np.ndarray:
         """(n,): the raster numbers of a picture's patches in the order of their tokens."""

@@ -20,10 +20,12 @@ from gato.agent import Agent
 from gato.batch import TokenSequence, collate, join
 from gato.data.mixture import Mixture
 from gato.data.selection import DataConfig, SourceConfig
+from gato.data.store import Store
 from gato.episode import Episode
 from gato.learners.gato import GatoLearner
 from gato.model import Gato
-from gato.spec import TaskSpec
+from gato.spec import Modality, TaskSpec
+from gato.tokenizers.episode import EpisodeTokenizer
 
 from .checkpoint import Progress
 from .engine import PlainEngine
@@ -35,6 +37,7 @@ from .recipe import OptimConfig, TrainConfig
 from .schedule import Schedule
 
 HELD_OUT_ROWS = 32  # windows of held-out demonstrations whose loss chooses a step
+SHORTEST = 32  # positions of a row, at least
 GAIN = 0.05  # share by which a round must lower that loss for another one to follow; of a loss above 1 so many nats, since the
 # loss of continuous actions has a floor of some 4
 
@@ -81,11 +84,12 @@ def finetune(
     **Raises:** `ValueError` for an unknown mode, or a store that does not fit the model; `ImportError` with the pip line
     where `lora` needs peft.
     """
+    protocol = protocol.of(mode)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         run = _set_up(agent, task, store, protocol, mode, seed)
         model, learner = run.learner.model, run.learner
-        tuned = Agent(model, agent.tokenizer, {**agent.tasks, task.name: task})
+        tuned = Agent(model, run.mixture.tokenizer, {**agent.tasks, task.name: task})
         found = Finetuned(tuned, None, None, [], 0.0, run.trained)
         lowest, looking = float("inf"), 0.0
 
@@ -185,21 +189,21 @@ class _Run:
 
 
 def _set_up(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode: str, seed: int) -> _Run:
+    tokenizer = tokenizer_of(agent, task, protocol, mode)
     source = SourceConfig(store=str(store), memory=task.memory)
     data = DataConfig(
-        sources={task.name: source}, loss_on_text_observations=agent.tokenizer.loss_on_text_observations,
+        sources={task.name: source}, loss_on_text_observations=tokenizer.loss_on_text_observations,
         include_held_out=["*"],  # they are held out for this
-        prompt_share=0.0 if task.memory and agent.tokenizer.layout == "compact" else 0.25,  # a short memory is played without
+        prompt_share=0.0 if task.memory and tokenizer.layout == "compact" else 0.25,  # a short memory is played without
     )  # fmt: skip
-    mixture = Mixture(data, agent.tokenizer, agent.model.config.context_length, seed)  # without stochastic depth
-    learner = GatoLearner(_model(agent, mode, protocol))
+    rows, context = _size(agent, task, store, protocol, tokenizer)
+    mixture = Mixture(data, tokenizer, context, seed)  # without stochastic depth
+    learner = GatoLearner(_model(agent, mode, protocol, tokenizer.pool_patches))
     optim = OptimConfig(
         learning_rate=protocol.learning_rate, initial_learning_rate=min(1e-7, protocol.learning_rate), warmup_steps=protocol.warmup_steps,
         final_ratio=protocol.final_ratio, weight_decay=protocol.weight_decay,
     )  # fmt: skip
     optimizer = make_optimizer(optim, _groups(learner, optim.weight_decay, protocol.direct_rate))
-    wanted = protocol.timesteps * agent.tokenizer.positions_per_timestep(task)
-    rows = max(protocol.batch_size, -(-wanted // agent.model.config.context_length))
     settings = TrainConfig(
         steps=protocol.steps, batch_size=rows, micro_batch_size=protocol.micro_batch_size, seed=seed,
         save_every=protocol.evaluate_every,
@@ -207,6 +211,29 @@ def _set_up(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode:
     on_cpu = agent.model.device.type == "cpu"
     precision = "bf16" if agent.model.device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
     return _Run(learner, mixture, optimizer, optim, settings, Accelerator(cpu=on_cpu, mixed_precision=precision))
+
+
+def _size(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, tokenizer: EpisodeTokenizer) -> tuple[int, int]:
+    """Rows of an update, and their positions: for no more timesteps than there are, which an update would only repeat."""
+    context = agent.model.config.context_length
+    if not protocol.timesteps:
+        return protocol.batch_size, context
+    per_timestep, there = tokenizer.positions_per_timestep(task), Store(store).num_timesteps
+    wanted = min(protocol.timesteps, there) * per_timestep
+    wanted = min(wanted, protocol.positions or wanted)
+    rows = max(protocol.batch_size, -(-wanted // context))
+    is_short = task.memory == 1 and tokenizer.layout == "compact" and not any(f.modality is Modality.TEXT for f in task.fields)
+    if there < protocol.timesteps and is_short:
+        context = min(context, max(-(-wanted // rows), per_timestep, SHORTEST))
+    return rows, context
+
+
+def tokenizer_of(agent: Agent, task: TaskSpec, protocol: Protocol, mode: str) -> EpisodeTokenizer:
+    """The agent's; where a mode begins from new weights, with as many patches at a position as the protocol says."""
+    tokenizer = agent.tokenizer
+    if mode != "scratch" or tokenizer.layout != "compact" or not protocol.picture_positions:
+        return tokenizer
+    return tokenizer.pooled(task, protocol.picture_positions)
 
 
 def _groups(learner: GatoLearner, weight_decay: float, direct_rate: float) -> list[dict]:
@@ -221,12 +248,17 @@ def _groups(learner: GatoLearner, weight_decay: float, direct_rate: float) -> li
     return [g for g in groups if g["params"]]
 
 
-def _model(agent: Agent, mode: str, protocol: Protocol) -> Gato:
-    """A copy of the agent's model of which only what `mode` says can change."""
+def _model(agent: Agent, mode: str, protocol: Protocol, pool_patches: int) -> Gato:
+    """A copy of the agent's model of which only what `mode` says can change; `pool_patches`: of a new one."""
     if mode not in MODES:
         raise ValueError(f"there is no mode '{mode}'; known are {', '.join(MODES)}")
     device = agent.model.device
-    model = Gato(copy.deepcopy(agent.model.config)) if mode == "scratch" else copy.deepcopy(agent.model)
+    if mode == "scratch":
+        config = copy.deepcopy(agent.model.config)
+        config.pool_patches = pool_patches
+        model = Gato(config)
+    else:
+        model = copy.deepcopy(agent.model)
     model.to(device)  # type: ignore[arg-type]  # transformers wraps it
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 
 from gato.setting import MAX_COUNT, Settings, bounded
 
-MODES = ("full", "lora", "frozen", "scratch")  # what is trained: everything, adapters, the embeddings, everything from new weights
+# what is trained: everything, everything but briefly, adapters, the embeddings, everything from new weights
+MODES = ("full", "brief", "lora", "frozen", "scratch")
+BRIEF = 10  # `brief` has so many times fewer updates
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,10 @@ class Protocol(Settings):
     - `steps` updates of `batch_size` rows; `micro_batch_size` rows at a time (0: all).
     - `rounds`: so many more rounds at most, each of half as many updates and with the learning rate up again, though less
       each time; one follows as long as the round before it has lowered the held-out loss.
-    - `timesteps`: where above 0, rather as many rows as hold about so many timesteps, at least `batch_size`.
+    - `timesteps`: where above 0, rather as many rows as hold about so many timesteps, at least `batch_size`; but no more than there
+      are, and than hold `positions`, where that is above 0.
+    - `picture_positions`: of `scratch` in the compact layout. Patches of pictures share positions, so that a picture takes no more
+      of them than this; 0: as the checkpoint has it.
     - `direct_rate`: what is read from the compact layout's direct path learns so many times as fast as the rest.
     - `learning_rate`: after `warmup_steps` the maximum, then a cosine to `final_ratio` of it.
     - `evaluate_every` updates the held-out loss is taken, and the policy plays `evaluation_episodes` (0: none), for the paper's
@@ -35,17 +40,24 @@ class Protocol(Settings):
     evaluation_episodes: int = bounded(MISSING, 0, 10_000)
     micro_batch_size: int = bounded(0, 0, 2**20)
     timesteps: int = bounded(0, 0, 2**20)
+    positions: int = bounded(0, 0, 2**24)
+    picture_positions: int = bounded(0, 0, 2**16)
     rounds: int = bounded(0, 0, 1000)
     takes_last: bool = False
     direct_rate: float = bounded(1.0, 0, 1e4)
 
+    def of(self, mode: str) -> Protocol:
+        """What one of `MODES` makes of it."""
+        return replace(self, steps=-(-self.steps // BRIEF), rounds=0) if mode == "brief" else self
 
+
+PER_UPDATE = {"timesteps": 128, "positions": 1536, "picture_positions": 4}  # of the compact layout
 PROTOCOLS = {
     # chosen by the loss on held-out demonstrations (docs/results/fewshot.md); Muon, which pretraining gains from, loses here
     "small": Protocol(120, 8, 1e-3, 10, 0.1, 0.1, 0.0, 20, 5),
     # many small updates: a row of the compact layout has many timesteps. The held-out loss does not rank policies, so it only says
     # whether to go on (docs/results/compact.md)
-    "compact": Protocol(800, 1, 1e-3, 10, 0.0, 0.1, 0.0, 100, 0, timesteps=128, rounds=2, takes_last=True, direct_rate=20.0),
+    "compact": Protocol(800, 1, 1e-3, 10, 0.0, 0.1, 0.0, 100, 0, rounds=2, takes_last=True, direct_rate=20.0, **PER_UPDATE),
     # appendix E; the paper's number of updates is not certain. Adam: no weight decay, a constant rate
     "paper": Protocol(10_000, 64, 1e-5, 0, 1.0, 0.0, 0.1, 100, 10),
 }

@@ -77,6 +77,8 @@ def few_shot_table(results: dict[str, Any]) -> str:
         lines.append(f"the registry holds the task out of pretraining; its nearest trained sibling is {sibling['task']}{unseen}")
     if layout := results["layout"]:
         lines.append(f"layout {layout}: {LAYOUT[layout]}; {_memory_line(results['memory'])}")
+    if (size := results.get("pooled", 1)) > 1 and any(r["mode"] == "scratch" for r in rows):
+        lines.append(f"scratch: blocks of {size} x {size} patches of a picture share a position")
     lines += origin_lines(results["origins"])
     if judged := results["succeeded"]:
         lines.append(f"by their own flags {judged['succeeded']} of {judged['judged']} demonstrations succeeded")

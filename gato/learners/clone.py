@@ -22,6 +22,8 @@ from .network import Schedule, SmallNetwork, train
 from .reactive import Lessons, Parts, Reactive, part
 
 JUDGED_ROWS = 4096  # that say how large the loss is
+TOGETHER = 512  # of them at once
+FINE = 64  # pictures of more rows or columns are looked at in wider steps, which costs a quarter
 
 
 class ClonePolicy(Reactive):
@@ -46,8 +48,9 @@ class ClonePolicy(Reactive):
 
     def learn(self, lessons: Lessons) -> int:
         rows = self._rows(lessons.episodes)
-        judged = self._rows(self.vectors.known_among(lessons.held_out) or lessons.episodes)
-        some = torch.linspace(0, len(judged) - 1, min(JUDGED_ROWS, len(judged))).long()
+        held_out = self.vectors.known_among(lessons.held_out)
+        judged = self._rows(held_out) if held_out else rows
+        judged = judged.rows(torch.linspace(0, len(judged) - 1, min(JUDGED_ROWS, len(judged))).long())
 
         def loss_of(batch: CloneBatch) -> Tensor:
             return self.vectors.loss(self.network(batch.states, batch.pictures), batch.played)
@@ -56,7 +59,8 @@ class ClonePolicy(Reactive):
             return loss_of(rows.rows(chosen))
 
         def judge() -> float:
-            return loss_of(judged.rows(some)).item()
+            parts = torch.arange(len(judged)).split(TOGETHER)
+            return sum(loss_of(judged.rows(part)).item() * len(part) for part in parts) / len(judged)
 
         schedule, generator = lessons.schedule or Schedule(), torch.Generator().manual_seed(lessons.seed)
         return train(self.network, loss, len(rows), judge, schedule, generator)
@@ -86,12 +90,14 @@ class ClonePolicy(Reactive):
         return {
             "activation": self.network.activation,
             "with_line": self.network.trunk.line is not None,
+            "step": self.network.step,
         }
 
     @classmethod
     def restored(cls, parts: Parts) -> Self:
         task, features, vectors = parts.vectors.task, parts.features, parts.vectors
-        network = CloneNetwork(task, len(features.mean), vectors.size, **parts.settings)
+        settings = {"step": 2} | parts.settings  # older ones do not say it
+        network = CloneNetwork(task, len(features.mean), vectors.size, **settings)
         network.load_state_dict(part(parts.tensors, "network"))
         return cls(features, vectors, network)
 
@@ -148,7 +154,10 @@ class CloneInputs:
 
 
 class CloneNetwork(nn.Module):
-    """Features (N, D) and pictures (N, 3, rows, columns) uint8 -> actions as vectors (N, A)."""
+    """Features (N, D) and pictures (N, 3, rows, columns) uint8 -> actions as vectors (N, A).
+
+    **Arguments:** `step`: pixels from one place to the next at which a picture is first looked at, 2 or 4; by default 4 for large ones.
+    """
 
     def __init__(
         self,
@@ -157,18 +166,21 @@ class CloneNetwork(nn.Module):
         num_outputs: int,
         activation: str = "tanh",
         with_line: bool = True,
+        step: int | None = None,
     ) -> None:
         super().__init__()
-        num_pictures = sum(f.modality is Modality.IMAGE for f in task.observations)
+        pictures = [f for f in task.observations if f.modality is Modality.IMAGE]
+        self.step = step or (4 if any(max(f.shape) > FINE for f in pictures) else 2)
+        first = {"kernel_size": 5, "stride": 2} if self.step == 2 else {"kernel_size": 8, "stride": 4}
         self.eyes = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
+                nn.Conv2d(3, 16, **first, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
                 nn.AdaptiveAvgPool2d(POOLED), nn.Flatten(),
             )
-            for _ in range(num_pictures)
+            for _ in pictures
         )  # fmt: skip
         self.activation = activation
-        inputs = num_features + num_pictures * 32 * POOLED**2
+        inputs = num_features + len(pictures) * 32 * POOLED**2
         self.trunk = SmallNetwork(inputs, num_outputs, activation, with_line)
 
     def forward(self, states: Tensor, pictures: Sequence[Tensor]) -> Tensor:
