@@ -51,13 +51,15 @@ class Protocol(Settings):
         return replace(self, steps=-(-self.steps // BRIEF), rounds=0) if mode == "brief" else self
 
 
-PER_UPDATE = {"timesteps": 128, "positions": 1536, "picture_positions": 4}  # of the compact layout
 PROTOCOLS = {
     # chosen by the loss on held-out demonstrations (docs/results/fewshot.md); Muon, which pretraining gains from, loses here
     "small": Protocol(120, 8, 1e-3, 10, 0.1, 0.1, 0.0, 20, 5),
     # many small updates: a row of the compact layout has many timesteps. The held-out loss does not rank policies, so it only says
     # whether to go on (docs/results/compact.md)
-    "compact": Protocol(800, 1, 1e-3, 10, 0.0, 0.1, 0.0, 100, 0, rounds=2, takes_last=True, direct_rate=20.0, **PER_UPDATE),
+    "compact": Protocol(
+        800, 1, 1e-3, 10, 0.0, 0.1, 0.0, 100, 0, timesteps=128, positions=1536, picture_positions=4, rounds=2, takes_last=True,
+        direct_rate=20.0,
+    ),
     # appendix E; the paper's number of updates is not certain. Adam: no weight decay, a constant rate
     "paper": Protocol(10_000, 64, 1e-5, 0, 1.0, 0.0, 0.1, 100, 10),
-}
+}  # fmt: skip
