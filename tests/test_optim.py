@@ -109,7 +109,7 @@ def test_matrices_orthogonalised_together_move_as_torch_moves_each():
     ours = moved(lambda matrices: Muon(matrices, lr=0.02))
     theirs = moved(lambda matrices: torch.optim.Muon(matrices, lr=0.02, adjust_lr_fn="match_rms_adamw"))
     for a, b in zip(ours, theirs, strict=True):
-        assert (a - b).norm() < 0.01 * b.norm()  # both compute in bfloat16
+        assert (a - b).norm() < 0.03 * b.norm()  # torch computes in bfloat16
 
 
 def test_a_factor_for_muon_that_is_not_positive_is_refused():
