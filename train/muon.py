@@ -43,7 +43,7 @@ class Muon(torch.optim.Muon):
 def orthogonalised(stack: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
     """Newton and Schulz's iteration: (n, a, b) with a <= b -> (n, a, b), whose singular values are all near 1.
 
-    In bfloat16 as torch's on a GPU. On a CPU in float32: few CPUs multiply in bfloat16, and one with AVX2 alone takes 30 times as long for it.
+    On a GPU in bfloat16, as torch's; on a CPU in float32, since few multiply in bfloat16: with AVX2 alone that takes 30 times as long.
     """
     a, b, c = coefficients
     stack = stack.bfloat16() if stack.is_cuda else stack.float()
