@@ -17,9 +17,9 @@ import torch
 
 from gato.action_step import ActionStep
 from gato.layers.acting import ActingTransformer
+from gato.layers.acting_compact import ActingCompact
 from gato.layers.history import Stream, num_said, spoken, spoken_anew
 from gato.layers.layout import check_layouts
-from gato.layers.slots import SlotChoice
 from gato.layers.stream_cache import StreamCache
 
 from .batch import ACTION_LOCAL, Kind, TokenSequence, join, pack_numbers, padded, patch_places
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Overflow = Literal["rebuild", "rolling"]
 MAX_PROMPT = 1024  # tokens of a demonstration (section 2.5)
+FEW = 4  # tokens of a single stream that have a pass of their own
 MAX_CHUNK = 128  # tokens that a sliding window takes in at once: its ring needs as many slots beside the context
 
 
@@ -110,6 +111,7 @@ class GatoPolicy:
         self.seed, self.static = seed, static
         self._default = () if prompt is None else (prompt,)
         self._quick: ActingTransformer | None = None
+        self._compact: ActingCompact | None = None
         self._use(self._new_cache(1))
         if (needed := tokenizer.positions_per_timestep(task)) > self.context_length:
             raise ValueError(f"a timestep of '{task.name}' has {needed} {self._unit} but the context holds {self.context_length}")
@@ -135,9 +137,10 @@ class GatoPolicy:
 
     def _renew(self) -> None:
         """Somebody may have trained the model since, or put something into its layers."""
-        if (numbers := self.model.embedding.numbers) is not None:
-            with torch.inference_mode():
-                self._bins = numbers.bin_values()
+        if self._is_compact:
+            kinds = [self._slots.kind[slot] == Kind.CONTINUOUS for slot in range(len(self._legal))]
+            pad = self.tokenizer.vocabulary.pad
+            self._compact = ActingCompact(self.model.embedding, self.model.slots, pad, self._legal, kinds)
         if not ActingTransformer.fits(self.model.transformer):
             self._quick = None
         elif self._quick is None:
@@ -233,21 +236,8 @@ class GatoPolicy:
 
     def _choose_slots(self, hidden: torch.Tensor, rows: np.ndarray, seen: Sequence[TokenSequence]) -> np.ndarray:
         """(n, A) ids, all read from the state behind the observation."""
-        reader = self.model.slots
-        owner = np.repeat(np.arange(len(seen)), [int(tokens.is_number.sum()) for tokens in seen])
-        ids, places = (np.concatenate([getattr(t, name)[t.is_number] for t in seen]) for name in ("ids", "local_position"))
-        numbers = (self._tensor(values.astype(np.int64)) for values in (ids, places, owner))
-        direct = reader.direct_of(*numbers, hidden)
-        choice, ids = SlotChoice(reader, hidden, direct, self._bins), np.empty((len(rows), len(self._legal)), np.int32)
-        for slot, legal in enumerate(self._legal):
-            is_continuous = self._slots.kind[slot] == Kind.CONTINUOUS
-            if is_continuous and not self.temperature:
-                ids[:, slot] = legal.start + choice.best_bins().cpu().numpy()
-            else:
-                ids[:, slot] = self._sample(choice.scores(legal, is_continuous), legal, rows)
-            if slot + 1 < len(self._legal):
-                choice.take(self._tensor(ids[:, slot].astype(np.int64)), is_continuous)
-        return ids
+        assert self._compact is not None, "only of the compact layout"
+        return self._compact.choose(hidden, seen, lambda scores, legal: self._sample(scores, legal, rows), not self.temperature)
 
     def _begin_episode(self, s: int, number: int) -> None:
         self._cache.forget(s)
@@ -317,27 +307,32 @@ class GatoPolicy:
         return hidden
 
     def _feed_together(self, rows: np.ndarray, counts: np.ndarray) -> torch.Tensor:
-        fed = [join(self._streams[s].pending, same_document=True) for s in rows]
+        pending = [self._streams[s].pending for s in rows]
         for s, count in zip(rows, counts, strict=True):
             self._streams[s].cached += int(count)
             self._streams[s].pending = []
-        shape = len(rows), int(counts.max())
-        arrays = padded(fed, shape[1], self.tokenizer.vocabulary.pad)
-        patches, boxes = np.concatenate([f.patches for f in fed]), np.concatenate([f.patch_boxes for f in fed]).astype(np.int64)
-        pictures = (patches, boxes, patch_places(fed, shape[1])) if len(patches) else ()
-        embedded = self.model.embedding(
-            self._tensor(arrays["ids"]), self._tensor(arrays["local_position"]),
-            *([self._tensor(values) for values in pictures] or (None, None)),
-            numbers=pack_numbers(fed, shape[1]).to(self.device) if self._is_compact else None,
-        )  # fmt: skip
-        if self.overflow == "rebuild" or shape[1] <= MAX_CHUNK:
+        quickly = None if self._compact is None else self._compact.embed(pending)
+        embedded = self._embedded(pending, int(counts.max())) if quickly is None else quickly
+        if self.overflow == "rebuild" or embedded.shape[1] <= MAX_CHUNK:
             return self._run(embedded, rows, counts)
         hidden = embedded.new_empty(len(rows), embedded.shape[-1])
-        for start in range(0, shape[1], MAX_CHUNK):
+        for start in range(0, embedded.shape[1], MAX_CHUNK):
             left = np.flatnonzero(counts > start)
             chunk = embedded[self._tensor(left), start : start + MAX_CHUNK]
             hidden[self._tensor(left)] = self._run(chunk, rows[left], np.minimum(counts[left] - start, MAX_CHUNK))
         return hidden
+
+    def _embedded(self, pending: Sequence[list[TokenSequence]], length: int) -> torch.Tensor:
+        """What is to be fed to each of n streams -> (n, length, width)."""
+        fed = [join(parts, same_document=True) for parts in pending]
+        arrays = padded(fed, length, self.tokenizer.vocabulary.pad)
+        patches, boxes = np.concatenate([f.patches for f in fed]), np.concatenate([f.patch_boxes for f in fed]).astype(np.int64)
+        pictures = (patches, boxes, patch_places(fed, length)) if len(patches) else ()
+        return self.model.embedding(
+            self._tensor(arrays["ids"]), self._tensor(arrays["local_position"]),
+            *([self._tensor(values) for values in pictures] or (None, None)),
+            numbers=pack_numbers(fed, length).to(self.device) if self._is_compact else None,
+        )  # fmt: skip
 
     def _feed_actions(self, rows: np.ndarray, ids: np.ndarray) -> torch.Tensor:
         """Runs one action token per stream; as `_feed_pending`."""
@@ -346,13 +341,15 @@ class GatoPolicy:
         if self._step is not None and np.array_equal(rows, np.arange(len(self._streams))):
             return self._step(ids)
         if self._quick is not None and len(rows) == 1:
-            return self._quick.one(self.model.embedding.action(self._tensor(ids.astype(np.int64))), int(rows[0]), self._cache)
+            return self._quick.few(self.model.embedding.action(self._tensor(ids.astype(np.int64))), int(rows[0]), self._cache)
         local = np.full((len(rows), 1), ACTION_LOCAL, np.int64)
         embedded = self.model.embedding(self._tensor(ids.astype(np.int64)[:, None]), self._tensor(local), None, None)
         return self._run(embedded, rows, np.ones(len(rows), np.int64))
 
     def _run(self, embedded: torch.Tensor, rows: np.ndarray, counts: np.ndarray) -> torch.Tensor:
         """Embedded tokens (n, M, width), of which `counts` are no padding -> the hidden state of each row's last, (n, width)."""
+        if len(rows) == 1 and self._quick is not None and counts[0] <= FEW and self._cache.fits_few(int(rows[0]), int(counts[0])):
+            return self._quick.few(embedded[0], int(rows[0]), self._cache)
         mask, queries, keys = self._cache.begin(rows, counts)
         if self._quick is not None:
             is_even = bool((counts == embedded.shape[1]).all())

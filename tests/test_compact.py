@@ -16,6 +16,7 @@ from gato.agent import Agent
 from gato.batch import ACTION_LOCAL, NO_LOCAL, Kind, TokenSequence, collate, join
 from gato.episode import Episode
 from gato.eval.insight.episode_attention import episode_attention
+from gato.layers.acting_slots import QuickChoice, SlotWeights, fits
 from gato.layers.compact import TARGET_WIDTH, Bumps
 from gato.layers.direct import DirectPath
 from gato.layers.numbers import ALL_BINS
@@ -414,6 +415,50 @@ def test_continuous_actions_are_not_drawn_unless_asked(model, compact, robot, dr
     assert drawn[0] != drawn[1] != drawn[2]
 
 
+@pytest.mark.parametrize("streams", [1, 3, 9])
+def test_slots_are_chosen_in_few_kernels_as_by_the_layers_of_training(make, compact, streams):
+    """Three continuous slots with a discrete one among them; up to eight streams find the best bump one by one."""
+    model, vocabulary = make(), compact.vocabulary
+    reader, rng = model.slots, np.random.default_rng(streams)
+    with torch.no_grad():
+        hidden, sums = (torch.randn(streams, width, dtype=torch.float64) for width in (model.config.width, 256))
+        bins = reader.embedding.bin_values()
+        plain = SlotChoice(reader, hidden, reader.head.direct(sums, hidden), bins)
+        quick = QuickChoice(SlotWeights(reader, bins, 4), hidden, sums)
+        for legal in (vocabulary.continuous, range(vocabulary.discrete.start, vocabulary.discrete.start + 5), *[vocabulary.continuous] * 2):
+            is_continuous = legal == vocabulary.continuous
+            chances = [choice.scores(legal, is_continuous).softmax(dim=1) for choice in (quick, plain)]
+            torch.testing.assert_close(*chances, **EXACT)
+            if is_continuous:
+                assert (quick.best_bins() == plain.best_bins()).all()
+            chosen = rng.integers(legal.start, legal.stop, streams)
+            quick.take(chosen, is_continuous)
+            plain.take(chosen, is_continuous)
+
+
+def test_numbers_are_looked_up_as_the_embedding_of_training_has_them(model, compact, blind, blind_drive):
+    policy = GatoPolicy(model, compact, blind)
+    steps = compact.encode(blind_drive(4), is_once=False).by_timestep()
+    observed, moved = ([step.chosen((step.local_position == ACTION_LOCAL) == is_action) for step in steps] for is_action in (False, True))
+    silent = [step.drop(1) for step in observed]  # without the instruction, as it is fed from the second timestep on
+    with torch.inference_mode():
+        for fed in ([[step] for step in silent], [[a, o] for a, o in zip(moved[:-1], silent[1:], strict=True)]):
+            quick = policy._compact.embed(fed)
+            torch.testing.assert_close(quick, policy._embedded(fed, quick.shape[1]), **EXACT)
+        assert policy._compact.embed([[observed[0]]]) is None, "words are laid out anew"
+        assert policy._compact.embed([[silent[0]], [moved[0], silent[1]]]) is None, "so are rows that differ"
+
+
+def test_what_was_put_into_the_head_acts_too(make, compact, blind, blind_drive):
+    model, seen = make(), []
+    assert fits(model.slots)
+    plain = acted(Recorder(model, compact, blind), blind_drive(3)).actions["motors"]
+    model.actions.up.register_forward_hook(lambda *_: seen.append(1))
+    assert not fits(model.slots)
+    assert (acted(Recorder(model, compact, blind), blind_drive(3)).actions["motors"] == plain).all()
+    assert len(seen) == 3 * 2  # slots
+
+
 # -- continuous actions ----------------------------------------------------------------------------
 
 
@@ -694,7 +739,7 @@ def test_likelihoods_are_exact_where_training_is_softer(model, compact, robot, d
         for slot in range(2):
             scores = choice.scores(compact.vocabulary.continuous, True)[0]
             total += float(scores[numbers.actions[0, slot] - compact.vocabulary.continuous.start])
-            choice.take(numbers.actions[:, slot], is_continuous=True)
+            choice.take(numbers.actions[:, slot].numpy(), is_continuous=True)
     assert found[0] == pytest.approx(total, rel=1e-6)
 
 

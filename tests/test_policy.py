@@ -14,6 +14,7 @@ from conftest import SCHEMES
 from gato.batch import ACTION_LOCAL, collate, join
 from gato.episode import Episode
 from gato.layers.acting import ActingTransformer
+from gato.layers.packed import can_pack
 from gato.learners.gato import GatoLearner
 from gato.policy import GatoPolicy
 from gato.spec import FieldSpec, Modality, TaskSpec
@@ -318,6 +319,19 @@ def test_what_was_put_into_a_layer_acts_too(make_gato, tokenizer, robot, drive):
     listened.transformer.layers[1].register_forward_hook(lambda *_: seen.append(1))
     live(GatoPolicy(listened, tokenizer, robot), drive(2))
     assert len(seen) == 2 * robot.actions[0].size  # a pass for every action token, the observation's among them
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch packs nothing")
+@pytest.mark.parametrize("overflow", ["rebuild", "rolling"])
+def test_packed_products_are_the_plain_ones(make_gato, tokenizer, robot, drive, monkeypatch, overflow):
+    model, found = make_gato().float(), []
+    for packs in (True, False):
+        monkeypatch.setattr("gato.layers.acting.can_pack", lambda packs=packs: packs)
+        policy = recorder(model, tokenizer, robot, overflow=overflow)
+        live(policy, drive(9))
+        assert policy._quick.layers[0].packs == packs
+        found.append(torch.cat(policy.scores))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)  # float32
 
 
 # -- actions -------------------------------------------------------------------------------------------

@@ -9,31 +9,56 @@ to rounding (tests/test_policy.py).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .packed import can_pack, gelu_of, pack, plus, product, times
 from .stream_cache import StreamCache
 from .transformer import Block, Transformer, rotary_angles
 
 PRODUCTS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-@dataclass(frozen=True)
 class _Layer:
-    """Weights of a layer. Those that end in `_in` lie with their inputs as rows, which a product with a single token reads
-    faster; `into_heads` are those of queries, keys and values side by side, `up_in` the feed-forward's first."""
+    """Weights of a layer. `into_heads`, of queries, keys and values side by side, and `up_in` lie with their inputs as rows, which a
+    product with few tokens reads faster. What many tokens are multiplied with is packed when it is first asked for.
+    """
 
-    attention_norm: Tensor
-    into_heads: Tensor
-    out: Tensor
-    feed_forward_norm: Tensor
-    up: Tensor
-    up_in: Tensor
-    down: Tensor
+    def __init__(self, layer: Block) -> None:
+        self.attention, self.forward = layer.attention, layer.feed_forward
+        self.attention_norm, self.feed_forward_norm = layer.attention_norm.weight, layer.feed_forward_norm.weight
+        three = [part.weight for part in (self.attention.q_proj, self.attention.k_proj, self.attention.v_proj)]
+        self.into_heads = torch.cat(three).t().contiguous()
+        self.out, self.down = self.attention.o_proj.weight.t(), self.forward.down_proj.weight.t()
+        self.up_in = self.forward.up_proj.weight.t().contiguous()
+        self.packs = self.out.dtype == torch.float32 and can_pack()
+
+    @cached_property
+    def packed(self) -> dict[str, Tensor]:
+        attention, (gate, value) = self.attention, self.forward.up_proj.weight.chunk(2)
+        parts = {
+            "queries": attention.q_proj.weight, "keys_values": torch.cat([attention.k_proj.weight, attention.v_proj.weight]),
+            "out": attention.o_proj.weight, "gate": gate, "value": value, "down": self.forward.down_proj.weight,
+        }  # fmt: skip
+        return {name: pack(weight) for name, weight in parts.items()}
+
+    def queries(self, x: Tensor) -> Tensor:
+        return product(x, self.packed["queries"]) if self.packs else self.attention.q_proj(x)
+
+    def keys_values(self, x: Tensor) -> Tensor:
+        return product(x, self.packed["keys_values"]) if self.packs else x @ self.into_heads[:, self.attention.q_proj.out_features :]
+
+    def add_attended(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        return plus(attended, self.packed["out"], hidden) if self.packs else hidden + attended @ self.out
+
+    def add_forward(self, hidden: Tensor, x: Tensor) -> Tensor:
+        if not self.packs:
+            return hidden + self.forward(x)
+        return plus(times(x, self.packed["value"], gelu_of(x, self.packed["gate"])), self.packed["down"], hidden)
 
 
 class ActingTransformer:
@@ -48,7 +73,7 @@ class ActingTransformer:
         self.inner, self.scale = self.num_heads * self.head_width, self.head_width**-0.5
         self.shape, self.eps = (transformer.width,), transformer.norm.eps
         self._seen: list[tuple[int, int]] = []
-        self._cos = self._sin = torch.empty(0, self.head_width)
+        self._cos = self._sin = torch.empty(0, 1, 1, self.head_width)
         self.renew()
 
     @staticmethod
@@ -69,25 +94,28 @@ class ActingTransformer:
         """Copies the weights anew if they are others than before."""
         seen = [(weight.data_ptr(), weight._version) for weight in self.transformer.layers.parameters()]
         if seen != self._seen:
-            self._seen, self.layers = seen, [_weights(cast(Block, layer)) for layer in self.transformer.layers]
+            self._seen, self.layers = seen, [_Layer(cast(Block, layer)) for layer in self.transformer.layers]
 
-    def one(self, hidden: Tensor, row: int, cache: StreamCache) -> Tensor:
-        """A single token (1, width) of a single stream -> its normalised state."""
-        heads, width, half = self.num_heads, self.head_width, self.head_width // 2
-        position, slot, used, mask = cache.begin_one(row, hidden.dtype)
-        cos, sin = self._rotations(position)
+    def few(self, hidden: Tensor, row: int, cache: StreamCache) -> Tensor:
+        """M tokens (M, width) of a single stream, side by side in its ring (`StreamCache.fits_few`) -> the last one's normalised state
+        (1, width)."""
+        heads, width, half, count = self.num_heads, self.head_width, self.head_width // 2, len(hidden)
+        first, slot, used, mask = cache.begin_few(row, count, hidden.dtype)
+        cos, sin = self._rotations(first, count)
         for layer, ring in zip(self.layers, cache.rings(hidden, heads, width), strict=True):
-            three = torch.mm(torch.layer_norm(hidden, self.shape, layer.attention_norm, None, self.eps), layer.into_heads).view(
-                3, heads, width
-            )
-            turned = three[:2]
+            three = torch.mm(torch.layer_norm(hidden, self.shape, layer.attention_norm, None, self.eps), layer.into_heads)
+            three = three.view(count, 3, heads, width)
+            turned = three[:, :2]
             rolled = turned.roll(half, -1)
             turned.mul_(cos).addcmul_(rolled, sin)
             own = ring.select(1, row)
-            own.select(2, slot).copy_(three[1:])
+            own.narrow(2, slot, count).copy_(three[:, 1:].permute(1, 2, 0, 3))
             keys, values = own.narrow(2, 0, used).unbind(0)
-            scores = torch.baddbmm(mask, three[0].unsqueeze(1), keys.transpose(1, 2), alpha=self.scale)
-            attended = torch.bmm(scores.softmax(-1), values).view(1, self.inner)
+            if count > 1 and layer is self.layers[-1]:  # of which only the last token is asked for
+                three, hidden, mask = three[-1:], hidden[-1:], mask[:, -1:]
+            queries = three[:, 0].transpose(0, 1)
+            scores = torch.baddbmm(mask, queries, keys.transpose(1, 2), alpha=self.scale)
+            attended = torch.bmm(scores.softmax(-1), values).transpose(0, 1).reshape(-1, self.inner)
             hidden = torch.addmm(hidden, attended, layer.out)
             up = torch.mm(torch.layer_norm(hidden, self.shape, layer.feed_forward_norm, None, self.eps), layer.up_in)
             gate, value = up.chunk(2, 1)
@@ -103,33 +131,34 @@ class ActingTransformer:
         """
         if mask is not None:
             mask = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill_(~mask, float("-inf"))
-        cos, sin = self._rotations(int(queries.max()), queries)
-        for i, layer in enumerate(self.layers[:-1]):
-            projected = self._norm(hidden, layer.attention_norm) @ layer.into_heads
-            q, k = self._turned(projected[..., : 2 * self.inner], cos, sin).chunk(2, dim=1)
-            keys, values = cache.update(k, self._heads(projected[..., 2 * self.inner :]), i)
-            hidden = self._behind(layer, hidden, _attend(q, keys, values, mask))
-        layer, of_queries = self.layers[-1], self.layers[-1].into_heads[:, : self.inner]
-        normed = self._norm(hidden, layer.attention_norm)
-        projected = normed @ layer.into_heads[:, self.inner :]
-        k, v = self._turned(projected[..., : self.inner], cos, sin), self._heads(projected[..., self.inner :])
-        keys, values = cache.update(k, v, len(self.layers) - 1)
-        at = (slice(None), last) if isinstance(last, slice) else (torch.arange(len(hidden))[:, None], last[:, None])
-        if mask is not None:
-            mask = mask[:, :, last] if isinstance(last, slice) else mask[torch.arange(len(hidden)), :, last][:, :, None]
-        q = self._turned(normed[at] @ of_queries, cos[at], sin[at])
-        return self._norm(self._behind(layer, hidden[at], _attend(q, keys, values, mask)), self.norm.weight)[:, 0]
+        cos, sin = self._rotations_at(queries)
+        for i, layer in enumerate(self.layers):
+            normed = self._norm(hidden, layer.attention_norm)
+            k, v = layer.keys_values(normed).chunk(2, dim=-1)
+            keys, values = cache.update(self._turned(k, cos, sin), self._heads(v), i)
+            if i + 1 == len(self.layers):  # of which only the last token is asked for
+                at = (slice(None), last) if isinstance(last, slice) else (torch.arange(len(hidden))[:, None], last[:, None])
+                if mask is not None:
+                    mask = mask[:, :, last] if isinstance(last, slice) else mask[torch.arange(len(hidden)), :, last][:, :, None]
+                hidden, normed, cos, sin = hidden[at], normed[at], cos[at], sin[at]
+            attended = _attend(self._turned(layer.queries(normed), cos, sin), keys, values, mask)
+            hidden = layer.add_attended(hidden, attended)
+            hidden = layer.add_forward(hidden, self._norm(hidden, layer.feed_forward_norm))
+        return self._norm(hidden, self.norm.weight)[:, 0]
 
-    def _rotations(self, highest: int, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Cosines, and sines whose first half is negative, (d,) of one position, or (n, M, 1, d) of several of which this is the
-        highest; from a table that grows with the positions."""
-        if highest >= len(self._cos):
-            cos, sin = rotary_angles(torch.arange(2 * highest + 1024), self.head_width)
+    def _rotations(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Cosines, and sines whose first half is negative, (count, 1, 1, d) of positions side by side; from a table that grows."""
+        if (last := first + count) > len(self._cos):
+            cos, sin = rotary_angles(torch.arange(2 * last + 1024), self.head_width)
             dtype = self.norm.weight.dtype
-            self._cos, self._sin = torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)
-        if positions is None:
-            return self._cos[highest], self._sin[highest]
-        return self._cos[positions][:, :, None], self._sin[positions][:, :, None]
+            self._cos = torch.cat([cos, cos], -1).to(dtype)[:, None, None]
+            self._sin = torch.cat([-sin, sin], -1).to(dtype)[:, None, None]
+        return self._cos[first:last], self._sin[first:last]
+
+    def _rotations_at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The same at positions (n, M), (n, M, 1, d)."""
+        self._rotations(int(positions.max()), 1)
+        return self._cos[positions][:, :, 0], self._sin[positions][:, :, 0]
 
     def _heads(self, x: Tensor) -> Tensor:
         """(n, M, h d) -> (n, h, M, d)."""
@@ -140,24 +169,8 @@ class ActingTransformer:
         x = x.unflatten(-1, (-1, self.head_width))
         return (x * cos).addcmul_(x.roll(self.head_width // 2, -1), sin).transpose(1, 2)
 
-    def _behind(self, layer: _Layer, hidden: Tensor, attended: Tensor) -> Tensor:
-        """What follows attention in a layer."""
-        rows = torch.addmm(hidden.flatten(0, 1), attended.flatten(0, 1), layer.out)
-        gate, value = F.linear(self._norm(rows, layer.feed_forward_norm), layer.up).chunk(2, dim=-1)
-        return torch.addmm(rows, F.gelu(gate).mul_(value), layer.down).view(hidden.shape)
-
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return torch.layer_norm(hidden, self.shape, weight, None, self.eps)
-
-
-def _weights(layer: Block) -> _Layer:
-    attention, forward = layer.attention, layer.feed_forward
-    joined = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
-    up, down = forward.up_proj.weight, forward.down_proj.weight
-    return _Layer(
-        layer.attention_norm.weight, joined.t().contiguous(), attention.o_proj.weight.t(),
-        layer.feed_forward_norm.weight, up, up.t().contiguous(), down.t(),
-    )  # fmt: skip
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -93,13 +94,13 @@ class SlotChoice:
             return self._bumps().log_probabilities()
         return F.linear(self._state(), self.reader.table[legal.start : legal.stop])
 
-    def best_bins(self) -> Tensor:
+    def best_bins(self) -> np.ndarray:
         """(n,): the bin that a continuous slot takes where it is not drawn."""
-        return ((self._bumps().best() + 1) * (NUM_BINS / 2)).long().clamp(0, NUM_BINS - 1)
+        return ((self._bumps().best() + 1) * (NUM_BINS / 2)).long().clamp(0, NUM_BINS - 1).cpu().numpy()
 
-    def take(self, ids: Tensor, is_continuous: bool) -> None:
-        """Goes on to the next slot. `ids` (n,): chosen for the present one."""
-        embedding = self.reader.embedding
+    def take(self, chosen: np.ndarray, is_continuous: bool) -> None:
+        """Goes on to the next slot. `chosen` (n,): the ids of the present one."""
+        embedding, ids = self.reader.embedding, torch.from_numpy(chosen.astype(np.int64)).to(self.begun.device)
         if is_continuous:
             values = F.embedding(ids - embedding.continuous_start, self.bins)
         else:

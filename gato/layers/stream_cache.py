@@ -102,20 +102,28 @@ class StreamCache(Cache):
             mask &= k[:, None] > q[:, :, None] - self.window
         return mask[:, None], q, k
 
-    def begin_one(self, stream: int, dtype: torch.dtype) -> tuple[int, int, int, Tensor]:
-        """As `begin` for a single token of one stream, on the CPU.
+    def fits_few(self, stream: int, count: int) -> bool:
+        """Whether the next `count` tokens of a stream lie side by side in its ring."""
+        return int(self.next[stream]) % self.capacity + count <= self.capacity
 
-        **Returns:** its position, its slot, how many slots are used, and what is added to the scores of these: (1, 1, K) of 0 or
-        minus infinity, or (1, 1, 1) of 0.
+    def begin_few(self, stream: int, count: int, dtype: torch.dtype) -> tuple[int, int, int, Tensor]:
+        """As `begin` for tokens of one stream that `fits_few`, on the CPU.
+
+        **Returns:** the first one's position and its slot, how many slots are used, and what is added to the scores of these:
+        (1, M, K) of 0 or minus infinity, or (1, 1, 1) of 0.
         """
-        position = int(self.next[stream])
-        self.next[stream] = position + 1
-        used = min(position + 1, self.capacity)
-        mask = np.zeros((1, 1, 1 if self.window is None or used <= self.window else used), np.float32)
-        if mask.size > 1:
-            assert self.window is not None
-            mask[..., np.arange(position + 1 - used, position + 1 - self.window) % self.capacity] = -np.inf
-        return position, position % self.capacity, used, torch.from_numpy(mask).to(dtype)
+        first = int(self.next[stream])
+        self.next[stream] = end = first + count
+        used = min(end, self.capacity)
+        if count == 1 and (self.window is None or used <= self.window):
+            return first, first % self.capacity, used, torch.zeros(1, 1, 1, dtype=dtype)
+        slots, queries = np.arange(used), np.arange(first, end)[:, None]
+        keys = slots if end <= self.capacity else (end - 1) - (end - 1 - slots) % self.capacity
+        is_hidden = keys > queries
+        if self.window is not None:
+            is_hidden |= keys <= queries - self.window
+        mask = np.where(is_hidden, np.float32(-np.inf), np.float32(0))[None]
+        return first, first % self.capacity, used, torch.from_numpy(mask).to(dtype)
 
     def rings(self, like: Tensor, heads: int, width: int) -> list[Tensor]:
         """Of every layer keys and values (2, S, H, slots, d), of the type of `like`."""
