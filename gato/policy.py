@@ -18,7 +18,7 @@ import torch
 from gato.action_step import ActionStep
 from gato.layers.acting import ActingTransformer
 from gato.layers.acting_compact import ActingCompact
-from gato.layers.history import Stream, num_said, spoken, spoken_anew
+from gato.layers.history import Parts, Stream, num_positions, spoken, spoken_anew
 from gato.layers.layout import check_layouts
 from gato.layers.stream_cache import StreamCache
 
@@ -181,16 +181,16 @@ class GatoPolicy:
         self._use(state["cache"])
         self._streams, self._prompts, self._num_begun = state["streams"], state["prompts"], state["num_begun"]
 
-    def _prompt(self, demonstration: Episode) -> list[TokenSequence]:
+    def _prompt(self, demonstration: Episode) -> list[Parts]:
         """The first timesteps of a demonstration that leave half of the context free, at most `MAX_PROMPT` tokens."""
         if differences := self.task.differences(demonstration.task):
             raise ValueError(f"the demonstration is not of task '{self.task.name}': {differences[0]}")
         room = min(MAX_PROMPT, self.context_length // 2)
         steps = max(1, room // self.tokenizer.positions_per_timestep(self.task))
-        parts = self.tokenizer.encode(demonstration.window(0, steps), is_once=False).by_timestep()
-        while sum(map(len, spoken(Stream(), parts))) > room:
-            parts.pop()
-        return parts
+        shown: list[Parts] = [(tokens,) for tokens in self.tokenizer.encode(demonstration.window(0, steps), is_once=False).by_timestep()]
+        while sum(map(len, spoken(Stream(), shown))) > room:
+            shown.pop()
+        return shown
 
     act_one = act_in_one  # a reward changes nothing
 
@@ -214,15 +214,17 @@ class GatoPolicy:
                 self._begin_episode(int(s), self._num_begun)
             self._make_room(int(s), tokens)
             stream = self._streams[s]
-            stream.pending += spoken(stream, [tokens])
+            stream.pending += spoken(stream, [(tokens,)])
         rows = np.asarray(streams, np.int64)
         hidden = self._feed_pending(rows)
         ids = self._choose_slots(hidden, rows, seen) if self._is_compact else self._choose_tokens(hidden, rows)
         for s, tokens, row in zip(rows, seen, ids, strict=True):
-            stream = self._streams[s]
-            stream.pending.append(self._action(row if self._is_compact else row[-1:]))
+            if self.memory == 1:  # neither this timestep nor its action will be looked at again
+                continue
+            stream, action = self._streams[s], self._action(row)
+            stream.pending.append(action if self._is_compact else self._action(row[-1:]))
             if self.overflow == "rebuild":
-                stream.timesteps.append(join([tokens, self._action(row)], same_document=True))
+                stream.timesteps.append((tokens, action))
         return self.tokenizer.decode_actions(self.task, ids)
 
     def _choose_tokens(self, hidden: torch.Tensor, rows: np.ndarray) -> np.ndarray:
@@ -268,14 +270,14 @@ class GatoPolicy:
                 stream.said = None
             return
         past = stream.timesteps[stream.num_prompt :]
-        if self.memory is not None and len(past) >= self.memory:
+        if self.memory is not None and (len(past) >= self.memory or (self.memory == 1 and stream.cached)):
             self._rebuild(s, stream.timesteps[: stream.num_prompt] + past[len(past) - self.memory + 1 :])
         if stream.cached + sum(map(len, stream.pending)) + length <= self.context_length:
             return
         room = self.context_length // 2 - length
-        kept: list[TokenSequence] = []
+        kept: list[Parts] = []
         for timestep in reversed(stream.timesteps):
-            room -= len(timestep) - num_said(timestep)
+            room -= num_positions(timestep)
             if room < 0:
                 break
             kept.insert(0, timestep)
@@ -285,7 +287,7 @@ class GatoPolicy:
             stream.num_prompt = max(0, stream.num_prompt - 1)
             self._rebuild(s, stream.timesteps[1:])
 
-    def _rebuild(self, s: int, kept: list[TokenSequence]) -> None:
+    def _rebuild(self, s: int, kept: list[Parts]) -> None:
         """Empties a stream's cache; these timesteps, and behind them the present observation, are to be read anew."""
         stream = self._streams[s]
         self._cache.forget(s)

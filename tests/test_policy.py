@@ -326,7 +326,7 @@ def test_what_was_put_into_a_layer_acts_too(make_gato, tokenizer, robot, drive):
 def test_packed_products_are_the_plain_ones(make_gato, tokenizer, robot, drive, monkeypatch, overflow):
     model, found = make_gato().float(), []
     for packs in (True, False):
-        monkeypatch.setattr("gato.layers.acting.can_pack", lambda packs=packs: packs)
+        monkeypatch.setattr("gato.layers.acting.PACKED_WIDTH", 0 if packs else 10**9)
         policy = recorder(model, tokenizer, robot, overflow=overflow)
         live(policy, drive(9))
         assert policy._quick.layers[0].packs == packs

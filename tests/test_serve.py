@@ -1,5 +1,6 @@
 """`gato serve`: what clients send and get, over HTTP and the websocket protocol of openpi's client."""
 
+import asyncio
 import base64
 import importlib.util
 import io
@@ -316,27 +317,47 @@ def test_what_waits_is_answered_together_and_what_does_not_fit_in_line_is_refuse
         return [ValueError("three") if r == 3 else 2 * r for r in requests]
 
     batcher = Batcher(work, most=3, waiting=4)
-    first = batcher.submit(0)
-    assert begun.wait(10)
-    rest = [batcher.submit(i) for i in (1, 2, 3, 4)]
-    with pytest.raises(Busy, match="4 requests wait already"):
-        batcher.submit(5)
-    go.set()
-    assert first.result(10) == 0 and [f.result(10) for f in (rest[0], rest[1], rest[3])] == [2, 4, 8]
-    with pytest.raises(ValueError, match="three"):
-        rest[2].result(10)
+
+    async def asked():
+        first = batcher.submit(0)
+        assert begun.wait(10)
+        rest = [batcher.submit(i) for i in (1, 2, 3, 4)]
+        with pytest.raises(Busy, match="4 requests wait already"):
+            batcher.submit(5)
+        go.set()
+        return await asyncio.wait_for(asyncio.gather(first, *rest, return_exceptions=True), 10)
+
+    answers = asyncio.run(asked())
+    assert answers[:3] == [0, 2, 4] and answers[4] == 8 and str(answers[3]) == "three"
     batcher.close()
     assert sizes == [1, 3, 1]
+
+
+def test_whoever_has_left_is_not_answered_and_the_others_are():
+    go = threading.Event()
+    batcher = Batcher(lambda requests: go.wait(10) and requests, most=4, waiting=4)
+
+    async def asked():
+        held, gone, rest = (batcher.submit(i) for i in range(3))
+        gone.cancel()
+        go.set()
+        return [await asyncio.wait_for(future, 10) for future in (held, rest)]
+
+    assert asyncio.run(asked()) == [0, 2]
+    batcher.close()
 
 
 def test_a_request_waits_for_as_many_as_are_expected_and_no_longer_than_it_may():
     sizes = []
     batcher = Batcher(lambda r: sizes.append(len(r)) or r, most=8, waiting=8, patience=5.0, expected=lambda: 2)
-    futures = [batcher.submit(i) for i in range(2)]
-    assert [f.result(2) for f in futures] == [0, 1] and sizes == [2]
+
+    async def asked(*requests):
+        return await asyncio.wait_for(asyncio.gather(*map(batcher.submit, requests)), 2)
+
+    assert asyncio.run(asked(0, 1)) == [0, 1] and sizes == [2]
     batcher.patience = 0.05
     started = time.monotonic()
-    assert batcher.submit(7).result(2) == 7 and 0.04 < time.monotonic() - started < 1
+    assert asyncio.run(asked(7)) == [7] and 0.04 < time.monotonic() - started < 1
     batcher.close()
 
 
@@ -346,8 +367,11 @@ def test_robots_that_ask_together_share_a_forward_pass(service):
     sessions = [acting.open(acting.tasks["toy/corridor"]) for _ in range(4)]
     batcher = Batcher(acting.answer, most=8, waiting=8, patience=2.0, expected=lambda: 4)
     before = service.metrics.text()
-    futures = [batcher.submit(acting.ask(session, {}, {"cell": 0})) for session in sessions]
-    assert {set(future.result(5)) == {"actions", "action"} for future in futures} == {True}
+
+    async def asked():
+        return await asyncio.gather(*(batcher.submit(acting.ask(session, {}, {"cell": 0})) for session in sessions))
+
+    assert {set(answer) == {"actions", "action"} for answer in asyncio.run(asked())} == {True}
     batcher.close()
     for session in sessions:
         acting.leave(session)

@@ -20,45 +20,46 @@ from .packed import can_pack, gelu_of, pack, plus, product, times
 from .stream_cache import StreamCache
 from .transformer import Block, Transformer, rotary_angles
 
+PACKED_WIDTH = 512  # of models whose products are packed; smaller ones gain nothing
 PRODUCTS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class _Layer:
     """Weights of a layer. `into_heads`, of queries, keys and values side by side, and `up_in` lie with their inputs as rows, which a
-    product with few tokens reads faster. What many tokens are multiplied with is packed when it is first asked for.
+    product with few tokens reads faster. Large ones that many tokens are multiplied with are packed when they are first asked for.
     """
 
     def __init__(self, layer: Block) -> None:
-        self.attention, self.forward = layer.attention, layer.feed_forward
+        attention, forward = layer.attention, layer.feed_forward
         self.attention_norm, self.feed_forward_norm = layer.attention_norm.weight, layer.feed_forward_norm.weight
-        three = [part.weight for part in (self.attention.q_proj, self.attention.k_proj, self.attention.v_proj)]
-        self.into_heads = torch.cat(three).t().contiguous()
-        self.out, self.down = self.attention.o_proj.weight.t(), self.forward.down_proj.weight.t()
-        self.up_in = self.forward.up_proj.weight.t().contiguous()
-        self.packs = self.out.dtype == torch.float32 and can_pack()
+        self.three_proj = [part.weight for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        self.o_proj, self.up, self.down_proj = attention.o_proj.weight, forward.up_proj.weight, forward.down_proj.weight
+        self.into_heads, self.up_in = torch.cat(self.three_proj).t().contiguous(), self.up.t().contiguous()
+        self.out, self.down = self.o_proj.t(), self.down_proj.t()
+        self.packs = self.out.dtype == torch.float32 and self.out.shape[1] >= PACKED_WIDTH and can_pack()
 
     @cached_property
     def packed(self) -> dict[str, Tensor]:
-        attention, (gate, value) = self.attention, self.forward.up_proj.weight.chunk(2)
-        parts = {
-            "queries": attention.q_proj.weight, "keys_values": torch.cat([attention.k_proj.weight, attention.v_proj.weight]),
-            "out": attention.o_proj.weight, "gate": gate, "value": value, "down": self.forward.down_proj.weight,
-        }  # fmt: skip
+        gate, value = self.up.chunk(2)
+        parts = {"three": torch.cat(self.three_proj), "out": self.o_proj, "gate": gate, "value": value, "down": self.down_proj}
         return {name: pack(weight) for name, weight in parts.items()}
 
-    def queries(self, x: Tensor) -> Tensor:
-        return product(x, self.packed["queries"]) if self.packs else self.attention.q_proj(x)
-
-    def keys_values(self, x: Tensor) -> Tensor:
-        return product(x, self.packed["keys_values"]) if self.packs else x @ self.into_heads[:, self.attention.q_proj.out_features :]
+    def three(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., 3 inner): queries, keys and values."""
+        return product(x, self.packed["three"]) if self.packs else x @ self.into_heads
 
     def add_attended(self, hidden: Tensor, attended: Tensor) -> Tensor:
-        return plus(attended, self.packed["out"], hidden) if self.packs else hidden + attended @ self.out
+        """`attended` (n, M, inner)."""
+        if self.packs:
+            return plus(attended, self.packed["out"], hidden)
+        return torch.addmm(hidden.flatten(0, 1), attended.flatten(0, 1), self.out).view(hidden.shape)
 
     def add_forward(self, hidden: Tensor, x: Tensor) -> Tensor:
-        if not self.packs:
-            return hidden + self.forward(x)
-        return plus(times(x, self.packed["value"], gelu_of(x, self.packed["gate"])), self.packed["down"], hidden)
+        """`x`: `hidden` normalised."""
+        if self.packs:
+            return plus(times(x, self.packed["value"], gelu_of(x, self.packed["gate"])), self.packed["down"], hidden)
+        gate, value = F.linear(x.flatten(0, 1), self.up).chunk(2, dim=1)
+        return torch.addmm(hidden.flatten(0, 1), F.gelu(gate).mul_(value), self.down).view(hidden.shape)
 
 
 class ActingTransformer:
@@ -133,16 +134,16 @@ class ActingTransformer:
             mask = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill_(~mask, float("-inf"))
         cos, sin = self._rotations_at(queries)
         for i, layer in enumerate(self.layers):
-            normed = self._norm(hidden, layer.attention_norm)
-            k, v = layer.keys_values(normed).chunk(2, dim=-1)
-            keys, values = cache.update(self._turned(k, cos, sin), self._heads(v), i)
+            three = layer.three(self._norm(hidden, layer.attention_norm))
+            q, k = self._turned(three[..., : 2 * self.inner], cos, sin).chunk(2, dim=1)
+            keys, values = cache.update(k, self._heads(three[..., 2 * self.inner :]), i)
             if i + 1 == len(self.layers):  # of which only the last token is asked for
-                at = (slice(None), last) if isinstance(last, slice) else (torch.arange(len(hidden))[:, None], last[:, None])
-                if mask is not None:
-                    mask = mask[:, :, last] if isinstance(last, slice) else mask[torch.arange(len(hidden)), :, last][:, :, None]
-                hidden, normed, cos, sin = hidden[at], normed[at], cos[at], sin[at]
-            attended = _attend(self._turned(layer.queries(normed), cos, sin), keys, values, mask)
-            hidden = layer.add_attended(hidden, attended)
+                at = (slice(None), last) if isinstance(last, slice) else (torch.arange(len(hidden)), last)
+                hidden = hidden[at] if isinstance(last, slice) else hidden[at][:, None]
+                q, mask = (
+                    x if x is None else x[:, :, last] if isinstance(last, slice) else x[at[0], :, last][:, :, None] for x in (q, mask)
+                )
+            hidden = layer.add_attended(hidden, _attend(q, keys, values, mask))
             hidden = layer.add_forward(hidden, self._norm(hidden, layer.feed_forward_norm))
         return self._norm(hidden, self.norm.weight)[:, 0]
 

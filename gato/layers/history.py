@@ -9,15 +9,17 @@ import numpy as np
 
 from gato.batch import Kind, TokenSequence
 
+Parts = tuple[TokenSequence, ...]
+
 
 @dataclass
 class Stream:
-    """What one stream has seen: whole timesteps of tokens, and the tokens not yet in the cache.
+    """What one stream has seen: whole timesteps of tokens, each in one part or several, and the tokens not yet in the cache.
 
     In the compact layout `timesteps` hold all texts, and what is fed only those that differ from the ones `said` last.
     """
 
-    timesteps: list[TokenSequence] = field(default_factory=list)
+    timesteps: list[Parts] = field(default_factory=list)
     num_prompt: int = 0  # of these timesteps, the first ones
     pending: list[TokenSequence] = field(default_factory=list)
     cached: int = 0  # positions in the cache, and with `rolling` those that have left it
@@ -26,25 +28,30 @@ class Stream:
     generator: np.random.Generator | None = None
 
 
-def num_said(timestep: TokenSequence) -> int:
+def num_positions(timestep: Parts) -> int:
+    """All that it takes, but for the texts of the compact layout."""
+    return sum(map(len, timestep)) - _num_said(timestep[0])
+
+
+def _num_said(timestep: TokenSequence) -> int:
     """How many positions the texts take with which a timestep of the compact layout begins; 0 in the paper's."""
     if timestep.layout == "gato" or timestep.kind[0] != Kind.TEXT:
         return 0
     return int(np.argmax(timestep.kind != Kind.TEXT))
 
 
-def spoken(stream: Stream, timesteps: Sequence[TokenSequence]) -> list[TokenSequence]:
+def spoken(stream: Stream, timesteps: Sequence[Parts]) -> list[TokenSequence]:
     """Timesteps as they are fed: without the texts that were `said` last."""
     fed: list[TokenSequence] = []
-    for timestep in timesteps:
-        count = num_said(timestep)
-        texts = timestep.ids[:count].tobytes()
-        if count and texts == stream.said:
-            timestep = timestep.drop(count)
-        elif count:
-            stream.said = texts
-            stream.said_at = stream.cached + sum(map(len, stream.pending)) + sum(map(len, fed))
-        fed.append(timestep)
+    for first, *rest in timesteps:
+        if count := _num_said(first):
+            texts = first.ids[:count].tobytes()
+            if texts == stream.said:
+                first = first.drop(count)
+            else:
+                stream.said = texts
+                stream.said_at = stream.cached + sum(map(len, stream.pending)) + sum(map(len, fed))
+        fed += [first, *rest]
     return fed
 
 

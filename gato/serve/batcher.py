@@ -1,4 +1,4 @@
-"""Requests of all connections, answered several at a time by one thread.
+"""Requests of all connections, answered several at a time by one thread, which wakes the event loop once for all of them.
 
 The thread takes what waits, at most `most` requests. Where more are expected it waits for them, at most `patience` seconds from
 the first, so robots that act in step share one forward pass, and a single one never waits.
@@ -6,9 +6,10 @@ the first, so robots that act in step share one forward pass, and a single one n
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from contextlib import suppress
 from queue import Empty, Full, Queue
 from threading import Thread
 from typing import Any
@@ -35,13 +36,13 @@ class Batcher:
         expected: Callable[[], int] = lambda: 1,
     ) -> None:
         self.work, self.most, self.patience, self.expected = work, most, patience, expected
-        self._waiting: Queue[tuple[Any, Future] | None] = Queue(waiting)
+        self._waiting: Queue[tuple[Any, asyncio.Future] | None] = Queue(waiting)
         self._thread = Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Any) -> Future:
-        """**Raises:** `Busy` where as many wait as may."""
-        future: Future = Future()
+    def submit(self, request: Any) -> asyncio.Future:
+        """To be called, and awaited, in an event loop. **Raises:** `Busy` where as many wait as may."""
+        future = asyncio.get_running_loop().create_future()
         try:
             self._waiting.put_nowait((request, future))
         except Full:
@@ -60,19 +61,15 @@ class Batcher:
 
     def _run(self) -> None:
         while (batch := self._next()) is not None:
-            batch = [(request, future) for request, future in batch if future.set_running_or_notify_cancel()]
+            batch = [(request, future) for request, future in batch if not future.cancelled()]
             try:
                 answers = self.work([request for request, _ in batch]) if batch else []
             except Exception as error:  # a fault of ours or of a learner: the server goes on
                 answers = [error] * len(batch)
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if isinstance(answer, BaseException):
-                    future.set_exception(answer)
-                else:
-                    future.set_result(answer)
+            _hand_out([future for _, future in batch], answers)
             del batch, answers
 
-    def _next(self) -> list[tuple[Any, Future]] | None:
+    def _next(self) -> list[tuple[Any, asyncio.Future]] | None:
         """What is answered next; `None` at the end."""
         first = self._waiting.get()
         if first is None:
@@ -91,3 +88,21 @@ class Batcher:
                 break
             batch.append(more)
         return batch
+
+
+def _hand_out(futures: Sequence[asyncio.Future], answers: Sequence[Any]) -> None:
+    """From another thread than the event loop's; one that has ended wants none."""
+    for loop in {future.get_loop() for future in futures}:
+        mine = [(future, answer) for future, answer in zip(futures, answers, strict=True) if future.get_loop() is loop]
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, mine)
+
+
+def _settle(answered: Sequence[tuple[asyncio.Future, Any]]) -> None:
+    for future, answer in answered:
+        if future.done():  # its client is gone
+            continue
+        if isinstance(answer, BaseException):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

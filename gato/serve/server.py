@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import secrets
 import signal
@@ -52,6 +53,8 @@ def serve(checkpoint: Path, config: ServeConfig) -> None:
         if was_drawn:
             print(f"token: {token}", flush=True)
 
+    gc.collect()
+    gc.freeze()  # what is there stays there: nothing of it is to be looked through while somebody waits
     before = signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more when all is answered
     try:
         make_server(service, token, is_local, ready).run(sockets=[listener])

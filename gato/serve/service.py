@@ -78,7 +78,7 @@ class Service:
                 request = self.acting.ask(session, controls, values)
                 session.is_busy, error = True, None
                 try:
-                    answer = await asyncio.wrap_future(self.actions.submit(request))
+                    answer = await self.actions.submit(request)
                 except Busy:
                     raise
                 except Exception as caught:
@@ -145,7 +145,7 @@ class Service:
         async with self._answering(verb):
             if not self.speaks:
                 raise Refused(f"'{self.name}' acts and has no words; serve a Gato that was trained on text")
-            answer = await asyncio.wrap_future(self.words.submit(words.read_wish(verb, message, picture)))
+            answer = await self.words.submit(words.read_wish(verb, message, picture))
         self.metrics.observe("gato_request_seconds", time.perf_counter() - started, route=verb)
         return answer
 
