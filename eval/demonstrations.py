@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 class Demonstrations:
     """What there is to learn from.
 
-    - `task`: the environment's, with both returns as far as they could be had; `references`: where these come from.
+    - `task`: the environment's; `references`: where its returns come from, once they were seen to (`with_returns`).
     - `pool`, `held_out`: numbers of the store's episodes; `left_out`: how many are no demonstrations, or of another task.
     - `inferred`: origins of observations that follow from the demonstrations.
     """
@@ -86,11 +86,15 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
     name = task.name
     if config.success is not None:
         task = replace(task, success=config.success)
-    differences = {i: task.differences(t, raw=True) for i, t in enumerate(store.tasks)}
+    # actions are read as the environment's, and refused where they lie outside its range
+    differences = {i: task.differences(t, raw=True, ranged=False) for i, t in enumerate(store.tasks)}
     fitting = [i for i, lines in differences.items() if not lines and (len(store.tasks) == 1 or store.tasks[i].name == name)]
     if not fitting:
         lines = differences[0] or [f"it is one of {len(store.tasks)} tasks and none is called '{name}'"]
-        raise ValueError(f"{store.path} holds no demonstrations of '{name}': its task '{store.tasks[0].name}' differs: {lines[0]}")
+        raise ValueError(
+            f"{store.path} holds no demonstrations of '{name}': its task '{store.tasks[0].name}' differs: {lines[0]}"
+            f"{_names(task) if {f.name for f in task.fields} != {f.name for f in store.tasks[0].fields} else ''}"
+        )
     usable = np.isin(store.task_indices, fitting) & np.isin(store.behaviours, ["expert", "noisy", "human"])
     numbers = np.random.default_rng(0).permutation(np.flatnonzero(usable)).tolist()
     if not numbers:
@@ -100,8 +104,12 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
     count = min(20, len(numbers) // 10) if config.held_out is None else config.held_out
     if not 0 <= count < len(numbers):
         raise ValueError(f"held_out is {count}, but there are {len(numbers)} demonstrations; leave at least one to learn from")
-    task, references = _with_returns(task, store, numbers, config)
-    return Demonstrations(store, task, tuple(numbers[count:]), tuple(numbers[:count]), store.num_episodes - len(numbers), references)
+    return Demonstrations(store, task, tuple(numbers[count:]), tuple(numbers[:count]), store.num_episodes - len(numbers))
+
+
+def _names(task: TaskSpec) -> str:
+    fields = ", ".join(f"{f.role} '{f.name}'" for f in task.fields)
+    return f"; the environment's fields are {fields}: import the recordings under these names"
 
 
 _FOUND_OUT = ("random_return", "expert_return", "success", "episode_limit")
@@ -116,8 +124,9 @@ def _as_stored(task: TaskSpec, store: Store) -> TaskSpec:
     return task
 
 
-def _with_returns(task: TaskSpec, store: Store, numbers: Sequence[int], config: FewShotConfig) -> tuple[TaskSpec, dict[str, str]]:
-    """The task with what it lacks of both returns: random play is measured, the expert's is that of the demonstrations."""
+def with_returns(demonstrations: Demonstrations, config: FewShotConfig) -> Demonstrations:
+    """The demonstrations' task with what it lacks of both returns: random play is measured, the expert's is that of the demonstrations."""
+    task = demonstrations.task
     random, expert, references = task.random_return, task.expert_return, {"random": "registry", "expert": "registry"}
     if envs.registered_name(task) not in envs.tasks():
         references = dict.fromkeys(references, "measured when the demonstrations were collected")
@@ -127,9 +136,10 @@ def _with_returns(task: TaskSpec, store: Store, numbers: Sequence[int], config: 
         random = float(np.mean(finished)) if finished else None
         references["random"] = f"{len(finished)} episodes of random play"
     if expert is None:
-        expert = float(store.returns[np.asarray(numbers)].mean())
+        numbers = np.array([*demonstrations.pool, *demonstrations.held_out])
+        expert = float(demonstrations.store.returns[numbers].mean())
         references["expert"] = f"mean return of the {len(numbers)} demonstrations"
-    return task.with_returns(random, expert), references
+    return replace(demonstrations, task=task.with_returns(random, expert), references=references)
 
 
 def known(demonstrations: Demonstrations, agent: Agent) -> Demonstrations:

@@ -39,7 +39,7 @@ from gato.spec import Modality, TaskSpec
 from gato.train.finetune import finetune, merged, tokenizer_of
 from gato.train.protocol import MODES
 
-from .demonstrations import Demonstrations, check_fits, known, measured_by, open_demonstrations, with_memory
+from .demonstrations import Demonstrations, check_fits, known, measured_by, open_demonstrations, with_memory, with_returns
 from .fewshot_choice import best_cells, folder_of, policy_to_take, validate
 from .fewshot_shown import LEARNER_OF, shown_agents, shown_cell
 from .recorder import weights_sha256
@@ -82,6 +82,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         demonstrations = with_memory(known(demonstrations, agent), agent, config.memory)
         if set(config.modes) - set(LEARNED_ALONE) - set(SHOWN):
             check_fits(demonstrations.task, agent)
+    demonstrations = with_returns(demonstrations, config)  # plays: last of all
     task = demonstrations.task
     seen, sibling = (
         task.name in getattr(agent, "memories" if is_shown else "tasks"),

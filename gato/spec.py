@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .spec_types import FIELD, TASK, check_measures, check_types, is_known_dtype, plain
+from .spec_types import FIELD, TASK, check_measures, check_types, is_known_dtype, plain, tuples_from_integer_keys
 
 PATCH_SIZE, NUM_POSITION_BINS = 16, 128  # pixels; places of a patch along each side of its picture
 NUM_DISCRETE_VALUES = NUM_BINS = 1024  # ids of discrete values, and of the bins of continuous ones
@@ -157,6 +157,10 @@ class FieldSpec:
 
         return expand(self.low, -np.inf), expand(self.high, np.inf)
 
+    def ends_as(self, other: FieldSpec) -> bool:
+        """Whether both ranges are the same float32 numbers, however they are written."""
+        return all(np.array_equal(np.float32(a), np.float32(b)) for a, b in zip(self.bounds, other.bounds, strict=True))
+
     @cached_property
     def zero(self) -> np.ndarray:
         """`origin` as a read-only float64 array of `shape`, or `()` where it is one number."""
@@ -247,10 +251,13 @@ class TaskSpec:
             for key in f.path[:-1]:
                 inner = inner.setdefault(key, {})
             inner[f.path[-1]] = flat[f.name]
-        return _tuples_from_integer_keys(nested)
+        return tuples_from_integer_keys(nested)
 
-    def differences(self, other: TaskSpec, raw: bool = False) -> list[str]:
-        """What a checkpoint's fields and another task's fields disagree on, one line each; `raw`: but for what only tokens depend on."""
+    def differences(self, other: TaskSpec, raw: bool = False, ranged: bool = True) -> list[str]:
+        """What a checkpoint's fields and another task's fields disagree on, one line each.
+
+        **Arguments:** `raw`: not what only tokens depend on, nor ranges of continuous observations; `ranged`: ranges of continuous actions.
+        """
         found = []
         mine = {(f.role, f.name): f for f in self.fields}
         theirs = {(f.role, f.name): f for f in other.fields}
@@ -261,9 +268,10 @@ class TaskSpec:
             elif key not in mine:
                 found.append(f"{role} '{name}' is unknown")
             else:
-                for attribute in ("modality", "shape", "low", "high", *(() if raw else ("origin", "scale"))):
+                is_loose = mine[key].modality is Modality.CONTINUOUS and (raw if role == "observation" else not ranged)
+                for attribute in ("modality", "shape", *(() if is_loose else ("low", "high")), *(() if raw else ("origin", "scale"))):
                     a, b = getattr(mine[key], attribute), getattr(theirs[key], attribute)
-                    if a != b:
+                    if a != b and not (attribute in ("low", "high") and mine[key].ends_as(theirs[key])):
                         found.append(f"{role} '{name}' has {attribute} {b}, expected {a}")
         return found
 
@@ -327,15 +335,6 @@ def _field_from_dict(values: Mapping[str, Any]) -> FieldSpec:
 def _sort_key(path: tuple[str | int, ...]) -> list[str]:
     """Keys in the order of their letters, indices of a tuple in the order of their numbers."""
     return [f"{part:09d}" if isinstance(part, int) else part for part in path]
-
-
-def _tuples_from_integer_keys(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    inner = {k: _tuples_from_integer_keys(v) for k, v in value.items()}
-    if all(isinstance(k, int) for k in inner):
-        return tuple(inner[k] for k in sorted(inner))
-    return inner
 
 
 def _bound(values: np.ndarray) -> tuple[float | None, ...]:

@@ -121,3 +121,13 @@ def is_known_dtype(dtype: str, is_text: bool) -> bool:
     except TypeError:
         return False
     return kind.kind in "biuf" and kind.name == dtype and kind.itemsize <= 8
+
+
+def tuples_from_integer_keys(value: Any) -> Any:
+    """Nested mappings whose keys are all whole numbers as tuples in their order."""
+    if not isinstance(value, dict):
+        return value
+    inner = {k: tuples_from_integer_keys(v) for k, v in value.items()}
+    if all(isinstance(k, int) for k in inner):
+        return tuple(inner[k] for k in sorted(inner))
+    return inner

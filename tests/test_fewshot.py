@@ -21,7 +21,7 @@ from gato.cli import main
 from gato.data.collection.collect import CollectConfig, collect
 from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
-from gato.eval.fewshot import _paper_maximum, few_shot, open_demonstrations
+from gato.eval.fewshot import _paper_maximum, few_shot, open_demonstrations, with_returns
 from gato.eval.fewshot_plan import plan
 from gato.eval.report.chart import score_curves
 from gato.eval.report.fewshot_table import summarise_cells
@@ -106,6 +106,35 @@ def test_demonstrations_of_another_task_are_refused_with_the_field_that_differs(
         open_demonstrations(replace(config, env="CartPole-v1"))
 
 
+def test_recordings_need_not_say_the_ranges_that_the_environment_has(config, tmp_path):
+    """Neither of observations, nor the very ends of actions; but what was done must be possible."""
+    task = envs.task("Pendulum-v1")
+    fields = [
+        replace(f, low=None if f.role == "observation" else (-0.5,), high=None if f.role == "observation" else (3.0,)) for f in task.fields
+    ]
+    recorded = replace(task, name="lab/swing", env_id=None, fields=tuple(fields))
+    for done in (1.5, 2.5):
+        with StoreWriter(tmp_path / str(done), [recorded]) as writer:
+            values = {"observation": np.zeros((3, 3), np.float32)}, {"action": np.full((3, 1), done, np.float32)}, np.ones(3, np.float32)
+            writer.append(Episode(recorded, *values, behaviour="human"))
+    found = open_demonstrations(replace(config, data=str(tmp_path / "1.5"), env="Pendulum-v1", held_out=0))
+    assert found.series(0, 1)[0].task.actions[0].high == (2.0,)
+    with pytest.raises(ValueError, match=r"action 'action' at timestep 0 is 2.5, outside \[-2, 2\]"):
+        open_demonstrations(replace(config, data=str(tmp_path / "2.5"), env="Pendulum-v1", held_out=0)).series(0, 1)
+
+
+def test_recordings_under_other_names_are_told_those_of_the_environment(config, tmp_path):
+    task = envs.task("CartPole-v1")
+    recorded = replace(
+        task, name="lab/cart", env_id=None, fields=tuple(replace(f, name=f.name[:3], path=(f.name[:3],)) for f in task.fields)
+    )
+    with StoreWriter(tmp_path / "carts", [recorded]) as writer:
+        values = {"obs": np.zeros((3, 4), np.float32)}, {"act": np.zeros(3, np.int64)}, np.ones(3, np.float32)
+        writer.append(Episode(recorded, *values, behaviour="human"))
+    with pytest.raises(ValueError, match="fields are observation 'observation', action 'action': import the recordings under these names"):
+        open_demonstrations(replace(config, data=str(tmp_path / "carts"), env="CartPole-v1"))
+
+
 def test_random_episodes_are_no_demonstrations(config, home, tmp_path):
     store = Store(home / "toy/corridor")
     with StoreWriter(tmp_path / "mixed", store.tasks) as writer:
@@ -122,7 +151,8 @@ def test_own_recordings_of_an_unknown_environment_get_their_returns_measured(con
         for n in (100, 300):
             values = {"observation": np.zeros((n, 4), np.float32)}, {"action": np.zeros(n, np.int64)}, np.ones(n, np.float32)
             writer.append(Episode(task, *values, behaviour="human"))
-    found = open_demonstrations(replace(config, data=str(tmp_path / "own"), env="CartPole-v1", held_out=0))
+    config = replace(config, data=str(tmp_path / "own"), env="CartPole-v1", held_out=0)
+    found = with_returns(open_demonstrations(config), config)
     assert found.task.name == "CartPole-v1" and found.task.expert_return == 200 and 10 < found.task.random_return < 50
     assert found.references == {"random": "20 episodes of random play", "expert": "mean return of the 2 demonstrations"}
 
@@ -301,7 +331,7 @@ def test_a_policy_with_a_prompt_sees_what_training_rows_with_prompts_hold(agent,
     actions = [policy.act({k: v[t : t + 1] for k, v in episode.observations.items()})["motors"] for t in range(2)]
     acted = replace(episode, actions={"motors": np.concatenate(actions)})
     trained = join([tokenizer.encode(drive(9, seed=5).window(0, 4)), tokenizer.encode(acted)], same_document=True)
-    seen = join(policy._streams[0].timesteps, same_document=True)
+    seen = join([part for parts in policy._streams[0].timesteps for part in parts], same_document=True)
     for name in ("ids", "local_position", "patches", "patch_boxes"):
         np.testing.assert_array_equal(getattr(seen, name), getattr(trained, name))
 

@@ -18,7 +18,7 @@ from . import correction, data, dream, inspection, look, measure, recipes, servi
 from .command import one_line
 from .fault import describe, is_refusal, threads_reported
 from .output import only_documents, wants_json
-from .threads import wait_passively
+from .threads import wait_passively, without_gpu
 
 USAGE = """gato: one transformer for text, pictures, discrete and continuous values
 
@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0, 1 for a failed check, 2 for bad input, 70 for a bug of ours, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     wait_passively()
+    os.environ.update(without_gpu() | os.environ)
     try:
         with threads_reported(arguments), only_documents(to_the_last=argv is None) if wants_json(arguments) else nullcontext():
             code = _run(list(arguments)) or 0

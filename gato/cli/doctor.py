@@ -227,7 +227,9 @@ def _devices(torch: Any) -> Iterator[Row]:
 def _start_deepspeed() -> subprocess.Popen | None:
     if _version("deepspeed") is None:
         return None
-    environment = os.environ | ({} if shutil.which("nvidia-smi") else {"DS_ACCELERATOR": "cpu"})
+    from .threads import without_gpu
+
+    environment = without_gpu() | os.environ
     command = [sys.executable, "-c", "import deepspeed"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
 

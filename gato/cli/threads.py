@@ -9,6 +9,7 @@ microseconds only and then sleep, and small models act with one thread, unless t
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,12 @@ def wait_passively() -> None:
     """For this process, if torch is not imported yet, and for those that it starts."""
     if waiting_chosen(os.environ) is None:
         os.environ.update(WAITING)
+
+
+def without_gpu() -> dict[str, str]:
+    """What tells DeepSpeed that there is no GPU where there is no driver: it warns of that wherever something imports it."""
+    has_driver = shutil.which("nvidia-smi") or Path("/dev/kfd").exists()
+    return {} if has_driver else {"DS_ACCELERATOR": "cpu"}
 
 
 def use_threads(threads: int | None, checkpoint: Path) -> None:
