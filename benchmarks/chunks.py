@@ -6,6 +6,8 @@ Every STORE holds demonstrations of one task. A small network is cloned from the
 `--chunk`, with three seeds each, and plays the same episodes: chunk by chunk (nothing overlaps), asked anew at half
 of a chunk and at every timestep, with what overlaps averaged. Roughness is the mean difference of one action from the one before it, as a
 share of its range. Calls are forward passes per timestep. Scores have 95 % intervals over episodes and seeds together.
+With `--by gato --checkpoint CHECKPOINT` a Gato of the checkpoint's size, in the compact layout, is trained from nothing as `gato finetune`
+trains it; `hz` is how many timesteps a second one environment is played at, as this process computes.
 """
 
 from __future__ import annotations
@@ -14,20 +16,40 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from gato.data.store import Store
+from gato.agent import Agent
+from gato.data.spread import measured
+from gato.data.store import Store, StoreWriter
 from gato.data.stores import find_store
 from gato.episode import Episode
 from gato.eval.realtime import Pace
 from gato.eval.rollout import rollout
 from gato.eval.summary import summarise
-from gato.learners.folder import BaselineAgent, learned
+from gato.learners.chunks import ChunkPolicy
+from gato.learners.folder import learned
+from gato.spec import TaskSpec
+from gato.train.finetune import finetune
+from gato.train.protocol import PROTOCOLS
+
+
+def trained(checkpoint: Path, task: TaskSpec, shown: list[Episode], held_out: list[Episode], seed: int, length: int, rounds: int) -> Agent:
+    """A Gato from new weights, by the protocol of `gato finetune` for the compact layout; a `length` of 1 is single actions."""
+    task = replace(measured(task, shown), memory=1, chunk=length if length > 1 else None)
+    with TemporaryDirectory() as folder:
+        with StoreWriter(Path(folder) / "store", [task]) as writer:
+            for episode in shown:
+                writer.append(replace(episode, task=task))
+        kept = [replace(episode, task=task) for episode in held_out]
+        agent, protocol = Agent.load(checkpoint), replace(PROTOCOLS["compact"], rounds=rounds)
+        return finetune(agent, task, Path(folder) / "store", kept, protocol, "scratch", seed, Path(folder), lambda *_: []).agent
 
 
 def roughness(episode: Episode) -> float:
@@ -55,25 +77,26 @@ class Counted:
         return self.policy.act(observation, reward, first, streams)
 
 
-def played(agent: BaselineAgent, episodes: int, **how: Any) -> tuple[list[Any], list[float], float]:
-    """Results, the roughness of each episode, and calls per timestep."""
-    policy = agent.policy(next(iter(agent.tasks)), **how)
-    counted = Counted(policy if agent.chunk == 1 else policy.chunks)
-    if agent.chunk == 1:
-        policy = counted
+def played(agent: Any, task: TaskSpec, episodes: int, **how: Any) -> tuple[list[Any], list[float], float, float]:
+    """Results, the roughness of each episode, calls per timestep, and timesteps a second of one environment."""
+    policy = agent.policy(task.name, **how)
+    if is_whole := isinstance(policy, ChunkPolicy):
+        counted = policy.chunks = Counted(policy.chunks)
     else:
-        policy.chunks = counted
+        counted = policy = Counted(policy)
     rough: list[float] = []
     results = rollout(policy, policy.task, episodes, num_envs=10, sink=lambda episode: rough.append(roughness(episode)))
-    return results, rough, counted.rows / sum(r.num_timesteps for r in results)
+    calls = counted.rows / sum(r.num_timesteps for r in results)
+    started = time.process_time()
+    alone = rollout(policy, policy.task, 1, num_envs=1)
+    return results, rough, calls if is_whole else 1.0, alone[0].num_timesteps / (time.process_time() - started)
 
 
-def in_real_time(agent: BaselineAgent, slow: float, rate: float, episodes: int) -> list[dict[str, Any]]:
+def in_real_time(agent: Any, task: TaskSpec, length: int, slow: float, rate: float, episodes: int) -> list[dict[str, Any]]:
     """A policy that takes `slow` seconds longer, in a loop of `rate` Hz: asked at every timestep, chunk by chunk, and ahead."""
     rows = []
-    length = agent.chunk
     for how in ({"every": 1}, {"every": length}, {"every": length // 2, "ahead": True}):
-        policy = agent.policy(next(iter(agent.tasks)), **how)
+        policy = agent.policy(task.name, **how)
         policy.chunks, pace = Counted(policy.chunks, slow), Pace(rate)
         results = rollout(policy, policy.task, episodes, num_envs=1, pace=pace)
         row, kept = summarise(policy.task, results), pace.report()
@@ -92,28 +115,39 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--series", type=int, default=3)
     parser.add_argument("--demonstrations", type=int, default=10)
-    parser.add_argument("--by", default="clone", help="what learns: clone, darp, retrieve, knn or lwr")
+    parser.add_argument("--by", default="clone", help="what learns: clone, darp, retrieve, knn, lwr or gato")
+    parser.add_argument("--rounds", type=int, default=PROTOCOLS["compact"].rounds, help="of a Gato's training, see train/protocol.py")
+    parser.add_argument("--checkpoint", type=Path, help="whose size a Gato has")
     parser.add_argument("--slow", type=float, default=0.0, help="seconds that a policy takes longer: real time at --rate is played instead")
     parser.add_argument("--rate", type=float, default=20.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    if options.by == "gato" and options.checkpoint is None:
+        parser.error("--by gato wants a --checkpoint in the compact layout")
     rows = []
     for name in options.stores:
         store = Store(find_store(name))
         shown = [store.episode(i) for i in range(options.demonstrations)]
         held_out = [store.episode(i) for i in range(options.demonstrations, min(store.num_episodes, options.demonstrations + 5))]
         task, length = shown[0].task, options.chunk
+
+        def learner(seed: int, n: int, task: TaskSpec = task, shown: list = shown, held_out: list = held_out) -> Any:
+            if options.by == "gato":
+                return trained(options.checkpoint, task, shown, held_out, seed, n, options.rounds)
+            return learned(options.by, task, shown, held_out, seed, n)
+
         if options.slow:
-            agent = learned(options.by, task, shown, held_out, 0, length)
-            rows += in_real_time(agent, options.slow, options.rate, options.episodes)
+            agent = learner(0, length)
+            rows += in_real_time(agent, task, length, options.slow, options.rate, options.episodes)
             continue
-        agents = {n: [learned(options.by, task, shown, held_out, seed, n) for seed in range(options.series)] for n in (1, length)}
+        agents = {n: [learner(seed, n) for seed in range(options.series)] for n in (1, length)}
         for n, how in ((1, {}), (length, {"every": length}), (length, {"every": length // 2}), (length, {"every": 1})):
-            found = [played(agent, options.episodes, **how) for agent in agents[n]]
-            row = summarise(task, [r for results, _, _ in found for r in results])
+            found = [played(agent, task, options.episodes, **how) for agent in agents[n]]
+            row = summarise(task, [r for results, *_ in found for r in results])
             rows.append({
                 "task": task.name, "chunk": n, **how, "score": row["score"], "low": row["score_low"], "high": row["score_high"],
-                "roughness": float(np.mean([x for _, rough, _ in found for x in rough])), "calls": float(np.mean([c for _, _, c in found])),
+                "roughness": float(np.mean([x for _, rough, *_ in found for x in rough])),
+                "calls": float(np.mean([c for *_, c, _ in found])), "hz": float(np.median([hz for *_, hz in found])),
             })  # fmt: skip
             print(json.dumps(rows[-1]), flush=True)
     if options.json:

@@ -114,7 +114,7 @@ class Client:
         kind, content, self.held = self.held[0], self.held[start : start + size], self.held[start + size :]
         if kind == 0x89:  # a ping
             self.socket.sendall(b"\x8a" + framed(content)[1:])
-            return None
+            return self.frame()
         if kind != 0x82:
             raise SystemExit(f"the server says: {content.decode(errors='replace')}")
         return content

@@ -80,9 +80,9 @@ class Mixture:
 
     @property
     def tasks(self) -> dict[str, TaskSpec]:
-        """The task specs of all sources with their memories and returns, by task name; without those held out."""
+        """The task specs of all sources with their memories, returns and chunks, by task name; without those held out."""
         return {
-            task.name: replace(task, memory=source.config.memory, returns=source.returns)
+            task.name: replace(task, memory=source.config.memory, returns=source.returns, chunk=source.chunk)
             for source in self.sources
             for i, task in enumerate(source.tasks)
             if i not in source.left_out_tasks
@@ -108,12 +108,13 @@ class Mixture:
                         f"task '{task.name}' has the returns {first.returns} in source '{first.name}' and {source.returns} in "
                         f"'{source.name}', but is told of one scale; give it one source with return_token"
                     )
-                memories = first.config.memory, source.config.memory
-                if memories[0] != memories[1]:
-                    raise ValueError(
-                        f"task '{task.name}' has memory {memories[0]} in source '{first.name}' and {memories[1]} in '{source.name}', "
-                        "but is played with one; give both the same"
-                    )
+                for name in ("memory", "chunk"):
+                    mine, other_s = getattr(source.config, name), getattr(first.config, name)
+                    if mine != other_s:
+                        raise ValueError(
+                            f"task '{task.name}' has {name} {other_s} in source '{first.name}' and {mine} in '{source.name}', "
+                            "but is played with one; give both the same"
+                        )
 
     def _generator(self, step: int, row: int, lane: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, lane, row, step]))

@@ -22,6 +22,7 @@ from gato.data.documents import TokenisedText
 from gato.episode import Episode
 from gato.layers.history import without_repeated_texts
 from gato.layers.layout import Layout
+from gato.learners.chunks import chunked, chunked_episode
 from gato.learners.returns import told, told_episode
 from gato.spec import PATCH_SIZE, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
@@ -120,6 +121,9 @@ class Source:
         self.is_text = not self.task.observations and all(a.modality is Modality.TEXT for a in self.task.actions)
         if config.memory and not self.is_control:
             raise ValueError(f"source '{name}' has memory {config.memory} but no timesteps that follow one another; leave it out")
+        self.chunk = config.chunk if config.chunk > 1 else None
+        if self.chunk is not None:
+            self._check_chunks(self.chunk)
         self._check(context_length)
         self._documents: TokenisedText | None = None
         if self.is_text:
@@ -152,6 +156,19 @@ class Source:
                     f"source '{self.name}': a timestep of task '{task.name}' has at least {found}, so no action "
                     f"fits behind them into a context of {context_length}; use smaller pictures or a longer context"
                 )
+
+    def _check_chunks(self, chunk: int) -> None:
+        layout, slots = self.tokenizer.layout, max(sum(f.size for f in task.actions) for task in self.store.tasks) * chunk
+        found = None
+        if not self.is_control or self.config.memory != 1 or layout != "compact" or self.config.return_token:
+            found = f"memory {self.config.memory}, layout {layout}, return_token {self.config.return_token}"
+        elif slots > self.tokenizer.max_local_positions:
+            found = f"{slots} numbers in a chunk, of at most {self.tokenizer.max_local_positions}"
+        if found is not None:
+            wanted = "chunks are of tasks of control with memory 1 in the compact layout, without a return_token"
+            raise ValueError(f"source '{self.name}' has chunk {chunk} with {found}; {wanted}: change that, or leave out chunk")
+        for task in self.store.tasks:
+            chunked(task, chunk)
 
     def measure(self, known: Mapping[str, TaskSpec]) -> None:
         """Measures observations by the data, or as the tasks `known` by their names do."""
@@ -277,12 +294,16 @@ class Source:
 
     def _episode(self, piece: Piece, rng: np.random.Generator) -> Episode:
         """Augmented if the source says so, its observations measured as the source's task says."""
-        episode = self.store.episode(piece.episode, piece.start, piece.stop)
+        ahead = 0 if self.chunk is None else self.chunk - 1  # what the last timesteps' chunks hold
+        stop = piece.stop + min(ahead, self.places.span(piece.episode)[1] - piece.stop)
+        episode = self.store.episode(piece.episode, piece.start, stop)
         if (task := self.tasks[self.task_index(piece.episode)]) is not episode.task:
             episode = replace(episode, task=task)
         if self.returns is not None:
             still = self.store.returns_to_go(piece.episode, piece.start, piece.stop)
             episode = told_episode(replace(task, returns=self.returns), episode, still)
+        if self.chunk is not None:
+            episode = chunked_episode(episode, self.chunk).window(0, piece.stop - piece.start)
         return augmented(episode, rng) if self.config.augment else episode
 
 

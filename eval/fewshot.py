@@ -16,7 +16,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         demonstrations = with_memory(known(demonstrations, agent), agent, config.memory)
         if set(config.modes) - set(LEARNED_ALONE) - set(SHOWN):
             check_fits(demonstrations.task, agent)
+            check_chunks(demonstrations.task, agent, config)
     demonstrations = with_returns(demonstrations, config)  # plays: last of all
     task = demonstrations.task
     seen, sibling = (
@@ -175,6 +176,8 @@ def _trained(
 ) -> dict[str, Any]:
     """A cell that learns: its figures, its curve, and its policy as a checkpoint folder."""
     task, protocol = demonstrations.task, config.training
+    if config.chunk > 1:
+        task = replace(task, chunk=config.chunk)
     store = subset(demonstrations, episodes, folder / "demonstrations")
     held_out = demonstrations.read(demonstrations.held_out)
 
@@ -203,6 +206,15 @@ def _trained(
         "figures": figures, "chosen_step": found.chosen_step, "curve": found.curve, "seconds": round(found.seconds, 2),
         "updates": found.steps, "trained_parameters": found.trained,
     }  # fmt: skip
+
+
+def check_chunks(task: TaskSpec, agent: Agent, config: FewShotConfig) -> None:
+    """**Raises:** `ValueError` where chunks are asked of a mode that trains a transformer which cannot have them."""
+    if config.chunk > 1 and set(config.modes) & set(MODES) and (agent.tokenizer.layout != "compact" or task.memory != 1):
+        raise ValueError(
+            f"'chunk' is {config.chunk}, but the checkpoint is of layout {agent.tokenizer.layout} and task '{task.name}' has a memory of "
+            f"{task.memory or 'all'}; chunks are of the compact layout with --memory 1, or of --modes {','.join(LEARNED_ALONE)}"
+        )
 
 
 def _policy(agent: Agent, task: TaskSpec, config: FewShotConfig) -> GatoPolicy:

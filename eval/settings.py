@@ -108,7 +108,8 @@ class FewShotConfig(Settings):
       context holds. By default that of the task, or of the nearest task the registry names, in the checkpoint; where it knows neither,
       1 in the compact layout and else 0.
     - `episode_steps`, `episode_seconds`: limits of an episode, as `gato eval` takes them.
-    - `chunk`: so many timesteps' actions are learned as one, and averaged where they overlap; of the modes that learn alone.
+    - `chunk`: so many timesteps' actions are learned as one, and averaged where they overlap; of modes that train, of a checkpoint in the
+      compact layout with a memory of 1, and of those that learn alone.
     - `held_out`: demonstrations never trained on, which choose a step; by default a tenth, at most 20.
     - `device`, `verify`: as for `gato eval`.
     - `out`: folder of the results; by default `runs/fewshot-` and the task's name.
@@ -144,14 +145,15 @@ class FewShotConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.chunk > 1 and (others := [mode for mode in self.modes if mode not in LEARNED_ALONE]):
-            raise ValueError(
-                f"'chunk' is {self.chunk}, but {', '.join(others)} has no chunks; name --modes among {', '.join(LEARNED_ALONE)}"
-            )
+        able = (*MODES, *LEARNED_ALONE)
+        if self.chunk > 1 and (others := [mode for mode in self.modes if mode not in able]):
+            raise ValueError(f"'chunk' is {self.chunk}, but {', '.join(others)} has no chunks; name --modes among {', '.join(able)}")
 
     def fitted(self, kind: str, available: int = MOST) -> FewShotConfig:
         """With what was not given: the protocol and the modes for a layout or learner, and as many demonstrations as are `available`."""
-        modes = ("retrieve", "clone") if self.chunk > 1 else MODES_OF[kind]
+        modes = MODES_OF[kind]
+        if self.chunk > 1:
+            modes = ("full", "scratch", "retrieve", "clone") if kind == "compact" else ("retrieve", "clone")
         return replace(
             self, protocol=self.protocol or ("compact" if kind == "compact" else "small"), modes=self.modes or modes,
             episodes=self.episodes or (min(available, MOST),),

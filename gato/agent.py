@@ -128,12 +128,15 @@ class Agent:
         static: bool = False,
         memory: int | None = None,
         target_return: float | None = None,
+        **chunks: Any,
     ) -> GatoPolicy:
         """A policy for one of the checkpoint's tasks; see `GatoPolicy`.
 
         **Arguments:** `prompt`: a demonstration before every episode; `memory`: by default what the task was trained with, 0: all
-        that the context holds; `target_return`: of a task that was trained with a return token, by default the highest of its data.
+        that the context holds; `target_return`: of a task that was trained with a return token, by default the highest of its data;
+        `chunks`: of one that was trained on chunks of actions `every`, `decay` and `ahead`, see `ChunkPolicy`.
         """
+        from .learners.chunks import chunked, played
         from .learners.returns import asked, told, told_prompt
         from .policy import GatoPolicy
 
@@ -142,12 +145,16 @@ class Agent:
             raise ValueError(f"a task is {given.kind(task)}, expected the name of one or a TaskSpec")
         if memory is None and overflow == "rebuild":
             memory = spec.memory or self.tasks.get(spec.name, spec).memory
-        spec = replace(spec, returns=spec.returns or self.tasks.get(spec.name, spec).returns)
+        known = self.tasks.get(spec.name, spec)
+        spec = replace(spec, returns=spec.returns or known.returns, chunk=spec.chunk or known.chunk)
+        if chunks and spec.chunk is None:
+            raise ValueError(f"task '{spec.name}' was trained on single actions; leave out {', '.join(sorted(chunks))}")
+        acted = told(spec) if spec.chunk is None else chunked(told(spec), spec.chunk)
         policy = GatoPolicy(
-            self.model, self.tokenizer, told(spec), temperature=temperature, overflow=overflow, seed=seed,
+            self.model, self.tokenizer, acted, temperature=temperature, overflow=overflow, seed=seed,
             prompt=told_prompt(spec, prompt), static=static, memory=memory or None,
         )  # fmt: skip
-        return asked(policy, spec, target_return)
+        return asked(played(policy, spec, **chunks), spec, target_return)
 
     # -- pictures and text -------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """A checkpoint's `gato.json` and `tokenizer.model`: what its ids mean and which tasks it knows.
 
 format, vocabulary, loss_on_text_observations, tokenizer_sha256, tasks, memories, layout; pool_patches where patches share positions;
-returns of the tasks that are told them
+returns of the tasks that are told them, chunks of those whose actions are predicted several timesteps at once
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gato.layers.layout import LAYOUTS
 
 from .disk import kind_of, read_json, shown
+from .setting import LONGEST_CHUNK
 from .spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Description:
             content["pool_patches"] = self.tokenizer.pool_patches
         if returns := {name: task.returns for name, task in self.tasks.items() if task.returns}:
             content["returns"] = returns
+        if chunks := {name: task.chunk for name, task in self.tasks.items() if task.chunk}:
+            content["chunks"] = chunks
         (folder / NAME).write_text(json.dumps(content, indent=1))
         return [NAME] if text is None else [NAME, "tokenizer.model"]
 
@@ -88,7 +91,7 @@ class Description:
             raise ValueError(f"'{path}' has format {shown(content.get('format'))}, this version reads {FORMAT}")
         try:
             _check_keys(content)
-            vocabulary, tasks = _vocabulary(content["vocabulary"]), _tasks(content["tasks"], content.get("memories"))
+            vocabulary, tasks = _vocabulary(content["vocabulary"]), _tasks(content["tasks"], content.get("memories"), content.get("chunks"))
             tasks = _with_returns(tasks, content.get("returns"))
         except ValueError as error:
             raise ValueError(f"'{path}' is damaged: {error}; restore it") from None
@@ -121,7 +124,7 @@ def _age(folder: Path) -> tuple[bool, int, str]:
 
 
 def _check_keys(content: dict[str, Any]) -> None:
-    if unknown := sorted(content.keys() - _KEYS - {"learner", "memories", "layout", "returns", "pool_patches"}):
+    if unknown := sorted(content.keys() - _KEYS - {"learner", "memories", "chunks", "layout", "returns", "pool_patches"}):
         raise ValueError(f"it has the unknown key {shown(unknown[0])}")
     if missing := sorted(_KEYS - content.keys()):
         raise ValueError(f"it lacks the key '{missing[0]}'")
@@ -159,8 +162,8 @@ def _vocabulary(values: Any) -> Vocabulary:
     return Vocabulary(**values)
 
 
-def _tasks(values: Any, memories: Any) -> dict[str, TaskSpec]:
-    """By name; `memories` is `None` in checkpoints that know none."""
+def _tasks(values: Any, memories: Any, chunks: Any) -> dict[str, TaskSpec]:
+    """By name; `memories` and `chunks` are `None` in checkpoints that know none."""
     if not isinstance(values, list):
         raise ValueError(f"tasks is {kind_of(values)}, expected a list")
     tasks: dict[str, TaskSpec] = {}
@@ -169,12 +172,13 @@ def _tasks(values: Any, memories: Any) -> dict[str, TaskSpec]:
         if task.name in tasks:
             raise ValueError(f"the task {shown(task.name)} stands there twice")
         tasks[task.name] = task
-    memories = {} if memories is None else memories
-    if not isinstance(memories, dict) or not all(type(v) is int and 0 < v < 2**31 for v in memories.values()):
-        raise ValueError("memories is not an object with numbers of timesteps above 0")
-    if unknown := sorted(memories.keys() - tasks.keys()):
-        raise ValueError(f"memories names {shown(unknown[0])}, which is none of its tasks")
-    return {name: replace(task, memory=memories.get(name)) for name, task in tasks.items()}
+    counts: dict[str, dict[str, int]] = {"memories": memories or {}, "chunks": chunks or {}}
+    for key, most in (("memories", 2**31 - 1), ("chunks", LONGEST_CHUNK)):
+        if not isinstance(found := counts[key], dict) or not all(type(v) is int and 0 < v <= most for v in found.values()):
+            raise ValueError(f"{key} is not an object with numbers of timesteps above 0")
+        if unknown := sorted(found.keys() - tasks.keys()):
+            raise ValueError(f"{key} names {shown(unknown[0])}, which is none of its tasks")
+    return {n: replace(task, memory=counts["memories"].get(n), chunk=counts["chunks"].get(n)) for n, task in tasks.items()}
 
 
 def _with_returns(tasks: dict[str, TaskSpec], returns: Any) -> dict[str, TaskSpec]:

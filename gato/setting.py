@@ -25,6 +25,7 @@ MAX_WORKERS = 1024
 MAX_SIDE = 4096  # of a picture, in pixels
 MAX_FLOAT32 = 3.4e38
 MAX_TEMPERATURE = 1000.0  # far beyond, all choices are equally likely
+LONGEST_CHUNK = 1024  # timesteps whose actions are predicted as one
 MAX_COUNT = 10**9  # of updates, episodes, rows: more is a slip
 
 

@@ -187,11 +187,11 @@ class TaskSpec:
     - `fields`: put into canonical order on construction: observations sorted by path, then actions.
     - `env_id`, `env_kwargs`: how `gato.envs.make` builds the environment; `None` for text and pictures.
     - `random_return`, `expert_return`: mean returns that scores are normalised by; measured, or `None`.
-    - `episode_limit`: timesteps after which an episode is truncated.
-    - `success`: the criterion in words; `licence`: of the data.
+    - `episode_limit`: timesteps after which an episode is truncated; `success`: the criterion in words; `licence`: of the data.
     - `clip_actions`: actions outside their range are clipped and counted when collected, not refused.
     - `memory`: how many timesteps a window of training has and a policy sees, the present one among them; `None`: as many as fit.
-      `returns`: lowest and highest of the data, where they are told. How an agent treats the task: stores hold neither, `==` sees neither.
+      `returns`: lowest and highest of the data, where they are told; `chunk`: so many timesteps' actions are predicted as one.
+      How an agent treats the task: stores hold none of them, `==` sees none.
     """
 
     name: str
@@ -206,6 +206,7 @@ class TaskSpec:
     clip_actions: bool = False
     memory: int | None = field(default=None, compare=False)
     returns: tuple[float, float] | None = field(default=None, compare=False)
+    chunk: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         order = sorted(self.fields, key=lambda f: (f.role != "observation", _sort_key(f.path), f.name))
@@ -276,11 +277,10 @@ class TaskSpec:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` is the inverse, but for memory and returns. A field without origin or scale has no such key."""
+        """Plain JSON values; `from_dict` is the inverse, but for memory, returns, chunk. A field without origin or scale lacks the key."""
         parts = [{k: v for k, v in asdict(f).items() if k not in ("origin", "scale") or v is not None} for f in self.fields]
         values = asdict(self) | {"fields": parts, "env_kwargs": dict(self.env_kwargs)}
-        del values["memory"], values["returns"]
-        return plain(values)
+        return plain({k: v for k, v in values.items() if k not in ("memory", "returns", "chunk")})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TaskSpec:

@@ -1,15 +1,23 @@
 """Chunks of actions: what is learned of them, and how they are played, averaged and computed ahead."""
 
+import json
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gato.agent import load
+from gato.agent import Agent, load
+from gato.batch import pack_numbers
+from gato.data.mixture import Mixture
+from gato.data.selection import DataConfig, SourceConfig
+from gato.data.store import StoreWriter
 from gato.episode import Episode
 from gato.learners.chunks import ChunkPolicy, chunked, chunked_episode, unchunked
 from gato.learners.folder import learned
 from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.tokenizers.episode import EpisodeTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +103,87 @@ def test_what_looks_actions_up_learns_chunks_and_is_saved_with_them(task, ride, 
     policy = agent.policy("toy/cart", every=3)
     gears = [int(policy.act(seen(x))["gear"][0]) for x in (0, 9, 9, 1)]
     assert gears == [0, 1, 2, 1]  # what it sees within a chunk changes nothing
+
+
+@pytest.fixture(scope="module")
+def compact_agent(make_gato, tokenizer, task):
+    """compact_agent(chunk=3): an untrained Gato in the compact layout that knows the task."""
+
+    def make(chunk: int | None = None, **rest) -> Agent:
+        words = EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact")
+        model = make_gato(layout="compact", discrete_start=words.vocabulary.discrete.start).float()
+        return Agent(model, words, {task.name: replace(task, memory=1, chunk=chunk, **rest)})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def rides(task, ride, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("rides")
+    with StoreWriter(folder, [task]) as writer:
+        writer.append(ride)
+    return folder
+
+
+def windows_of(agent: Agent, folder: Path, **settings) -> Mixture:
+    sources = {"toy/cart": SourceConfig(store=str(folder), **settings)}
+    return Mixture(DataConfig(sources=sources, prompt_share=0), agent.tokenizer, 8, seed=0)
+
+
+def test_a_window_of_gato_holds_the_actions_of_its_next_timesteps(compact_agent, rides, ride):
+    """A window is one timestep: its place, and three pushes of two numbers and three gears, beyond the window and to the ride's end."""
+    agent = compact_agent()
+    mixture = windows_of(agent, rides, memory=1, chunk=3)
+    assert mixture.tasks["toy/cart"].chunk == 3 and mixture.tasks["toy/cart"] == replace(mixture.tasks["toy/cart"], chunk=None)
+    found = {}
+    for r in range(20):
+        numbers = pack_numbers([mixture.row(0, r).tokens], 8)
+        kept = (numbers.actions >= 0).all(dim=1)  # but where the row was cut
+        seen = numbers.ids[numbers.place >= 0].tolist()
+        found |= dict(zip(seen, numbers.actions[kept].tolist(), strict=False))
+    gear = chunked(ride.task, 3).actions.index(next(f for f in chunked(ride.task, 3).actions if f.name == "gear"))
+    start = agent.tokenizer.vocabulary.discrete.start
+    gears = {tuple(id_ - start for id_ in (ids[:3] if gear == 0 else ids[-3:])) for ids in found.values()}
+    assert gears == {(0, 1, 2), (1, 2, 2), (2, 2, 2)}
+    assert {len(ids) for ids in found.values()} == {9}
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"chunk": 3}, "has chunk 3 with memory None, layout compact, return_token False; chunks are of tasks of control with memory 1"),
+        ({"chunk": 300, "memory": 1}, "900 numbers in a chunk, of at most 512"),
+        ({"chunk": 0}, "'data.sources.chunk' is 0, expected a whole number from 1"),
+    ],
+)
+def test_chunks_that_gato_cannot_have_are_refused(compact_agent, rides, settings, line):
+    with pytest.raises(ValueError, match=line):
+        windows_of(compact_agent(), rides, **settings)
+
+
+def test_a_gato_of_chunks_is_saved_and_plays_them(compact_agent, tmp_path):
+    compact_agent(chunk=3).save(tmp_path)
+    agent = load(tmp_path)
+    assert agent.tasks["toy/cart"].chunk == 3
+    policy = agent.policy("toy/cart", every=3, temperature=0)
+    assert isinstance(policy, ChunkPolicy) and policy.length == 3
+    chunk = policy.chunks.act(seen(5), first=np.ones(1, bool))
+    policy.reset(1)
+    for t, x in enumerate((5, 9, 9)):
+        played = policy.act(seen(x))
+        assert played["gear"].tolist() == chunk["gear"][:, t].tolist()
+        np.testing.assert_allclose(played["push"], chunk["push"][:, t], rtol=1e-6)
+    with pytest.raises(ValueError, match="'toy/cart' was trained on single actions; leave out every"):
+        compact_agent().policy("toy/cart", every=3)
+
+
+def test_a_damaged_length_of_chunks_is_refused(compact_agent, tmp_path):
+    compact_agent(chunk=3).save(tmp_path)
+    path = tmp_path / "gato.json"
+    for found, line in (({"toy/cart": "3"}, "chunks is not an object with numbers"), ({"other": 3}, "chunks names 'other'")):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"chunks": found}))
+        with pytest.raises(ValueError, match=line):
+            load(tmp_path, verify=False)
 
 
 # -- how they are played ------------------------------------------------------------------------------------

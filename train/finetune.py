@@ -22,6 +22,7 @@ from gato.data.mixture import Mixture
 from gato.data.selection import DataConfig, SourceConfig
 from gato.data.store import Store
 from gato.episode import Episode
+from gato.learners.chunks import chunked_episode
 from gato.learners.gato import GatoLearner
 from gato.model import Gato
 from gato.spec import Modality, TaskSpec
@@ -144,6 +145,8 @@ def held_out_loss(agent: Agent, episodes: Sequence[Episode]) -> float | None:
     length = agent.model.config.context_length
     rows: list[TokenSequence] = []
     for episode in episodes:
+        if (chunk := agent.tasks.get(episode.task.name, episode.task).chunk) is not None:
+            episode = chunked_episode(episode, chunk)
         steps = max(1, length // agent.tokenizer.positions_per_timestep(episode.task))
         memory = min(steps, agent.tasks.get(episode.task.name, episode.task).memory or steps)
         for start in range(0, episode.num_timesteps, steps):
@@ -190,7 +193,7 @@ class _Run:
 
 def _set_up(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode: str, seed: int) -> _Run:
     tokenizer = tokenizer_of(agent, task, protocol, mode)
-    source = SourceConfig(store=str(store), memory=task.memory)
+    source = SourceConfig(store=str(store), memory=task.memory, chunk=task.chunk or 1)
     data = DataConfig(
         sources={task.name: source}, loss_on_text_observations=tokenizer.loss_on_text_observations,
         include_held_out=["*"],  # they are held out for this

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from gato.episode import Episode, act_in_one
-from gato.setting import Limits, check_value
+from gato.setting import LONGEST_CHUNK, Limits, check_value
 from gato.spec import FieldSpec, Modality, TaskSpec
 
-LENGTH = Limits(1, 1024)
+LENGTH = Limits(1, LONGEST_CHUNK)
 DECAY = 0.5  # how fast the word of an older chunk fades, per timestep
 
 
@@ -54,11 +54,19 @@ def unchunked(task: TaskSpec, length: int) -> TaskSpec:
     return replace(task, fields=(*task.observations, *map(without, task.actions)))
 
 
-def chunked_episode(episode: Episode, length: int) -> Episode:
-    """The same timesteps, each with the `length` actions from it on; at the end the last action is repeated."""
+def chunked_episode(episode: Episode, length: int, task: TaskSpec | None = None) -> Episode:
+    """The same timesteps, each with the `length` actions from it on; at the end the last action is repeated.
+
+    **Arguments:** `task`: `chunked(episode.task, length)`, where it is made already.
+    """
     index = np.minimum(np.arange(episode.num_timesteps)[:, None] + np.arange(length), episode.num_timesteps - 1)
     actions = {name: np.asarray(values)[index] for name, values in episode.actions.items()}
-    return replace(episode, task=chunked(episode.task, length), actions=actions)
+    return Episode.trusted(**{**vars(episode), "task": task or chunked(episode.task, length), "actions": actions})
+
+
+def played(policy: Any, task: TaskSpec, every: int = 1, decay: float = DECAY, ahead: bool = False) -> Any:
+    """A policy of a task whose actions are predicted in chunks, as `ChunkPolicy` plays it; as it is where they are not."""
+    return policy if task.chunk is None else ChunkPolicy(policy, task.chunk, every, decay, ahead)
 
 
 @dataclass

@@ -165,8 +165,8 @@ class Acting:
     def chunk_lengths(self) -> dict[str, int]:
         """Of the tasks whose answers hold the actions of several timesteps."""
         found = {name: d.chunk for name, d in self.demonstrated.items()}
-        if isinstance(self.agent, BaselineAgent):
-            found = {name: self.agent.chunk for name in self.agent.tasks} | found
+        of_agent = self.agent.chunk if isinstance(self.agent, BaselineAgent) else 1
+        found = {name: task.chunk or of_agent for name, task in self.agent.tasks.items()} | found
         return {name: length for name, length in found.items() if length > 1}
 
     # -- the answering thread's part -----------------------------------------------------------------------
