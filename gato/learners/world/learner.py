@@ -135,7 +135,7 @@ class Dreamer(nn.Module):
         strayed = ((2 * noise[:, 0, -1] - 1).clamp(min=0) * stray).long() if stray else noise.new_full((len(cells),), -1).long()
         held: Tensor | None = None
         for step, drawn in enumerate(noise.unbind(dim=1)):
-            outputs, _ = self.policy(dream.cells)
+            outputs = self.policy.actor(dream.cells.flatten(1))
             outputs = torch.where((step <= strayed)[:, None], 0.0, outputs)
             actions = choices.choose(outputs, self.policy.log_deviation, gumbel(drawn[:, k:-1]))
             held = actions if held is None else held

@@ -25,6 +25,7 @@ from .dynamics import gumbel, one_hot
 SIDE = 64  # rows and columns of a picture as it is seen
 ENTROPY_WEIGHT, LEAST_ENTROPY = 5.0, 0.1  # of what the symbols' entropy lies below this share of the largest possible one
 CONSISTENCY_WEIGHT = 0.01
+FIRST_SCALE = 4.0
 CHUNK = 256  # pictures that are encoded at once where there is no gradient
 
 
@@ -52,7 +53,8 @@ def scene_of(task: TaskSpec, config: WorldConfig) -> Scene:
 
 
 class Autoencoder(nn.Module):
-    """Stacks of pictures <-> symbols; layers as of the paper's code, `config.picture_channels` times 1, 2, 4 and 8."""
+    """Stacks of pictures <-> symbols; layers as of the paper's code, `config.picture_channels` times 1, 2, 4 and 8, with
+    layer norms in the encoder."""
 
     def __init__(self, config: WorldConfig) -> None:
         super().__init__()
@@ -61,14 +63,18 @@ class Autoencoder(nn.Module):
         layers: list[nn.Module] = []
         for before, behind in ((config.stack, c), (c, 2 * c), (2 * c, 4 * c), (4 * c, 8 * c)):
             layers += [nn.Conv2d(before, behind, 4, stride=2), nn.SiLU()]
-        layers += [nn.Flatten(), nn.Linear(8 * c * 4, inside), nn.SiLU(), nn.Linear(inside, inside), nn.SiLU(), nn.Linear(inside, size)]
-        self.encoder = nn.Sequential(*layers)
+        layers += [nn.Flatten(), nn.LayerNorm(8 * c * 4)]
+        for before in (8 * c * 4, inside):
+            layers += [nn.Linear(before, inside), nn.SiLU(), nn.LayerNorm(inside)]
+        self.encoder = nn.Sequential(*layers, nn.Linear(inside, size))
         self.decoder = nn.Sequential(
             nn.Linear(size, 16 * c), nn.Unflatten(1, (16 * c, 1, 1)),
             nn.ConvTranspose2d(16 * c, 4 * c, 5, stride=2), nn.SiLU(), nn.ConvTranspose2d(4 * c, 2 * c, 5, stride=2), nn.SiLU(),
             nn.ConvTranspose2d(2 * c, c, 6, stride=2), nn.SiLU(), nn.ConvTranspose2d(c, config.stack, 6, stride=2),
         )  # fmt: skip
         nn.init.constant_(self.decoder[-1].bias, 0.5)  # type: ignore[arg-type]
+        with torch.no_grad():  # symbols tell pictures apart from the first update on; else the mean picture is all that is learned for long
+            self.encoder[-1].weight.mul_(FIRST_SCALE)  # type: ignore[operator]
 
     def encode(self, stacks: Tensor) -> Tensor:
         """(n, stack, 64, 64) uint8 -> logits (n, groups, classes)."""
