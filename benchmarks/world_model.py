@@ -1,18 +1,20 @@
 """A world model beside others that learn by acting, at equal frames of one game: the tables of docs/results/world-model.md.
 
     python benchmarks/world_model.py table --seeds 1                 # world model, PPO and DQN, trained where they are not yet
-    python benchmarks/world_model.py table --games asterix --frames 30000
+    python benchmarks/world_model.py table --games asterix --frames 30000 --points 10000
     python benchmarks/world_model.py ablations runs/world-model-breakout/episodes --updates 800
     python benchmarks/world_model.py cost runs/world-model-breakout/final
 
-Runs go to `runs/GAME-SYSTEM-SEED`, one after the other on one core; one that is finished is not trained again. PPO is the project's own,
-DQN that of stable-baselines3 (`pip install stable-baselines3`) with MinAtar's network, both on the same cells. All are judged by
+Runs go to `runs/GAME-SYSTEM-FRAMES-SEED`, one after the other on one core; one that is finished is not trained again. PPO is the
+project's own, DQN that of stable-baselines3 (`pip install stable-baselines3`) with MinAtar's network, both on the same cells. All are judged by
 `gato.evaluate`: the same starts, the task's own end, sticky actions 0.1 and all six actions; DQN takes its best action but for 1 in 100.
+With `--points` world model and DQN are judged on their way as well, by what they had kept next to so many frames.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -31,6 +33,7 @@ from gato import envs
 from gato.eval.dream.report import DreamReport, report
 from gato.eval.rollout import rollout
 from gato.eval.summary import summarise
+from gato.train.metrics import read_metrics
 
 SYSTEMS = ("world-model", "ppo", "dqn", "random")
 PPO = [
@@ -51,6 +54,7 @@ VARIANTS = {
     "uniform sampling": ["--dream.visits", "0"],
     "equal weights": ["--dream.reward_weight", "1", "--dream.discount_weight", "1"],  # as DreamerV2 has them
 }
+KEPT = 10_000  # frames of DQN between what is kept of it
 GREEDY = 0.01  # share of random actions where DQN is judged
 
 
@@ -82,10 +86,12 @@ class Acting:
         return {"action": self.choose(observation["observation"])}
 
 
-def dqn(task: Any, frames: int, seed: int, path: Path) -> Any:
-    """Trained, or read where it was."""
+def dqn(task: Any, frames: int, seed: int, folder: Path, at: int) -> Any:
+    """Trained, or read where it was; what it was after `at` frames, of which every `KEPT`-th are kept."""
     from stable_baselines3 import DQN as Learner
+    from stable_baselines3.common.callbacks import CheckpointCallback
 
+    path = folder / f"dqn_{at}_steps.zip"
     if path.is_file():
         return Learner.load(path, device="cpu")
     torch.set_num_threads(1)
@@ -93,23 +99,22 @@ def dqn(task: Any, frames: int, seed: int, path: Path) -> Any:
     env = TimeLimit(TransformObservation(envs.make(task), lambda seen: seen.astype(np.float32), space), task.episode_limit)
     policy = {"features_extractor_class": Cells, "net_arch": []}
     learner = Learner("MlpPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, **DQN)
-    learner.learn(frames)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    learner.save(path)
-    return learner
+    learner.learn(frames, callback=CheckpointCallback(KEPT, str(folder), "dqn"))
+    return Learner.load(path, device="cpu")
 
 
-def policy_of(system: str, game: str, frames: int, seed: int) -> tuple[Any, float]:
-    """What acts, and the seconds that its training took here; 0 where it was trained before."""
+def policy_of(system: str, game: str, frames: int, seed: int, at: int) -> tuple[Any, float]:
+    """What acts after `at` frames, and the seconds that its training took here; 0 where it was trained before."""
     task, started = envs.task(f"minatar-cells/{game}"), time.monotonic()
-    name = f"{game}-{system}-{seed}"
+    name = f"{game}-{system}-{frames}-{seed}"
     common = ["--env.task", task.name, "--env.frames", str(frames), "--train.seed", str(seed)]
     if system == "world-model":
-        run = trained(name, "world-model-breakout", common)
+        kept = ["--train.save_every", "167", "--train.keep", "1000"]  # about 2,000 frames
+        run = trained(name, "world-model-breakout", [*common, *kept])
     elif system == "ppo":
         run = trained(name, "ppo-cartpole", [*common, *PPO])
     elif system == "dqn":
-        learner, generator = dqn(task, frames, seed, Path("runs") / name / "dqn.zip"), np.random.default_rng(seed)
+        learner, generator = dqn(task, frames, seed, Path("runs") / name, at), np.random.default_rng(seed)
 
         def choose(seen: np.ndarray) -> np.ndarray:
             best, _ = learner.predict(seen.astype(np.float32), deterministic=True)
@@ -119,16 +124,25 @@ def policy_of(system: str, game: str, frames: int, seed: int) -> tuple[Any, floa
     else:
         chance = np.random.default_rng(seed)
         return Acting(task, lambda seen: chance.integers(6, size=len(seen))), 0.0
-    return gato.load(run / "final", "cpu").policy(task), time.monotonic() - started
+    return gato.load(_kept(run, at), "cpu").policy(task), time.monotonic() - started
+
+
+def _kept(run: Path, at: int) -> Path:
+    """The checkpoint next to so many frames."""
+    frames = {line["step"]: line["frames"] for line in read_metrics(run / "metrics.jsonl")}
+    steps = [int(path.name[5:]) for path in run.glob("step-*")]
+    best = min([*steps, max(frames)], key=lambda step: abs(frames[step] - at))
+    return run / ("final" if best == max(frames) else f"step-{best}")
 
 
 def table(options: argparse.Namespace) -> None:
     for game in options.games:
         for system in options.systems:
-            for seed in range(options.seeds):
-                policy, seconds = policy_of(system, game, options.frames, seed)
+            on_the_way = options.points if system in ("world-model", "dqn") else []
+            for seed, at in itertools.product(range(options.seeds), [options.frames, *on_the_way]):
+                policy, seconds = policy_of(system, game, options.frames, seed, at)
                 row = summarise(policy.task, rollout(policy, policy.task, options.episodes, 0, 20))
-                shown = {"game": game, "system": system, "seed": seed, "frames": options.frames if system != "random" else 0}
+                shown = {"game": game, "system": system, "seed": seed, "frames": at if system != "random" else 0}
                 shown |= {name: round(row[name], 2) for name in ("mean", "low", "high")}
                 print(json.dumps(shown | {"training_seconds": round(seconds)}), flush=True)
 
@@ -166,7 +180,7 @@ def cost(options: argparse.Namespace) -> None:
     env, dreamer = envs.make(task), agent.model
     seen, _ = env.reset(seed=0)
     cells = torch.from_numpy(np.asarray(seen)[None]).float()
-    board, k = dreamer.board, dreamer.config.outcomes + dreamer.board.size
+    k = dreamer.config.outcomes + dreamer.scene.size
 
     def timed(call: Any, repeats: int) -> float:
         for _ in range(3):
@@ -178,10 +192,10 @@ def cost(options: argparse.Namespace) -> None:
 
     with torch.inference_mode():
         alone = timed(lambda: dreamer.policy(cells), 300)
-        dream, action = Dream.begun(dreamer.world, cells), torch.zeros(1, board.choices.size)
+        dream, action = Dream.begun(dreamer.world, cells), torch.zeros(1, dreamer.choices.size)
         beside = alone + timed(lambda: dream.step(action), 100)
         many = Dream.begun(dreamer.world, cells.expand(64, -1, -1, -1))
-        noise, actions = torch.rand(64, k), torch.zeros(64, board.choices.size)
+        noise, actions = torch.rand(64, k), torch.zeros(64, dreamer.choices.size)
         each = timed(lambda: (dreamer.policy(many.cells), many.step(actions, noise)), 30) / 64
     print(f"an action: {1e6 * alone:.0f} us of the policy alone, {1e6 * beside:.0f} us with a step of the transformer")
     print(f"imagination: {1 / each:,.0f} timesteps a second of one core, 64 side by side")
@@ -194,6 +208,7 @@ def main() -> None:
     compared.add_argument("--games", nargs="+", default=["breakout"])
     compared.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     compared.add_argument("--frames", type=int, default=30_000)
+    compared.add_argument("--points", type=int, nargs="*", default=[])
     compared.add_argument("--seeds", type=int, default=1)
     compared.add_argument("--episodes", type=int, default=100)
     compared.set_defaults(run=table)

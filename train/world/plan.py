@@ -18,6 +18,7 @@ from .recipe import WorldRecipe
 GPU, SHARE = "H200", 0.02  # small networks in float32: so much of a GPU's bf16 operations is assumed, and not measured
 LAUNCHED = 60  # kernels of a timestep of imagination, beside those of a layer of the transformer
 PER_LAYER, KERNEL_SECONDS = 25, 8e-6  # kernels of a layer and a timestep, and how long it takes to start one; an assumption too
+DRAW_SECONDS = 4e-9  # of a random number, which the host draws
 
 
 def plan(config: WorldRecipe) -> dict[str, Any]:
@@ -35,6 +36,8 @@ def plan(config: WorldRecipe) -> dict[str, Any]:
     updates, alone = config.train.steps, min(config.train.steps, config.env.first_updates)
     total = alone * flops["windows"] + (updates - alone) * sum(flops.values())
     kernels = dream.horizon * (LAUNCHED + PER_LAYER * config.model.num_layers)
+    drawn = streams * dream.horizon * (config.model.outcomes + scene.size + scene.choices.num_outputs + 1)
+    drawn += 0 if model.eye is None else config.train.batch_size * (dream.window + 1) * scene.size
     computed, started = total / (PEAK_FLOPS[GPU] * SHARE), (updates - alone) * kernels * KERNEL_SECONDS
     return {
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()},
@@ -42,7 +45,9 @@ def plan(config: WorldRecipe) -> dict[str, Any]:
         "timesteps_per_update": {"windows": windows, "imagined": streams * dream.horizon},
         "flops_per_update": flops, "flops": total,
         "stored_bytes": config.env.frames * math.prod(scene.shape),
-        "hours": {"computing": computed / 3600, "starting kernels": started / 3600},
+        "hours": {
+            "computing": computed / 3600, "starting kernels": started / 3600, "drawing": (updates - alone) * drawn * DRAW_SECONDS / 3600,
+        },
     }  # fmt: skip
 
 
@@ -88,6 +93,7 @@ def describe(content: dict[str, Any]) -> str:
             f"floating-point operations of an update: {flops}; {content['flops']:.3g} in all",
             f"{content['stored_bytes'] / 1e9:.2f} GB of what was seen, on the host",
             f"one {GPU}, by assumption and not by measurement: {hours['computing']:.1f} h of computing at {SHARE:.0%} of its bf16 "
-            f"operations, {hours['starting kernels']:.1f} h of starting the kernels of imagination ({KERNEL_SECONDS * 1e6:.0f} us each)",
+            f"operations, {hours['starting kernels']:.1f} h of starting the kernels of imagination ({KERNEL_SECONDS * 1e6:.0f} us each), "
+            f"{hours['drawing']:.1f} h of drawing random numbers on the host",
         ]
     )
