@@ -33,13 +33,14 @@ from gato.learners.world.returns import advantages, weights
 from gato.train.metrics import read_metrics
 from gato.train.recipe import TrainConfig
 from gato.train.world.experience import Experience
+from gato.train.world.play import Player
 from gato.train.world.recipe import WorldRecipe
 from gato.train.world.windows import Windows
 from tests.small_runs import refusal, small_run
 
 RECIPE = """
 learner: world-model
-env: {task: WorldCatch-v0, num_envs: 2, frames: 80, fill: 40, first_updates: 2, frames_per_update: 8}
+env: {task: WorldCatch-v0, num_envs: 2, frames: 80, fill: 40, first_updates: 2, frames_per_update: 8, explore: 0.2}
 model: {width: 16, num_layers: 2, num_heads: 2, memory: 3, channels: 4, outcomes: 2, policy_width: 8}
 dream: {window: 4, starts: 2, horizon: 3}
 optim: {learning_rate: 0.01, warmup_steps: 0, weight_decay: 0.0, clip: 100.0}
@@ -171,7 +172,7 @@ def test_a_run_does_not_go_on_with_other_episodes(run, tmp_path, monkeypatch, ca
 
 def test_stored_episodes_alone_teach_too(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    offline = RECIPE.replace("env: {task: WorldCatch-v0, num_envs: 2, frames: 80, fill: 40, first_updates: 2, frames_per_update: 8}", "")
+    offline = "\n".join(line for line in RECIPE.splitlines() if not line.startswith("env:")) + "\n"
     env = "env: {first_updates: 1, eval_every: 3, eval_episodes: 2}"
     Path("offline.yaml").write_text(offline + f"data: {{sources: {{played: {{store: {run / 'episodes'}}}}}}}\n{env}\n")
     words = ["pretrain", "offline.yaml", "--train.steps", "3", "--train.name", "offline"]
@@ -355,6 +356,19 @@ def test_advantages_are_those_of_a_loop_and_of_ppo_where_discounts_are_alike():
 
 def test_a_timestep_counts_as_much_as_its_past_says_it_is_reached():
     assert weights(torch.tensor([[0.5, 0.0, 0.9]])).tolist() == [[1.0, 0.5, 0.0]]
+
+
+def test_a_tenth_of_what_is_played_is_held_at_random(task, tmp_path):
+    """A policy that always takes action 2, in 800 timesteps: of a tenth that stray a third take it as well."""
+    model = Dreamer(Board(task), SMALL)
+    with torch.no_grad():
+        model.policy.actor[-1].bias.copy_(torch.tensor([0.0, 0.0, 50.0]))
+    found = []
+    player = Player(task, model, PlayConfig(num_envs=4, fill=1, explore=0.1), 0, tmp_path / "store", found.append)
+    player.play(200)
+    player.close()
+    actions = np.concatenate([episode.actions["action"] for episode in found])
+    assert 0.04 < (actions != 2).mean() < 0.1
 
 
 # -- experience ------------------------------------------------------------------------------------------

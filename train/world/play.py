@@ -23,7 +23,8 @@ from gato.spec import TaskSpec
 from ..ranks import say
 
 SHOWN_EPISODES = 100  # the last ones, whose mean return the metrics tell
-DRAWS = 0  # what a generator is for
+DRAWS, STRAYS = 0, 3  # what a generator is for; 1 and 2: see `windows`
+HELD = 8  # rounds at most
 
 
 class Player:
@@ -51,6 +52,9 @@ class Player:
             is_random = self.frames < self.config.fill
             outputs = self._outputs(envs)
             actions = choices.choose(torch.zeros_like(noise) if is_random else outputs, self.model.log_deviation.cpu(), noise).numpy()
+            if not is_random:
+                held, strays = self._held(self.frames // len(self.histories))
+                actions = np.where(strays[:, None], held, actions)
             step = envs.step(choices.decode(actions))
             self.frames += len(actions)
             for history, action, result in zip(self.histories, actions, step.results, strict=True):
@@ -58,6 +62,19 @@ class Player:
                 if result is not None:
                     history.clear()
                     self._end(result, is_random)
+
+    def _held(self, played: int) -> tuple[np.ndarray, np.ndarray]:
+        """What each environment holds in a round, (n, `choices.size`), and whether it does, (n,).
+
+        Rounds are taken eight at a time: in some of these an action is held from the first on, for one to eight rounds.
+        """
+        block, place = divmod(played, HELD)
+        generator = np.random.default_rng([self.seed, STRAYS, block])
+        n, choices = len(self.histories), self.model.choices
+        begins = generator.random(n) < self.config.explore * HELD / (0.5 * (HELD + 1))
+        strays = begins & (place < generator.integers(1, HELD + 1, size=n))
+        noise = torch.from_numpy(choices.noise(generator, n))
+        return choices.choose(torch.zeros_like(noise), self.model.log_deviation.cpu(), noise).numpy(), strays
 
     def _outputs(self, envs: VectorEnv) -> Tensor:
         """Of the policy, whose state goes on also while actions are random."""

@@ -19,6 +19,7 @@ class PlayConfig(EnvConfig):
     - `fill`: frames of random actions before the first update.
     - `first_updates`: updates on those alone, of the world model alone, before anything else is played.
     - `frames_per_update`: timesteps of all environments together before every later update, whole rounds of them.
+    - `explore`: share of the timesteps behind `fill` in which a random action is held, in stretches of up to eight.
     """
 
     section: ClassVar[str] = "env"
@@ -27,6 +28,7 @@ class PlayConfig(EnvConfig):
     fill: int = bounded(2000, 1, MAX_COUNT)
     first_updates: int = bounded(200, 0, MAX_COUNT)
     frames_per_update: int = bounded(16, 1, 2**20)
+    explore: float = bounded(0.0, 0, 0.5)
 
 
 @dataclass(frozen=True)
