@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gato import envs
@@ -33,6 +34,8 @@ from .strips import drawn, imagined_beside_real, write_film
 class DreamReport(Settings):
     """- `out`: a folder that is given `dream.json` and the strips; without it there is the page.
     - `episodes`: that are judged: half of them played by the policy, half by random actions, with seeds of no training.
+    - `stray`: of the policy's episodes, the share of timesteps in which a random action begins to be held, for one to eight of them: places
+      where it would never go.
     - `store`: judges the first episodes of a store instead; `part`: of its part `train` or `test`, see `SourceConfig`.
     - `strips`: how many pictures, from places in the longest episodes on; `horizon`: timesteps of each; `films`: each as an MP4 too (PyAV).
     - `seed`: of the episodes and of the places.
@@ -40,6 +43,7 @@ class DreamReport(Settings):
 
     out: Path | None = None
     episodes: int = bounded(40, 2, MAX_COUNT)
+    stray: float = bounded(0.0, 0, 1)
     store: str | None = None
     part: str | None = choice(None, ("train", "test"))
     strips: int = bounded(4, 0, 1000)
@@ -123,14 +127,18 @@ def _played(agent: WorldAgent, config: DreamReport) -> list[Episode]:
     for i in range(config.episodes):
         recording = Recording(task, env, episode_seed("dream", config.seed, i))
         is_random = i % 2 == 1
+        strays, held, left = np.random.default_rng([config.seed, i]), None, 0
         policy.reset(1)
         policy.begin(0, i)
         chance.reset(env)
         while not recording.done:
-            if is_random:
-                recording.step(task.flatten(chance.act(env, recording.raw), "action"))
-            else:
-                recording.step({name: values[0] for name, values in policy.act(recording.observation).items()})
+            chosen = task.flatten(chance.act(env, recording.raw), "action")
+            if not is_random:
+                own = {name: values[0] for name, values in policy.act(recording.observation).items()}
+                if left == 0 and strays.random() < config.stray:
+                    held, left = chosen, int(strays.integers(1, 9))
+                chosen, left = (held, left - 1) if left else (own, 0)
+            recording.step(chosen)
         episodes.append(recording.episode("random" if is_random else "learner"))
     envs.close(env)
     return episodes
