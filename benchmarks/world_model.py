@@ -6,9 +6,9 @@
     python benchmarks/world_model.py cost runs/world-model-breakout/final
 
 Runs go to `runs/GAME-SYSTEM-FRAMES-SEED`, one after the other on one core; one that is finished is not trained again. PPO is the
-project's own, DQN that of stable-baselines3 (`pip install stable-baselines3`) with MinAtar's network, both on the same cells. All are judged by
-`gato.evaluate`: the same starts, the task's own end, sticky actions 0.1 and all six actions; DQN takes its best action but for 1 in 100.
-With `--points` world model and DQN are judged on their way as well, by what they had kept next to so many frames.
+project's own, DQN that of stable-baselines3 (`pip install stable-baselines3`) with MinAtar's network, both on the same cells. All are
+judged by `gato.evaluate`: the same starts, the task's own end, sticky actions 0.1 and all six actions; DQN takes its best action but for
+1 in 100. With `--points` world model and DQN are judged on their way as well, by what they had kept next to so many frames.
 """
 
 from __future__ import annotations
