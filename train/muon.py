@@ -15,13 +15,13 @@ class Muon(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         assert closure is None, "the loop computes its gradients before the step"
         for group in self.param_groups:
             stacks: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    update = self._smoothed(matrix, group)
+                    update = self._smoothed(matrix, matrix.grad, group)
                     wide = update if matrix.shape[0] <= matrix.shape[1] else update.mT
                     stacks.setdefault(tuple(wide.shape), []).append((matrix, wide))
             for (_, longer), pairs in stacks.items():
@@ -31,13 +31,13 @@ class Muon(torch.optim.Muon):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"])
                     matrix.add_(update if matrix.shape == update.shape else update.mT, alpha=-rate)
 
-    def _smoothed(self, matrix: Tensor, group: dict[str, Any]) -> Tensor:
+    def _smoothed(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         """The gradient with Nesterov's momentum."""
         state = self.state[matrix]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(matrix.grad)
-        state["momentum_buffer"].lerp_(matrix.grad, 1 - group["momentum"])
-        return matrix.grad.lerp(state["momentum_buffer"], group["momentum"])
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        return gradient.lerp(state["momentum_buffer"], group["momentum"])
 
 
 def orthogonalised(stack: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:

@@ -140,9 +140,10 @@ class ActingTransformer:
             if i + 1 == len(self.layers):  # of which only the last token is asked for
                 at = (slice(None), last) if isinstance(last, slice) else (torch.arange(len(hidden)), last)
                 hidden = hidden[at] if isinstance(last, slice) else hidden[at][:, None]
-                q, mask = (
-                    x if x is None else x[:, :, last] if isinstance(last, slice) else x[at[0], :, last][:, :, None] for x in (q, mask)
-                )
+                rows = (slice(None), slice(None), last) if isinstance(last, slice) else (at[0], slice(None), last)
+                q = q[rows] if isinstance(last, slice) else q[rows][:, :, None]
+                if mask is not None:
+                    mask = mask[rows] if isinstance(last, slice) else mask[rows][:, :, None]
             hidden = layer.add_attended(hidden, _attend(q, keys, values, mask))
             hidden = layer.add_forward(hidden, self._norm(hidden, layer.feed_forward_norm))
         return self._norm(hidden, self.norm.weight)[:, 0]

@@ -63,6 +63,6 @@ class ActingCompact:
             return QuickChoice(self.weights, hidden, self.numbers.sums(seen))
         owner = np.repeat(np.arange(len(seen)), [int(tokens.is_number.sum()) for tokens in seen])
         ids, places = (np.concatenate([getattr(t, name)[t.is_number] for t in seen]) for name in ("ids", "local_position"))
-        numbers = (torch.from_numpy(values.astype(np.int64)).to(hidden.device) for values in (ids, places, owner))
+        at = [torch.from_numpy(values.astype(np.int64)).to(hidden.device) for values in (ids, places, owner)]
         assert self.bins is not None, "made where the quicker way does not fit"
-        return SlotChoice(self.reader, hidden, self.reader.direct_of(*numbers, hidden), self.bins)
+        return SlotChoice(self.reader, hidden, self.reader.direct_of(at[0], at[1], at[2], hidden), self.bins)

@@ -96,7 +96,7 @@ class ClonePolicy(Reactive):
     @classmethod
     def restored(cls, parts: Parts) -> Self:
         task, features, vectors = parts.vectors.task, parts.features, parts.vectors
-        settings = {"step": 2} | parts.settings  # older ones do not say it
+        settings = {"step": 2, **parts.settings}  # older ones do not say it
         network = CloneNetwork(task, len(features.mean), vectors.size, **settings)
         network.load_state_dict(part(parts.tensors, "network"))
         return cls(features, vectors, network)
@@ -171,10 +171,10 @@ class CloneNetwork(nn.Module):
         super().__init__()
         pictures = [f for f in task.observations if f.modality is Modality.IMAGE]
         self.step = step or (4 if any(max(f.shape) > FINE for f in pictures) else 2)
-        first = {"kernel_size": 5, "stride": 2} if self.step == 2 else {"kernel_size": 8, "stride": 4}
+        size = 5 if self.step == 2 else 8
         self.eyes = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(3, 16, **first, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
+                nn.Conv2d(3, 16, size, self.step, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
                 nn.AdaptiveAvgPool2d(POOLED), nn.Flatten(),
             )
             for _ in pictures
