@@ -49,6 +49,7 @@ from .settings import AS_IT_IS, LEARNED_ALONE, SHOWN, FewShotConfig
 from .summary import summarise
 
 WITHOUT_CHECKPOINT = ("scratch", *LEARNED_ALONE)  # whose cells another checkpoint of the same architecture may share
+OF_PICTURES = ("positions", "picture_positions")  # of a protocol: what changes nothing where there are none
 
 _log = logging.getLogger(__name__)
 
@@ -262,10 +263,11 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
     path = out / "settings.json"
     if path.is_file():
         before = {"chunk": 1} | json.loads(path.read_text())
-        earlier: dict[str, Any] = {"timesteps": 0, "rounds": 0, "takes_last": False, "direct_rate": 1.0}  # which older ones do not name
-        is_seen = any(f.modality is Modality.IMAGE for f in demonstrations.task.observations)  # else both numbers change nothing
-        earlier |= {name: 0 if is_seen else settings["training"][name] for name in ("positions", "picture_positions")}
+        earlier = {"timesteps": 0, "rounds": 0, "takes_last": False, "direct_rate": 1.0}  # which older ones do not name
+        earlier |= dict.fromkeys(OF_PICTURES, 0)
         before["training"] = earlier | before["training"]
+        if not any(f.modality is Modality.IMAGE for f in demonstrations.task.observations):
+            before["training"] |= {name: settings["training"][name] for name in OF_PICTURES}
         finished = {p.parent.name.split("-")[0] for p in out.glob("cells/*/result.json")}
         shared = {"weights_sha256"} if finished <= set(WITHOUT_CHECKPOINT) else set()
         if changed := [name for name in settings if before.get(name) != settings[name] and name not in shared]:

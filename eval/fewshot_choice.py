@@ -1,16 +1,19 @@
 """Which policy of a few-shot grid to take, why, and the lines that run it.
 
 Every saved policy plays the same episodes from starts of their own, which no figure of the table is measured on: so the choice
-does not flatter the figures of what it takes.
+does not flatter the figures of what it takes. Where they do not settle which is the best, those that may be it play more of them.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gato.agent import load
 from gato.disk import finite, write_text
@@ -24,6 +27,7 @@ from .summary import summarise
 
 SIMPLEST_FIRST = ("retrieve", "knn", "lwr", "clone", "darp", "embed", "adapt", "zero", "frozen", "lora", "brief", "scratch", "full")
 OTHER_STARTS = 1_000_000  # seeds from here on are none that a cell was measured on; those of the choice lie as far behind again
+RUN_OFF = 3  # times as many episodes are played by those that may be the best, from starts of their own
 CLOSE = 0.01  # of the way from random to expert: policies as near to the best as this are taken to be as good
 LOOP = """import gato
 policy = gato.load({folder!r}).policy({task!r}{temperature})
@@ -42,33 +46,73 @@ def saved_figure(cell: dict[str, Any]) -> str:
 def validate(out: Path, task: TaskSpec, cells: Sequence[dict[str, Any]], config: FewShotConfig) -> list[dict[str, Any]]:
     """The cells that left a policy, each with its `validation`: what the saved policy reaches on the starts of the choice.
 
-    They are played where there is a choice: among all saved policies of as many demonstrations. What was played before, with
-    as many episodes, is read.
+    They are played where there is a choice: among all saved policies of as many demonstrations. Those of a series that may be the
+    best then have a `run_off`, too. What was played before, with as many episodes, is read.
     """
     saved = [cell for cell in cells if (folder_of(out, cell) / "policy").is_dir()]
-    seed = (2 * OTHER_STARTS + config.seed) % MAX_SEED
     for cell in saved:
-        known = cell.get("validation", {})
-        is_alone = sum(c["episodes"] == cell["episodes"] for c in saved) == 1
-        if is_alone or (known.get("seed"), len(known.get("returns", ()))) == (seed, config.validation):
-            continue
-        policy = load(folder_of(out, cell) / "policy", config.device, config.verify).policy(task.name, config.temperature, seed=config.seed)
-        row = summarise(task, rollout(policy, task, config.validation, seed, min(config.validation, 50), limits=config.limits))
-        kept = ("failed", "mean", "score", "success", "returns")
-        cell["validation"] = {"seed": seed} | {name: row[name] for name in kept}
-        write_text(folder_of(out, cell) / "result.json", json.dumps(finite(cell), indent=1))
+        if sum(c["episodes"] == cell["episodes"] for c in saved) > 1:
+            _play(out, task, cell, "validation", config.validation, 2, config)
+    for place in dict.fromkeys((cell["episodes"], cell["series"]) for cell in saved):
+        for cell in contenders(task, [c for c in saved if (c["episodes"], c["series"]) == place]):
+            _play(out, task, cell, "run_off", RUN_OFF * config.validation, 3, config)
     return saved
 
 
+def _play(out: Path, task: TaskSpec, cell: dict[str, Any], name: str, episodes: int, starts: int, config: FewShotConfig) -> None:
+    """What a cell's saved policy reaches in the episodes of the choice, kept under this name with the cell; what is there is read."""
+    known, seed = cell.get(name, {}), (starts * OTHER_STARTS + config.seed) % MAX_SEED
+    if (known.get("seed"), len(known.get("returns", ()))) == (seed, episodes):
+        return
+    policy = load(folder_of(out, cell) / "policy", config.device, config.verify).policy(task.name, config.temperature, seed=config.seed)
+    row = summarise(task, rollout(policy, task, episodes, seed, min(episodes, 50), limits=config.limits))
+    cell[name] = {"seed": seed} | {kept: row[kept] for kept in ("failed", "mean", "score", "success", "returns")}
+    write_text(folder_of(out, cell) / "result.json", json.dumps(finite(cell), indent=1))
+
+
+def contenders(task: TaskSpec, cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cells of one series that may be the best: less than two standard errors of the difference below the highest mean.
+
+    None where that settles it: a single one, or several that differ by no more than does not count.
+    """
+    if len(cells) < 2:
+        return []
+    margin = _margin(task)
+    means, errors = zip(*(_mean_and_error(cell["validation"]["returns"]) for cell in cells), strict=True)
+    top = int(np.argmax(means))
+    reach = [2 * math.hypot(errors[top], error) for error in errors]
+    found = [i for i in range(len(cells)) if means[i] >= means[top] - max(reach[i], margin)]
+    is_settled = all(means[top] - means[i] + reach[i] <= margin for i in found if i != top)
+    return [] if is_settled else [cells[i] for i in found]
+
+
+def _mean_and_error(returns: Sequence[float | None]) -> tuple[float, float]:
+    known = np.array([r for r in returns if r is not None])
+    return float(known.mean()), float(known.std() / math.sqrt(len(known)))
+
+
+def _margin(task: TaskSpec) -> float:
+    is_scored = score_scale(task.random_return, task.expert_return) is None
+    return CLOSE * (task.expert_return - task.random_return) if is_scored else 0.0  # type: ignore[operator]
+
+
 def best_of(task: TaskSpec, saved: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The cell with the highest mean return on the starts of the choice; among those that are as good the simplest."""
+    """The cell with the highest mean return on the starts of the choice; among those that are as good the simplest.
+
+    In a series that was not settled at once it is one of those that played on.
+    """
     if len(saved) == 1:
         return saved[0]
-    is_scored = score_scale(task.random_return, task.expert_return) is None
-    margin = CLOSE * (task.expert_return - task.random_return) if is_scored else 0.0  # type: ignore[operator]
-    highest = max(cell["validation"]["mean"] for cell in saved)
-    good = [cell for cell in saved if cell["validation"]["mean"] >= highest - margin]
-    return min(good, key=lambda cell: (SIMPLEST_FIRST.index(cell["mode"]), -cell["validation"]["mean"], cell["series"]))
+    if len(series := dict.fromkeys(cell["series"] for cell in saved)) > 1:
+        return _highest(task, [best_of(task, [c for c in saved if c["series"] == number]) for number in series])
+    return _highest(task, [cell for cell in saved if "run_off" in cell] or saved)
+
+
+def _highest(task: TaskSpec, saved: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    played = "run_off" if all("run_off" in cell for cell in saved) else "validation"
+    means = [cell[played]["mean"] for cell in saved]
+    good = [i for i, mean in enumerate(means) if mean >= max(means) - _margin(task)]
+    return saved[min(good, key=lambda i: (SIMPLEST_FIRST.index(saved[i]["mode"]), -means[i], saved[i]["series"]))]
 
 
 def best_cells(task: TaskSpec, saved: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -97,14 +141,15 @@ def policy_to_take(out: Path, task: TaskSpec, saved: Sequence[dict[str, Any]], c
     folder = out / "best"
     candidates = [
         {"cell": str(folder_of(out, c)), "mode": c["mode"], "series": c["series"]}
-        | {name: c["validation"][name] for name in ("mean", "score", "success") if "validation" in c}
+        | {name: c.get("run_off", c["validation"])[name] for name in ("mean", "score", "success") if "validation" in c}
         for c in among
     ]  # fmt: skip
     why = "the only saved policy of as many demonstrations"
     if len(among) > 1:
         why = (
             f"the highest mean return of {len(among)} saved policies in {config.validation} episodes each, from the same starts, none of "
-            "which a figure above is measured on; where a point of the score or less lies between them, the simpler one"
+            f"which a figure above is measured on, and in {RUN_OFF * config.validation} more where these do not settle it; where a point "
+            "of the score or less lies between them, the simpler one"
         )
     choice = {
         "cell": str(folder_of(out, cell)), "mode": cell["mode"], "episodes": most, "series": cell["series"], "task": task.name,

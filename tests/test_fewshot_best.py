@@ -18,7 +18,7 @@ from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
 from gato.eval.demonstrations import check_fits, measured_by, open_demonstrations, with_memory
 from gato.eval.fewshot import few_shot
-from gato.eval.fewshot_choice import best_cells, best_of
+from gato.eval.fewshot_choice import best_cells, best_of, contenders
 from gato.eval.settings import FewShotConfig
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
@@ -193,6 +193,22 @@ def test_the_simpler_of_two_that_are_as_good_is_taken(corridor):
     assert best_of(without, [cell("full", 0.800), cell("clone", 0.796)])["mode"] == "full"
 
 
+def returned(mode: str, returns: list[float], series: int = 0, **rest) -> dict:
+    return cell(mode, float(np.mean(returns)), series=series) | {"validation": {"mean": float(np.mean(returns)), "returns": returns}} | rest
+
+
+def test_policies_that_few_episodes_do_not_tell_apart_play_on_and_the_choice_is_among_them(corridor):
+    """Three of five and two of five say little; five of five and none of five say all, and so does the same in every episode."""
+    even, poor = returned("clone", [1, 1, 1, 0, 0]), returned("retrieve", [0, 0, 0, 0, 0])
+    assert contenders(corridor, [even, returned("full", [1, 1, 0, 0, 0]), poor]) == [even, returned("full", [1, 1, 0, 0, 0])]
+    assert contenders(corridor, [returned("full", [1] * 5), poor]) == [] == contenders(corridor, [poor, returned("lwr", [0] * 5)])
+    assert contenders(corridor, [even]) == []
+    again = [even | {"run_off": {"mean": 0.2}}, returned("full", [1, 1, 0, 0, 0], run_off={"mean": 0.7}), poor]
+    assert best_of(corridor, again)["mode"] == "full"
+    other = returned("scratch", [1] * 5, series=1)  # settled at once: then the first episodes count between the series
+    assert best_of(corridor, [*again, other])["mode"] == "scratch"
+
+
 def test_every_series_has_its_own_best_and_a_policy_alone_has_none(corridor):
     cells = [cell("clone", 0.7), cell("full", 0.8), cell("clone", 0.9, series=1), cell("full", 0.8, series=1)]
     assert [c["taken"] for c in best_cells(corridor, cells)] == ["full", "clone"]
@@ -221,7 +237,7 @@ def test_the_folder_best_is_the_policy_to_take_and_three_lines_run_it(config, ch
     kept = json.loads((config.out / "best/choice.json").read_text())
     assert kept["mode"] == take["mode"] == results["best"][0]["taken"] and len(kept["candidates"]) == 2
     assert "layout compact: the numbers of a field share a position" in text and "memory 1: " in text
-    assert "best: every saved policy also played 2 episodes from starts that no figure above is measured on" in text
+    assert "best: every saved policy also played 2 episodes from starts that no figure above is measured on, and 6 more where" in text
     assert len(take["python"].splitlines()) == 3
     exec(compile(take["python"], "lines", "exec"), {})
     capsys.readouterr()

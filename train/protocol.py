@@ -21,7 +21,7 @@ class Protocol(Settings):
     - `timesteps`: where above 0, rather as many rows as hold about so many timesteps, at least `batch_size`; but no more than there
       are, and than hold `positions`, where that is above 0.
     - `picture_positions`: of `scratch` in the compact layout. Patches of pictures share positions, so that a picture takes no more
-      of them than this; 0: as the checkpoint has it.
+      of them than this; 0: as the checkpoint has it. With one position it learns soonest (docs/results/fewshot.md).
     - `direct_rate`: what is read from the compact layout's direct path learns so many times as fast as the rest.
     - `learning_rate`: after `warmup_steps` the maximum, then a cosine to `final_ratio` of it.
     - `evaluate_every` updates the held-out loss is taken, and the policy plays `evaluation_episodes` (0: none), for the paper's
@@ -57,7 +57,7 @@ PROTOCOLS = {
     # many small updates: a row of the compact layout has many timesteps. The held-out loss does not rank policies, so it only says
     # whether to go on (docs/results/compact.md)
     "compact": Protocol(
-        800, 1, 1e-3, 10, 0.0, 0.1, 0.0, 100, 0, timesteps=128, positions=1536, picture_positions=4, rounds=2, takes_last=True,
+        800, 1, 1e-3, 10, 0.0, 0.1, 0.0, 100, 0, timesteps=128, positions=1536, picture_positions=1, rounds=2, takes_last=True,
         direct_rate=20.0,
     ),
     # appendix E; the paper's number of updates is not certain. Adam: no weight decay, a constant rate

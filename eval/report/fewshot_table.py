@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gato.disk import spanned
-from gato.eval.fewshot_choice import choice_lines
+from gato.eval.fewshot_choice import RUN_OFF, choice_lines
 from gato.eval.score import nested_interval, normalised_score, score_scale
 from gato.spec import TaskSpec
 from gato.train.protocol import MODES
@@ -125,8 +125,9 @@ def _best_lines(results: dict[str, Any]) -> list[str]:
     taken = [f"{cell['taken']} of {cell['episodes']} demonstrations in series {cell['series']}" for cell in results["best"]]
     return [
         "",
-        f"best: every saved policy also played {results['validation']} episodes from starts that no figure above is measured on; this row "
-        f"is the policy with the highest mean return there, or the simplest within a point of it: {', '.join(taken)}",
+        f"best: every saved policy also played {results['validation']} episodes from starts that no figure above is measured on, "
+        f"and {RUN_OFF * results['validation']} more where these do not settle it; this row is the policy with the highest mean return "
+        f"there, or the simplest within a point of it: {', '.join(taken)}",
     ]
 
 
