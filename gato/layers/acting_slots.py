@@ -103,14 +103,21 @@ class QuickChoice:
     def best_bins(self) -> np.ndarray:
         """(n,): the bin that a continuous slot takes where it is not drawn."""
         read = self._read()
-        best = [best_mean(row) for row in read.tolist()] if len(read) <= FEW_ROWS else self._bumps(read).best().numpy()
-        return np.clip((np.array(best) + 1) * (NUM_BINS / 2), 0, NUM_BINS - 1).astype(np.int64)
+        if len(read) <= FEW_ROWS:
+            return np.array([min(max(int((best_mean(row) + 1) * (NUM_BINS / 2)), 0), NUM_BINS - 1) for row in read.tolist()])
+        return ((self._bumps(read).best() + 1) * (NUM_BINS / 2)).long().clamp_(0, NUM_BINS - 1).numpy()
 
     def take(self, chosen: np.ndarray, is_continuous: bool) -> None:
         """Goes on to the next slot. `chosen` (n,): the ids of the present one."""
         w, slot = self.w, self.slot
-        ids = torch.from_numpy(chosen.astype(np.int64))
-        values = F.embedding(ids - w.start, w.bins) if is_continuous else F.embedding(ids, w.table) * w.row_scale
+        table, first = (w.bins, w.start) if is_continuous else (w.table, 0)
+        if len(chosen) == 1:
+            index = int(chosen[0]) - first
+            values = table[index : index + 1]
+        else:
+            values = F.embedding(torch.from_numpy(chosen.astype(np.int64) - first), table)
+        if not is_continuous:
+            values = values * w.row_scale
         added = F.gelu(torch.addcmul(w.offset[slot], values, w.gain[slot]))
         self.earlier = added if self.earlier is None else self.earlier.add_(added)
         self.slot += 1
