@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/layouts.py            # one thread; prints the tables of docs/results/compact.md
     python benchmarks/layouts.py --families STORE ...         # only positions: of the first task of each store, beside the toy tasks
+    python benchmarks/layouts.py --steps 300                  # only acting on numbers; two checkouts in turn compare their code
 
 Training is forward and backward of rows as full as the context of 1,024 tokens makes them in the paper's layout, and of as many
 timesteps in the compact one, without stochastic depth and updates; the vocabulary has 32,000 pieces. Both run in turn, so that other
@@ -110,13 +111,30 @@ def positions(stores: Sequence[str]) -> None:
         print(f"| {task.name} | {counts[0]}{words[0]} | {counts[1]}{words[1]} |", flush=True)
 
 
+def steps_of_numbers(count: int) -> None:
+    """Milliseconds of this thread, both layouts in turn."""
+    works = {layout: acting(layout, vector_task(), 1) for layout in LAYOUTS}
+    seconds: dict[str, list[float]] = {layout: [] for layout in LAYOUTS}
+    for i in range(count + 30):
+        for layout, work in works.items():
+            start = time.thread_time()
+            work()
+            seconds[layout] += [time.thread_time() - start] if i >= 30 else []
+    print("| layout | fastest tenth, ms | p50, ms | p99, ms |\n| --- | --- | --- | --- |")
+    for layout, kept in seconds.items():
+        print("| {} | {:.2f} | {:.2f} | {:.2f} |".format(layout, *np.percentile(kept, [10, 50, 99]) * 1e3), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="*", help="stores; only positions are printed")
+    parser.add_argument("--steps", type=int, help="of a policy that acts on numbers; nothing else is measured")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.steps:
+        return steps_of_numbers(options.steps)
     positions(options.families or [])
     if options.families is not None:
         return
