@@ -2,6 +2,7 @@
 
     python benchmarks/one_shot.py --seeds 3
     python benchmarks/one_shot.py --family push2d --collected 4 --seeds 1 --train.steps 1200
+    python benchmarks/one_shot.py --family hidden-reach --collected 4 --seeds 3 --retrieve      # needs Meta-World
 
 Collects, trains and plays what is not there yet in `--out`, by the commands that a reader would type, and prints the seconds of
 processor time that each training took and the table of `gato arena`. Every seed has its own weights and order of the data.
@@ -20,6 +21,15 @@ from pathlib import Path
 from gato.cli import main
 from gato.data.stores import stores_folder
 
+SETS = {
+    "reach2d": ("reach2d/train", "reach2d/test"),
+    "push2d": ("push2d/train", "push2d/test"),
+    "hidden-reach": ("metaworld-goals/reach-train", "metaworld-goals/reach-test"),
+    "hidden-push": ("metaworld-goals/push-train", "metaworld-goals/push-test"),
+    "open-close": ("metaworld-goals/open-close-train", "metaworld-goals/open-close-test"),
+}
+USUAL = "reach2d"  # the recipes'
+GATO = ("--data.prompt_share", "1", "--train.seconds", "null", "--train.reduced_below", "null", "--train.steps", "300")
 AS_LONG = ("--train.steps", "400")  # about the processor time that TecNets take; the seconds are printed
 SYSTEMS = {
     "TecNets": ("tecnets-reach2d",),
@@ -29,14 +39,15 @@ SYSTEMS = {
     "told the colour": ("tecnets-reach2d", "--model.sentence", "numbers"),
     "MIL": ("mil-reach2d", *AS_LONG),
     "MIL, video alone": ("mil-reach2d", "--model.video", "true", *AS_LONG),
+    "Gato, prompted": ("demo", "--data.sources", "{reach2d/train: {}}", *GATO),
 }
 
 
 def run(system: str, seed: int, family: str, out: Path, changes: Sequence[str]) -> Path:
     """Trains one seed of a system, if that is not done. **Returns:** the checkpoint."""
     name = f"{system.replace(' ', '-').replace(',', '').replace('(', '').replace(')', '')}-{seed}"
-    if family != "reach2d":  # the recipes'
-        name, changes = f"{family}-{name}", ["--data.sources", f"{{{family}/train: {{}}}}", *changes]
+    if family != USUAL:
+        name, changes = f"{family}-{name}", ["--data.sources", f"{{{SETS[family][0]}: {{}}}}", *changes]
     checkpoint, note = Path("runs") / name / "final", out / f"{name}.json"
     if not note.is_file():
         started = time.process_time()
@@ -55,7 +66,7 @@ def draw(checkpoint: Path, family: str, file: Path) -> None:
     from gato.eval.sets import Shown
 
     agent, points, colours, is_new = gato.load(checkpoint), [], [], []
-    for name in (f"{family}/train", f"{family}/test"):
+    for name in SETS[family]:
         shown = Shown(name)
         for task in shown.numbers:
             episodes = shown.of(task, 1)
@@ -69,7 +80,8 @@ def draw(checkpoint: Path, family: str, file: Path) -> None:
     axes = figure.subplots()
     axes.scatter(*flat[~new].T, c=np.array(colours)[~new], s=9)
     axes.scatter(*flat[new].T, c=np.array(colours)[new], s=60, edgecolors="black", linewidths=1.2)
-    axes.set(title=f"{family}/train, and {family}/test (ringed): one demonstration each", xticks=[], yticks=[])
+    train, test = SETS[family]
+    axes.set(title=f"{train}, and {test} (ringed): one demonstration each", xticks=[], yticks=[])
     figure.savefig(file, dpi=110)
 
 
@@ -77,10 +89,14 @@ def save_films(results: Path, family: str, folder: Path) -> None:
     """The film strips of a success and of a failure of TecNets and of what is not told, as they are in the arena's results."""
     for cell in json.loads(results.read_text())["cells"]:
         for how, film in (cell.get("films") or {}).items():
-            start = "one-shot" if family == "reach2d" else f"one-shot-{family}"
-            path = folder / f"{start}-{cell['label'].split()[0].lower()}-{how}.png"
+            path = folder / f"{_named(family)}-{cell['label'].split()[0].lower()}-{how}.png"
             if film and cell["label"] in ("TecNets", "not told (cloning)") and not path.exists():
                 path.write_bytes(base64.b64decode(film))
+
+
+def _named(family: str) -> str:
+    """How the files of a family begin."""
+    return "one-shot" if family == USUAL else f"one-shot-{family}"
 
 
 def _do(*words: str) -> None:
@@ -93,29 +109,29 @@ def _do(*words: str) -> None:
 def run_all() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    parser.add_argument("--family", choices=["reach2d", "push2d"], default="reach2d")
+    parser.add_argument("--family", choices=SETS, default=USUAL)
     parser.add_argument("--collected", type=int, default=12, help="demonstrations of each task, where none are there yet")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shown", nargs="+", default=["1"], help="numbers of demonstrations")
     parser.add_argument("--episodes", type=int, default=160)
     parser.add_argument("--baselines", nargs="*", default=["retrieve"])
+    parser.add_argument("--retrieve", action="store_true", help="looking up what TecNets' embedding finds alike, as a line of its own")
     parser.add_argument("--out", type=Path, default=Path("one-shot"))
     parser.add_argument("--figures", type=Path, help="a folder for the map of embeddings and the film strips")
     options, changes = parser.parse_known_args()
-    family, test = options.family, f"{options.family}/test"
-    for name in (f"{family}/train", test):
+    family, (train, test) = options.family, SETS[options.family]
+    for name in (train, test):
         if not (stores_folder() / name / "manifest.json").is_file():
             _do("data", "collect", name, "--episodes", str(options.collected), "--noisy_share", "0", "--workers", "0")
     seeds = range(options.seeds)
     found = [f"{system}={run(system, seed, family, options.out, changes)}" for seed in seeds for system in options.systems]
     seconds = {path.stem: round(json.loads(path.read_text())["seconds"]) for path in sorted(options.out.glob("*-[0-9].json"))}
     print("seconds of processor time:", ", ".join(f"{name} {value}" for name, value in seconds.items()))
-    arena = options.out / ("arena" if family == "reach2d" else f"arena-{family}")
-    shown = ["--demonstrations", *options.shown, "--baselines", *options.baselines]
+    arena = options.out / ("arena" if family == USUAL else f"arena-{family}")
+    shown = ["--demonstrations", *options.shown, "--baselines", *options.baselines, *(["--retrieve", train] if options.retrieve else [])]
     _do("arena", *found, "--tasks", test, *shown, "--episodes", str(options.episodes), "--out", str(arena))
     if options.figures:
-        start = "one-shot" if family == "reach2d" else f"one-shot-{family}"
-        draw(run("TecNets", 0, family, options.out, changes), family, options.figures / f"{start}.png")
+        draw(run("TecNets", 0, family, options.out, changes), family, options.figures / f"{_named(family)}.png")
         save_films(arena / "arena.json", family, options.figures)
 
 

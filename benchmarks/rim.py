@@ -1,11 +1,11 @@
 """RIM as a memory, supervised: copying, adding, digits read pixel by pixel; and what it costs beside an LSTM.
 
-    python benchmarks/rim.py copy --varied --seeds 3            # rows of docs/results/rim.md, a JSON line each
+    python benchmarks/rim.py copy --varied --recalled 3 --length 5 --hidden 96 --steps 1500 --learning_rate 0.01 --seeds 3
     python benchmarks/rim.py adding --steps 2000 --seeds 3
     python benchmarks/rim.py digits --steps 2000 --seeds 3      # needs scikit-learn, whose digits come with it
     python benchmarks/rim.py cost
 
-A model is `lstm`, or `rim-K`: of K active blocks among `--blocks`. Copying is judged at the positions of recall alone, since an
+prints rows of docs/results/rim.md, a JSON line each. A model is `lstm`, or `rim-K`: of K active blocks among `--blocks`. Copying is judged at the positions of recall alone, since an
 average over all of them is small for a network that recalls nothing; the state begins at zero with every sequence. All models see
 the same embedded input, and the same learning rate, which warms up over 50 updates and then falls along a cosine.
 """
@@ -199,20 +199,23 @@ def _fresh(draw: Callable[[np.random.Generator, int, int], Drawn]) -> Callable[[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=[*TASKS, "cost"])
-    parser.add_argument("--models", nargs="+", default=["lstm", "rim-4", "rim-6"])
-    for name, kind, default in (("hidden", int, 120), ("blocks", int, 6), ("steps", int, 2000), ("rows", int, 64), ("seeds", int, 1)):
-        parser.add_argument(f"--{name}", type=kind, default=default)
+    parser.add_argument("--models", nargs="+", default=["lstm", "rim-3", "rim-6"])
+    numbers = {"hidden": 120, "blocks": 6, "steps": 2000, "rows": 64, "seeds": 1, "first_seed": 0}
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--recalled", type=int, default=10, help="symbols to be copied")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--varied", action="store_true", help="in training, any length from 1 to --length, drawn for every update")
     parser.add_argument("--length", type=int, help="of training: blanks, numbers, or pixels along a side")
     options = parser.parse_args()
+    if options.varied and options.task != "copy":
+        parser.error("--varied is for copy, whose blanks may be few")
     torch.set_num_threads(1)
     if options.task == "cost":
         for row in cost(options.rows):
             print(json.dumps(row), flush=True)
         return
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for kind in options.models:
             print(json.dumps(run(options.task, kind, seed, options)), flush=True)
 
