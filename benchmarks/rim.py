@@ -5,9 +5,10 @@
     python benchmarks/rim.py digits --steps 2000 --seeds 3      # needs scikit-learn, whose digits come with it
     python benchmarks/rim.py cost
 
-prints rows of docs/results/rim.md, a JSON line each. A model is `lstm`, or `rim-K`: of K active blocks among `--blocks`. Copying is judged at the positions of recall alone, since an
-average over all of them is small for a network that recalls nothing; the state begins at zero with every sequence. All models see
-the same embedded input, and the same learning rate, which warms up over 50 updates and then falls along a cosine.
+print rows of docs/results/rim.md, a JSON line each. A model is `lstm`, or `rim-K`: of K active blocks among `--blocks`. Copying is judged
+at the positions of recall alone, since an average over all of them is small for a network that recalls nothing; the state begins at
+zero with every sequence. All models see an embedded input, and the same learning rate, which warms up over 50 updates
+and then falls along a cosine.
 """
 
 from __future__ import annotations

@@ -21,17 +21,15 @@ import numpy as np
 
 from gato import envs
 from gato.agent import Agent, load
-from gato.description import learner_of
 from gato.disk import finite, reason
 from gato.envs.recording import episode_seed
 from gato.episode import Episode
 from gato.learners.folder import KINDS
 from gato.learners.one_shot.agent import OneShotAgent, num_bytes
-from gato.learners.one_shot.config import TECNETS
 from gato.progress import Progress
 from gato.spec import TaskSpec
 
-from .insight.similar import KnownTasks, LookUp
+from .insight.similar import KnownTasks, LookUp, embeds
 from .recorder import weights_sha256
 from .replay import film_of
 from .rollout import EpisodeResult, rollout
@@ -93,7 +91,7 @@ def entries(words: Sequence[str], baselines: Sequence[str], known: str | None = 
     looked_up = [
         Entry(f"{entry.label}, looked up", entry.folder, known)
         for entry in found
-        if known is not None and learner_of(str(entry.folder)) == TECNETS
+        if known is not None and entry.folder is not None and embeds(entry.folder)
     ]
     return found + looked_up + [Entry(name) for name in baselines]
 

@@ -9,13 +9,24 @@ from typing import Any
 import torch
 
 from gato.agent import load
+from gato.description import learner_of
+from gato.disk import read_json
 from gato.episode import Episode
 from gato.eval.sets import Shown
 from gato.learners.nearest import NearestPolicy
-from gato.learners.one_shot.agent import OneShotAgent
+from gato.learners.one_shot.agent import DESCRIPTION, OneShotAgent
+from gato.learners.one_shot.config import TECNETS
+from gato.learners.one_shot.tecnets import EMBEDDED
 from gato.spec import TaskSpec
 
 LOOKED_UP = 20  # known tasks
+
+
+def embeds(checkpoint: Path) -> bool:
+    """Whether it is one of TecNets with an embedding of demonstrations."""
+    if learner_of(checkpoint) != TECNETS:
+        return False
+    return (read_json(checkpoint / DESCRIPTION).get("model") or {}).get("sentence") in EMBEDDED
 
 
 class KnownTasks:
