@@ -38,7 +38,7 @@ SYSTEMS = {
     "without the margin loss": ("tecnets-reach2d", "--model.embedding_weight", "0"),
     "told the colour": ("tecnets-reach2d", "--model.sentence", "numbers"),
     "MIL": ("mil-reach2d", *AS_LONG),
-    "MIL, learned rates": ("mil-reach2d", "--model.learned_rates", "true", *AS_LONG),
+    "MIL, fixed rate": ("mil-reach2d", "--model.learned_rates", "false", *AS_LONG),
     "MIL, video alone": ("mil-reach2d", "--model.video", "true", *AS_LONG),
     "Gato, prompted": ("demo", "--data.sources", "{reach2d/train: {}}", *GATO),
 }
