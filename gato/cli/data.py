@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,14 +90,27 @@ def import_(arguments: list[str]) -> None:
     parser.add_config(reader(kind))
     options = vars(parse(parser, arguments))
     path, out, splits, skip, as_json = (options.pop(key) for key in ("path", "out", "splits", "skip", "json"))
-    left_out = LeftOut(skip)
-    folders = import_dataset(reader(kind)(**options).open(path, left_out), out or stores_folder() / kind, splits)
+    left_out, made = LeftOut(skip), reader(kind)(**options)
+    if kind == "recordings" and out is None and options["spec"] is None:
+        spec = made.first_spec(path)
+        print_rows({"spec": spec}, as_json, lambda: spec)
+        return _say_how_to_go_on(path)
+    dataset = made.open(path, left_out)
+    folders = import_dataset(dataset, out or stores_folder() / kind, splits)
+    taken = dataset.provenance.get("taken", [])
     rows = []
     for split, folder in folders.items():
         store = Store(folder)
         skipped = [x["row"] for x in store.manifest.provenance.get("skipped", [])]
         rows.append({"split": split, "episodes": store.num_episodes, "folder": folder, **left_out.notes(), "skipped": skipped})
-    print_rows(rows, as_json, lambda: "\n".join([*map(_imported, rows), *left_out.lines(), *_skipped(rows)]))
+    lines = [*map(_imported, rows), *(["read: " + "; ".join(taken)] if taken else []), *left_out.lines(), *_skipped(rows)]
+    print_rows(rows, as_json, lambda: "\n".join(lines))
+
+
+def _say_how_to_go_on(path: Path) -> None:
+    """Beside a printed spec, which may go to a file."""
+    then = f"gato data import recordings {shlex.quote(str(path))} --spec spec.yaml --out STORE"
+    print(f"gato: a spec is printed: save it (> spec.yaml), check it, and import with '{then}'", file=sys.stderr)
 
 
 def _imported(row: dict[str, Any]) -> str:

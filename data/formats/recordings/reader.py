@@ -1,13 +1,14 @@
 """One's own recordings: HDF5, NPZ, CSV or TSV files, and a YAML file that says which arrays are what.
 
 An episode is a file, a group of an HDF5 file, or a run of rows. One episode is in memory at a time.
-`recordings_spec` reads the YAML file, `first_spec` makes one to start from.
+`read_spec` reads the YAML file, `first_spec` makes one to start from, `env_spec` one for an environment.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import yaml
 
+from gato import envs
 from gato.data.formats.dataset import Dataset
 from gato.data.formats.files import files_digest, options_digest
 from gato.data.formats.left_out import BadRow, LeftOut
@@ -25,11 +28,13 @@ from gato.spec import PATCH_SIZE, FieldSpec, Modality, Role, TaskSpec
 
 from .arrays import Arrays
 from .csv_file import CsvArrays
+from .env_spec import EnvSpec, env_spec
 from .files import open_arrays, recording_files
-from .first_spec import first_spec, listing
+from .first_spec import first_spec
 from .places import Place, is_unfinished, places, split_places
+from .roles import listing
 from .rows import EpisodeRows
-from .spec import Entry, Spec, read_spec
+from .spec import Entry, Spec, read_spec, spec_of
 
 _TIMESTEP = re.compile(r"at timestep (\d+)")
 
@@ -38,33 +43,37 @@ _TIMESTEP = re.compile(r"at timestep (\d+)")
 class Recordings(Settings):
     """Own recordings in HDF5, NPZ, CSV or TSV files.
 
-    - `spec`: YAML file that says which arrays are what; without it a first one is printed.
+    - `spec`: YAML file that says which arrays are what; without it and without --out one to start from is printed.
+    - `env`: a task or a Gymnasium id, also as MODULE:ID: the spec is made for this environment, and with --out used at once.
     """
 
     spec: Path | None = None
+    env: str | None = None
+
+    def first_spec(self, path: Path) -> str:
+        """The spec to start from, for the environment where one is named. **Raises:** `ValueError` naming the file."""
+        file = recording_files(path, LeftOut())[0]
+        return first_spec(file) if self.env is None else env_spec(file, envs.task(self.env)).text
 
     def open(self, path: Path, left_out: LeftOut | None = None) -> Dataset:
         """`path`: a file, a folder of files, or a pattern such as `runs/*.npz`.
 
-        **Raises:** `ValueError` naming file and key; without a spec, after printing one to start from.
+        **Raises:** `ValueError` naming file and key; without a spec where the environment's fields are not found by their names.
         """
         left_out = left_out or LeftOut()
         files = recording_files(path, left_out)
-        if self.spec is None:
-            print(first_spec(files[0]))
-            raise ValueError(
-                f"{files[0]} holds {', '.join(listing(files[0]))}; a spec must say which is what: save the one printed above "
-                f"('gato data import recordings {path} > spec.yaml'), check it and give --spec spec.yaml"
-            )
-        spec = read_spec(self.spec)
+        made = None if self.env is None else self._made(path, files[0], left_out)
+        spec, named = (self._given(path, files[0]), self.spec) if made is None else (spec_of(yaml.safe_load(made.text), path), path)
         try:
             source = _Source(files, spec, left_out)
             task, inferred = source.task()
             splits = split_places(source.places, spec, source.opened, left_out)
         except ValueError as error:
             names_a_file = any(str(error).startswith(str(file)) for file in files)
-            raise error if names_a_file else (BadRow if isinstance(error, BadRow) else ValueError)(f"{self.spec}: {error}") from None
+            raise error if names_a_file else (BadRow if isinstance(error, BadRow) else ValueError)(f"{named}: {error}") from None
         provenance: dict[str, Any] = {"format": "recordings", "files": len(files), "spec": spec.given, "licence": spec.licence}
+        if made is not None:
+            provenance["taken"] = list(made.taken)
         if inferred:
             provenance["inferred_ranges"] = inferred
         if spec.reward is None:
@@ -80,6 +89,32 @@ class Recordings(Settings):
             provenance=provenance,
             left_out=left_out,
         )
+
+    def _given(self, path: Path, file: Path) -> Spec:
+        """What `spec` says. **Raises:** `ValueError` where there is none, with what the file holds."""
+        if self.spec is not None:
+            return read_spec(self.spec)
+        raise ValueError(
+            f"{file} holds {', '.join(listing(file))}; a spec must say which is what: 'gato data import recordings "
+            f"{shlex.quote(str(path))} > spec.yaml' prints one, check it and give --spec spec.yaml; or name the environment with --env"
+        )
+
+    def _made(self, path: Path, file: Path, left_out: LeftOut) -> EnvSpec:
+        """The spec for the environment. **Raises:** `ValueError` unless every field is found by its name."""
+        if self.spec is not None:
+            raise ValueError(
+                f"--spec {self.spec} and --env {self.env} are both given; a spec names its environment as env_id: leave out --env"
+            )
+        made = env_spec(file, envs.task(str(self.env)))
+        if made.doubts:
+            more = f", and {len(made.doubts) - 1} more" if made.doubts[1:] else ""
+            raise ValueError(
+                f"{file}: {made.doubts[0]}{more}; 'gato data import recordings {shlex.quote(str(path))} --env {shlex.quote(str(self.env))} "
+                "> spec.yaml' prints a spec: complete it and give --spec spec.yaml in place of --env"
+            )
+        for note in made.left_out:
+            left_out.count("arrays that nothing is read from", note)
+        return made
 
 
 class _Source:
@@ -195,7 +230,8 @@ class _Source:
         if modality is Modality.IMAGE:
             dtype, low, high = "uint8", None, None
         resize: Literal["exact", "pad"] = "exact" if modality is not Modality.IMAGE or not any(n % PATCH_SIZE for n in shape[:2]) else "pad"
-        path = () if name == role and len(getattr(self.spec, f"{role}s")) == 1 else tuple(name.split("/"))
+        parts = tuple(int(part) if self.spec.env_id and part.isdecimal() else part for part in name.split("/"))  # of a Tuple space
+        path = () if name == role and len(getattr(self.spec, f"{role}s")) == 1 else parts
         try:
             lowest, highest, origin = (None if values is None else tuple(values) for values in (low, high, _bound(entry.origin)))
             return FieldSpec(name, modality, role, shape, dtype, lowest, highest, path, resize, origin=origin)

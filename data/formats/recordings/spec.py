@@ -115,6 +115,11 @@ def read_spec(path: Path) -> Spec:
     given = load_yaml(path)
     if given is None:
         raise ValueError(f"{path} is empty; 'gato data import recordings FILE' without --spec prints one to start from")
+    return spec_of(given, path)
+
+
+def spec_of(given: Any, path: Path) -> Spec:
+    """The spec of a mapping that was read from a file. **Raises:** as `read_spec`."""
     spec = _build(Spec, given, str(path), "")
     sides: dict[str, dict] = {"observations": dict(spec.observations), "actions": dict(spec.actions)}
     if spec.instruction is not None:
@@ -192,7 +197,7 @@ def _build(kind: type, given: Any, path: str, prefix: str) -> Any:
         if any(isinstance(v, str) and len(v) > MAX_NAME for v in (value if isinstance(value, list) else [value])) and key not in _LONG:
             raise ValueError(f"{path}: '{prefix}{key}' is a text of more than {MAX_NAME} characters, expected a name")
         inner = (str,) if key in ("key", "next") else (int, float)
-        if isinstance(value, list) and not (value and all(type(v) in inner for v in value)):
+        if isinstance(value, list) and not ((value or key == "shape") and all(type(v) in inner for v in value)):
             raise ValueError(
                 f"{path}: '{prefix}{key}' is {_short(value)}, expected {'texts' if inner == (str,) else 'numbers'} in the list"
             )
