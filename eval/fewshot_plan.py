@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gato.eval.report.fewshot_table import origin_lines
+from gato.eval.report.fewshot_table import drawn_from, origin_lines
 from gato.learners.one_shot.agent import OneShotAgent
 from gato.train.finetune import speed, tokenizer_of
 from gato.train.protocol import MODES
@@ -35,10 +35,7 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
     lines = [agent.tokenizer.show(agent.tokenizer.encode(most[0].window(0, 2)))]
     unit = "tokens" if agent.tokenizer.layout == "gato" else "positions"
     lines.append(f"{per_timestep} {unit} a timestep, {context // per_timestep} timesteps in the context of {context}")
-    lines.append(
-        f"{len(demonstrations.pool)} demonstrations to draw from, {len(demonstrations.held_out)} held out, "
-        f"{demonstrations.left_out} left out"
-    )
+    lines.append(drawn_from(len(demonstrations.pool), len(demonstrations.held_out), demonstrations.left_out))
     lines += origin_lines(demonstrations.inferred)
     total, measured = 0.0, {}
     with TemporaryDirectory() as folder:

@@ -424,8 +424,7 @@ def test_without_a_spec_one_is_printed_that_imports_the_file(robomimic, tmp_path
         table(path, changes={0: {"push": 0.25}}).write_text(path.read_text().replace("push", "action_0"))
     if kind == "npz":
         save(path, [2, 2])
-    with pytest.raises(ValueError, match=r"a spec must say which is what: save the one printed above"):
-        Recordings().open(path)
+    assert main(["data", "import", "recordings", str(path)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("# ") and len(imported(path, printed)) >= 2
 
@@ -434,7 +433,10 @@ def test_the_command_imports_and_refuses(robomimic, tmp_path, capsys):
     arguments = ["data", "import", "recordings", str(robomimic), "--out", str(tmp_path / "out")]
     assert main(arguments) == 2
     captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert "actions (4, 2) float32" in captured.err and f"recordings {robomimic} > spec.yaml' prints one" in captured.err
+    assert main(arguments[:4]) == 0
+    captured = capsys.readouterr()
     assert captured.out == first_spec(robomimic) + "\n" and captured.err.count("\n") == 1
-    assert "actions (4, 2) float32" in captured.err
     assert main([*arguments, "--spec", str(spec(tmp_path, ROBOT))]) == 0
     assert f"train: 2 episodes: {tmp_path / 'out' / 'train'}" in capsys.readouterr().out

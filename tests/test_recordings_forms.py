@@ -1,6 +1,5 @@
 """The forms that recordings come in: dialects of tables, texts and pictures in arrays, attributes, masks, links; and the first spec."""
 
-import contextlib
 import gzip
 import io
 from pathlib import Path
@@ -69,10 +68,8 @@ def refused(path: Path, text: str) -> str:
 
 def by_first_spec(path: Path) -> tuple[str, list[Episode]]:
     """The printed spec, and the episodes that it gives as it is."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), pytest.raises(ValueError, match="a spec must say which is what"):
-        Recordings().open(path)
-    return printed.getvalue(), imported(path, printed.getvalue())
+    printed = Recordings().first_spec(path)
+    return printed, imported(path, printed)
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -105,7 +102,7 @@ def test_a_table_in_any_dialect_is_the_same_episodes(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     printed, (first, second) = by_first_spec(tmp_path / name)
     assert "episodes: {key: episode}" in printed
-    assert (first.observations["x"].tolist(), second.observations["x"].tolist()) == ([0.5, 1.5], [2.5])
+    assert (first.observations["observation"].tolist(), second.observations["observation"].tolist()) == ([0.5, 1.5], [2.5])
     assert (first.actions["action"].tolist(), second.actions["action"].tolist()) == ([1, 2], [1])
 
 
@@ -132,7 +129,7 @@ def test_a_column_that_cannot_be_used_does_not_keep_the_others_back(tmp_path):
     (tmp_path / "a.csv").write_text("x,note,note,,action\n1.5,a,b,,0\n2.5,c,d,,1\n")
     printed, (episode,) = by_first_spec(tmp_path / "a.csv")
     assert "# left out: column 4 has no name" in printed and "twice; rename one" in printed
-    assert episode.observations["x"].tolist() == [1.5, 2.5]
+    assert episode.observations["observation"].tolist() == [1.5, 2.5]
     text = SPEC.replace("seen: seen", "note: note").replace("actions, low: -1, high: 1", "action, infer: true")
     assert "has the column 'note' twice; rename one" in refused(tmp_path / "a.csv", text)
 
@@ -143,7 +140,7 @@ def test_names_that_yaml_reads_otherwise_are_quoted(tmp_path):
     quoted = ",".join('"' + name.replace('"', '""') + '"' for name in names)
     (tmp_path / "a.csv").write_text("\n".join([quoted, *map(",".join, rows)]), encoding="utf-8")
     _, (episode,) = by_first_spec(tmp_path / "a.csv")
-    assert episode.actions["action [rad]"].tolist() == [13, 13.5] and episode.observations["pos"].tolist() == [[3, 4], [3.5, 4.5]]
+    assert episode.actions["action"].tolist() == [13, 13.5] and episode.observations["pos"].tolist() == [[3, 4], [3.5, 4.5]]
     assert episode.observations["yes"].tolist() == [0, 0.5] and len(episode.observations) == 12
 
 
@@ -202,8 +199,8 @@ def in_rows(content: bytes, width: int) -> np.ndarray:
 def test_padded_rows_of_encoded_pictures_are_decoded(tmp_path, kind):
     rows = np.stack([in_rows(encoded(50 * t, kind), 4_000) for t in range(4)])
     printed, (episode,) = by_first_spec(npz(tmp_path, obs=rows))
-    assert "obs: {key: obs, modality: image}  # encoded pictures" in printed
-    assert [round(float(p.mean()) / 50) for p in episode.observations["obs"]] == [0, 1, 2, 3]
+    assert "observation: {key: obs, modality: image}  # encoded pictures" in printed
+    assert [round(float(p.mean()) / 50) for p in episode.observations["observation"]] == [0, 1, 2, 3]
     assert episode.task.observations[0].shape == (16, 32, 3)
 
 
@@ -245,7 +242,7 @@ def test_what_only_looks_like_pictures_must_be_called_so(tmp_path, frames, found
     assert f"observation 'seen' looks like {found} " in line and "say 'modality: image'" in line
     printed, (episode,) = by_first_spec(npz(tmp_path, obs=frames))
     assert f"modality: image}}  # {found}; if they are numbers" in printed
-    assert episode.observations["obs"].shape == (4, 16, 32, 3) and (episode.observations["obs"] == value).all()
+    assert episode.observations["observation"].shape == (4, 16, 32, 3) and (episode.observations["observation"] == value).all()
     (tmp_path / "numbers").mkdir()
     as_numbers = imported(npz(tmp_path / "numbers", seen=frames), SPEC.replace("seen: seen", "seen: {key: seen, modality: continuous}"))
     assert as_numbers[0].observations["seen"].shape == frames.shape
@@ -335,7 +332,7 @@ def test_byte_orders_halves_and_columns_first_are_the_same_numbers(tmp_path):
 def test_what_has_no_tokens_is_refused_and_left_out_of_the_first_spec(tmp_path, seen, line):
     assert line in refused(npz(tmp_path, seen=seen), SPEC)
     printed, (episode,) = by_first_spec(npz(tmp_path, "b.npz", seen=seen, obs=np.zeros((4, 2))))
-    assert "# left out: seen:" in printed and set(episode.observations) == {"obs"}
+    assert "# left out: seen:" in printed and set(episode.observations) == {"observation"}
 
 
 def test_an_array_that_is_there_twice_is_refused(tmp_path):
@@ -357,8 +354,8 @@ def test_common_names_are_recognised(tmp_path):
     printed, (episode,) = by_first_spec(
         npz(tmp_path, "b.npz", **{k: v for k, v in np.load(path).items() if k != "actions"}, actions=ACTIONS)
     )
-    assert "obs: {key: obs, next: next_obs}" in printed and "reward: rew\nterminated: term\ntruncated: trunc" in printed
-    assert episode.final_observation["obs"].tolist() == [1, 1, 1] and (episode.terminated, episode.total_reward) == (True, 4)
+    assert "observation: {key: obs, next: next_obs}" in printed and "reward: rew\nterminated: term\ntruncated: trunc" in printed
+    assert episode.final_observation["observation"].tolist() == [1, 1, 1] and (episode.terminated, episode.total_reward) == (True, 4)
     assert set(episode.actions) == {"act", "actions"} and "# left out: t: it counts or times the rows" in printed
 
 
@@ -366,8 +363,8 @@ def test_an_observation_more_than_actions_is_the_last_one(tmp_path):
     printed, (episode,) = by_first_spec(npz(tmp_path, obs=np.arange(5.0)[:, None], done=np.arange(4) == 3))
     assert "episodes" not in printed and "terminated: done" in printed
     assert (
-        episode.observations["obs"].ravel().tolist() == [0, 1, 2, 3]
-        and episode.final_observation["obs"].tolist() == [4]
+        episode.observations["observation"].ravel().tolist() == [0, 1, 2, 3]
+        and episode.final_observation["observation"].tolist() == [4]
         and episode.terminated
     )
 

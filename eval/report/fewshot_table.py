@@ -69,8 +69,8 @@ def few_shot_table(results: dict[str, Any]) -> str:
     lines = [
         f"{results['task']} from {results['checkpoint']}{', which was trained on it' if results['seen'] else ''}: {what}, "
         f"95 % interval over {results['series']} series x {results['rollouts']} episodes",
-        f"{results['protocol']} protocol: {training['steps']} updates{more} of {size}; demonstrations: {results['pool']} "
-        f"to draw from, {results['held_out']} held out, {results['left_out']} left out",
+        f"{results['protocol']} protocol: {training['steps']} updates{more} of {size}; "
+        f"{drawn_from(results['pool'], results['held_out'], results['left_out'])}",
     ]
     if sibling := results["sibling"]:
         unseen = "" if sibling["seen"] else ", which this checkpoint was not trained on either"
@@ -109,6 +109,12 @@ def few_shot_table(results: dict[str, Any]) -> str:
 
 def _cell(row: dict[str, Any] | None) -> str:
     return "" if row is None else f"{row['mean']:.1f} {spanned(row['low'], row['high'], '.1f')}".rstrip()
+
+
+def drawn_from(pool: int, held_out: int, left_out: int) -> str:
+    """How many demonstrations there are, and why there are fewer to learn from."""
+    kept = f", of which {held_out} held out, to see when to stop (--held_out 0: none), so {pool} to learn from" if held_out else ""
+    return f"{pool + held_out} demonstrations{kept}; {left_out} left out"
 
 
 def _memory_line(memory: int) -> str:
