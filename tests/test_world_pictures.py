@@ -178,6 +178,7 @@ def test_what_a_run_costs_is_counted_and_nothing_starts(tmp_path, monkeypatch, c
 
 @pytest.mark.parametrize("game", ["pong", "boxing", "freeway"])
 def test_recipes_of_atari_differ_by_the_game_alone(game, capsys):
+    pytest.importorskip("minatar")  # any pictures will do
     words = ["pretrain", f"world-model-{game}", "--env.task", "minatar/breakout", "--dry-run", "--json"]
     assert main(words) == 0
     found = json.loads(capsys.readouterr().out)
@@ -258,6 +259,7 @@ def test_copy_last_of_pictures_says_symbols_by_how_often_they_changed(task):
 
 @pytest.mark.slow
 def test_a_few_hundred_updates_on_minatars_pictures_beat_copy_last():
+    pytest.importorskip("minatar")
     task = envs.task("minatar/breakout")
     config = WorldConfig(width=64, num_layers=1, num_heads=2, memory=4, stack=1, picture_channels=8, picture_width=64)
     scene = scene_of(task, config)
