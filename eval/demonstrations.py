@@ -197,6 +197,11 @@ def with_memory(demonstrations: Demonstrations, agent: Agent, memory: int | None
     timestep in the compact layout, which learns more from few demonstrations so.
     """
     task = demonstrations.task
+    context = agent.model.config.context_length
+    if (memory or 0) > (most := context // max(1, agent.tokenizer.positions_per_timestep(task))) > 0:
+        _log.warning(
+            "--memory %d: the context of %d positions holds %d timesteps of '%s'; it sees so many", memory, context, most, task.name
+        )
     if memory is None:
         names = task.name, envs.held_out().get(envs.registered_name(task), "")
         known = [agent.tasks[name].memory for name in names if name in agent.tasks]

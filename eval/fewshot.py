@@ -27,7 +27,7 @@ from gato.agent import Agent, load
 from gato.data.store import StoreWriter
 from gato.description import check_gato, learner_of
 from gato.device import pick_device
-from gato.disk import finite, write_text
+from gato.disk import finite, make_folder, write_text
 from gato.episode import Episode
 from gato.eval.report.chart import score_curves
 from gato.eval.report.fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
@@ -272,6 +272,6 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
         shared = {"weights_sha256"} if finished <= set(WITHOUT_CHECKPOINT) else set()
         if changed := [name for name in settings if before.get(name) != settings[name] and name not in shared]:
             raise ValueError(f"{out} holds cells that were made with another {', '.join(changed)}; choose another --out or undo the change")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_text(path, json.dumps(settings, indent=1))
     return out

@@ -93,7 +93,7 @@ class GatoConfig(PreTrainedConfig):
         self._expect("positions", self.positions in _SCHEMES, f"one of {', '.join(_SCHEMES)}")
         self._expect("layout", self.layout in LAYOUTS, f"one of {', '.join(LAYOUTS)}")
         may_pool = self.layout == "compact"
-        self._expect("pool_patches", self.pool_patches == 1 or may_pool, "a whole number from 1 to 64, 1 in the layout gato")
+        self._expect("pool_patches", self.pool_patches == 1 or may_pool, "a whole number from 1 to 64, which above 1 needs layout: compact")
         self._expect("head_width", self.head_width % 2 == 0 or self.positions != "rope", "an even number for rope")
         self._expect("width", self.width % 2 == 0 or self.positions != "transformer_xl", "an even number for transformer_xl")
         self._expect("feed_forward", self.feed_forward % 2 == 0, "an even number, since GEGLU has two halves")

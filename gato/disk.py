@@ -85,6 +85,16 @@ def check_writable(path: Path) -> None:
         raise ValueError(f"'{path}' cannot be written: {error.strerror}; name another file") from None
 
 
+def make_folder(path: Path) -> None:
+    """Makes the folder of some results. **Raises:** `ValueError` where a file lies in its place, or it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        file = next((p for p in (path, *path.parents) if p.is_file()), None)
+        what = f"'{file}' is a file" if file else f"it cannot be made: {error.strerror}"
+        raise ValueError(f"the results need a folder '{path}', but {what}; name another --out") from None
+
+
 def spanned(low: float | None, high: float | None, form: str) -> str:
     """`[low, high]` in a format such as `.1f`; nothing where a single value gave no interval."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -41,6 +41,11 @@ def kind(given: Any) -> str:
     if isinstance(shape, tuple):
         return f"{type(given).__name__} of {given.dtype} and shape {tuple(shape)}"
     return shown(given) if given is None or isinstance(given, (str, bool, int, float)) else f"of type {type(given).__name__}"
+
+
+def first_of(lines: Sequence[str]) -> str:
+    """The first of several findings, and how many more there are."""
+    return lines[0] if len(lines) == 1 else f"{lines[0]}, and {len(lines) - 1} more"
 
 
 def nearest(name: str, known: Iterable[str], dashes: str = "") -> str:

@@ -101,6 +101,12 @@ def test_all_demonstrations_held_out_is_refused(config):
         open_demonstrations(replace(config, held_out=12))
 
 
+def test_results_need_a_folder(config, checkpoint, tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match=r"need a folder '.*grid', but '.*notes.txt' is a file; name another --out"):
+        few_shot(checkpoint, replace(config, out=tmp_path / "notes.txt" / "grid"))
+
+
 def test_demonstrations_of_another_task_are_refused_with_the_field_that_differs(config):
     with pytest.raises(ValueError, match="no demonstrations of 'CartPole-v1': its task 'toy/corridor' differs: .*observation"):
         open_demonstrations(replace(config, env="CartPole-v1"))

@@ -160,4 +160,6 @@ def test_bad_options_are_one_line(wrong, tmp_path, capsys):
     wrong.save(tmp_path / "wrong")
     assert main(["correct", str(tmp_path / "wrong"), "--out", str(tmp_path / "s"), "--by", "expert", "--last", "30"]) == 2
     assert "an expert presses none" in capsys.readouterr().err
+    assert main(["correct", str(tmp_path / "wrong"), "--out", str(tmp_path / "s")]) == 2  # the standard input of a test is none
+    assert "the keyboard needs a terminal" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()

@@ -439,7 +439,11 @@ def test_a_dream_is_measured_and_drawn(run, task, tmp_path, monkeypatch, capsys)
 def test_only_a_world_model_dreams(agent, tmp_path, capsys):
     agent.save(tmp_path / "gato")
     assert "holds a 'gato', and only a world-model dreams" in refusal(capsys, "dream", str(tmp_path / "gato"))
-    assert "holds no checkpoint (gato.json is missing); train one" in refusal(capsys, "dream", str(tmp_path / "nowhere"))
+    assert "the folder does not exist" in refusal(capsys, "dream", str(tmp_path / "nowhere"))
+    assert f"holds some; name one of {tmp_path / 'gato'}" in refusal(capsys, "dream", str(tmp_path))
+    assert "--episodes is for measuring, and there is no --out FOLDER" in refusal(
+        capsys, "dream", str(tmp_path / "gato"), "--episodes", "2"
+    )
 
 
 def test_a_dream_that_begins_in_an_episode_goes_on_as_one_pass_says(task):

@@ -15,12 +15,12 @@ from gato.data.selection import SourceConfig
 from gato.data.source import selected_episodes
 from gato.data.store import Store
 from gato.data.stores import find_store
-from gato.description import learner_of
-from gato.disk import shown
+from gato.description import check_folder, learner_of
+from gato.disk import make_folder, shown
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.recording import Recording, episode_seed
 from gato.episode import Episode
-from gato.learners.acting_agent import DESCRIPTION
+from gato.given import first_of
 from gato.learners.world.agent import WorldAgent
 from gato.learners.world.config import NAME
 from gato.learners.world.dynamics import WorldModel
@@ -54,11 +54,11 @@ class DreamReport(Settings):
 
 def load_world(checkpoint: Path, device: str = "cpu", verify: bool = True) -> WorldAgent:
     """**Raises:** `ValueError` where the folder holds something else."""
-    train_one = "train one: gato pretrain world-model-breakout"
-    if not (checkpoint / DESCRIPTION).is_file():
-        raise ValueError(f"'{checkpoint}' holds no checkpoint ({DESCRIPTION} is missing); {train_one}")
+    check_folder(checkpoint)
     if (learner := learner_of(checkpoint)) != NAME:
-        raise ValueError(f"'{checkpoint}' holds a {shown(learner)}, and only a {NAME} dreams; {train_one}")
+        raise ValueError(
+            f"'{checkpoint}' holds a {shown(learner)}, and only a {NAME} dreams; train one: gato pretrain world-model-breakout"
+        )
     return WorldAgent.load(checkpoint, device, verify)
 
 
@@ -70,10 +70,10 @@ def report(checkpoint: Path, config: DreamReport) -> dict[str, Any]:
     """
     assert config.out is not None
     agent = load_world(checkpoint)
+    make_folder(config.out)  # before anything is played
     model = agent.model.eval()
     episodes = _stored(agent, config) if config.store else _played(agent, config)
     played = [Played.of(model, episode, agent.gamma) for episode in episodes]
-    config.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {
         "checkpoint": str(checkpoint), "episodes": len(played), "timesteps": sum(len(p.cells) for p in played),
         "one_step": {
@@ -149,7 +149,7 @@ def _stored(agent: WorldAgent, config: DreamReport) -> list[Episode]:
     (task,) = agent.tasks.values()
     differences = ["it has several tasks"] if len(store.tasks) != 1 else task.differences(store.tasks[0], raw=True)
     if differences:
-        raise ValueError(f"store {store.path} is not of '{task.name}': {'; '.join(differences)}")
+        raise ValueError(f"store {store.path} is not of '{task.name}': {first_of(differences)}")
     chosen = selected_episodes(store, SourceConfig(part=config.part), set())
     numbers = range(store.num_episodes) if chosen is None else chosen
     return [store.episode(int(i)) for i in numbers[: config.episodes]]

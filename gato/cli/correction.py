@@ -19,7 +19,7 @@ def correct(arguments: list[str]) -> None:
     about = "Take over from a policy while it acts; pieces of episodes become demonstrations, of behaviour 'human' or 'learner'."
     parser = parser_of("correct", f"{about} At the keyboard {KEYS}.")
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="the store; one that is there is added to")
+    parser.add_argument("--out", type=Path, required=True, help="the store, by name or folder; one that is there is added to")
     parser.add_argument("--task", type=str, help="by default the only one of the checkpoint")
     parser.add_option(
         "--by", str, "keyboard", Limits(choices=("keyboard", "expert")), "who takes over: you, or the task's expert where they differ"
@@ -30,6 +30,7 @@ def correct(arguments: list[str]) -> None:
         "--rate", float, None, Limits(0, 10_000, above=True), "in Hz; by default 20 at the keyboard, and else as fast as it goes"
     )
     parser.add_option("--last", float, None, Limits(0, 1e6, above=True), "keep only so many seconds before each press of k, such as 30")
+    parser.add_argument("--expert", type=str, help="your own in the place of the registry's: MODULE:NAME, as for gato data collect")
     parser.add_option("--apart", float, 0.25, Limits(0, 1), "expert: how far an action may be from its own, as a share of the range")
     parser.add_option("--patience", int, 3, COUNT, "expert: for so many timesteps in a row, before it takes over")
     parser.add_option("--hold", int, 10, COUNT, "expert: for so many timesteps it acts then")
@@ -40,15 +41,29 @@ def correct(arguments: list[str]) -> None:
     options = parse(parser, arguments)
     if options.last is not None and options.by == "expert":
         raise ValueError("--last keeps what was before a key was pressed, and an expert presses none; leave it out, or use --by keyboard")
+    if options.by == "keyboard" and not sys.stdin.isatty():
+        raise ValueError("the keyboard needs a terminal, and the standard input is none; run it in one, or use --by expert")
+    if options.by == "keyboard" and options.expert:
+        raise ValueError(f"--expert {options.expert} acts with --by expert alone; add that, or leave it out")
+    options.out = _store(options.out)
     use_threads(options.threads, options.checkpoint)
     rows, counts = _corrected(options)
     print_rows({"episodes": rows, **counts}, options.json, lambda: _lines(rows, counts, options.out))
 
 
+def _store(out: Path) -> Path:
+    """The folder of a store that is there, by its name too; else the folder as it is given."""
+    from gato.data.shards.manifest import MANIFEST_NAME
+    from gato.data.stores import named_store
+
+    named = named_store(str(out))
+    return named if not out.exists() and (named / MANIFEST_NAME).is_file() else out
+
+
 def _corrected(options: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """A row per episode, and how many pieces and timesteps of each behaviour were kept."""
-    from gato import envs
     from gato.agent import load
+    from gato.data.collection.attempt import load_expert
     from gato.data.store import StoreWriter
     from gato.eval.corrector import ExpertCorrector, Keyboard, single_keys
     from gato.eval.realtime import Pace
@@ -64,7 +79,9 @@ def _corrected(options: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
     settings = {} if options.temperature is None else {"temperature": options.temperature}
     policy, is_person = agent.policy(task, seed=options.seed, **settings), options.by == "keyboard"
     rate = options.rate or (20.0 if is_person else None)
-    corrector = Keyboard(task) if is_person else ExpertCorrector(task, envs.expert(task), options.apart, options.patience, options.hold)
+    corrector: Any = Keyboard(task) if is_person else None
+    if corrector is None:
+        corrector = ExpertCorrector(task, load_expert(task, options.expert), options.apart, options.patience, options.hold)
     counts = {"human_pieces": 0, "human_timesteps": 0, "learner_pieces": 0, "learner_timesteps": 0}
     with StoreWriter(options.out, [task], {"source": "gato.correct", "licence": task.licence}) as writer:
 

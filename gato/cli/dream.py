@@ -27,6 +27,8 @@ def dream(arguments: list[str]) -> None:
     use_threads(options.pop("threads"), checkpoint)
     config = DreamReport(**options)
     if config.out is None:
+        if given := [name for name, value in options.items() if value != getattr(DreamReport(), name)]:
+            raise ValueError(f"--{given[0]} is for measuring, and there is no --out FOLDER to write to; without it there is the page alone")
         _serve(checkpoint, host, port)
         return
     from gato.eval.dream.report import lines, report

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gato import digests, envs
 from gato.device import pick_device
 from gato.disk import read_json, shown
+from gato.given import first_of
 from gato.setting import Settings, fields_of
 from gato.spec import TaskSpec
 from gato.weights import SINGLE, read_entries
@@ -62,7 +63,7 @@ class ActingAgent(OtherAgent):
             return own
         task = envs.task(name)
         if differences := own.differences(task, raw=True):
-            raise ValueError(f"this checkpoint was not trained on '{name}', which differs from '{own.name}': {'; '.join(differences)}")
+            raise ValueError(f"this checkpoint was not trained on '{name}', which differs from '{own.name}': {first_of(differences)}")
         return task
 
     def policy(
@@ -79,7 +80,7 @@ class ActingAgent(OtherAgent):
         (own,) = self.tasks.values()
         spec = self.task(task) if isinstance(task, str) else own if task is None else task
         if differences := own.differences(spec, raw=True):
-            raise ValueError(f"task '{spec.name}' differs from '{own.name}', which was trained on: {'; '.join(differences)}")
+            raise ValueError(f"task '{spec.name}' differs from '{own.name}', which was trained on: {first_of(differences)}")
         return PPOPolicy(self.acting(), spec, 1.0 if temperature is None else temperature, seed)
 
     def save(self, folder: str | os.PathLike) -> None:

@@ -124,8 +124,8 @@ def load_baseline(folder: str | Path, *unused: Any) -> BaselineAgent:
     **Raises:** `ValueError` naming the file that is damaged, missing or of another folder.
     """
     folder = Path(folder)
+    content = read_json(folder / NAME)
     try:
-        content = read_json(folder / NAME)
         kind, written = content["kind"], content["format"]
         if written not in (1, FORMAT) or kind not in KINDS:
             known = ", ".join(KINDS)

@@ -51,18 +51,26 @@ def _asked(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Requ
                 body += part
                 if len(body) > MOST_BYTES:
                     return JSONResponse({"error": f"the request is longer than {MOST_BYTES} bytes"}, 413)
-            values = json.loads(body)
-            if not isinstance(values, dict):
-                raise ValueError("the request is no object in JSON")
+            values = _object(body)
             return JSONResponse(await run_in_threadpool(answer, values))
         except ClientDisconnect:
             return Response(status_code=400)
         except Busy as error:
             return JSONResponse({"error": str(error)}, 503)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             return JSONResponse({"error": " ".join(str(error).split())[:300]}, 400)
 
     return route
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError('the request is no object in JSON, such as {"seed": 0} for /begin or {"game": ID, "action": 1} for /act')
+    return values
 
 
 def serve(checkpoint: Path, host: str, port: int) -> None:

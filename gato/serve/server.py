@@ -124,7 +124,13 @@ def _token(config: ServeConfig, is_local: bool) -> tuple[str | None, bool]:
     """The token, `None` where none is asked for, and whether it was drawn here."""
     token = os.environ.get(TOKEN_VARIABLE)
     if config.token_file is not None:
-        token = Path(config.token_file).read_text(encoding="utf-8").strip()
+        try:
+            token = Path(config.token_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise ValueError(
+                f"token_file '{config.token_file}' cannot be read ({why}); expected a file that holds the token alone"
+            ) from None
     if token is None:
         return (None, False) if is_local else (secrets.token_urlsafe(24), True)
     if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:

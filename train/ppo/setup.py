@@ -11,6 +11,7 @@ import torch
 from gato import envs
 from gato.description import check_folder, learner_of
 from gato.envs.recording import Recording, episode_seed
+from gato.given import first_of
 from gato.learner import Setup, Weights
 from gato.learners.ppo.agent import PPOAgent
 from gato.learners.ppo.config import NAME
@@ -58,7 +59,7 @@ def started(config: PPORecipe, task: TaskSpec, words: Words) -> ActorCritic:
     agent = PPOAgent.load(str(config.ppo.start), "cpu")
     model: ActorCritic = agent.model
     if differences := model.task.differences(task, raw=True):
-        raise ValueError(f"{where}, of '{model.task.name}', from which '{task.name}' differs: {'; '.join(differences)}")
+        raise ValueError(f"{where}, of '{model.task.name}', from which '{task.name}' differs: {first_of(differences)}")
     if model.config != config.model:
         names = [name for name, value in asdict(model.config).items() if value != getattr(config.model, name)]
         told = ", ".join(f"model.{name} {getattr(model.config, name)}" for name in names)
