@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gato.setting import Limits
 
@@ -90,7 +90,7 @@ def import_(arguments: list[str]) -> None:
     parser.add_config(reader(kind))
     options = vars(parse(parser, arguments))
     path, out, splits, skip, as_json = (options.pop(key) for key in ("path", "out", "splits", "skip", "json"))
-    left_out, made = LeftOut(skip), reader(kind)(**options)
+    left_out, made = LeftOut(skip), cast("Any", reader(kind)(**options))
     if kind == "recordings" and out is None and options["spec"] is None:
         spec = made.first_spec(path)
         print_rows({"spec": spec}, as_json, lambda: spec)

@@ -93,7 +93,7 @@ def contents_of(path: Path) -> Contents:
     with closing(open_arrays(path)) as arrays:
         pattern, prefix = _groups(arrays)
         keys = arrays.keys()
-        is_table = isinstance(arrays, CsvArrays)
+        table = arrays if isinstance(arrays, CsvArrays) else None
         return Contents(
             name=path.name,
             arrays=[_array(arrays, key, key.removeprefix(prefix)) for key in keys if key.startswith(prefix)],
@@ -101,8 +101,8 @@ def contents_of(path: Path) -> Contents:
             pattern=pattern,
             spoken=_spoken(arrays, prefix),
             masks=[key for key in keys if key.split("/")[0] in ("mask", "masks") and "/" in key] if pattern else [],
-            notes=[f"column {i} has no name" for i in arrays.nameless] if is_table else [],
-            unusual=arrays.dialect.unusual if is_table else [],
+            notes=[f"column {i} has no name" for i in table.nameless] if table else [],
+            unusual=table.dialect.unusual if table else [],
         )
 
 
