@@ -71,14 +71,15 @@ class WorldBatch:
 
 @dataclass(frozen=True)
 class Imagined:
-    """N imagined stretches: `cells` (N, H + 1, *codes), `actions` (N, H, size), `rewards` and `discounts` (N, H); `taught` (N, H) bool,
-    whether anything is learned of a timestep."""
+    """N imagined stretches: `cells` (N, H + 1, *codes), `actions` (N, H, size), `rewards` and `discounts` (N, H); `taught` and `tried`
+    (N, H) bool: whether anything is learned of a timestep, and whether its action was not the policy's own."""
 
     cells: Tensor
     actions: Tensor
     rewards: Tensor
     discounts: Tensor
     taught: Tensor
+    tried: Tensor
 
 
 class Dreamer(nn.Module):
@@ -130,7 +131,7 @@ class Dreamer(nn.Module):
         """
         choices, k = self.policy.choices, self.config.outcomes + self.scene.size
         dream = Dream(self.world, tokens, counts, cells, last)
-        found: dict[str, list[Tensor]] = {"cells": [cells], "actions": [], "rewards": [], "discounts": [], "taught": []}
+        found: dict[str, list[Tensor]] = {"cells": [cells], "actions": [], "rewards": [], "discounts": [], "taught": [], "tried": []}
         # half of them stray for 0 timesteps, the others for 0 to `stray` - 1, before the one whose action is drawn at random and taught
         strayed = ((2 * noise[:, 0, -1] - 1).clamp(min=0) * stray).long() if stray else noise.new_full((len(cells),), -1).long()
         held: Tensor | None = None
@@ -142,7 +143,7 @@ class Dreamer(nn.Module):
             actions = torch.where((step < strayed)[:, None], held, actions)
             reward, discount = dream.step(actions, drawn[:, :k])
             discount = discount * (discount >= DONE)
-            told = (dream.cells, actions, reward, discount, step >= strayed)
+            told = (dream.cells, actions, reward, discount, step >= strayed, step <= strayed)
             for name, value in zip(found, told, strict=True):
                 found[name].append(value)
         return Imagined(**{name: torch.stack(values, dim=1) for name, values in found.items()})
@@ -226,6 +227,8 @@ class WorldLearner(nn.Module):
             if config.normalise_advantages:
                 mean = (better * weight).sum() / weight.sum()
                 better = (better - mean) / (((better - mean).square() * weight).sum() / weight.sum()).sqrt().clamp(min=1e-6)
+            # what was only tried teaches where it was better: a policy that never does it would be pushed from it without end
+            better = torch.where(dream.tried, better.clamp(min=0), better)
         outputs, choices = outputs[:, :-1], policy.choices
         log_prob = choices.log_prob(outputs, policy.log_deviation, dream.actions)
         entropy = choices.entropy(outputs, policy.log_deviation) / self.model.scene.most_entropy
