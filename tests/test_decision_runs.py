@@ -72,10 +72,12 @@ def test_random_actions_are_not_perturbed(folder, capsys):
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(home, alone, tmp_path):
     run = Run(home, tmp_path, recipe=RECIPE)
-    assert run.start(sabotage=(resume.killed_at, 7)).wait() == [-9] and run.newest() == 6
+    assert run.start(sabotage=(resume.killed_at, 7)).wait() == [-9]
+    newest = run.newest()
+    assert newest in (3, 6)  # the sixth may still have been written
     run.finish()
     assert resume.distance(alone, run) == (0.0, 0.0)
-    assert f"resumed from {tmp_path}/" not in run.said() and "resumed from runs/small/step-6" in run.said()
+    assert f"resumed from {tmp_path}/" not in run.said() and f"resumed from runs/small/step-{newest}" in run.said()
 
 
 @pytest.fixture(scope="module")
