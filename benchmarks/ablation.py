@@ -6,8 +6,7 @@
     python benchmarks/ablation.py --growth docs/results/growth.svg                    # time and memory against context, rows, width
 
 One thread, float32, AdamW, the same kernels and weights in every line; what is switched off lives here, not in the product.
-A step is: windows of episodes to tokens, batch, forward, backward, clipping, update. The variants take turns; the medians of CPU seconds
-are shown. All variants give the same loss, which is asserted before anything is timed.
+A step is: windows to tokens, batch, forward, backward, clipping, update. In turn; medians of CPU seconds; equal losses are asserted.
 """
 
 from __future__ import annotations

@@ -91,10 +91,8 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
     fitting = [i for i, lines in differences.items() if not lines and (len(store.tasks) == 1 or store.tasks[i].name == name)]
     if not fitting:
         lines = differences[0] or [f"it is one of {len(store.tasks)} tasks and none is called '{name}'"]
-        raise ValueError(
-            f"{store.path} holds no demonstrations of '{name}': its task '{store.tasks[0].name}' differs: {lines[0]}"
-            f"{_names(task) if {f.name for f in task.fields} != {f.name for f in store.tasks[0].fields} else ''}"
-        )
+        advice = _names_wanted(task, store.tasks[0])
+        raise ValueError(f"{store.path} holds no demonstrations of '{name}': its task '{store.tasks[0].name}' differs: {lines[0]}{advice}")
     usable = np.isin(store.task_indices, fitting) & np.isin(store.behaviours, ["expert", "noisy", "human"])
     numbers = np.random.default_rng(0).permutation(np.flatnonzero(usable)).tolist()
     if not numbers:
@@ -107,9 +105,12 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
     return Demonstrations(store, task, tuple(numbers[count:]), tuple(numbers[:count]), store.num_episodes - len(numbers))
 
 
-def _names(task: TaskSpec) -> str:
+def _names_wanted(task: TaskSpec, recorded: TaskSpec) -> str:
+    """Advice where the fields of recordings are called otherwise than the environment's."""
+    if {f.name for f in task.fields} == {f.name for f in recorded.fields}:
+        return ""
     fields = ", ".join(f"{f.role} '{f.name}'" for f in task.fields)
-    return f"; the environment's fields are {fields}: import the recordings under these names"
+    return f"; the environment's fields are {fields}: import the recordings under these names, or with --env"
 
 
 _FOUND_OUT = ("random_return", "expert_return", "success", "episode_limit")

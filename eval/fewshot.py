@@ -86,10 +86,8 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
             check_chunks(demonstrations.task, agent, config)
     demonstrations = with_returns(demonstrations, config)  # plays: last of all
     task = demonstrations.task
-    seen, sibling = (
-        task.name in getattr(agent, "memories" if is_shown else "tasks"),
-        envs.held_out().get(envs.registered_name(task)),
-    )
+    seen = task.name in getattr(agent, "memories" if is_shown else "tasks")
+    sibling = envs.held_out().get(envs.registered_name(task))
     out = _claim(checkpoint, config, demonstrations, shown)
     cells = []
     for series in range(config.series):

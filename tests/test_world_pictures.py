@@ -30,6 +30,7 @@ from gato.train.recipe import TrainConfig
 from gato.train.world.experience import Experience
 from gato.train.world.recipe import WorldRecipe
 from gato.train.world.windows import Windows
+from tests.small_runs import small_run
 
 RECIPE = """
 learner: world-model
@@ -82,12 +83,7 @@ def task():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """Three updates: one of pictures and world model alone, two behind eight frames each; a checkpoint of the second."""
-    folder = tmp_path_factory.mktemp("pictures")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        (folder / "small.yaml").write_text(RECIPE)
-        assert main(["pretrain", "small.yaml"]) == 0
-    return folder / "runs/small"
+    return small_run(tmp_path_factory.mktemp("pictures"), RECIPE)
 
 
 def windows(task, episodes: int = 6, config: WorldConfig = SMALL):
