@@ -82,7 +82,7 @@ def timed() -> list[Part]:
         Part("ceilings", "ceilings", f"{HERE}.training:ceilings", 20),
         train(small, "compiled"), train(small, "llama"), train(small, "gpt2"),
         train(big, "compiled"), act(small, [1, 16]), act(big, [1]), train("gato-364m", "compiled"),
-        train(smallest, "compiled"), largest("24x3072x24"),
+        train(smallest, "compiled"), train(small, "muon"), largest("24x3072x24"),
         Part("captions", "captions", f"{HERE}.acting:captions", 30, one),
         Part("feed", "data", f"{HERE}.feed:waiting", 75, one),
         Part("layouts", "layouts", f"{HERE}.layouts:compare", 80, one),

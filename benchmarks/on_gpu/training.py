@@ -1,8 +1,8 @@
 """Tokens per second, MFU and memory of training: ours in every mode, and transformers' peers.
 
 A size is one of `gato-79m`, `gato-364m`, `gato-1b`, their `-rope` twins, or LAYERSxWIDTHxHEADS. The
-modes `eager`, `compiled`, `checkpointed` (compiled, with layers computed again), `zero1`, `zero2`,
-`zero3` and `zero3-offload` go through the engines of `gato pretrain`. `gpt2` and `llama` are an
+modes `eager`, `compiled`, `checkpointed` (compiled, with layers computed again), `muon` (compiled),
+`zero1`, `zero2`, `zero3` and `zero3-offload` go through the engines of `gato pretrain`. `gpt2` and `llama` are an
 ordinary loop over the same ids and labels, their layers compiled too on a GPU: loss of every
 position, AdamW fused, gradients clipped. Llama has the same GEGLU weights, GPT-2 as many
 feed-forward weights.
@@ -38,7 +38,8 @@ from gato.train.recipe import OptimConfig, TrainConfig
 
 from .worker import Options, Report
 
-OURS = ("eager", "compiled", "checkpointed", "zero1", "zero2", "zero3", "zero3-offload")
+COMPILED = ("compiled", "checkpointed", "muon")
+OURS = ("eager", *COMPILED, "zero1", "zero2", "zero3", "zero3-offload")
 ROWS = {  # of the first try on a GPU; transformer_xl holds the scores of all pairs
     "gato-79m-rope": 64, "gato-364m-rope": 32, "gato-1b-rope": 16, "gato-79m": 16, "gato-364m": 8,
     "gato-1b": 4,
@@ -214,9 +215,10 @@ def ours(config: GatoConfig, mode: str, batch: TokenBatch, load: Load) -> tuple[
     if mode == "checkpointed":
         learner.model.recompute_layers()
     on_gpu = load.device == "cuda"
-    if mode in ("compiled", "checkpointed") or (zero in ("zero1", "zero2") and on_gpu):
+    if mode in COMPILED or (zero in ("zero1", "zero2") and on_gpu):
         compile_layers(learner.model.transformer.layers, load)
-    engine = engine_of(learner, batch, load.device, on_gpu and not load.fp32, zero)
+    optim = OptimConfig(muon=1.0 if mode == "muon" else None)
+    engine = engine_of(learner, batch, load.device, on_gpu and not load.fp32, zero, optim)
     if on_gpu:
         batch = batch.pin_memory()
     batch = replace(batch, denominator=float(batch.denominator))
@@ -235,14 +237,16 @@ def engine_of(
     device: str,
     is_bf16: bool,
     zero: str | None,
+    optim: OptimConfig | None = None,
 ) -> Engine:
     """What computes the updates of a run with these settings; `batch` is the global one."""
     train = TrainConfig(
         device=device, batch_size=len(batch), precision="bf16" if is_bf16 else "fp32",
         deepspeed=zero,
     )  # fmt: skip
-    accelerator = make_accelerator(OptimConfig(), train)
-    optimizer = make_optimizer(OptimConfig(), learner.to(accelerator.device).parameter_groups(0.1))
+    optim = optim or OptimConfig()
+    accelerator = make_accelerator(optim, train)
+    optimizer = make_optimizer(optim, learner.to(accelerator.device).parameter_groups(0.1))
     if zero is None:
         return PlainEngine(learner, optimizer, accelerator, 1.0)
     from gato.train.zero import ZeroEngine
