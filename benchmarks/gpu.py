@@ -39,7 +39,7 @@ ZERO = ("plain", "zero1", "zero2", "zero3", "zero3-offload", "plain again")
 def correctness() -> list[list[Part]]:
     def paths(compiled: bool) -> Part:
         name = "compiled paths" if compiled else "paths"
-        function, seconds = f"{HERE}.paths:check", 150 if compiled else 90
+        function, seconds = f"{HERE}.paths:check", 150 if compiled else 100
         return Part(name, "correctness", function, seconds, {"compiled": compiled})
 
     def engine(mode: str) -> Part:
@@ -53,7 +53,7 @@ def correctness() -> list[list[Part]]:
         ],
         [paths(compiled=True)],
         [
-            Part("policies", "correctness", f"{HERE}.policies:check", 90),
+            Part("policies", "correctness", f"{HERE}.policies:check", 120),
             Part("generate", "correctness", f"{HERE}.policies:generate", 40),
         ],
         [Part("pytest -m gpu", "tests", f"{HERE}.marked:run", 150)],

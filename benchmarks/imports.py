@@ -17,7 +17,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("tokenizers", "data", "train", "eval")
 MOST_FILES, MOST_LINES = 26, 400
-ROOF = ("action_step", "agent", "description", "model", "policy", "processor", "weights")  # of gato/: above nouns and tokenizers
+ROOF = ("agent", "description", "model", "policy", "processor", "static_passes", "weights")  # of gato/: above nouns and tokenizers
 TOGETHER = ("gato.cli", "gato.serve")  # what people start, above everything else
 
 

@@ -125,7 +125,7 @@ class Agent:
         overflow: str = "rebuild",
         seed: int = 0,
         prompt: Episode | None = None,
-        static: bool = False,
+        static: bool | None = None,
         memory: int | None = None,
         target_return: float | None = None,
         **chunks: Any,

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 
-from gato.action_step import ActionStep
 from gato.layers.acting import ActingTransformer
 from gato.layers.acting_compact import ActingCompact
 from gato.layers.history import Parts, Stream, num_positions, spoken, spoken_anew
 from gato.layers.layout import check_layouts
 from gato.layers.stream_cache import StreamCache
+from gato.static_passes import StaticPasses
 
 from .batch import ACTION_LOCAL, Kind, TokenSequence, join, pack_numbers, padded, patch_places
 from .episode import Episode, act_in_one
@@ -67,8 +67,8 @@ class GatoPolicy:
       under the same banded mask.
     - `seed`: of the sampling. The k-th episode that begins draws from a generator of its own, whichever stream it is in, so
       that episodes side by side go as they would one after the other.
-    - `static`: action tokens go through `ActionStep`, a pass of fixed shapes, while all streams act together; for GPUs, and no default
-      there before it has been measured on one (`make gpu`).
+    - `static`: while all streams act together, passes have fixed shapes (`StaticPasses`); by default on a GPU, where they are recorded as
+      CUDA graphs, unless positions are `transformer_xl`.
     - `prompt`: a demonstration that stands before every episode where `reset` is given none: its first whole timesteps,
       at most 1,024 tokens (the paper's rule) and at most half of the context.
     - `memory`: how many timesteps are seen, the present one among them, behind the prompt; by default as many as the context
@@ -88,7 +88,7 @@ class GatoPolicy:
         overflow: str = "rebuild",
         seed: int = 0,
         prompt: Episode | None = None,
-        static: bool = False,
+        static: bool | None = None,
         memory: int | None = None,
     ) -> None:
         if memory is not None and (type(memory) is not int or memory < 1 or overflow != "rebuild"):
@@ -108,7 +108,7 @@ class GatoPolicy:
         self._legal = tokenizer.legal_ids(task)
         self._is_compact = tokenizer.layout == "compact"
         self._slots = _slots(task, self._is_compact)
-        self.seed, self.static = seed, static
+        self.seed, self.static = seed, (self.device.type == "cuda" and StaticPasses.fits(model)) if static is None else static
         self._default = () if prompt is None else (prompt,)
         self._quick: ActingTransformer | None = None
         self._compact: ActingCompact | None = None
@@ -137,6 +137,8 @@ class GatoPolicy:
 
     def _renew(self) -> None:
         """Somebody may have trained the model since, or put something into its layers."""
+        if self._static is not None and self._static.are_stale:
+            self._use(self._cache)
         if self._is_compact:
             kinds = [self._slots.kind[slot] == Kind.CONTINUOUS for slot in range(len(self._legal))]
             pad = self.tokenizer.vocabulary.pad
@@ -154,8 +156,7 @@ class GatoPolicy:
         return StreamCache(self.model.config.num_layers, num_streams, capacity, window, self.device)
 
     def _use(self, cache: StreamCache) -> None:
-        """In the compact layout there are no passes of action tokens that could be static."""
-        self._cache, self._step = cache, ActionStep(self.model, cache) if self.static and not self._is_compact else None
+        self._cache, self._static = cache, StaticPasses(self.model, cache, MAX_CHUNK) if self.static else None
 
     @property
     def _unit(self) -> str:
@@ -315,6 +316,10 @@ class GatoPolicy:
             self._streams[s].pending = []
         quickly = None if self._compact is None else self._compact.embed(pending)
         embedded = self._embedded(pending, int(counts.max())) if quickly is None else quickly
+        if self._static is not None and self._are_all(rows) and (counts == counts[0]).all():
+            hidden = self._static.take(embedded)
+            if hidden is not None:
+                return hidden
         if self.overflow == "rebuild" or embedded.shape[1] <= MAX_CHUNK:
             return self._run(embedded, rows, counts)
         hidden = embedded.new_empty(len(rows), embedded.shape[-1])
@@ -340,13 +345,16 @@ class GatoPolicy:
         """Runs one action token per stream; as `_feed_pending`."""
         for s in rows:
             self._streams[s].cached += 1
-        if self._step is not None and np.array_equal(rows, np.arange(len(self._streams))):
-            return self._step(ids)
+        if self._static is not None and self._are_all(rows):
+            return self._static.act(ids)
         if self._quick is not None and len(rows) == 1:
             return self._quick.few(self.model.embedding.action(self._tensor(ids.astype(np.int64))), int(rows[0]), self._cache)
         local = np.full((len(rows), 1), ACTION_LOCAL, np.int64)
         embedded = self.model.embedding(self._tensor(ids.astype(np.int64)[:, None]), self._tensor(local), None, None)
         return self._run(embedded, rows, np.ones(len(rows), np.int64))
+
+    def _are_all(self, rows: np.ndarray) -> bool:
+        return np.array_equal(rows, np.arange(len(self._streams)))
 
     def _run(self, embedded: torch.Tensor, rows: np.ndarray, counts: np.ndarray) -> torch.Tensor:
         """Embedded tokens (n, M, width), of which `counts` are no padding -> the hidden state of each row's last, (n, width)."""

@@ -49,8 +49,8 @@ def test_forward_and_backward_ask_the_device_nothing(make_gato, batch):
 
 def test_a_graph_is_recorded_once_for_all_episodes(make_gato, tokenizer, robot, drive):
     model = make_gato().float().to(DEVICE)
-    policy = GatoPolicy(model, tokenizer, robot, overflow="rolling", temperature=0, static=True)
-    plain = GatoPolicy(model, tokenizer, robot, overflow="rolling", temperature=0)
+    policy = GatoPolicy(model, tokenizer, robot, overflow="rolling", temperature=0)
+    plain = GatoPolicy(model, tokenizer, robot, overflow="rolling", temperature=0, static=False)
     seen = drive(6).observations
     graphs = set()
     for _ in range(2):
@@ -59,8 +59,12 @@ def test_a_graph_is_recorded_once_for_all_episodes(make_gato, tokenizer, robot, 
         for t in range(6):
             now = {name: values[t : t + 1] for name, values in seen.items()}
             assert np.array_equal(policy.act(now)["motors"], plain.act(now)["motors"])
-            graphs.add(policy._step.graph)
+            graphs.add(policy._static.action.graph)
     assert len(graphs) == 1 and None not in graphs
+    # an observation behind an action has come ten times, one at an episode's beginning twice
+    assert len(policy._static.by_length) == 2
+    assert all(one.graph is not None for one in policy._static.by_length.values())
+    assert plain._static is None
 
 
 def trained(*words: str) -> list[float]:

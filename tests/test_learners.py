@@ -171,7 +171,7 @@ def test_a_group_has_its_own_rate_norm_and_rhythm():
     before = [part.weight.item() for part in (learner.model, learner.critic)]
     for step, moved in ((0, (0.1, 0.5)), (1, (0.1, 0.0))):
         learner.model.weight.grad, learner.critic.weight.grad = torch.full((1, 1), 3.0), torch.full((1, 1), 4.0)
-        norm = engine.step(0.1, step)
+        norm = engine.step(0.1, step, float(engine.clip(step)))
         assert norm == pytest.approx(5.0 if step == 0 else 3.0)
         after = [part.weight.item() for part in (learner.model, learner.critic)]
         # Adam's first steps are as long as the rate, whatever the gradient

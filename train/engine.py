@@ -32,7 +32,8 @@ class Engine(Protocol):
 
     def describe(self) -> str: ...
     def accumulate(self, batch: Batch, is_last: bool) -> tuple[Tensor, dict[str, Tensor]]: ...
-    def step(self, rate: float, step: int) -> float: ...
+    def clip(self, step: int) -> Tensor | None: ...
+    def step(self, rate: float, step: int, norm: float) -> float: ...
     def weights(self) -> dict[str, Tensor]: ...
     def averages(self) -> dict[str, Tensor]: ...
     def moments(self) -> dict[str, Tensor]: ...
@@ -67,7 +68,7 @@ class PlainEngine:
         names = [saved_name(name) for name in learner.state_dict()]
         assert len(set(names)) == len(names), "two parts of the learner would be saved under one name"
         self.learner: Any = learner
-        self.optimizer, self.accelerator, self.clip = optimizer, accelerator, clip
+        self.optimizer, self.accelerator, self.clipped_to = optimizer, accelerator, clip
         self.ranks, self.device = accelerator.num_processes, accelerator.device
         self.average = Average(learner, ema) if ema is not None and rank() == 0 else None
         self.model: Any = accelerator.prepare_model(learner) if self.ranks > 1 else learner
@@ -87,18 +88,29 @@ class PlainEngine:
             self.accelerator.backward(loss * self.ranks)  # DistributedDataParallel averages over the ranks, but the loss is a sum
         return loss.detach(), sums
 
-    def step(self, rate: float, step: int) -> float:
-        """Clips the gradient and updates the weights with it; one that is not finite is dropped, alike on all ranks.
+    def clip(self, step: int) -> Tensor:
+        """Clips the gradient of the groups that take part in update `step`.
 
-        **Arguments:** `rate`: of the groups without one of their own; `step`: updates done, for groups that take part in every n-th.
-
-        **Returns:** the norm of the whole gradient before clipping.
+        **Returns:** the norm of the whole gradient before it, a float32 on the device, which nobody has waited for yet.
         """
         for group in self.optimizer.param_groups:
             if not takes_part(group, step):
                 for parameter in group["params"]:
                     parameter.grad = None
-        norm = self._clip()
+        apart = [group for group in self.optimizer.param_groups if "clip" in group]
+        theirs = {id(parameter) for group in apart for parameter in group["params"]}
+        rest = [parameter for parameter in self.learner.parameters() if id(parameter) not in theirs]
+        norms = [self.accelerator.clip_grad_norm_(rest, self.clipped_to)]
+        norms += [self.accelerator.clip_grad_norm_(group["params"], group["clip"]) for group in apart]
+        return norms[0] if not apart else torch.stack(norms).norm()
+
+    def step(self, rate: float, step: int, norm: float) -> float:
+        """Updates the weights with the clipped gradient; one that is not finite is dropped, alike on all ranks.
+
+        **Arguments:** `rate`: of the groups without one of their own; `step`: updates done before; `norm`: what `clip` found.
+
+        **Returns:** `norm`.
+        """
         if math.isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group.get("rate_factor", 1.0)
@@ -107,14 +119,6 @@ class PlainEngine:
                 self.average.add(step)
         self.optimizer.zero_grad(set_to_none=True)
         return norm
-
-    def _clip(self) -> float:
-        apart = [group for group in self.optimizer.param_groups if "clip" in group]
-        theirs = {id(parameter) for group in apart for parameter in group["params"]}
-        rest = [parameter for parameter in self.learner.parameters() if id(parameter) not in theirs]
-        norms = [self.accelerator.clip_grad_norm_(rest, self.clip)]
-        norms += [self.accelerator.clip_grad_norm_(group["params"], group["clip"]) for group in apart]
-        return float(norms[0]) if not apart else math.hypot(*map(float, norms))
 
     # -- checkpoints: every rank calls, the first one gets the whole ---------------------------------
 

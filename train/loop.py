@@ -41,6 +41,7 @@ class Update:
     how many updates there are to be by the first rank's clock; and when this rank began and ended to compute its gradient."""
 
     loss: float
+    norm: float  # of the gradient, where the engine tells it before its step
     sums: dict[str, list[float]]
     counts: dict[str, int]
     waited: float
@@ -118,10 +119,10 @@ def train(
     with presence.explained():
         for step, drawn, waited in _timed(loader, progress.step, presence):
             total = schedule.follow(step, time.monotonic() - start) if schedule.is_timed and rank() == 0 else 0
-            update = _accumulate(engine, batches, drawn, waited, stop.requested, total)
+            update = _accumulate(engine, batches, drawn, waited, stop.requested, total, step)
             schedule.total = update.total or schedule.total
             rate = learning_rate(optim, step, schedule.total)
-            norm = engine.step(rate, step)
+            norm = engine.step(rate, step, update.norm)
             in_a_row = 0 if math.isfinite(norm) else in_a_row + 1
             before, progress = progress, replace(
                 progress, step=step + 1, tokens=progress.tokens + update.counts["tokens"], targets=progress.targets + round(update.targets),
@@ -161,9 +162,9 @@ def _timed(loader: Iterator[list[Batch]], first: int, presence: Presence) -> Ite
         before = time.monotonic()
 
 
-def _accumulate(engine: Engine, batches: Batches, drawn: list[Batch], waited: float, stop: bool, updates: int) -> Update:
-    """Forward and backward over this rank's micro-batches, and what all ranks make of them together. `updates` is 0 on all
-    ranks but the first."""
+def _accumulate(engine: Engine, batches: Batches, drawn: list[Batch], waited: float, stop: bool, updates: int, step: int) -> Update:
+    """Forward and backward over this rank's micro-batches, the gradient clipped, and what all ranks make of them together. `updates`
+    is 0 on all ranks but the first."""
     if world_size() > 1:
         denominator = sum_over_ranks(torch.tensor(float(drawn[0].denominator), device=engine.device))
         drawn = [batch.with_denominator(denominator) for batch in drawn]
@@ -178,15 +179,17 @@ def _accumulate(engine: Engine, batches: Batches, drawn: list[Batch], waited: fl
     assert total is not None, "a rank has a row at least"
     counted = [batches.counts(batch) for batch in drawn]
     counts = [sum(each[name] for each in counted) for name in counted[0]] + [waited / world_size(), stop, updates]
+    norm = engine.clip(step)
+    clipped = total.new_zeros(1) if norm is None else norm.float()[None] / world_size()
     # float32 counts exactly up to 2 ** 24, more than the tokens of any global batch planned for
-    everything = torch.cat([total, torch.tensor(counts, dtype=torch.float32, device=engine.device)])
+    everything = torch.cat([clipped, total, torch.tensor(counts, dtype=torch.float32, device=engine.device)])
     values = sum_over_ranks(everything).tolist()  # the one place where the device is waited for
-    loss, at, found = values[0], 1, {}
+    (norm_of_all, loss), at, found = values[:2], 2, {}
     for name, size in sizes.items():
         found[name], at = values[at : at + size], at + size
     *numbers, wait, stops, in_all = values[at:]
     counts_by_name = {name: round(n) for name, n in zip(counted[0], numbers, strict=True)}
-    return Update(loss, found, counts_by_name, wait, round(stops), round(in_all), (began, time.monotonic()))
+    return Update(loss, norm_of_all, found, counts_by_name, wait, round(stops), round(in_all), (began, time.monotonic()))
 
 
 def _line(

@@ -85,8 +85,9 @@ def make_accelerator(optim: OptimConfig, train: TrainConfig, precision: str, com
     told = settings(optim, train, precision)
     try:
         import deepspeed.ops
-    except ImportError:
-        raise ImportError("ZeRO needs DeepSpeed; pip install 'opengato[deepspeed]'") from None
+    except ImportError as error:
+        missing = "" if error.name == "deepspeed" else f", which cannot be imported ({error})"
+        raise ImportError(f"ZeRO needs DeepSpeed{missing}; pip install 'opengato[deepspeed]'") from None
     # For ranks of one CPU DeepSpeed would compile an exchange through shared memory at the first start; gloo serves as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     for name, value in (("RANK", rank()), ("WORLD_SIZE", world_size()), ("LOCAL_RANK", 0), ("LOCAL_SIZE", world_size())):
@@ -136,7 +137,11 @@ class ZeroEngine:
         self.model.backward(loss * (world_size() * self.accumulation))
         return loss.detach(), sums
 
-    def step(self, rate: float, step: int = 0) -> float:
+    def clip(self, step: int) -> None:
+        """DeepSpeed clips in its step."""
+
+    def step(self, rate: float, step: int = 0, norm: float = 0.0) -> float:
+        """As the plain engine's; the norm is DeepSpeed's."""
         for group in self.model.optimizer.param_groups:
             group["lr"] = rate * group.get("rate_factor", 1.0)
         self.model.step()

@@ -17,6 +17,7 @@ from gato.policy import GatoPolicy
 from gato.tokenizers.episode import EpisodeTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
 
+from .training import profiled
 from .worker import Options, Report
 
 TASK = vector_task(17, 10)  # ten action tokens behind 18 of what is seen
@@ -32,7 +33,7 @@ def latency(options: Options, report: Report, size: str, streams: list[int]) -> 
         for way, is_static in WAYS.items():
             what = f"{size}, {count} streams, {way}"
             try:
-                seconds = _seconds(options, model, count, is_static)
+                seconds, where = _seconds(options, model, count, is_static)
             except Exception as error:  # too many streams for one way may do for the other
                 report(what, failed=f"{type(error).__name__}: {error}"[:200])
                 failed.append(error)
@@ -45,6 +46,7 @@ def latency(options: Options, report: Report, size: str, streams: list[int]) -> 
             report(
                 what, p50=p50, p99=p99, actions=len(seconds), steps_per_second=count / p50,
                 memory=torch.cuda.max_memory_allocated() if options.device == "cuda" else None,
+                **where,
             )  # fmt: skip
     _at_a_rate(options, report, size, model)
     if failed:
@@ -61,8 +63,9 @@ def _policy(options: Options, model: Gato, streams: int, is_static: bool) -> Gat
     return policy
 
 
-def _seconds(options: Options, model: Gato, streams: int, is_static: bool) -> list[float]:
-    """Of as many actions as 4 seconds hold, but 5 at least and 200 at most."""
+def _seconds(options: Options, model: Gato, streams: int, is_static: bool) -> tuple[list[float], dict[str, Any]]:
+    """Of as many actions as 4 seconds hold, but 5 at least and 200 at most; and what one spends its
+    time on."""
     policy, rng = _policy(options, model, streams, is_static), np.random.default_rng(1)
     clock = Clock("wall", options.device)
     seconds: list[float] = []
@@ -70,7 +73,9 @@ def _seconds(options: Options, model: Gato, streams: int, is_static: bool) -> li
     while len(seconds) < 5 or (len(seconds) < 200 and time.monotonic() < end):
         seen = observations(TASK, streams, rng)
         seconds.append(clock(lambda seen=seen: policy.act(seen)))
-    return seconds
+    seen = observations(TASK, streams, rng)
+    where = profiled(lambda: policy.act(seen), options.device, float(np.median(seconds)))
+    return seconds, where
 
 
 def _at_a_rate(options: Options, report: Report, size: str, model: Gato) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 Figure = dict[str, Any]
 
 FORMULA = """\
-Times are medians of ten steps on the wall. **MFU** = operations of
+Times are medians of three rounds of five updates on the wall. **MFU** = operations of
 forward and backward / seconds / the device's published bf16 peak. Operations are 6 x (tokens x
 (layers x (before + behind) - behind) + targets x (behind + width x vocabulary)), where `before` =
 3 x width x inner + context x inner (q, k, v, and the half of attention that a causal mask leaves),
@@ -34,6 +34,7 @@ SHARES = {"mfu", "gaps", "waited", "same_ids", "of the products"}
 SECONDS = {"p50", "p99", "seconds"}
 ROUGH = {"error", "cpu", "limit", "fell", "last"}
 BYTES = {"memory", "memory_bytes"}
+SHOWN = 10  # entries of a list
 APART = {"kernels", "parts"}  # which are lists under the table
 
 
@@ -44,7 +45,7 @@ def shown(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "**NO**"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {share:.0%}" for key, share in value.items())
+        return ", ".join(f"{key} {share:.0%}" for key, share in list(value.items())[:SHOWN])
     if isinstance(value, str):
         return value.replace("|", "/").replace("\n", " ")
     if name in SHARES:

@@ -89,7 +89,8 @@ def _engine(
 def _update(engine: Engine, batch: TokenBatch, step: int) -> float:
     loss, _ = engine.accumulate(batch.to(engine.device), is_last=True)
     optim = OptimConfig(learning_rate=1e-3, warmup_steps=0)
-    engine.step(learning_rate(optim, step, 2 * HALF), step)
+    norm = engine.clip(step)
+    engine.step(learning_rate(optim, step, 2 * HALF), step, 0.0 if norm is None else float(norm))
     return float(loss)
 
 

@@ -134,18 +134,19 @@ class StreamCache(Cache):
         return [layer.ring for layer in layers]
 
     def begin_static(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """As `begin` for one token of every stream, at positions (S, 1) that lie on the device: no shape depends on them.
+        """As `begin` for M tokens of every stream, at positions (S, M) that lie on the device: no shape depends on them.
 
-        **Returns:** the mask (S, 1, 1, capacity) and the keys' positions (S, capacity). The caller moves `next` on.
+        **Returns:** the mask (S, 1, M, capacity) and the keys' positions (S, capacity). The caller moves `next` on.
         """
         slots = torch.arange(self.capacity, device=self.place)
         self.rows, self.row_index = slice(None), torch.arange(self.num_streams, device=self.place)
         self.slots, self.used = queries % self.capacity, self.capacity
-        keys = queries - (queries - slots) % self.capacity
-        mask = keys >= 0
+        last = queries[:, -1:]
+        keys = last - (last - slots) % self.capacity
+        mask = (keys >= 0)[:, None] & (keys[:, None] <= queries[..., None])
         if self.window is not None:
-            mask &= keys > queries - self.window
-        return mask[:, None, None], keys
+            mask &= keys[:, None] > queries[..., None] - self.window
+        return mask[:, None], keys
 
     def _find_place(self, streams: np.ndarray, starts: np.ndarray, counts: np.ndarray, queries: np.ndarray, offsets: np.ndarray) -> None:
         """Slices where rows or slots lie side by side, which costs no copy; index tensors where not."""

@@ -106,6 +106,8 @@ class Transformer(nn.Module):
         if self.position_table is not None:
             hidden = hidden + self.position_table(query_positions if learned_positions is None else learned_positions)
         context = self._context(mask, blocks, query_positions, key_positions, hidden.dtype)
+        if torch.is_autocast_enabled(hidden.device.type):  # what layers add up has the width of what they read: half the bytes moved
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         scales = None
         if depth_noise is not None and self.drop_path > 0:
             scales = (depth_noise >= self.drop_path).to(hidden.dtype) / (1 - self.drop_path)  # (B, 2 * num_layers)
@@ -172,9 +174,9 @@ class Block(GradientCheckpointingLayer):
             rows = torch.div(keep, hidden.shape[1], rounding_mode="floor")
             first, second = (None if scale is None else scale[rows, 0] for scale in scales)
             scales, hidden = (first, second), hidden.flatten(0, 1)[keep]
-        hidden = hidden + (attended if scales[0] is None else attended * scales[0])
+        hidden = hidden + (attended if scales[0] is None else (attended * scales[0]).to(hidden.dtype))
         changed = self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
-        return hidden + (changed if scales[1] is None else changed * scales[1])
+        return hidden + (changed if scales[1] is None else (changed * scales[1]).to(hidden.dtype))
 
 
 class Attention(nn.Module):
