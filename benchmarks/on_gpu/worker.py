@@ -135,12 +135,12 @@ class Lanes:
         Side by side each has its share of the cores, and no thread spins: what a CPU computes to
         compare with took tenfold with all cores for every lane.
         """
-        settings: dict[str, str] = {}
+        settings = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
         if not self.options.device.startswith("cuda"):
             lanes = [[part for lane in lanes for part in lane]]
         elif len(lanes) > 1:
             share = max(1, len(os.sched_getaffinity(0)) // len(lanes))
-            settings = {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE"}
+            settings["OMP_NUM_THREADS"] = str(share)
         threads = [threading.Thread(target=self._lane, args=(lane, settings)) for lane in lanes]
         for thread in threads:
             thread.start()
