@@ -17,7 +17,8 @@ from gato import envs
 from gato.data.video import VideoWriter
 from gato.disk import reason
 from gato.envs.recording import Recording, ask
-from gato.envs.stream import STEP_SECONDS, Watched
+from gato.envs.stream import STEP_SECONDS
+from gato.envs.watched import Watched
 from gato.spec import TaskSpec
 
 from .film import as_frame, film_strip

@@ -19,7 +19,7 @@ from gato import envs
 from gato.disk import reason
 from gato.envs.demonstrator import Expert
 from gato.envs.recording import episode_seed, expert_episode
-from gato.envs.stream import EpisodeLimits, EpisodeResult, Stream
+from gato.envs.stream import EpisodeLimits, EpisodeResult, Stream, Streams
 from gato.episode import Episode, stack_values
 from gato.progress import Progress
 from gato.spec import FieldSpec, Modality, TaskSpec
@@ -72,26 +72,23 @@ def rollout(
         raise ValueError(f"a rate of {pace.rate:g} Hz is held in one environment, not in {num_envs}; set num_envs to 1")
     spec = envs.task(task) if isinstance(task, str) else task
     played = _Played([episode_seed("rollout", seed, i) for i in range(episodes)], sink)
-    streams: list[Stream] = []
     policy.reset(min(num_envs, episodes), demonstrations)
+    streams = Streams(spec, range(min(num_envs, episodes)), sink is not None, limits)
     try:
-        for i in range(min(num_envs, episodes)):
-            streams.append(Stream(i, spec, sink is not None, limits))
         with Progress(f"rollout {spec.name}", episodes) if progress is None else nullcontext(progress) as progress:
-            while active := played.begin(streams, progress, pace):
+            while active := played.begin(streams.all, progress, pace):
                 if pace is not None:
                     pace.wait()
                 actions = policy.act(*_batch(spec, active, transform))
-                for row, stream in enumerate(active):
-                    if (result := stream.step({k: v[row] for k, v in actions.items()})) is not None:
+                for stream, result in zip(active, streams.step(active, actions), strict=True):
+                    if result is not None:
                         played.results[stream.episode_index] = result
                         progress.advance()
                 if pace is not None:
                     pace.done()
-                progress.wait(lambda: f"the longest of them is at timestep {max(stream.num_timesteps for stream in streams):,}")
+                progress.wait(lambda: f"the longest of them is at timestep {max(stream.num_timesteps for stream in streams.all):,}")
     finally:
-        for stream in streams:
-            stream.close()
+        streams.close()
     return [result for result in played.results if result is not None]
 
 

@@ -317,7 +317,7 @@ def test_a_limit_of_timesteps_is_the_tasks_own_unless_a_lower_one_is_given():
 
 def test_an_environment_that_takes_too_long_for_an_episode_fails_it(monkeypatch):
     task = envs.task("Endless-v0")
-    monkeypatch.setattr("gato.envs.stream.time.monotonic", iter(np.arange(1e6) / 100).__next__)
+    monkeypatch.setattr("gato.envs.watched.time.monotonic", iter(np.arange(1e6) / 100).__next__)
     (result,) = rollout(RandomPolicy(task), task, 1, limits=EpisodeLimits(episode_seconds=0.055))
     assert result.failed == "TimeoutError: the environment took longer than 0.055 s for this episode (--episode_seconds)"
 

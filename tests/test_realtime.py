@@ -1,5 +1,6 @@
 """Acting at a rate: what is late is counted, and not caught up."""
 
+import threading
 import time
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 
 from gato import envs
 from gato.agent import Agent
-from gato.envs.stream import Watched
+from gato.envs.watched import Watched
 from gato.eval.control import _overflow, evaluate
 from gato.eval.realtime import Pace
 from gato.eval.rollout import rollout
@@ -114,6 +115,18 @@ def test_a_watched_call_gives_and_raises_what_the_function_does():
     with pytest.raises(ZeroDivisionError):
         watched(divmod, 1, 0)
     watched.end()
+
+
+def test_of_several_calls_those_after_one_that_hangs_are_never_begun():
+    hangs, begun = threading.Event(), []
+    watched = Watched(0.1)
+    answers = watched.all([(divmod, (7, 2)), (divmod, (1, 0)), (hangs.wait, (20,)), (begun.append, (1,))])
+    assert [type(answer.error) for answer in answers] == [type(None), ZeroDivisionError, TimeoutError]
+    assert answers[0].get() == (3, 1) and [answer.is_late for answer in answers] == [False, False, True]
+    hangs.set()  # it comes back, too late
+    ended = threading.Event()
+    watched.end(ended.set)
+    assert ended.wait(20) and not begun
 
 
 def test_at_a_rate_a_full_context_rolls_where_it_can(make_gato, tokenizer):

@@ -108,6 +108,24 @@ def test_an_environment_that_hangs_fails_its_episode_and_the_others_go_on(monkey
     assert all(r.total_reward == 1 for r in results if not r.failed)
 
 
+def test_environments_side_by_side_share_a_thread_until_one_of_them_hangs(monkeypatch):
+    """Two of four hang in the same timestep; each of the others takes every step once."""
+    hangs, step, threads = threading.Event(), Corridor.step, []
+
+    def hanging(env, action):
+        threads.append(threading.get_ident())
+        if len(threads) in (2, 4):
+            hangs.wait(20)
+        return step(env, action)
+
+    monkeypatch.setattr(Corridor, "step", hanging)
+    results = rollout(AlwaysRight(), CORRIDOR, 4, num_envs=4, limits=EpisodeLimits(step_seconds=0.2))
+    assert [r.failed is None for r in results] == [True, False, True, False]
+    assert len(set(threads)) == 3 and threads[0] == threads[1] and threads[2] == threads[3]
+    assert len(threads) == 2 + sum(r.num_timesteps for r in results)
+    hangs.set()
+
+
 def changed(step, at, **changes):
     """A step whose `at`-th call gives something else instead of the observation or the reward."""
     calls = itertools.count(1)

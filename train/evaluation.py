@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gato.envs.recording import episode_seed
-from gato.envs.stream import EpisodeLimits, EpisodeResult, Stream
+from gato.envs.stream import EpisodeLimits, EpisodeResult, Stream, Streams
 from gato.learner import Weights
 from gato.learners.ppo.config import EnvConfig
 from gato.spec import TaskSpec
@@ -31,7 +31,7 @@ class EpisodesBeside:
         self.task, self.saved, self.every, self.seed = task, saved, every, seed
         self.episodes = episodes
         # made before training, so that an environment that there is not ends nothing later
-        self._streams = [Stream(i, task, False, limits) for i in range(episodes if rank() == 0 else 0)]
+        self._streams = Streams(task, range(episodes if rank() == 0 else 0), False, limits)
 
     def __call__(self, weights: Weights) -> dict[str, Any]:
         """Means over the episodes that did not fail, and how many did; success where the task defines it."""
@@ -49,16 +49,15 @@ class EpisodesBeside:
         return found
 
     def close(self) -> None:
-        for stream in self._streams:
-            stream.close()
+        self._streams.close()
 
     def _play(self, policy: Any) -> list[EpisodeResult]:
-        results = [stream.start(i, episode_seed(PURPOSE, self.seed, i)) for i, stream in enumerate(self._streams)]
+        results = [stream.start(i, episode_seed(PURPOSE, self.seed, i)) for i, stream in enumerate(self._streams.all)]
         policy.reset(self.episodes)
-        while active := [stream for stream in self._streams if stream.is_active]:
+        while active := [stream for stream in self._streams.all if stream.is_active]:
             actions = policy.act(*_seen(self.task, active))
-            for row, stream in enumerate(active):
-                results[stream.index] = stream.step({name: values[row] for name, values in actions.items()})
+            for stream, result in zip(active, self._streams.step(active, actions), strict=True):
+                results[stream.index] = result
         return [result for result in results if result is not None]
 
 

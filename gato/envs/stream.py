@@ -1,18 +1,13 @@
-"""One environment and the episodes that are played in it, for training and evaluation alike; calls that may never come back.
+"""Environments side by side and the episodes that are played in them, for training and evaluation alike.
 
-Calls are made in a thread of their own, which is left behind when it takes too long.
-A thread, not a process, so that a simulator costs no second interpreter and what it returns is not copied; each
-environment keeps to one thread, which some renderers need. It helps against endless loops in Python, locks, lost connections
-and native code that lets other threads run; native code that holds the interpreter for ever stops this process too.
+All that they do, they do in one thread (`watched.py`), which some renderers need. Where one hangs, that thread is left behind and
+the others go on in a new one; an environment that cannot breaks off its episode and is made anew.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -24,6 +19,7 @@ from gato.setting import MAX_COUNT, Settings, bounded
 from gato.spec import Modality, TaskSpec
 
 from .recording import Recording
+from .watched import Answer, Call, Watched
 
 STEP_SECONDS = 60.0  # that an environment may take for one answer
 EPISODE_SECONDS = 600.0  # that it may take for all answers of an episode
@@ -70,19 +66,55 @@ class EpisodeResult:
     episode: Episode | None = None
 
 
-class Stream:
-    """One environment and the episode that it is in. All that the environment does, it does in a thread of its own.
+class Streams:
+    """**Arguments:** `indices`: one for each environment; `keep`: whether the episodes' timesteps come with their results.
 
-    **Arguments:** `index`: among those side by side; `keep`: whether the episode's timesteps come with its result.
+    **Raises:** what making an environment raises.
+    """
+
+    def __init__(self, task: TaskSpec, indices: Sequence[int], keep: bool, limits: EpisodeLimits) -> None:
+        self.task, self.keep, self.limits = task, keep, limits
+        self._watched, self.all = Watched(limits.step_seconds), list[Stream]()
+        try:
+            for index in indices:
+                self.all.append(Stream(index, self))
+        except BaseException:
+            self.close()
+            raise
+
+    def step(self, streams: Sequence[Stream], actions: Mapping[str, np.ndarray]) -> list[EpisodeResult | None]:
+        """Executes an action in some of them, `{action field: (n, *shape)}`; results where episodes end or fail."""
+        calls = [stream.call({name: values[row] for name, values in actions.items()}) for row, stream in enumerate(streams)]
+        return [stream.note(answer) for stream, answer in zip(streams, self.answers(streams, calls), strict=True)]
+
+    def answers(self, streams: Sequence[Stream], calls: Sequence[Call]) -> list[Answer]:
+        """What a call gave in each of some environments; one that hangs is left behind with the thread, and the others go on."""
+        found: list[Answer] = []
+        while len(found) < len(calls):
+            found += self._watched.all(calls[len(found) :])
+            if found[-1].is_late:
+                self._watched.end(*streams[len(found) - 1].let_go())
+                self._watched = Watched(self.limits.step_seconds)
+        return found
+
+    def close(self) -> None:
+        self._watched.end(*(close for stream in self.all for close in stream.let_go()))
+
+
+class Stream:
+    """One environment and the episode that it is in.
+
+    **Arguments:** `index`: among those side by side; `group`: these.
 
     **Attributes:** `observation`: `{field name: (1, *shape)}`, the newest, also of an episode that is over; `reward`, `terminated`:
     of the last step.
     """
 
-    def __init__(self, index: int, task: TaskSpec, keep: bool, limits: EpisodeLimits) -> None:
-        self.index, self.task, self.keep, self.limits = index, task, keep, limits
+    def __init__(self, index: int, group: Streams) -> None:
+        self.index, self.group, self.task, self.keep, self.limits = index, group, group.task, group.keep, group.limits
         self.reward, self.terminated = 0.0, False
         self.recording: Recording | None = None
+        self.env: Any = None
         self._make()
 
     @property
@@ -99,7 +131,7 @@ class Stream:
         self.episode_index, self.seed, self.out_of_bounds, self.seconds = episode_index, seed, 0, 0.0
         self.reward, self.terminated = 0.0, False
         try:
-            self.recording = self._timed(Recording, self.task, self.env, seed, self.keep, self.limits.episode_steps)
+            self.recording = self._timed(self._ask(Recording, self.task, self.env, seed, self.keep, self.limits.episode_steps))
             self._look()
         except Exception as error:  # whatever a simulator may raise: the episode has failed, the others go on
             return self._break_off(error)
@@ -107,9 +139,18 @@ class Stream:
 
     def step(self, action: dict[str, np.ndarray]) -> EpisodeResult | None:
         """Executes `{action field: value}`; a result where the episode ends or fails."""
+        return self.note(self.group.answers([self], [self.call(action)])[0])
+
+    def call(self, action: dict[str, np.ndarray]) -> Call:
+        """What executes an action; its answer is to be noted."""
+        assert self.recording is not None
+        return self.recording.step, (action,)
+
+    def note(self, answer: Answer) -> EpisodeResult | None:
+        """Takes in what came of an action; a result where the episode ends or fails."""
         assert self.recording is not None
         try:
-            self._timed(self.recording.step, action)
+            self._timed(answer)
             self._look()
             episode = self.recording.episode("learner") if self.keep and self.recording.done else None
             success = self.recording.success if self.recording.done else None
@@ -130,8 +171,10 @@ class Stream:
             episode=episode,
         )
 
-    def close(self) -> None:
-        self.watched.end(self.env.close)
+    def let_go(self) -> list[Callable[[], Any]]:
+        """Parts from the environment. **Returns:** what closes it."""
+        env, self.env = self.env, None
+        return [] if env is None else [env.close]
 
     def _look(self) -> None:
         """Reads what the environment shows. **Raises:** `ValueError` for a value that a policy cannot be shown."""
@@ -143,65 +186,24 @@ class Stream:
             if spec.modality is Modality.CONTINUOUS:
                 self.out_of_bounds += int(outside(spec, self.observation[spec.name]).sum())
 
-    def _timed(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """An answer of the environment. **Raises:** `TimeoutError` where its answers in this episode took too long together."""
-        started = time.monotonic()
-        answer = self.watched(call, *arguments)
-        self.seconds += time.monotonic() - started
+    def _timed(self, answer: Answer) -> Any:
+        """What the environment gave. **Raises:** `TimeoutError` where its answers in this episode took too long together."""
+        value = answer.get()
+        self.seconds += answer.seconds
         if 0 < self.limits.episode_seconds < self.seconds:
             raise TimeoutError(f"the environment took longer than {self.limits.episode_seconds:g} s for this episode (--episode_seconds)")
-        return answer
+        return value
 
     def _break_off(self, error: Exception) -> EpisodeResult:
-        """A simulator that raised or hangs may be in any state: the next episode gets a new one, in a new thread."""
+        """A simulator that raised or hangs may be in any state: the next episode gets a new one."""
         num_timesteps, self.recording = self.num_timesteps, None
-        self.close()
+        for close in self.let_go():
+            self._ask(close)  # whatever comes of it
         self._make()
         return EpisodeResult(self.seed, float("nan"), num_timesteps, None, reason(error), self.out_of_bounds)
 
     def _make(self) -> None:
-        self.watched = Watched(self.limits.step_seconds)
-        try:
-            self.env = self.watched(envs.make, self.task)
-        except BaseException:
-            self.watched.end()
-            raise
+        self.env = self._ask(envs.make, self.task).get()
 
-
-class Watched:
-    """Makes calls in one thread. **Arguments:** `seconds` that a call may take; 0 waits for ever."""
-
-    def __init__(self, seconds: float) -> None:
-        if seconds < 0:
-            raise ValueError(f"a call may take {seconds} s; give a time above zero, or 0 to wait for ever")
-        self.seconds = seconds
-        self._calls: SimpleQueue[tuple[Callable[..., Any], tuple] | None] = SimpleQueue()
-        self._answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        threading.Thread(target=_work, args=(self._calls, self._answers), daemon=True).start()
-
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What the function returns or raises. **Raises:** `TimeoutError` after `seconds`; the thread is then of no more use."""
-        self._calls.put((function, arguments))
-        try:
-            value, error = self._answers.get(timeout=self.seconds or None)
-        except Empty:
-            raise TimeoutError(f"no answer within {self.seconds:g} s") from None
-        if error is not None:
-            raise error
-        return value
-
-    def end(self, last: Callable[[], Any] | None = None) -> None:
-        """Ends the thread, after a `last` call whose answer nobody waits for, as soon as it comes back from where it is."""
-        if last is not None:
-            self._calls.put((last, ()))
-        self._calls.put(None)
-
-
-def _work(calls: SimpleQueue, answers: SimpleQueue) -> None:
-    while (call := calls.get()) is not None:
-        function, arguments = call
-        try:
-            answers.put((function(*arguments), None))
-        except BaseException as error:  # the caller's to judge
-            answers.put((None, error))
-        del call, function, arguments  # an idle thread keeps nothing alive
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> Answer:
+        return self.group.answers([self], [(function, arguments)])[0]

@@ -15,7 +15,7 @@ import numpy as np
 from gato.spec import TaskSpec
 
 from .recording import episode_seed
-from .stream import EpisodeLimits, EpisodeResult, Stream
+from .stream import EpisodeLimits, EpisodeResult, Stream, Streams
 
 MOST_FAILURES = 10  # episodes of an environment that fail in a row before a run ends
 TOLD_FAILURES = 5  # of all environments together; more are counted, not told one by one
@@ -53,13 +53,8 @@ class VectorEnv:
         self.task, self.indices, self.seed = task, list(indices), seed
         self.episodes = dict.fromkeys(self.indices, 0)  # begun so far
         self._failures, self._num_failed = dict.fromkeys(self.indices, 0), 0
-        self.streams: list[Stream] = []
-        try:
-            for index in self.indices:
-                self.streams.append(Stream(index, task, keep, limits))
-        except BaseException:
-            self.close()
-            raise
+        self._group = Streams(task, self.indices, keep, limits)
+        self.streams = self._group.all
 
     def begin(self) -> None:
         """Every environment begins its first episode."""
@@ -77,7 +72,7 @@ class VectorEnv:
 
     def step(self, actions: Mapping[str, np.ndarray]) -> Step:
         """Executes one action in each environment, `{field name: (n, *shape)}`."""
-        results = [stream.step({name: values[i] for name, values in actions.items()}) for i, stream in enumerate(self.streams)]
+        results = self._group.step(self.streams, actions)
         failed = np.array([result is not None and result.failed is not None for result in results])
         terminated = np.array([stream.terminated for stream in self.streams]) & ~failed
         ended = np.array([result is not None for result in results])
@@ -101,8 +96,7 @@ class VectorEnv:
         return ended is None
 
     def close(self) -> None:
-        for stream in self.streams:
-            stream.close()
+        self._group.close()
 
     def _next(self, stream: Stream) -> None:
         while True:
