@@ -33,25 +33,28 @@ HERE = "benchmarks.on_gpu"
 SECONDS = 470.0  # of the whole, so that it has ended and written within eight minutes
 SIZES = ("gato-364m", "gato-1b", "gato-79m")
 NO_GPU = "there is no GPU here; --toy runs all parts on the CPU at toy size"
+COMPILED = {
+    "packed rows": ("compiled layers, packed rows",),
+    "rows of one": ("compiled layers", "compiled layers, transformer_xl"),
+    "again": ("compiled layers, computed again",),
+}
 ZERO = ("plain", "zero1", "zero2", "zero3", "zero3-offload", "plain again")
 
 
 def correctness() -> list[list[Part]]:
-    def paths(compiled: bool) -> Part:
-        name = "compiled paths" if compiled else "paths"
-        function, seconds = f"{HERE}.paths:check", 150 if compiled else 100
-        return Part(name, "correctness", function, seconds, {"compiled": compiled})
+    def paths(name: str, which: tuple[str, ...] = ()) -> Part:
+        return Part(name, "correctness", f"{HERE}.paths:check", 100, {"which": list(which)})
 
     def engine(mode: str) -> Part:
         return Part(f"engine {mode}", "engines", f"{HERE}.zero:check", 60, {"mode": mode})
 
     return [
         [
-            paths(compiled=False),
+            paths("paths"),
             Part("layers", "correctness", f"{HERE}.paths:parts", 30),
             Part("token layouts", "correctness", f"{HERE}.layouts:check", 40),
         ],
-        [paths(compiled=True)],
+        [paths(f"compiled {name}", names) for name, names in COMPILED.items()],
         [
             Part("policies", "correctness", f"{HERE}.policies:check", 120),
             Part("generate", "correctness", f"{HERE}.policies:generate", 40),
@@ -81,10 +84,11 @@ def timed() -> list[Part]:
     return [
         Part("ceilings", "ceilings", f"{HERE}.training:ceilings", 20),
         train(small, "compiled"), train(small, "llama"), train(small, "gpt2"),
-        train(big, "compiled"), act(small, [1, 16]), act(big, [1]), train("gato-364m", "compiled"),
-        train(smallest, "compiled"), train(small, "muon"), largest("24x3072x24"),
-        Part("captions", "captions", f"{HERE}.acting:captions", 30, one),
+        train(big, "compiled"), act(small, [1, 16]), act(big, [1]),
         Part("feed", "data", f"{HERE}.feed:waiting", 75, one),
+        Part("captions", "captions", f"{HERE}.acting:captions", 30, one),
+        train("gato-364m", "compiled"), train(small, "muon"), largest("24x3072x24"),
+        train(smallest, "compiled"),
         Part("layouts", "layouts", f"{HERE}.layouts:compare", 80, one),
         act(small, [256]), largest("48x3072x24"),
         train(big, "llama"), train(big, "gpt2"), train(small, "eager"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs, LoggerType
 
@@ -86,6 +87,8 @@ def make_accelerator(optim: OptimConfig, settings: TrainConfig) -> Accelerator:
     if world_size() > 1 or settings.deepspeed is not None:
         backend = "nccl" if device.startswith("cuda") else "gloo"
         common["kwargs_handlers"] = [InitProcessGroupKwargs(backend=backend, timeout=timedelta(seconds=settings.timeout))]
+    if world_size() == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)  # else a process keeps the device and precision of its first run
     if settings.deepspeed is None:
         accelerator = Accelerator(cpu=device == "cpu", **common)
     else:

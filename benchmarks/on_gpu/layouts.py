@@ -76,4 +76,4 @@ def episodes(
 def _measure(config: GatoConfig, batch: TokenBatch, transitions: int, load: Load) -> dict[str, Any]:
     step, parameters = ours(config, "compiled", batch, load)
     found = {"parameters": parameters, **pace(step, load, config, int((batch.labels >= 0).sum()))}
-    return found | {"transitions_per_second": transitions / found["seconds"]}
+    return found | {"transitions_per_second": load.parts * transitions / found["seconds"]}

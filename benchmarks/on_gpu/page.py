@@ -7,8 +7,8 @@ from typing import Any
 Figure = dict[str, Any]
 
 FORMULA = """\
-Times are medians of three rounds of five updates on the wall. **MFU** = operations of
-forward and backward / seconds / the device's published bf16 peak. Operations are 6 x (tokens x
+Times are of updates of four micro-batches, medians of three rounds of two, on the wall. **MFU** =
+operations of forward and backward / seconds / the device's published bf16 peak. Operations are 6 x (tokens x
 (layers x (before + behind) - behind) + targets x (behind + width x vocabulary)), where `before` =
 3 x width x inner + context x inner (q, k, v, and the half of attention that a causal mask leaves),
 `behind` = width x inner + 1.5 x width x feed-forward, and inner = heads x head width; patches,
@@ -45,7 +45,7 @@ def shown(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "**NO**"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {share:.0%}" for key, share in list(value.items())[:SHOWN])
+        return ", ".join(f"{key[:60]} {share:.0%}" for key, share in list(value.items())[:SHOWN])
     if isinstance(value, str):
         return value.replace("|", "/").replace("\n", " ")
     if name in SHARES:

@@ -107,17 +107,19 @@ PATHS: dict[str, tuple[bool, str, Place, str]] = {
 }
 
 
-def check(options: Options, report: Report, compiled: bool) -> None:
-    """All paths with or without compiled layers. One that fails does not end the others."""
+COMPILED = tuple(what for what, path in PATHS.items() if "compiled" in path[3])
+
+
+def check(options: Options, report: Report, which: list[str]) -> None:
+    """One that fails does not end the others."""
     failed = []
-    for what, path in PATHS.items():
-        if ("compiled" in path[3]) == compiled:
-            try:
-                with exactly():
-                    _check_path(options, report, what, *path)
-            except Exception as error:  # the next path may hold; the process ends as failed
-                report(what, failed=f"{type(error).__name__}: {error}"[:300])
-                failed.append(error)
+    for what in which or [name for name in PATHS if name not in COMPILED]:
+        try:
+            with exactly():
+                _check_path(options, report, what, *PATHS[what])
+        except Exception as error:  # the next path may hold; the process ends as failed
+            report(what, failed=f"{type(error).__name__}: {error}"[:300])
+            failed.append(error)
     if failed:
         raise failed[0]
 

@@ -66,13 +66,14 @@ class Load:
     rows: int
     context: int = 1024
     vocabulary: int = 33027
-    steps: int = 5
+    steps: int = 2  # updates timed together
+    parts: int = 4  # micro-batches of an update
     targets: float = 0.25
     patches: float = 0.25
     fp32: bool = False  # instead of bf16 on a GPU; the CPU has float32
 
 
-TOY = Load("cpu", rows=2, context=64, vocabulary=2000, steps=1)
+TOY = Load("cpu", rows=2, context=64, vocabulary=2000, steps=1, parts=2)
 
 
 def load_of(options: Options, size: str) -> Load:
@@ -112,7 +113,7 @@ def line(options: Options, report: Report, size: str, mode: str) -> None:
 
 def largest(options: Options, report: Report, size: str) -> None:
     """Whether ZeRO-3 with offload trains a model of this size, one row at a time."""
-    load = replace(load_of(options, size), rows=1, steps=1)
+    load = replace(load_of(options, size), rows=1, steps=1, parts=1)
     found = measure("3x64x2" if options.toy else size, "zero3-offload", load)
     names = ("parameters", "tokens_per_second", "memory")
     report(f"{size} zero3-offload", **{name: found[name] for name in names})
@@ -135,7 +136,7 @@ def halving(load: Load, work: Callable[[Load], dict[str, Any]]) -> dict[str, Any
 
 
 def measure(size: str, mode: str, load: Load) -> dict[str, Any]:
-    """The median of some rounds of `steps` updates, after three that warm up."""
+    """The median of some rounds of `steps` updates, after two that warm up."""
     torch.manual_seed(0)
     config = model_config(size, load)
     batch = make_batch(config, load)
@@ -146,16 +147,16 @@ def measure(size: str, mode: str, load: Load) -> dict[str, Any]:
 
 def pace(step: Callable[[], Any], load: Load, config: GatoConfig, targets: int) -> dict[str, Any]:
     """How fast and in how much memory `step` computes `load`, and what it spends its time on."""
-    for _ in range(3):
+    for _ in range(2):
         step()
     if load.device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     rounds = (timed(lambda: [step() for _ in range(load.steps)], load.device) for _ in range(ROUNDS))
     seconds = statistics.median(rounds) / load.steps
-    tokens = load.rows * load.context
+    tokens, targets = load.parts * load.rows * load.context, load.parts * targets
     return {
-        "rows": load.rows, "seconds": seconds, "tokens_per_second": tokens / seconds,
+        "rows": f"{load.parts} x {load.rows}", "seconds": seconds, "tokens_per_second": tokens / seconds,
         "flops": flops_per_update(config, tokens, targets) / seconds,
         "memory": memory(load.device), **profiled(step, load.device, seconds),
     }  # fmt: skip
@@ -223,11 +224,12 @@ def ours(config: GatoConfig, mode: str, batch: TokenBatch, load: Load) -> tuple[
     engine = engine_of(learner, batch, load.device, on_gpu and not load.fp32, zero, optim)
     if on_gpu:
         batch = batch.pin_memory()
-    batch = replace(batch, denominator=float(batch.denominator))
+    batch = replace(batch, denominator=load.parts * float(batch.denominator))
     updates = itertools.count()
 
     def step() -> None:  # as the loop does, which reads the device once
-        engine.accumulate(batch.to(engine.device), is_last=True)
+        for part in range(load.parts):
+            engine.accumulate(batch.to(engine.device), is_last=part == load.parts - 1)
         update = next(updates)
         norm = engine.clip(update)
         engine.step(1e-4, update, 0.0 if norm is None else float(norm))
@@ -276,9 +278,10 @@ def peer(config: GatoConfig, mode: str, batch: TokenBatch, load: Load) -> tuple[
     is_bf16 = load.device == "cuda" and not load.fp32
 
     def step() -> None:
-        with torch.autocast(load.device, torch.bfloat16, enabled=is_bf16):
-            loss = model(input_ids=ids, labels=labels, use_cache=False).loss
-        loss.backward()
+        for _ in range(load.parts):
+            with torch.autocast(load.device, torch.bfloat16, enabled=is_bf16):
+                loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+            (loss / load.parts).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -355,7 +358,7 @@ def profiled(step: Step, device: str, seconds: float) -> dict[str, Any]:
     top = sorted(times, key=lambda key: -times[key])[:TOP]
     found: dict[str, Any] = {
         "parts": {p: s for p, s in sorted(shares.items(), key=lambda x: -x[1]) if s > 0.005},
-        "kernels": {key[:60]: times[key] / whole for key in top},
+        "kernels": {key[:200]: times[key] / whole for key in top},
     }  # fmt: skip
     return found | ({"gaps": 1 - whole / 1e6 / seconds} if on_gpu else {})
 

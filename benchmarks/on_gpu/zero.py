@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 from gato.batch import TokenBatch
@@ -81,8 +80,6 @@ def _engine(
     precision: str,
     zero: str | None,
 ) -> Engine:
-    """A process trains once, and here several times: accelerate is to forget the one before."""
-    AcceleratorState._reset_state(True)
     return engine_of(learner, batch, options.device, precision == "bf16", zero)
 
 

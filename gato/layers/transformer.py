@@ -233,7 +233,11 @@ class GEGLU(nn.Module):
         self.down_proj = nn.Linear(hidden // 2, width, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        gate, value = self.up_proj(hidden).chunk(2, dim=-1)
+        if torch.compiler.is_compiling() and hidden.is_cuda and type(self.up_proj) is nn.Linear:
+            # apart, so that the gradients of both are written by one kernel, which for halves of one tensor would compute each twice
+            gate, value = (F.linear(hidden, half) for half in self.up_proj.weight.chunk(2))
+        else:
+            gate, value = self.up_proj(hidden).chunk(2, dim=-1)
         return self.down_proj(F.gelu(gate) * value)
 
 
