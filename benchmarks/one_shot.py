@@ -34,6 +34,7 @@ AS_LONG = ("--train.steps", "400")  # about the processor time that TecNets take
 SYSTEMS = {
     "TecNets": ("tecnets-reach2d",),
     "not told (cloning)": ("tecnets-reach2d", "--model.sentence", "none"),
+    "told by its first observation": ("tecnets-reach2d", "--model.sentence", "first"),
     "untrained embedding": ("tecnets-reach2d", "--model.sentence", "untrained"),
     "without the margin loss": ("tecnets-reach2d", "--model.embedding_weight", "0"),
     "told the colour": ("tecnets-reach2d", "--model.sentence", "numbers"),

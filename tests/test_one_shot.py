@@ -20,9 +20,12 @@ from gato.data.store import Store, StoreWriter
 from gato.data.task_rows import TaskRows
 from gato.envs.push2d import Push2d
 from gato.envs.reach2d import Reach2d, go_straight
+from gato.episode import Episode
+from gato.eval.rollout import rollout
 from gato.eval.sets import shares
 from gato.learners.actions import ActionVectors
 from gato.learners.features import Features
+from gato.learners.one_shot.agent import OneShotAgent
 from gato.learners.one_shot.config import MilConfig, TecNetsConfig
 from gato.learners.one_shot.demonstrated import DemonstrationInputs, ends_of
 from gato.learners.one_shot.mil import Mil, MilLearner
@@ -234,6 +237,32 @@ def test_rows_computed_one_by_one_give_the_loss_and_gradients_of_all_at_once(hom
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
+class Held:
+    """A tensor that a backward pass is kept for; `most` bytes of them were there at a time."""
+
+    now = most = 0
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+        Held.now += tensor.nbytes
+        Held.most = max(Held.most, Held.now)
+
+    def __del__(self) -> None:
+        Held.now -= self.tensor.nbytes
+
+
+def test_an_update_of_more_tasks_needs_no_more_memory(folder):
+    """Four times as many rows are computed one after the other, and what a row kept for its gradients is free again."""
+    most = []
+    for rows, together in ((2, 1), (8, 1), (8, 8)):
+        Held.now = Held.most = 0
+        sizes = ["--train.batch_size", str(rows), "--train.micro_batch_size", str(together)]
+        with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
+            assert main(["pretrain", "small.yaml", "--train.name", f"{rows}-{together}", "--train.steps", "1", *sizes]) == 0
+        most.append(Held.most)
+    assert most[1] == most[0] and most[2] > 4 * most[0]
+
+
 @pytest.mark.parametrize("sentence", ["untrained", "numbers", "none"])
 def test_the_controls_have_no_embedding_loss_and_an_untrained_embedding_stays(home, sentence):
     rows = rows_of(home)
@@ -278,19 +307,64 @@ def test_what_is_known_by_name_and_what_is_shown_now_are_served(trained, home, t
     service.close()
 
 
-def test_adding_tasks_changes_no_other_bit_for_bit(trained, home, tmp_path):
-    agent, store = gato.load(trained), Store(home / "stores/reach2d/test")
-    before = {name: memory["sentence"].clone() for name, memory in agent.memories.items()}
+def agent_of(home, config) -> OneShotAgent:
+    """Untrained; it knows the first task by name."""
+    rows = rows_of(home, whole=isinstance(config, MilConfig))
+    learner = learner_of(rows, config)
+    agent = OneShotAgent("mil" if isinstance(config, MilConfig) else "tecnets", learner.model, rows.encode.__self__, 3)
+    agent.remember("reach2d/train-0", rows.demonstrations(0, 1))
+    return agent
+
+
+@pytest.mark.parametrize("config", [TecNetsConfig(**SMALL), MilConfig(**SMALL, timesteps=2)], ids=type)
+def test_twenty_tasks_more_change_neither_what_is_kept_nor_what_is_played_bit_for_bit(home, tmp_path, config):
+    def played(agent):
+        kept: list[Episode] = []
+        results = rollout(agent.policy("reach2d/train-0"), "reach2d/train-0", 2, 0, 2, sink=kept.append)
+        return [result.total_reward for result in results], np.stack([episode.actions["action"] for episode in kept])
+
+    agent, store = agent_of(home, config), Store(home / "stores/reach2d/test")
+    before = {name: value.clone() for name, value in agent.memories["reach2d/train-0"].items()}
     weights = {name: value.clone() for name, value in agent.model.state_dict().items()}
-    assert set(before) == {f"reach2d/train-{i}" for i in range(5)}
-    for i in range(3):
-        agent.remember(f"reach2d/test-{i}", [store.episode(i)])
+    returns, actions = played(agent)
+    for i in range(20):
+        agent.remember(f"mine-{i}", [store.episode(i % store.num_episodes)])
     agent.save(tmp_path / "more")
     again = gato.load(tmp_path / "more")
-    assert len(again.memories) == 8 and all(torch.equal(again.memories[name]["sentence"], value) for name, value in before.items())
+    assert len(again.memories) == 21 and not np.array_equal(actions[0], actions[1])
+    assert all(torch.equal(again.memories["reach2d/train-0"][name], value) for name, value in before.items())
     assert all(torch.equal(again.model.state_dict()[name], value) for name, value in weights.items())
-    shown = gato.load(trained).policy("reach2d/test-2", demonstrations=[store.episode(2)])
-    assert torch.equal(again.policy("reach2d/test-2").kept["sentence"], shown.kept["sentence"])
+    assert played(again)[0] == returns and np.array_equal(played(again)[1], actions)
+    shown = agent.policy("reach2d/test-2", demonstrations=[store.episode(2)])
+    assert all(torch.equal(again.memories["mine-2"][name], value) for name, value in shown.kept.items())
+
+
+def test_what_a_checkpoint_knows_by_name_are_the_tasks_it_was_trained_on(trained):
+    assert set(gato.load(trained).memories) == {f"reach2d/train-{i}" for i in range(5)}
+
+
+def test_an_episodes_own_first_observation_can_say_what_the_task_is(home):
+    agent = agent_of(home, TecNetsConfig(**SMALL, sentence="first"))
+    episode = Store(home / "stores/reach2d/test").episode(0)
+    seen = {name: values[[0, 8, 15]] for name, values in episode.observations.items()}
+    policy, model = agent.policy("reach2d/test-0"), agent.model
+    policy.reset(2)
+
+    def act(row, stream, first):
+        one = {name: values[[row]] for name, values in seen.items()}
+        return policy.act(one, first=np.array([first]), streams=np.array([stream]))["action"]
+
+    def expected(row, first):
+        rows = agent.inputs.seen(seen)
+        told = model.embed(rows.each(lambda tensor: tensor[[first]]))
+        return model.outputs(rows.each(lambda tensor: tensor[[row]]), {"sentence": told}).detach().numpy().clip(-1, 1)
+
+    act(0, 0, True), act(1, 1, True)
+    np.testing.assert_allclose(act(2, 0, False), expected(2, 0), rtol=1e-5)
+    np.testing.assert_allclose(act(2, 1, False), expected(2, 1), rtol=1e-5)
+    assert not np.allclose(expected(2, 0), expected(2, 1))
+    act(1, 0, True)  # another episode
+    np.testing.assert_allclose(act(2, 0, False), expected(2, 1), rtol=1e-5)
 
 
 def test_a_set_is_played_with_a_demonstration_of_each_task(trained, folder, capsys, monkeypatch):
@@ -323,8 +397,14 @@ def test_demonstrations_of_something_else_are_refused_in_one_line(trained, home)
         agent.policy("reach2d/test-0", demonstrations=[replace(episode.window(0, 1), final_observation=None)])
     with pytest.raises(ValueError, match="'toy/corridor' is another: action 'action' has modality discrete"):
         agent.policy("toy/corridor")
+    corridor = Stage().play(Job(envs.task("toy/corridor"), 0, 0)).episode
+    with pytest.raises(
+        ValueError, match="demonstration 1 of 'toy/corridor' does not fit .* action 'action' .*; give one of the same robot"
+    ):
+        agent.remember("mine", [episode, corridor])
     with pytest.raises(ValueError, match="there is no demonstration of 'mine'; give at least one"):
         agent.remember("mine", [])
+    assert "mine" not in agent.memories
 
 
 @pytest.mark.parametrize("learner", ["tecnets", "mil"])
@@ -480,6 +560,7 @@ def test_who_cannot_take_a_task_says_why_in_its_cell(trained, folder, three_task
     assert "ours, reach2d/test: ValueError: 4 demonstrations of 'reach2d/test-0' are wanted, but" in capsys.readouterr().out
     assert "there is no checkpoint 'nowhere'" in refusal(capsys, "arena", "nowhere", "--tasks", "reach2d/test")
     assert "nobody takes part" in refusal(capsys, "arena", "--tasks", "reach2d/test")
+    assert "name tasks such as --tasks reach2d/test" in refusal(capsys, "arena", str(trained))
 
 
 def test_a_known_task_is_most_like_itself(trained, home, capsys):

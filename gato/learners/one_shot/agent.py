@@ -33,7 +33,7 @@ from ..actions import ActionVectors
 from ..features import Features
 from ..other import OtherAgent
 from .config import MIL, TECNETS, MilConfig, TecNetsConfig
-from .demonstrated import DemonstrationInputs
+from .demonstrated import DemonstrationInputs, Seen
 from .mil import Mil
 from .tecnets import TecNet
 
@@ -164,9 +164,11 @@ class OneShotPolicy:
         self.model, self.inputs, self.task = agent.model, agent.inputs, task
         self.kept: Memory | None = agent.memories.get(task.name, None if agent.model.needs_demonstration else {})
         self.device = next(agent.model.parameters()).device
+        self._begun: dict[int, Tensor] = {}  # what the first observation of a stream's episode says, where that is asked
 
     def reset(self, num_streams: int = 1, demonstrations: Sequence[Episode] = ()) -> None:
         """What demonstrations are given show the task from now on. **Raises:** `ValueError` for one of another robot."""
+        self._begun = {}
         if demonstrations:
             self.kept = self.model.remember(self.inputs, demonstrations)
 
@@ -174,7 +176,10 @@ class OneShotPolicy:
         self, observation: Mapping[str, np.ndarray], reward: np.ndarray | None = None, first: np.ndarray | None = None,
         streams: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:  # fmt: skip
-        """See `Policy`; only what is seen now counts. **Raises:** `ValueError` where nothing was shown."""
+        """See `Policy`; what is seen now counts, and the first observation where the model looks at it.
+
+        **Raises:** `ValueError` where nothing was shown.
+        """
         if self.kept is None:
             raise ValueError(
                 f"nothing was shown of '{self.task.name}', which is not known by name; give demonstrations (--demonstrations 1)"
@@ -182,7 +187,17 @@ class OneShotPolicy:
         kept = {key: value.to(self.device) for key, value in self.kept.items()}
         with torch.inference_mode():
             seen = self.inputs.seen(observation).each(lambda tensor: tensor.to(self.device))
+            if self.model.sees_first:
+                kept = self._told_first(seen, first, np.arange(len(seen)) if streams is None else streams)
             return self.inputs.vectors.decode(self.model.outputs(seen, kept).float().cpu().numpy())
+
+    def _told_first(self, seen: Seen, first: np.ndarray | None, streams: np.ndarray) -> Memory:
+        """What the first observation says of every stream's episode: of this one, where it begins."""
+        begins = [row for row, s in enumerate(streams) if int(s) not in self._begun or (first is not None and first[row])]
+        if begins:
+            found = self.model.embed(seen.each(lambda tensor: tensor[begins]))
+            self._begun |= {int(streams[row]): sentence for row, sentence in zip(begins, found, strict=True)}
+        return {"sentence": torch.stack([self._begun[int(s)] for s in streams])}
 
     act_one = GatoPolicy.act_one
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from gato.setting import Settings, bounded, choice
 
 TECNETS, MIL = "tecnets", "mil"
-SENTENCES = ("demonstrations", "untrained", "numbers", "none")
+SENTENCES = ("demonstrations", "first", "untrained", "numbers", "none")
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ class TecNetsConfig(OneShotConfig):
     - `embedding`: numbers of a task's embedding (the paper calls it a sentence).
     - `margin`: by how much a demonstration must be nearer to its own task than to another one, as a cosine.
     - `embedding_weight`, `support_weight`, `query_weight`: of the three losses.
-    - `sentence`: what the control network is told of the task. `demonstrations`: the embedding. Controls: `untrained`, an embedding whose
-      network keeps its first weights; `numbers`, what the environment says of the task; `none`, which is behaviour cloning.
+    - `sentence`: what the control network is told of the task. `demonstrations`: the embedding. `first`: an embedding of a first
+      observation alone, at play of the episode's own, for tasks that it tells; nothing is shown then. Controls: `untrained`, an
+      embedding whose network keeps its first weights; `numbers`, what the environment says of the task; `none`, which is behaviour
+      cloning.
     """
 
     embedding: int = bounded(20, 1, 4096)

@@ -42,6 +42,11 @@ def side_by_side(first: Seen, last: Seen) -> Seen:
     return Seen(torch.cat([first.states, last.states], dim=1), pictures)
 
 
+def first_half(both: Seen) -> Seen:
+    """The first of the two timesteps that `side_by_side` put together."""
+    return both.each(lambda tensor: tensor[:, : tensor.shape[1] // 2])
+
+
 @dataclass(frozen=True)
 class RawRow:
     """What a row is drawn as: raw values of its T tasks, in this order.

@@ -68,7 +68,7 @@ class TemporalLoss(nn.Module):
 class Mil(nn.Module):
     """What acts: the network before its step, the temporal loss, and the scales of what is no picture."""
 
-    needs_demonstration = True
+    needs_demonstration, sees_first = True, False
 
     def __init__(self, task: TaskSpec, features: Features, num_outputs: int, config: MilConfig, num_numbers: int = 0) -> None:
         super().__init__()

@@ -24,10 +24,11 @@ from ..actions import ActionVectors
 from ..features import Features
 from ..network import decay_groups
 from .config import TecNetsConfig
-from .demonstrated import DemonstratedBatch, DemonstrationInputs, Seen
+from .demonstrated import DemonstratedBatch, DemonstrationInputs, Seen, first_half
 from .network import SeenNetwork
 
-EMBEDDED = ("demonstrations", "untrained")  # sentences that a network makes
+EMBEDDED = ("demonstrations", "untrained")  # sentences that a network makes of what is shown
+FIRST = "first"  # the one that it makes of an episode's own first observation
 
 
 class TecNet(nn.Module):
@@ -41,7 +42,9 @@ class TecNet(nn.Module):
         self.config = config
         told = {"none": 0, "numbers": num_numbers}.get(config.sentence, config.embedding)
         num_features = len(features.mean)
-        self.embedding = SeenNetwork(task, num_features, config.embedding, config, together=2) if config.sentence in EMBEDDED else None
+        looked_at = {FIRST: 1}.get(config.sentence, 2)
+        embeds = config.sentence in (*EMBEDDED, FIRST)
+        self.embedding = SeenNetwork(task, num_features, config.embedding, config, together=looked_at) if embeds else None
         if self.embedding is not None and config.sentence == "untrained":
             self.embedding.requires_grad_(False)
         self.control = SeenNetwork(task, num_features, num_outputs, config, told)
@@ -51,17 +54,22 @@ class TecNet(nn.Module):
 
     @property
     def needs_demonstration(self) -> bool:
-        return self.config.sentence != "none"
+        return self.config.sentence not in ("none", FIRST)
+
+    @property
+    def sees_first(self) -> bool:
+        """Whether an episode's own first observation says what the task is."""
+        return self.config.sentence == FIRST
 
     def embed(self, ends: Seen) -> Tensor:
-        """(N, E) of unit length, for N demonstrations."""
+        """(N, E) of unit length, for N demonstrations, or for first observations where the model `sees_first`."""
         assert self.embedding is not None
         return normed(self.embedding(ends))
 
     @torch.no_grad()
     def remember(self, inputs: DemonstrationInputs, demonstrations: Sequence[Episode]) -> dict[str, Tensor]:
-        """What is kept of a task: its sentence (E,); nothing for a clone."""
-        if self.config.sentence == "none":
+        """What is kept of a task: its sentence (E,); nothing where demonstrations tell nothing."""
+        if not self.needs_demonstration:
             return {}
         ends = inputs.ends(demonstrations)
         if self.config.sentence == "numbers":
@@ -134,11 +142,12 @@ class TecNetsLearner(nn.Module):
             return None, nothing, nothing
         if config.sentence == "numbers":
             return batch.numbers, nothing, nothing
-        embedded = self.model.embed(batch.ends).unflatten(0, (batch.num_rows, batch.num_tasks, -1))
+        ends = first_half(batch.ends) if self.model.sees_first else batch.ends
+        embedded = self.model.embed(ends).unflatten(0, (batch.num_rows, batch.num_tasks, -1))
         support, query = embedded[:, :, : config.support], embedded[:, :, config.support :]
         sentences = sentence_of(support)
         loss, nearest = embedding_loss(sentences, query, config.margin)
-        return sentences.flatten(0, 1), loss.mean() if config.sentence == "demonstrations" else nothing, nearest.mean()
+        return sentences.flatten(0, 1), nothing if config.sentence == "untrained" else loss.mean(), nearest.mean()
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Matrices and filters are decayed; biases and norms are not."""
