@@ -130,7 +130,8 @@ def run_all() -> None:
     seconds = {path.stem: round(json.loads(path.read_text())["seconds"]) for path in sorted(options.out.glob("*-[0-9].json"))}
     print("seconds of processor time:", ", ".join(f"{name} {value}" for name, value in seconds.items()))
     arena = options.out / ("arena" if family == USUAL else f"arena-{family}")
-    shown = ["--demonstrations", *options.shown, "--baselines", *options.baselines, *(["--retrieve", train] if options.retrieve else [])]
+    shown = ["--demonstrations", *options.shown, *(["--retrieve", train] if options.retrieve else [])]
+    shown += ["--baselines", *options.baselines] if options.baselines else []
     _do("arena", *found, "--tasks", test, *shown, "--episodes", str(options.episodes), "--out", str(arena))
     if options.figures:
         draw(run("TecNets", 0, family, options.out, changes), family, options.figures / f"{_named(family)}.png")
