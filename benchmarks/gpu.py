@@ -7,7 +7,7 @@
 No network, simulator or store is needed. Every part is a process of its own with a time of its
 own; each figure is printed and written as soon as it is there, and a part that fails or hangs is
 printed and passed over. Parts of the first stage, which measures no time, run side by side; those
-after it alone, by worth. Where git cannot tell the commit, the variable COMMIT does.
+after it alone, by worth. The variable COMMIT names the commit where git does not know it.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def about(device: str, is_toy: bool) -> dict[str, Any]:
     )  # fmt: skip
     card = torch.cuda.get_device_name() if device == "cuda" else f"none: {os.cpu_count()} CPU cores"
     return {
-        "card": card, "commit": given.stdout.strip() or os.environ.get("COMMIT", "unknown"),
+        "card": card, "commit": os.environ.get("COMMIT") or given.stdout.strip() or "unknown",
         "command": " ".join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}",
