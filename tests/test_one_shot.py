@@ -21,6 +21,7 @@ from gato.data.task_rows import TaskRows
 from gato.envs.push2d import Push2d
 from gato.envs.reach2d import Reach2d, go_straight
 from gato.episode import Episode
+from gato.eval.insight.similar import similar_by_statistics, statistics_of
 from gato.eval.rollout import rollout
 from gato.eval.sets import shares
 from gato.learners.actions import ActionVectors
@@ -30,6 +31,7 @@ from gato.learners.one_shot.config import MilConfig, TecNetsConfig
 from gato.learners.one_shot.demonstrated import DemonstrationInputs, ends_of
 from gato.learners.one_shot.mil import Mil, MilLearner
 from gato.learners.one_shot.tecnets import TecNet, TecNetsLearner, embedding_loss, normed, sentence_of
+from gato.spec import FieldSpec, Modality, TaskSpec
 from tests.small_runs import refusal
 
 SMALL = {"filters": 4, "num_convolutions": 2, "width": 8, "num_layers": 1, "tasks": 3}
@@ -573,6 +575,34 @@ def test_a_known_task_is_most_like_itself(trained, home, capsys):
     assert main(["data", "similar", str(home / "stores/reach2d/train"), "--checkpoint", str(trained), "--count", "1", "--json"]) == 0
     assert all(row["task"] == row["like"] and row["cosine"] == 1 for row in json.loads(capsys.readouterr().out))
     assert "there is no store 'nothing'" in refusal(capsys, "data", "similar", "nothing", "--checkpoint", str(trained))
+
+
+def test_without_a_model_tasks_are_alike_whose_numbers_are(folder, home, capsys):
+    known = str(home / "stores/reach2d/train")
+    assert main(["data", "similar", known, "--known", known, "--count", "2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert all(row["task"] == row["like"] and row["distance"] == 0 for row in rows[::2]) and all(row["distance"] > 0 for row in rows[1::2])
+    walks = [walk(i, [[i, 0.0], [i + 1, 5.0]]) for i in range(3)]
+    # means 0.5, 1.5, 2.5 and their likes; what all tasks have in common tells nothing
+    assert [statistics_of([w], ["position"])[0] for w in walks] == [0.5, 1.5, 2.5]
+    assert statistics_of([walks[0]], ["position"]).tolist() == [0.5, 2.5, 0.5, 2.5, 1.0, 5.0]
+    with StoreWriter(folder / "walks", [w.task for w in walks]) as writer:
+        for w in walks:
+            writer.append(w)
+    (row, *_) = similar_by_statistics(str(folder / "walks"), str(folder / "walks"), count=3)[1:]
+    # one of six statistics differs, by 1, and its variance over the tasks is 2 / 3: sqrt((1 / (2 / 3)) / 6)
+    assert row == {"task": "walk-0", "like": "walk-1", "distance": 0.5}
+    assert "cannot be compared: observation" in refusal(capsys, "data", "similar", known, "--known", str(folder / "walks"))
+
+
+def walk(number: int, positions: list[list[float]]) -> Episode:
+    fields = (
+        FieldSpec("position", Modality.CONTINUOUS, "observation", (2,)),
+        FieldSpec("move", Modality.CONTINUOUS, "action", (1,), low=(-1.0,), high=(1.0,)),
+    )
+    values = np.array(positions, np.float32)
+    moves = np.zeros((len(values), 1), np.float32)
+    return Episode(TaskSpec(f"walk-{number}", fields), {"position": values}, {"move": moves}, moves[:, 0], behaviour="expert")
 
 
 def test_what_was_trained_on_demonstrations_is_a_mode_of_the_few_shot_table(trained, folder, home, capsys):

@@ -1,4 +1,5 @@
-"""Which known tasks a new one is like, by what a TecNet makes of its demonstrations, and acting by looking up theirs."""
+"""Which known tasks a new one is like, by what a TecNet makes of its demonstrations or by their plain statistics, and acting by
+looking up theirs."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gato.agent import load
@@ -17,7 +19,7 @@ from gato.learners.nearest import NearestPolicy
 from gato.learners.one_shot.agent import DESCRIPTION, OneShotAgent
 from gato.learners.one_shot.config import TECNETS
 from gato.learners.one_shot.tecnets import EMBEDDED
-from gato.spec import TaskSpec
+from gato.spec import Modality, TaskSpec
 
 LOOKED_UP = 20  # known tasks
 
@@ -75,3 +77,44 @@ def similar(store: str, checkpoint: Path, demonstrations: int = 1, count: int = 
         for name, cosine in known.nearest(shown.of(task, demonstrations), count):
             rows.append({"task": task, "like": name, "cosine": round(cosine, 4)})
     return rows
+
+
+def similar_by_statistics(store: str, known: str, demonstrations: int = 1, count: int = 5) -> list[dict[str, Any]]:
+    """For tasks whose observations are numbers, without a model: how far apart are means, standard deviations and the change from the
+    first to the last observation?
+
+    **Returns:** for every task of a store the nearest tasks of the store `known`, `count` of them, and their `distance`: the root mean
+    square over all of these, each in standard deviations over the known tasks.
+
+    **Raises:** `ValueError` for tasks with other observations, or with none that are numbers, and for too few demonstrations.
+    """
+    ours, theirs = Shown(store), Shown(known)
+    first = theirs.store.tasks[0]
+    for task in [*theirs.store.tasks, *ours.store.tasks]:
+        if lines := [line for line in first.differences(task, raw=True) if line.startswith("observation")]:
+            raise ValueError(f"tasks '{first.name}' and '{task.name}' cannot be compared: {lines[0]}; give stores of one robot")
+    fields = [f.name for f in first.observations if f.modality in (Modality.CONTINUOUS, Modality.DISCRETE)]
+    if not fields:
+        raise ValueError(
+            f"'{first.name}' observes no numbers, which have statistics; give --checkpoint, of TecNets, which looks at pictures"
+        )
+    new, old = ({name: statistics_of(shown.of(name, demonstrations), fields) for name in shown.numbers} for shown in (ours, theirs))
+    names, table = list(old), np.stack(list(old.values()))
+    spread = table.std(axis=0)
+    spread[spread == 0] = 1.0
+    rows = []
+    for task, values in new.items():
+        distances = np.sqrt(np.mean(((table - values) / spread) ** 2, axis=1))
+        for place in np.argsort(distances, kind="stable")[:count]:
+            rows.append({"task": task, "like": names[place], "distance": round(float(distances[place]), 4)})
+    return rows
+
+
+def statistics_of(demonstrations: Sequence[Episode], fields: Sequence[str]) -> np.ndarray:
+    """(3 * D,) for D numbers in these fields: mean, standard deviation, and the mean change within a demonstration."""
+    seen = [
+        np.concatenate([np.asarray(e.observations[name], np.float64).reshape(e.num_timesteps, -1) for name in fields], axis=1)
+        for e in demonstrations
+    ]
+    timesteps, changes = np.concatenate(seen), np.stack([values[-1] - values[0] for values in seen])
+    return np.concatenate([timesteps.mean(axis=0), timesteps.std(axis=0), changes.mean(axis=0)])

@@ -59,16 +59,23 @@ def reference(arguments: list[str]) -> None:
 
 
 def similar(arguments: list[str]) -> None:
-    parser = parser_of("data similar", "The nearest known tasks of every task in a store, by a TecNet's embedding of its demonstrations.")
+    parser = parser_of("data similar", "The nearest known tasks of every task in a store, by its demonstrations.")
     parser.add_argument("store", type=str, help="name or folder")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="of TecNets, such as runs/tecnets-reach2d/final")
+    by = parser.add_mutually_exclusive_group(required=True)
+    by.add_argument("--checkpoint", type=Path, help="of TecNets, such as runs/tecnets-reach2d/final: by its embedding")
+    by.add_argument("--known", type=str, help="store of known tasks: by means, spreads and changes of the numbers that are observed")
     parser.add_option("--demonstrations", int, 1, Limits(1, 10_000), "of each task that are looked at")
     parser.add_option("--count", int, 5, Limits(1, 10_000), "nearest tasks of each")
     parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     from gato.eval.insight.similar import similar as nearest
+    from gato.eval.insight.similar import similar_by_statistics
 
-    rows = nearest(options.store, options.checkpoint, options.demonstrations, options.count)
+    how = (options.demonstrations, options.count)
+    if options.checkpoint is None:
+        rows = similar_by_statistics(options.store, options.known, *how)
+    else:
+        rows = nearest(options.store, options.checkpoint, *how)
     print_rows(rows, options.json, lambda: table(rows))
 
 
