@@ -113,6 +113,7 @@ def run_all() -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--family", choices=SETS, default=USUAL)
     parser.add_argument("--collected", type=int, default=12, help="demonstrations of each task, where none are there yet")
+    parser.add_argument("--noisy_share", type=float, default=0.0, help="of these, see `gato data collect`")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shown", nargs="+", default=["1"], help="numbers of demonstrations")
     parser.add_argument("--episodes", type=int, default=160)
@@ -124,7 +125,8 @@ def run_all() -> None:
     family, (train, test) = options.family, SETS[options.family]
     for name in (train, test):
         if not (stores_folder() / name / "manifest.json").is_file():
-            _do("data", "collect", name, "--episodes", str(options.collected), "--noisy_share", "0", "--workers", "0")
+            share = ("--noisy_share", str(options.noisy_share))
+            _do("data", "collect", name, "--episodes", str(options.collected), *share, "--workers", "0")
     seeds = range(options.seeds)
     found = [f"{system}={run(system, seed, family, options.out, changes)}" for seed in seeds for system in options.systems]
     seconds = {path.stem: round(json.loads(path.read_text())["seconds"]) for path in sorted(options.out.glob("*-[0-9].json"))}
