@@ -625,3 +625,8 @@ def test_what_was_trained_on_demonstrations_is_a_mode_of_the_few_shot_table(trai
     assert gato.load(folder / "few/cells/embed-1-0/policy").memories.keys() > {"reach2d/test-1"}
     assert "holds tecnets, and the modes full train a Gato" in refusal(capsys, *words, "--modes", "full", "embed", "--out", "other")
     assert "the mode 'adapt' acts with mil, but" in refusal(capsys, *words, "--modes", "adapt", "--out", "other")
+    agent_of(home, MilConfig(**SMALL, timesteps=2)).save(folder / "mil")
+    own = [*words, "--held_out", "0", "--validation", "2", "--adapt", str(folder / "mil")]
+    assert main([*own, "--modes", "embed", "adapt", "--out", "both"]) == 0
+    cells = {cell["mode"]: cell["bytes"] for cell in json.loads((folder / "both/fewshot.json").read_text())["cells"]}
+    assert cells["embed"] == 80 and cells["adapt"] > 1000  # twenty numbers, and all weights of a network
