@@ -134,8 +134,13 @@ def with_returns(demonstrations: Demonstrations, config: FewShotConfig) -> Demon
     if random is None:
         played = rollout(RandomPolicy(task, config.seed), task, RANDOM_EPISODES, config.seed, limits=config.limits)
         finished = [r.total_reward for r in played if not r.failed]
-        random = float(np.mean(finished)) if finished else None
+        if not finished:
+            raise ValueError(f"all {len(played)} episodes of random play failed; the first: {played[0].failed}")
+        random = float(np.mean(finished))
         references["random"] = f"{len(finished)} episodes of random play"
+        if len(finished) < len(played):
+            first = next(r.failed for r in played if r.failed)
+            references["random"] += f"; {len(played) - len(finished)} more failed, the first: {first}"
     if expert is None:
         numbers = np.array([*demonstrations.pool, *demonstrations.held_out])
         expert = float(demonstrations.store.returns[numbers].mean())

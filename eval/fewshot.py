@@ -109,7 +109,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         "left_out": demonstrations.left_out, "series": config.series, "rollouts": config.rollouts, "protocol": config.protocol,
         "training": asdict(config.training), "rows": rows, "cells": cells, "best": best, "succeeded": demonstrations.succeeded(),
         "contradictions": contradictions(task, most), "timesteps": sum(e.num_timesteps for e in most),
-        "take": take, "validation": config.validation,
+        "take": take, "validation": config.validation, "chunk": config.chunk,
     }  # fmt: skip
     write_text(out / "fewshot.json", json.dumps(finite(results), indent=1))
     write_text(out / "fewshot.md", few_shot_table(results) + "\n")

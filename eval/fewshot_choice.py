@@ -71,10 +71,12 @@ def _play(out: Path, task: TaskSpec, cell: dict[str, Any], name: str, episodes: 
 
 
 def contenders(task: TaskSpec, cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The cells of one series that may be the best: less than two standard errors of the difference below the highest mean.
+    """The cells of one series that may be the best: less than two standard errors of the difference below the highest mean, of those
+    that succeed.
 
     None where that settles it: a single one, or several that differ by no more than does not count.
     """
+    cells = succeeding(cells, "validation")
     if len(cells) < 2:
         return []
     margin = _margin(task)
@@ -84,6 +86,22 @@ def contenders(task: TaskSpec, cells: Sequence[dict[str, Any]]) -> list[dict[str
     found = [i for i in range(len(cells)) if means[i] >= means[top] - max(reach[i], margin)]
     is_settled = all(means[top] - means[i] + reach[i] <= margin for i in found if i != top)
     return [] if is_settled else [cells[i] for i in found]
+
+
+def succeeding(cells: Sequence[dict[str, Any]], played: str) -> list[dict[str, Any]]:
+    """The cells that succeed as often as the best of them, or less often by under two standard errors of the difference; all of them
+    where success is not known.
+
+    A policy that never does what is asked may have the highest return: doing nothing costs little.
+    """
+    if len(cells) < 2 or any(cell[played].get("success") is None for cell in cells):
+        return list(cells)
+    shares = [(cell[played]["success"], len(cell[played]["returns"])) for cell in cells]
+    # two episodes more, one of them a success: so that a share of 0 or 1 has an error, too
+    odds = [((share * n + 1) / (n + 2), n + 2) for share, n in shares]
+    errors = [math.sqrt(p * (1 - p) / n) for p, n in odds]
+    top = max(range(len(cells)), key=lambda i: shares[i][0])
+    return [cell for i, cell in enumerate(cells) if shares[i][0] >= shares[top][0] - 2 * math.hypot(errors[i], errors[top])]
 
 
 def _mean_and_error(returns: Sequence[float | None]) -> tuple[float, float]:
@@ -97,7 +115,7 @@ def _margin(task: TaskSpec) -> float:
 
 
 def best_of(task: TaskSpec, saved: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The cell with the highest mean return on the starts of the choice; among those that are as good the simplest.
+    """The cell with the highest mean return on the starts of the choice, of those that succeed; among those that are as good the simplest.
 
     In a series that was not settled at once it is one of those that played on.
     """
@@ -110,6 +128,7 @@ def best_of(task: TaskSpec, saved: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _highest(task: TaskSpec, saved: Sequence[dict[str, Any]]) -> dict[str, Any]:
     played = "run_off" if all("run_off" in cell for cell in saved) else "validation"
+    saved = succeeding(saved, played)
     means = [cell[played]["mean"] for cell in saved]
     good = [i for i, mean in enumerate(means) if mean >= max(means) - _margin(task)]
     return saved[min(good, key=lambda i: (SIMPLEST_FIRST.index(saved[i]["mode"]), -means[i], saved[i]["series"]))]
@@ -151,13 +170,26 @@ def policy_to_take(out: Path, task: TaskSpec, saved: Sequence[dict[str, Any]], c
             f"which a figure above is measured on, and in {RUN_OFF * config.validation} more where these do not settle it; where a point "
             "of the score or less lies between them, the simpler one"
         )
+        if cell.get("run_off", cell["validation"])["success"] is not None:
+            why += "; one that succeeds clearly less often than another is left out"
+    row = cell["figures"][saved_figure(cell)]
     choice = {
         "cell": str(folder_of(out, cell)), "mode": cell["mode"], "episodes": most, "series": cell["series"], "task": task.name,
         "figure": saved_figure(cell), "why": why, "candidates": candidates,
-        "row": {name: value for name, value in cell["figures"][saved_figure(cell)].items() if name != "returns"},
+        "row": {name: value for name, value in row.items() if name != "returns"}, "doubt": _doubt(row),
     }  # fmt: skip
     _copy(folder_of(out, cell) / "policy", folder, choice)
     return choice | {"folder": str(folder)} | _lines(folder, task, config)
+
+
+def _doubt(row: dict[str, Any]) -> str | None:
+    """Why a policy may be worth nothing, though it is the best there is; `None` where it is worth something."""
+    if row["success"] == 0:
+        return f"it did not succeed once in {row['episodes']} episodes"
+    if row["random"] is not None and row["low"] <= row["random"]:  # of a single episode it is NaN, which says nothing
+        returns = f"{row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
+        return f"its return of {returns} is not told apart from random play's, {row['random']:.4g}"
+    return None
 
 
 def _copy(policy: Path, folder: Path, choice: dict[str, Any]) -> None:
@@ -189,4 +221,9 @@ def choice_lines(take: dict[str, Any] | None) -> list[str]:
         return ["no policy was saved: prompts leave none behind; add a mode such as full, retrieve or clone"]
     count = take["episodes"]
     head = f"take {take['mode']} from {count} demonstration{'s' * (count > 1)} ({take['figure']}, series {take['series']})"
-    return [f"{head}: {take['folder']}", f"  why: {take['why']}", "", take["python"], "", take["command"], take["serve"]]
+    lines = [f"{head}: {take['folder']}", f"  why: {take['why']}"]
+    if doubt := take.get("doubt"):
+        lines.append(
+            f"  but: {doubt}, so these demonstrations were not enough; record more, from more starts, or see what a film of it does"
+        )
+    return [*lines, "", take["python"], "", take["command"], take["serve"]]

@@ -157,7 +157,13 @@ def act_in_one(policy: Any, observation: Any, reward: float | None = None) -> An
     **Raises:** `ValueError` for an observation that is none of the policy's task, see `check_values`.
     """
     task = policy.task
-    seen = stack_values(task.observations, [task.flatten(observation, "observation")])
+    try:
+        flat = task.flatten(observation, "observation")
+    except (KeyError, IndexError, TypeError):
+        wanted = ", ".join("/".join(map(str, spec.path)) or spec.name for spec in task.observations)
+        found = ", ".join(map(str, observation)) if isinstance(observation, Mapping) else f"a {type(observation).__name__}"
+        raise ValueError(f"task '{task.name}' observes {wanted}, and what was given is {found}; give what reset and step give") from None
+    seen = stack_values(task.observations, [flat])
     for spec in task.observations:
         check_values(task.name, spec, seen[spec.name], 1)
     actions = policy.act(seen, None if reward is None else np.array([reward], np.float32))

@@ -193,6 +193,19 @@ def test_the_simpler_of_two_that_are_as_good_is_taken(corridor):
     assert best_of(without, [cell("full", 0.800), cell("clone", 0.796)])["mode"] == "full"
 
 
+def succeeded(mode: str, mean: float, count: int, episodes: int = 20) -> dict:
+    played = {"mean": mean, "success": count / episodes, "returns": [mean] * episodes}
+    return cell(mode, mean) | {"validation": played}
+
+
+def test_a_policy_that_never_succeeds_is_not_taken_for_its_return(corridor):
+    """Doing nothing returns more than trying; 12 and 9 of 20 are not told apart, so there the return decides."""
+    idle, trying = succeeded("lwr", 0.9, 0), succeeded("clone", 0.6, 12)
+    assert best_of(corridor, [idle, trying])["mode"] == "clone" and contenders(corridor, [idle, trying]) == []
+    assert best_of(corridor, [idle, trying, succeeded("full", 0.7, 9)])["mode"] == "full"
+    assert best_of(corridor, [idle, succeeded("clone", 0.6, 0)])["mode"] == "lwr"
+
+
 def returned(mode: str, returns: list[float], series: int = 0, **rest) -> dict:
     return cell(mode, float(np.mean(returns)), series=series) | {"validation": {"mean": float(np.mean(returns)), "returns": returns}} | rest
 

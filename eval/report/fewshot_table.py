@@ -77,6 +77,8 @@ def few_shot_table(results: dict[str, Any]) -> str:
         lines.append(f"the registry holds the task out of pretraining; its nearest trained sibling is {sibling['task']}{unseen}")
     if layout := results["layout"]:
         lines.append(f"layout {layout}: {LAYOUT[layout]}; {_memory_line(results['memory'])}")
+    if (chunk := results.get("chunk", 1)) > 1:
+        lines.append(f"chunks of {chunk} actions (--chunk)")
     if (size := results.get("pooled", 1)) > 1 and any(r["mode"] == "scratch" for r in rows):
         lines.append(f"scratch: blocks of {size} x {size} patches of a picture share a position")
     lines += origin_lines(results["origins"])
@@ -94,6 +96,9 @@ def few_shot_table(results: dict[str, Any]) -> str:
         lines.append(f"{label:32}" + "".join(f" {_cell(found.get(c)):>27}" for c in counts))
     lines += _success_lines(rows, counts)
     lines += _best_lines(results)
+    if failed := [row for cell in results["cells"] for row in cell["figures"].values() if row.get("failed")]:
+        count, played = sum(row["failed"] for row in failed), sum(row["episodes"] for row in failed)
+        lines.append(f"{count:,} of {played:,} episodes failed and count as the random return; the first: {failed[0]['first_failure']}")
     if cut := [row for cell in results["cells"] for row in cell["figures"].values() if row.get("cut")]:
         count = sum(row["cut"] for row in cut)
         lines.append(f"{count:,} episodes did not end within {cut[0]['cut_at']:,} timesteps and were truncated there (--episode_steps)")
@@ -133,7 +138,7 @@ def _best_lines(results: dict[str, Any]) -> list[str]:
         "",
         f"best: every saved policy also played {results['validation']} episodes from starts that no figure above is measured on, "
         f"and {RUN_OFF * results['validation']} more where these do not settle it; this row is the policy with the highest mean return "
-        f"there, or the simplest within a point of it: {', '.join(taken)}",
+        f"there of those that do not succeed clearly less often than another, or the simplest within a point of it: {', '.join(taken)}",
     ]
 
 

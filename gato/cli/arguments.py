@@ -50,7 +50,7 @@ class Parser(ArgumentParser):
         texts = dict(_descriptions(config))
         for action in self._actions:
             if action.dest in texts and not action.help:
-                action.help = texts[action.dest].replace("%", "%%")
+                action.help = texts[action.dest]
 
     def add_option(self, name: str, kind: type, default: Any, limits: Limits = Limits(), help: str | None = None) -> None:  # noqa: B008
         """An option of its own, for a number or text within limits, or for true and false.

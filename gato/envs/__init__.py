@@ -315,8 +315,9 @@ def _find(name: str) -> tuple[Any, str]:
     except ValueError as error:
         if ":" in name:
             raise
-        nearest = difflib.get_close_matches(name, [*_registry(), *gymnasium.registry], n=1, cutoff=0.0)
+        nearest = difflib.get_close_matches(name, [*_registry(), *gymnasium.registry], n=1, cutoff=0.5)
+        meant = f"; did you mean '{nearest[0]}'? Known are" if nearest else "; known are"
         raise ValueError(
-            f"there is no task '{name}'; did you mean '{nearest[0]}'? Known are {families()}, listed in docs/suites.md, and every "
-            f"Gymnasium id; one that a module of yours or of a package registers is MODULE:{name}, or give --import MODULE"
+            f"there is no task '{name}'{meant} {families()}, listed in docs/suites.md, and every Gymnasium id; one that a module of "
+            f"yours or of a package registers is MODULE:{name}, or give --import MODULE"
         ) from error

@@ -114,7 +114,7 @@ def _by_name(spec: FieldSpec, specs: Sequence[FieldSpec], groups: Sequence[Seque
     misfit = ""
     for known in (None, *words):
         named = [g for g in groups if (_stem(g) == spec.name if known is None else _plain(_stem(g), spec.role) in known)]
-        fitting = [g for g in named if _fits(spec, g, length)]
+        fitting = [g for g in named if _fits(spec, g, length, is_named=True)]
         if len(fitting) == 1:
             return Match(spec, fitting[0], misfit and f"{misfit}, so {_names(fitting[0])} is taken")
         if fitting:
@@ -142,8 +142,9 @@ def _by_shape(match: Match, arrays: Sequence[Array], length: int | None) -> Matc
     return Match(spec, (), match.doubt or doubt)
 
 
-def _fits(spec: FieldSpec, group: Sequence[Array], length: int | None) -> bool:
-    """Whether the arrays side by side can be the values of a field, of an episode of so many timesteps."""
+def _fits(spec: FieldSpec, group: Sequence[Array], length: int | None, is_named: bool = False) -> bool:
+    """Whether the arrays side by side can be the values of a field, of an episode of so many timesteps; floating point of a discrete one
+    where its name says so."""
     a = group[0]
     if length is not None and a.shape and a.shape[0] not in (length, length + (spec.role == "observation")) and not a.is_single_text:
         return False
@@ -153,7 +154,7 @@ def _fits(spec: FieldSpec, group: Sequence[Array], length: int | None) -> bool:
         encoded = a.dtype == "bytes" or (a.values is not None and a.shape and is_encoded(a.values))
         is_picture = a.dtype not in ("str", "bytes") and (is_plain_picture(a.dtype, a.shape[1:]) or look(a.dtype, a.shape[1:]))
         return len(group) == 1 and bool(encoded or (is_picture and {*spec.shape[:2]} <= {*a.shape[1:]}))
-    if a.dtype in ("str", "bytes") or not a.shape or (spec.modality is Modality.DISCRETE and "float" in a.dtype):
+    if a.dtype in ("str", "bytes") or not a.shape or (spec.modality is Modality.DISCRETE and "float" in a.dtype and not is_named):
         return False
     if len(group) > 1:
         return spec.shape == (len(group),)

@@ -282,7 +282,10 @@ class _Source:
         """Names the episode, and the line of a table in which a timestep is."""
         text = str(error)
         if isinstance(error, OutOfRange):
-            text = f"{error.found}; widen the field's 'low' and 'high', or say 'clip_actions: true' in the spec"
+            theirs = self.spec.env_id
+            remedy = f"{theirs} has no more, so repair it or leave the episode out" if theirs else "widen the field's 'low' and 'high'"
+            clip = ", or say 'clip_actions: true' in the spec" if ": action '" in error.found else ""
+            text = f"{error.found}; {remedy}{clip}"
         if text.startswith(str(place.file)):
             return ValueError(text)
         arrays = self.opened(place.file)

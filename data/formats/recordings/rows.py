@@ -48,7 +48,8 @@ class EpisodeRows:
             )
         if values.dtype.kind in "OUS":
             return self._texts(values, columns, entry, label)
-        return values if entry.shape is None else _reshaped(values, entry.shape, label)
+        values = values if entry.shape is None else _reshaped(values, entry.shape, label)
+        return _whole(values, label) if entry.modality == Modality.DISCRETE and values.dtype.kind == "f" else values
 
     def rewards(self) -> np.ndarray:
         """(length,) float32; zeros where none are recorded."""
@@ -156,6 +157,16 @@ class EpisodeRows:
                 "'modality: continuous' finds the row that is none"
             )
         return np.array([str(v) for v in values.reshape(len(values))], object)
+
+
+def _whole(values: np.ndarray, label: str) -> np.ndarray:
+    """Integers of a discrete field that was saved as floating point."""
+    if (wrong := values != np.rint(values)).any():  # NaN, too
+        where = tuple(np.argwhere(wrong)[0])
+        raise ValueError(f"{label} at timestep {where[0]} is {values[where]:g}, expected a whole number, since the field is discrete")
+    if np.abs(values).max(initial=0) > 2**53:
+        raise ValueError(f"{label} holds {np.abs(values).max():g}, more than floating point counts exactly; save it as integers")
+    return values.astype(np.int64)
 
 
 def _is_picture(values: np.ndarray) -> bool:
