@@ -6,6 +6,7 @@ Trainings here are a few dozen updates.
 import hashlib
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import save as tensors_to_bytes
 
 import gato
 from gato.cli import main
-from gato.episode import Episode
+from gato.episode import Episode, act_in_one
 from gato.eval.settings import LEARNED_ALONE
 from gato.learners.actions import ActionVectors
 from gato.learners.clone import CloneNetwork, ClonePolicy
@@ -74,6 +75,13 @@ def test_in_one_environment_an_observation_is_checked_before_it_is_acted_on(slid
         policy.act_one(np.array([np.nan]))
     with pytest.raises(ValueError, match=r"'place' has shape \(2,\), expected \(1,\)"):
         policy.act_one(np.zeros(2, np.float32))
+
+
+def test_in_one_environment_what_is_missing_of_an_observation_is_named():
+    fields = [FieldSpec(name, Modality.CONTINUOUS, "observation", (1,), "float32", path=(name,)) for name in "ab"]
+    task = TaskSpec("two", (*fields, FieldSpec("push", Modality.CONTINUOUS, "action", (1,), "float32", (-1.0,), (1.0,))))
+    with pytest.raises(ValueError, match="task 'two' observes a, b, and what was given is a; give what reset and step give"):
+        act_in_one(SimpleNamespace(task=task), {"a": np.zeros(1)})
 
 
 def test_five_neighbours_vote_by_how_near_they_are(slide, slid):

@@ -16,6 +16,8 @@ from gato.data.formats.dataset import import_dataset
 from gato.data.formats.recordings.env_spec import FILL_IN, env_spec
 from gato.data.formats.recordings.reader import Recordings
 from gato.data.store import Store
+from gato.eval.demonstrations import open_demonstrations, with_returns
+from gato.eval.settings import FewShotConfig
 from gato.spec import TaskSpec
 
 T = 6
@@ -213,6 +215,32 @@ def test_a_store_of_an_environment_has_its_fields_and_one_episode_per_file(crane
     assert store.tasks[0].differences(envs.task("crane:Crane-v0")) == []
     episode = store.episode(0)
     assert store.num_episodes == 10 and episode.success and episode.final_observation is not None and episode.num_timesteps == 8
+
+
+def test_a_discrete_field_that_was_saved_as_floating_point_is_read_where_it_is_whole(crane):
+    (crane / "floats").mkdir()
+    values = {"cart": np.zeros((T, 2)), "hook": np.zeros((T, 1)), "act": np.zeros((T, 1))}
+    npz(crane / "floats", lamp=np.array([0, 1, 0, 1, 1, 0], float), **values)
+    store = Store(import_dataset(Recordings(env="crane:Crane-v0").open(Path("floats")), "stores")["train"])
+    lamp = store.episode(0).observations["lamp"]
+    assert lamp.dtype == np.int64 and lamp.tolist() == [0, 1, 0, 1, 1, 0]
+    for wrong, said in (
+        (0.5, "is 0.5, expected a whole number"),
+        (2.0, r"is 2, outside \[0, 1\]; crane:Crane-v0 has no more, so repair it"),
+    ):
+        npz(crane / "floats", lamp=np.array([0, 1, wrong, 1, 1, 0]), **values)
+        with pytest.raises(ValueError, match=f"'lamp' at timestep 2 {said}"):
+            import_dataset(Recordings(env="crane:Crane-v0").open(Path("floats")), "stores-of-wrong")
+
+
+def test_an_environment_that_always_fails_is_told_before_anything_is_trained(crane, capsys):
+    dataset = Recordings(env="crane:Crane-v0").open(Path("recordings"))
+    store = import_dataset(dataset, "stores")["train"]
+    (crane / "crane.py").write_text(CRANE.replace("self.place, self.count = self.np_random.uniform(-1, 1), 0", "raise OSError('no crane')"))
+    sys.modules.pop("crane"), gymnasium.registry.pop("Crane-v0"), envs.task.cache_clear()
+    config = FewShotConfig(str(store), env="crane:Crane-v0", device="cpu")
+    with pytest.raises(ValueError, match="all 20 episodes of random play failed; the first: OSError: no crane"):
+        with_returns(open_demonstrations(config), config)
 
 
 def test_an_import_at_once_needs_every_field_and_no_spec_beside_it(crane):
