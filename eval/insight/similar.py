@@ -103,10 +103,10 @@ def similar_by_statistics(store: str, known: str, demonstrations: int = 1, count
     spread = table.std(axis=0)
     spread[spread == 0] = 1.0
     rows = []
-    for task, values in new.items():
+    for name, values in new.items():
         distances = np.sqrt(np.mean(((table - values) / spread) ** 2, axis=1))
         for place in np.argsort(distances, kind="stable")[:count]:
-            rows.append({"task": task, "like": names[place], "distance": round(float(distances[place]), 4)})
+            rows.append({"task": name, "like": names[place], "distance": round(float(distances[place]), 4)})
     return rows
 
 
