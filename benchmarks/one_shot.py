@@ -126,7 +126,8 @@ def run_all() -> None:
     options, changes = parser.parse_known_args()
     family, (train, test) = options.family, SETS[options.family]
     for name in (train, test):
-        if not (stores_folder() / name / "manifest.json").is_file():
+        manifest = stores_folder() / name / "manifest.json"
+        if not manifest.is_file() or not json.loads(manifest.read_text())["num_episodes"]:  # nothing yet, or broken off
             share = ("--noisy_share", str(options.noisy_share))
             _do("data", "collect", name, "--episodes", str(options.collected), *share, "--workers", "0")
     seeds = range(options.seeds)
