@@ -282,7 +282,7 @@ def test_imagination_goes_on_from_what_the_episode_was_so_far(task):
         actions[0, place] = dream.actions[n, 0]
         embedded = world.embed(cells[row : row + 1, :-1], actions, batch.before[row : row + 1])
         hidden = world(embedded, batch.episode[row : row + 1])[:, place]
-        ahead = world.predict(hidden, cells[row : row + 1, place])
+        ahead = world.predict(hidden, cells[row : row + 1, place], actions[:, place])
         torch.testing.assert_close(dream.rewards[n, :1], ahead.reward)
         expected = ahead.discount.sigmoid()
         torch.testing.assert_close(dream.discounts[n, :1], expected * (expected >= 0.1))
@@ -334,6 +334,32 @@ def test_an_outcome_comes_true_for_all_cells_together():
 
 
 # -- arithmetic ------------------------------------------------------------------------------------------
+
+
+def test_where_it_is_blind_a_model_foresees_from_board_and_action_alone(task):
+    """The state says which outcome comes; given that, it moves no cell and ends no game where it is not told."""
+    torch.manual_seed(0)
+    world = WorldModel(Board(task), replace(SMALL, outcomes=1))
+    cells, actions = torch.randint(0, 2, (6, 4, 3, 2)).float(), torch.arange(6)[:, None] % 3
+    one, other = (world.predict(torch.randn(6, 16), cells, actions.float(), torch.arange(6) < 4) for _ in range(2))
+    for name in ("cells", "reward", "discount"):
+        mine, theirs = getattr(one, name), getattr(other, name)
+        assert torch.equal(mine[:4], theirs[:4]) and not any(torch.equal(mine[i], theirs[i]) for i in (4, 5))
+    moved = world.predict(torch.randn(6, 16), cells, (actions.float() + 1) % 3, torch.arange(6) < 4)
+    assert not any(torch.equal(one.cells[i], moved.cells[i]) for i in range(6))
+
+
+def test_half_of_the_timesteps_are_foreseen_blind_in_training(task):
+    _, batch = windows(task)
+    assert batch.blind.shape == (4, 8) and 8 <= int(batch.blind.sum()) <= 24
+    assert not windows(task, blind=0.0)[1].blind.any() and windows(task, blind=1.0)[1].blind.all()
+
+
+def test_rewards_and_ends_do_not_teach_the_cells(task):
+    learner, batch = windows(task, next_weight=0.0, starts=1)
+    learner(batch)[0].backward()
+    ahead = learner.model.world.ahead
+    assert not ahead.change.weight.grad.any() and not ahead.copy.grad.any() and ahead.local.weight.grad.any()
 
 
 def test_advantages_are_those_of_a_loop_and_of_ppo_where_discounts_are_alike():
@@ -453,7 +479,7 @@ def test_a_dream_that_begins_in_an_episode_goes_on_as_one_pass_says(task):
     played = Played.of(learner.model, episode, 0.99)
     assert played.discounts.tolist() == pytest.approx([0.99, 0.99, 0.0])
     hidden = world(world.embed(played.cells[None], played.actions[None], played.before[None]), torch.zeros(1, 3, dtype=torch.long))[0]
-    ahead = world.predict(hidden, played.cells)
+    ahead = world.predict(hidden, played.cells, played.actions)
     for t in range(3):
         reward, discount = measure.begun_at(world, [(played, t)]).step(played.actions[None, t])
         torch.testing.assert_close(reward[0], ahead.reward[t])

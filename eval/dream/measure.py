@@ -74,7 +74,7 @@ def one_step(model: Dreamer, episodes: Sequence[Played], world: WorldModel | Non
     for played in episodes:
         tokens = world.embed(played.cells[None], played.actions[None], played.before[None])
         hidden = world(tokens, torch.zeros(1, len(played.cells), dtype=torch.long))[0]
-        ahead = world.predict(hidden, played.cells)
+        ahead = world.predict(hidden, played.cells, played.actions)
         drawn = ahead.draw(None)[:-1]
         wrong = model.scene.wrong(drawn, played.cells[1:])
         sums["next_nats"] += float(ahead.nll(torch.cat([played.cells[1:], played.cells[:1]]))[:-1].sum())

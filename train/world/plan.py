@@ -63,8 +63,11 @@ def _flops(model: Dreamer, windows: int, streams: int, window: int, horizon: int
     def codes(n: int) -> torch.Tensor:
         return torch.zeros(n, *scene.codes)
 
+    def acts(n: int) -> torch.Tensor:
+        return torch.zeros(n, scene.choices.size)
+
     def tokens(n: int) -> torch.Tensor:
-        return world.embed(codes(n)[:, None], torch.zeros(n, 1, scene.choices.size), torch.zeros(n, 1))
+        return world.embed(codes(n)[:, None], acts(n)[:, None], torch.zeros(n, 1))
 
     seen = 0.0
     if model.eye is not None:
@@ -72,9 +75,9 @@ def _flops(model: Dreamer, windows: int, streams: int, window: int, horizon: int
         stacks = (windows + windows // window, scene.stack, *scene.shape)
         seen = counted(lambda: eye.decode(eye.encode(torch.zeros(stacks, dtype=torch.uint8))))
     passed = counted(lambda: world.transformer(tokens(windows // window * window).view(windows // window, -1, world.config.width)))
-    ahead = counted(lambda: world.predict(torch.zeros(windows, world.config.width), codes(windows)))
+    ahead = counted(lambda: world.predict(torch.zeros(windows, world.config.width), codes(windows), acts(windows)))
     step = counted(lambda: world.transformer(tokens(streams).flatten(1, 2)))
-    step += counted(lambda: world.predict(torch.zeros(streams, world.config.width), codes(streams)))
+    step += counted(lambda: world.predict(torch.zeros(streams, world.config.width), codes(streams), acts(streams)))
     step += counted(lambda: model.policy.actor(codes(streams).flatten(1)))
     learned = counted(lambda: model.policy(codes(streams * (horizon + 1))))
     return {"windows": 3 * (seen + passed + ahead), "imagination": horizon * step, "actor and critic": 3 * learned}

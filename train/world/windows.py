@@ -53,17 +53,19 @@ class Windows:
         dream, scene = self.config.dream, self.scene
         found = self.experience.windows(self._starts[list(rows)], dream.window)
         size = self.config.model.outcomes + scene.size + scene.choices.num_outputs + 1
-        starts, noise, symbols = [], [], []
+        starts, noise, symbols, blind = [], [], [], []
         num_symbols = 0 if isinstance(scene, Board) else (dream.window + 1) * scene.size
         for row in rows:
             generator = np.random.Generator(np.random.Philox(key=[self.seed, NOISE], counter=[0, 0, row, step]))
             starts.append(generator.integers(dream.window, size=self._num_starts(step)))
             noise.append(generator.random((self._num_starts(step), dream.horizon, size), np.float32))
             symbols.append(generator.random(num_symbols, np.float32))
+            blind.append(generator.random(dream.window) < dream.blind)
         totals = self.player.totals() if self.player else [0.0, 0.0, 0.0, *[np.nan] * 3]
         return WorldBatch(
             **{name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in found.items()},
             starts=torch.from_numpy(np.stack(starts)), noise=torch.from_numpy(np.stack(noise)),
+            blind=torch.from_numpy(np.stack(blind)),
             symbol_noise=torch.from_numpy(np.stack(symbols)),
             totals=torch.tensor(totals if len(totals) == len(TOTALS) else [], dtype=torch.float32),
             denominator=float(len(rows) * dream.window),

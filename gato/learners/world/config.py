@@ -81,6 +81,7 @@ class DreamConfig(Settings):
 
     - `window`: timesteps of a row, in a stretch of the episodes laid end to end; `visits`: a stretch that was drawn so many times more
       often than another is e times less likely to be drawn; 0: all are equally likely.
+    - `blind`: share of these timesteps whose cells, reward and discount convolutions foresee from the board and the action alone.
     - `next_weight`, `reward_weight`, `discount_weight`: of the losses of the world model.
     - `starts`: places in a row from which imagination begins; `horizon`: timesteps of it.
     - `stray`: imagination begins with a random action, and in half of the cases with one that is held for up to so many timesteps less
@@ -96,6 +97,7 @@ class DreamConfig(Settings):
 
     window: int = bounded(16, 2, 4096)
     visits: float = bounded(20.0, 0, 1e9)
+    blind: float = bounded(0.5, 0, 1)
     next_weight: float = bounded(1.0, 0, 1e6)
     reward_weight: float = bounded(10.0, 0, 1e6)
     discount_weight: float = bounded(50.0, 0, 1e6)

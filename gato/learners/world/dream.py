@@ -42,7 +42,7 @@ class Dream:
         now = self.world.embed(self.cells[:, None], actions[:, None], self._before[:, None])
         hidden = self._memory.step(now) if self._past is None else self._memory.step(*_joined(*self._past, now))
         self._past = None
-        ahead = self.world.predict(hidden, self.cells)
+        ahead = self.world.predict(hidden, self.cells, actions)
         self.cells, self._before = ahead.draw(noise, self.world.config.sharpness), ahead.reward
         return ahead.reward, ahead.discount.sigmoid()
 

@@ -3,8 +3,9 @@
 A timestep is one token, the sum of three embeddings, or three tokens: the reward before, what is seen, the action. The last token's
 state h says all there is to say of the timestep: a reward comes into the sequence one timestep later, so none is told before it is
 predicted. On a board, what is seen next depends on a choice among a few outcomes, which is made for all cells together (a paddle is in
-one place, not half in each of two), and, given that, on every cell's own probability, which convolutions say of the cells now and of h.
-Of a picture every symbol has probabilities of its own, which h says.
+one place, not half in each of two), and, given that, on every cell's own probability, which convolutions say of the cells now, the
+action and h. h knows the path that was played; in training it is kept from the convolutions now and then, so that they foresee also
+boards to which no such path led. Of a picture every symbol has probabilities of its own, which h says.
 """
 
 from __future__ import annotations
@@ -136,9 +137,13 @@ class WorldModel(nn.Module):
         hidden = self.transformer(tokens.flatten(1, 2), mask[:, None])
         return hidden[:, n - 1 :: n]
 
-    def predict(self, hidden: Tensor, cells: Tensor) -> Next | NextSymbols:
-        """**Arguments:** `hidden` (n, width); `cells` (n, *codes) of the same timesteps."""
-        return self.ahead(hidden, cells)
+    def predict(self, hidden: Tensor, cells: Tensor, actions: Tensor, blind: Tensor | None = None) -> Next | NextSymbols:
+        """What follows.
+
+        **Arguments:** `hidden` (n, width); `cells` (n, *codes) and `actions` (n, `choices.size`) of the same timesteps; `blind`
+        (n,) bool: of these the convolutions are not told h.
+        """
+        return self.ahead(hidden, cells, self.scene.one_hot(actions), blind)
 
     def remember(self, num_streams: int, chunk: int = 1) -> Memory:
         """An empty memory of streams of timesteps, of which at most `chunk` come at once."""
@@ -146,7 +151,12 @@ class WorldModel(nn.Module):
 
 
 class BoardAhead(nn.Module):
-    """h of timesteps (n, width) and their cells -> `Next`: convolutions over the cells, shifted by h."""
+    """h of timesteps (n, width), their cells and actions (n, `choices.num_outputs`) -> `Next`: convolutions over the cells, shifted by the
+    action and by h.
+
+    Reward and discount are read off what the convolutions found, and how many cells of each kind come and go. h itself tells the paths
+    apart that were played: what is read off it holds for them, and not where the policy never was.
+    """
 
     def __init__(self, board: Board, config: WorldConfig) -> None:
         super().__init__()
@@ -155,25 +165,31 @@ class BoardAhead(nn.Module):
         self.local = nn.Conv2d(board.kinds, channels, 3, padding=1)
         self.place = nn.Parameter(torch.zeros(channels, board.rows, board.columns))
         self.told = nn.Linear(width, 2 * channels)
-        self.wider = nn.Conv2d(channels, channels, 3, padding=1)
+        self.do = nn.Linear(board.choices.num_outputs, 2 * channels)
+        self.wider = nn.Conv2d(channels + board.kinds, channels, 3, padding=1)
         self.change = nn.Conv2d(channels, config.outcomes * board.kinds, 1)
         self.copy = nn.Parameter(torch.full((board.kinds, 1, 1), COPY))
         self.choose = nn.Linear(width, config.outcomes)
-        self.reward, self.discount = _ends(width + 2 * channels, width)
+        self.reward, self.discount = _ends(2 * channels + 2 * board.kinds, width)
 
-    def forward(self, hidden: Tensor, cells: Tensor) -> Next:
-        planes = cells.permute(0, 3, 1, 2)
-        first, second = self.told(hidden)[:, :, None, None].chunk(2, dim=1)
+    def forward(self, hidden: Tensor, cells: Tensor, actions: Tensor, blind: Tensor | None = None) -> Next:
+        planes, choice = cells.permute(0, 3, 1, 2), self.choose(hidden)
+        told = self.told(hidden if blind is None else hidden * ~blind[:, None])
+        first, second = (told + self.do(actions))[:, :, None, None].chunk(2, dim=1)
         features = F.relu(self.local(planes) + self.place + first)
-        features = F.relu(self.wider(features) + second)
+        features = F.relu(self.wider(torch.cat([features, planes], dim=1)) + second)
         change = self.change(features).unflatten(1, (self.outcomes, self.kinds))
-        seen = torch.cat([hidden, features.amax(dim=(2, 3)), features.mean(dim=(2, 3))], dim=-1)
         logits = change + ((2 * planes - 1) * self.copy)[:, None]
-        return Next(self.choose(hidden), logits, self.reward(seen)[:, 0], self.discount(seen)[:, 0])
+        with torch.no_grad():  # rewards do not teach the cells
+            share = (choice.softmax(dim=-1)[:, :, None, None, None] * logits.sigmoid()).sum(dim=1)
+            moved = [(share * (1 - planes)).sum(dim=(2, 3)), ((1 - share) * planes).sum(dim=(2, 3))]
+        seen = torch.cat([features.amax(dim=(2, 3)), features.mean(dim=(2, 3)), *moved], dim=-1)
+        return Next(choice, logits, self.reward(seen)[:, 0], self.discount(seen)[:, 0])
 
 
 class SymbolsAhead(nn.Module):
-    """h of timesteps (n, width) and their symbols -> `NextSymbols`: a network of two hidden layers; a symbol rather stays as it is."""
+    """h of timesteps (n, width) and their symbols -> `NextSymbols`: a network of two hidden layers; a symbol rather stays as it is. It is
+    always told h, which knows the action."""
 
     def __init__(self, config: WorldConfig) -> None:
         super().__init__()
@@ -185,7 +201,7 @@ class SymbolsAhead(nn.Module):
         self.copy = nn.Parameter(torch.ones(config.groups, 1))
         self.reward, self.discount = _ends(width, width)
 
-    def forward(self, hidden: Tensor, symbols: Tensor) -> NextSymbols:
+    def forward(self, hidden: Tensor, symbols: Tensor, actions: Tensor, blind: Tensor | None = None) -> NextSymbols:
         logits = self.change(hidden).unflatten(1, self.shape) + self.copy * symbols
         return NextSymbols(logits, self.reward(hidden)[:, 0], self.discount(hidden)[:, 0])
 

@@ -42,7 +42,7 @@ class WorldBatch:
     - `actions`: (B, T, `choices.size`).
     - `rewards`: (B, T); `before`: (B, T), the reward before in the same episode.
     - `terminated`: (B, T) bool; `has_next`: (B, T) bool, whether the cells behind a timestep are of its episode.
-    - `episode`: (B, T), a number of each episode in the window.
+    - `episode`: (B, T), a number of each episode in the window; `blind`: (B, T) bool, see `WorldModel.predict`.
     - `starts`: (B, J) places from which imagination begins; J is 0 where nothing is imagined.
     - `noise`: (B, J, H, ...) in [0, 1), of which outcomes, cells and actions are drawn; `symbol_noise`: (B, (T + 1) * symbols), of which
       those of real pictures are; (B, 0) of boards.
@@ -56,6 +56,7 @@ class WorldBatch:
     terminated: Tensor
     has_next: Tensor
     episode: Tensor
+    blind: Tensor
     starts: Tensor
     noise: Tensor
     symbol_noise: Tensor
@@ -168,7 +169,7 @@ class WorldLearner(nn.Module):
             cells, truth = one_hot(logits.detach()), logits.detach().softmax(dim=-1)
         tokens = world.embed(cells[:, :-1], batch.actions, batch.before)
         hidden = world(tokens, batch.episode)
-        ahead = world.predict(hidden.flatten(0, 1), cells[:, :-1].flatten(0, 1))
+        ahead = world.predict(hidden.flatten(0, 1), cells[:, :-1].flatten(0, 1), batch.actions.flatten(0, 1), batch.blind.flatten())
         has_next, goes_on = batch.has_next.flatten(), (~batch.terminated).flatten().float()
         parts = {
             "next_loss": (ahead.nll(truth[:, 1:].flatten(0, 1)) * has_next).sum(),
