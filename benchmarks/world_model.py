@@ -2,13 +2,17 @@
 
     python benchmarks/world_model.py table --seeds 1                 # world model, PPO and DQN, trained where they are not yet
     python benchmarks/world_model.py table --games asterix --frames 30000 --points 10000
-    python benchmarks/world_model.py ablations runs/world-model-breakout/episodes --updates 800
+    python benchmarks/world_model.py ablations runs/world-model-breakout/episodes --updates 800 --policy runs/world-model-breakout/final
+    python benchmarks/world_model.py beyond runs/world-model-breakout/final
     python benchmarks/world_model.py cost runs/world-model-breakout/final
 
 Runs go to `runs/GAME-SYSTEM-FRAMES-SEED`, one after the other on one core; one that is finished is not trained again. PPO is the
 project's own, DQN that of stable-baselines3 (`pip install stable-baselines3`) with MinAtar's network, both on the same cells. All are
 judged by `gato.evaluate`: the same starts, the task's own end, sticky actions 0.1 and all six actions; DQN takes its best action but for
 1 in 100. With `--points` world model and DQN are judged on their way as well, by what they had kept next to so many frames.
+
+`beyond` judges a world model where a policy never was: its episodes, played by the game's expert from eight timesteps before the place
+where the policy lost them; judged is what follows that place.
 """
 
 from __future__ import annotations
@@ -30,6 +34,9 @@ from torch import Tensor, nn
 
 import gato
 from gato import envs
+from gato.envs.recording import Recording, episode_seed
+from gato.episode import Episode
+from gato.eval.dream.measure import Played
 from gato.eval.dream.report import DreamReport, report
 from gato.eval.rollout import rollout
 from gato.eval.summary import summarise
@@ -52,8 +59,10 @@ VARIANTS = {
     "no memory": ["--model.memory", "1"],
     "one outcome": ["--model.outcomes", "1"],
     "uniform sampling": ["--dream.visits", "0"],
+    "never blind": ["--dream.blind", "0"],
     "equal weights": ["--dream.reward_weight", "1", "--dream.discount_weight", "1"],  # as DreamerV2 has them
 }
+BACK, AHEAD = 8, 16  # timesteps before the place where a policy loses, and behind it
 KEPT = 10_000  # frames of DQN between what is kept of it
 GREEDY = 0.01  # share of random actions where DQN is judged
 
@@ -147,11 +156,56 @@ def table(options: argparse.Namespace) -> None:
                 print(json.dumps(shown | {"training_seconds": round(seconds)}), flush=True)
 
 
+def _played(agent: Any, number: int, own: int, limit: int | None) -> Episode:
+    """An episode of which the policy plays the first `own` timesteps and the game's expert the others."""
+    (task,) = agent.tasks.values()
+    env, policy, expert = envs.make(task), agent.policy(task), envs.expert(task)
+    recording = Recording(task, env, episode_seed("beyond", number), episode_steps=limit)
+    policy.reset(1)
+    policy.begin(0, number)
+    expert.reset(env)
+    while not recording.done:
+        if recording.num_timesteps < own:
+            action = {name: values[0] for name, values in policy.act(recording.observation).items()}
+        else:
+            action = task.flatten(expert.act(env, recording.raw), "action")
+        recording.step(action)
+    envs.close(env)
+    return recording.episode("learner")
+
+
+def beyond(options: argparse.Namespace) -> None:
+    print(json.dumps(beyond_row(options.checkpoint, options.policy or options.checkpoint, options.episodes)))
+
+
+@torch.no_grad()
+def beyond_row(checkpoint: Path, plays: Path, episodes: int) -> dict[str, float]:
+    """Of the timesteps behind those at which a policy would have lost, which the expert does not: how many boards are foreseen right,
+    the mean of the rewards that are said where the reward is one and elsewhere, and how often an end is said that does not come."""
+    agent, player = gato.load(checkpoint, "cpu"), gato.load(plays, "cpu")
+    rows: dict[str, list[np.ndarray]] = {"right": [], "paid": [], "else": [], "ended": []}
+    for number in range(episodes):
+        lost = _played(player, number, 10**9, None).num_timesteps
+        if lost <= BACK:
+            continue
+        seen = Played.of(agent.model, _played(player, number, lost - BACK, lost + AHEAD), agent.gamma)
+        world, n = agent.model.world, len(seen.cells)
+        hidden = world(world.embed(seen.cells[None], seen.actions[None], seen.before[None]), torch.zeros(1, n, dtype=torch.long))[0]
+        ahead = world.predict(hidden, seen.cells, seen.actions)
+        later, is_paid = torch.arange(n) >= lost, seen.rewards > 0
+        right = (ahead.draw(None)[:-1] == seen.cells[1:]).flatten(1).all(dim=1)
+        found = {"right": right[later[:-1]], "paid": ahead.reward[later & is_paid], "else": ahead.reward[later & ~is_paid]}
+        found["ended"] = ahead.discount.sigmoid()[later & (seen.discounts > 0)] < 0.5
+        for name, values in found.items():
+            rows[name].append(values.float().numpy())
+    return {f"beyond: {name}": round(float(np.concatenate(values).mean()), 3) for name, values in rows.items()}
+
+
 def ablations(options: argparse.Namespace) -> None:
     """World models alone, trained on nine tenths of a store's episodes and judged on the others."""
     settings = {
         "learner": "world-model", "data": {"sources": {"played": {"store": str(options.store), "part": "train"}}},
-        "env": {"first_updates": options.updates}, "model": {"width": 96, "num_layers": 2, "memory": 8},
+        "env": {"first_updates": options.updates}, "model": {"width": 96, "num_layers": 2, "memory": 8, "channels": 32},
         "optim": {
             "learning_rate": 0.003, "initial_learning_rate": 0.0003, "warmup_steps": 50, "weight_decay": 1e-6, "clip": 100.0,
             "betas": [0.9, 0.999], "eps": 1e-5,
@@ -166,6 +220,8 @@ def ablations(options: argparse.Namespace) -> None:
         found = report(run / "final", config)
         row = {name: round(value, 4) for name, value in found["one_step"]["model"].items()}
         ahead = {f"right after {r['timesteps']}": round(r["right_boards"], 3) for r in found["open_loop"]}
+        if options.policy:
+            ahead |= beyond_row(run / "final", options.policy, 60)
         print(json.dumps({"variant": name, **row, **ahead}), flush=True)
     print(json.dumps({"variant": "copy last", **{name: round(value, 4) for name, value in found["one_step"]["copy last"].items()}}))
 
@@ -217,7 +273,13 @@ def main() -> None:
     without.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     without.add_argument("--updates", type=int, default=800)
     without.add_argument("--episodes", type=int, default=200)
+    without.add_argument("--policy", type=Path, help="checkpoint; judges also where its policy never was")
     without.set_defaults(run=ablations)
+    further = verbs.add_parser("beyond")
+    further.add_argument("checkpoint", type=Path)
+    further.add_argument("--policy", type=Path, help="checkpoint whose policy plays; its own without")
+    further.add_argument("--episodes", type=int, default=60)
+    further.set_defaults(run=beyond)
     timing = verbs.add_parser("cost")
     timing.add_argument("checkpoint", type=Path)
     timing.set_defaults(run=cost)

@@ -355,6 +355,26 @@ def test_half_of_the_timesteps_are_foreseen_blind_in_training(task):
     assert not windows(task, blind=0.0)[1].blind.any() and windows(task, blind=1.0)[1].blind.all()
 
 
+def test_imagination_ends_before_a_board_that_cannot_be(task):
+    """Of two kinds the first one's cells became one fewer or stayed, the second's stayed."""
+    learner, batch = windows(task, starts=2, horizon=3)
+    world = learner.model.world
+    board = torch.zeros(1, 4, 3, 2)
+    board[0, 0, :2, 0] = board[0, 3, 1, 1] = 1
+    gone, more = board.clone(), board.clone()
+    gone[0, 0, 0, 0], more[0, 3, 2, 1] = 0, 1
+    world.notice(torch.cat([board, board]), torch.cat([gone, board]))
+    assert world.moves.tolist() == [[-1, 0], [0, 0]]
+    assert world.can_follow(board, gone) and world.can_follow(board, board)
+    assert not world.can_follow(gone, board) and not world.can_follow(board, more)
+    learner.eval()  # a batch in training would tell it what can be
+    world.moves.copy_(torch.tensor([[7.0, 7.0], [8.0, 8.0]]))
+    _, sums = learner(batch)
+    assert sums["policy_loss"] == 0 and sums["value_loss"] == 0
+    world.moves.copy_(torch.tensor([[-9.0, -9.0], [9.0, 9.0]]))
+    assert learner(batch)[1]["value_loss"] > 0
+
+
 def test_rewards_and_ends_do_not_teach_the_cells(task):
     learner, batch = windows(task, next_weight=0.0, starts=1)
     learner(batch)[0].backward()

@@ -90,11 +90,18 @@ def one_hot(logits: Tensor) -> Tensor:
 
 
 class WorldModel(nn.Module):
-    """**Arguments:** `scene`: what is seen and done."""
+    """**Arguments:** `scene`: what is seen and done.
+
+    **Attributes:** `moves` (2, kinds): by how many at least and at most the cells of each kind of a board became more in a timestep, of
+    all that were shown to `notice`.
+    """
+
+    moves: Tensor
 
     def __init__(self, scene: Scene, config: WorldConfig) -> None:
         super().__init__()
         width = config.width
+        self.register_buffer("moves", torch.zeros(2, scene.kinds if isinstance(scene, Board) else 0))
         self.scene, self.config = scene, config
         self.see = nn.Linear(scene.size, width)
         self.do = nn.Linear(scene.choices.num_outputs, width)
@@ -144,6 +151,20 @@ class WorldModel(nn.Module):
         (n,) bool: of these the convolutions are not told h.
         """
         return self.ahead(hidden, cells, self.scene.one_hot(actions), blind)
+
+    @torch.no_grad()
+    def notice(self, cells: Tensor, later: Tensor) -> None:
+        """**Arguments:** `cells` and `later` (n, *codes): real timesteps and those behind them."""
+        if self.moves.numel() and len(cells):
+            more = (later - cells).sum(dim=(1, 2))
+            self.moves.copy_(torch.stack([torch.minimum(self.moves[0], more.amin(dim=0)), torch.maximum(self.moves[1], more.amax(dim=0))]))
+
+    def can_follow(self, cells: Tensor, later: Tensor) -> Tensor:
+        """(n,) bool: whether no kind of cells becomes more, or fewer, at once than it ever really did; always of pictures."""
+        if not self.moves.numel():
+            return torch.ones(len(cells), dtype=torch.bool, device=cells.device)
+        more = (later - cells).sum(dim=(1, 2))
+        return ((more >= self.moves[0]) & (more <= self.moves[1])).all(dim=1)
 
     def remember(self, num_streams: int, chunk: int = 1) -> Memory:
         """An empty memory of streams of timesteps, of which at most `chunk` come at once."""

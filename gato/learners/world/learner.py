@@ -72,8 +72,9 @@ class WorldBatch:
 
 @dataclass(frozen=True)
 class Imagined:
-    """N imagined stretches: `cells` (N, H + 1, *codes), `actions` (N, H, size), `rewards` and `discounts` (N, H); `taught` and `tried`
-    (N, H) bool: whether anything is learned of a timestep, and whether its action was not the policy's own."""
+    """N imagined stretches: `cells` (N, H + 1, *codes), `actions` (N, H, size), `rewards` and `discounts` (N, H); `taught`, `tried`
+    and `possible` (N, H) bool: whether anything is learned of a timestep, whether its action was not the policy's own, and whether it and
+    all before it led to boards that can follow on each other."""
 
     cells: Tensor
     actions: Tensor
@@ -81,6 +82,7 @@ class Imagined:
     discounts: Tensor
     taught: Tensor
     tried: Tensor
+    possible: Tensor
 
 
 class Dreamer(nn.Module):
@@ -132,7 +134,8 @@ class Dreamer(nn.Module):
         """
         choices, k = self.policy.choices, self.config.outcomes + self.scene.size
         dream = Dream(self.world, tokens, counts, cells, last)
-        found: dict[str, list[Tensor]] = {"cells": [cells], "actions": [], "rewards": [], "discounts": [], "taught": [], "tried": []}
+        found: dict[str, list[Tensor]] = {"cells": [cells], **{f.name: [] for f in fields(Imagined) if f.name != "cells"}}
+        possible = torch.ones(len(cells), dtype=torch.bool, device=cells.device)
         # half of them stray for 0 timesteps, the others for 0 to `stray` - 1, before the one whose action is drawn at random and taught
         strayed = ((2 * noise[:, 0, -1] - 1).clamp(min=0) * stray).long() if stray else noise.new_full((len(cells),), -1).long()
         held: Tensor | None = None
@@ -142,9 +145,11 @@ class Dreamer(nn.Module):
             actions = choices.choose(outputs, self.policy.log_deviation, gumbel(drawn[:, k:-1]))
             held = actions if held is None else held
             actions = torch.where((step < strayed)[:, None], held, actions)
+            before = dream.cells
             reward, discount = dream.step(actions, drawn[:, :k])
             discount = discount * (discount >= DONE)
-            told = (dream.cells, actions, reward, discount, step >= strayed, step <= strayed)
+            possible = possible & (self.world.can_follow(before, dream.cells) | (discount == 0))  # nothing is seen behind an end
+            told = (dream.cells, actions, reward, discount, step >= strayed, step <= strayed, possible)
             for name, value in zip(found, told, strict=True):
                 found[name].append(value)
         return Imagined(**{name: torch.stack(values, dim=1) for name, values in found.items()})
@@ -167,6 +172,8 @@ class WorldLearner(nn.Module):
         else:
             logits = eye.encode(batch.cells.flatten(0, 1)).unflatten(0, batch.cells.shape[:2])
             cells, truth = one_hot(logits.detach()), logits.detach().softmax(dim=-1)
+        if self.training:
+            world.notice(cells[:, :-1][batch.has_next], cells[:, 1:][batch.has_next])
         tokens = world.embed(cells[:, :-1], batch.actions, batch.before)
         hidden = world(tokens, batch.episode)
         ahead = world.predict(hidden.flatten(0, 1), cells[:, :-1].flatten(0, 1), batch.actions.flatten(0, 1), batch.blind.flatten())
@@ -223,11 +230,15 @@ class WorldLearner(nn.Module):
         n, horizon = dream.rewards.shape
         outputs, values = (part.unflatten(0, (n, horizon + 1)) for part in policy(dream.cells.flatten(0, 1)))
         with torch.no_grad():
-            better = advantages(dream.rewards, values, dream.discounts, config.gae_lambda)
-            weight, target = weights(dream.discounts) * dream.taught, better + values[:, :-1]
+            # what is imagined ends before a board that cannot be, and the value of the last one that can stands for what would follow
+            rewards = torch.where(dream.possible, dream.rewards, values[:, :-1])
+            discounts = dream.discounts * dream.possible
+            better = advantages(rewards, values, discounts, config.gae_lambda)
+            weight, target = weights(discounts) * dream.taught * dream.possible, better + values[:, :-1]
             if config.normalise_advantages:
-                mean = (better * weight).sum() / weight.sum()
-                better = (better - mean) / (((better - mean).square() * weight).sum() / weight.sum()).sqrt().clamp(min=1e-6)
+                whole = weight.sum().clamp(min=1e-6)
+                mean = (better * weight).sum() / whole
+                better = (better - mean) / (((better - mean).square() * weight).sum() / whole).sqrt().clamp(min=1e-6)
             # what was only tried teaches where it was better: a policy that never does it would be pushed from it without end
             better = torch.where(dream.tried, better.clamp(min=0), better)
         outputs, choices = outputs[:, :-1], policy.choices
