@@ -248,7 +248,7 @@ class WorldLearner(nn.Module):
         value_loss = 0.5 * (values[:, :-1] - target).square()
         below = F.relu(config.least_entropy - entropy)
         total = ((policy_loss + config.value_weight * value_loss + config.entropy_weight * below) * weight).sum()
-        told = (policy_loss * weight, value_loss * weight, entropy, dream.rewards, dream.discounts)
+        told = (policy_loss * weight, value_loss * weight, entropy, dream.rewards * dream.possible, discounts)
         sums = {name: value.detach().sum().reshape(1) for name, value in zip(DREAMED, told, strict=True)}
         return total, sums | {"imagined": total.new_full((1,), float(n * horizon))}
 
