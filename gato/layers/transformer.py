@@ -106,7 +106,8 @@ class Transformer(nn.Module):
         if self.position_table is not None:
             hidden = hidden + self.position_table(query_positions if learned_positions is None else learned_positions)
         context = self._context(mask, blocks, query_positions, key_positions, hidden.dtype)
-        if torch.is_autocast_enabled(hidden.device.type):  # what layers add up has the width of what they read: half the bytes moved
+        is_counted = hidden.device.type == "meta"  # of what costs are counted on, which knows no autocast
+        if not is_counted and torch.is_autocast_enabled(hidden.device.type):  # layers add up what is as wide as they read: half the bytes
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
         scales = None
         if depth_noise is not None and self.drop_path > 0:
