@@ -30,6 +30,8 @@ class SourceConfig(Settings):
     - `memory`: timesteps of a window at most, each window a document of its own behind its own prompt; by default as many as fit into
       the row. A policy of the task then acts with the same memory: trained on whole windows it may learn to repeat what it did
       before instead of looking (`GatoPolicy`).
+    - `scattered`: windows of a short memory with pictures come from all over an episode; by default a few at a time lie within 64
+      timesteps, which reads less from a disk, but what they show is much alike.
     - `chunk`: the actions of so many timesteps are predicted as one, in the compact layout and with a memory of 1; a policy plays them
       as `gato.learners.chunks` says. At an episode's end the last action is repeated.
     - `return_token`: what is still to come of the episode's return is one more observation, and a policy is asked for a return.
@@ -46,6 +48,7 @@ class SourceConfig(Settings):
     behaviours: list[str] | None = choice(None, get_args(Behaviour))  # noqa: RUF009  # the default is None
     max_episodes: int | None = bounded(None, 1, MAX_COUNT)
     memory: int | None = bounded(None, 1, MAX_COUNT)
+    scattered: bool = False
     chunk: int = bounded(1, 1, LONGEST_CHUNK)
     return_token: bool = False
 
@@ -118,6 +121,7 @@ def refuse_held_out(source: str, tasks: Sequence[str], patterns: Sequence[str]) 
 
 def refuse_unused(name: str, config: SourceConfig, learner: str) -> None:
     """**Raises:** `ValueError` for a setting of the source that would change nothing here."""
-    for setting, default in (("augment", False), ("memory", None), ("chunk", 1), ("loss_weight", 1.0), ("return_token", False)):
+    unused = {"augment": False, "memory": None, "scattered": False, "chunk": 1, "loss_weight": 1.0, "return_token": False}
+    for setting, default in unused.items():
         if getattr(config, setting) != default:
             raise ValueError(f"source '{name}' has {setting} {getattr(config, setting)}, which {learner} knows not; leave it out")

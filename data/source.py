@@ -19,7 +19,7 @@ import numpy as np
 from gato import envs
 from gato.batch import NO_LOCAL, Kind, TokenSequence
 from gato.data.documents import TokenisedText
-from gato.episode import Episode
+from gato.episode import Episode, in_line
 from gato.layers.history import without_repeated_texts
 from gato.layers.layout import Layout
 from gato.learners.chunks import chunked, chunked_episode
@@ -246,14 +246,19 @@ class Source:
         length = self.places.span(episode)[1]
         count = min(SEVERAL, -(-budget // (self.per_timestep * min(memory, length))))
         starts = np.array([self._draw_start(rng, length, memory) for _ in range(count)])
-        if any(f.modality is Modality.IMAGE for f in self.task.observations):  # what lies between them is read, too
+        has_pictures = any(f.modality is Modality.IMAGE for f in self.task.observations)
+        if has_pictures and not self.config.scattered:  # what lies between them is read, too
             starts = starts[0] + (starts - starts[0]) % (NEAR + 1) * (starts >= starts[0])
         stops = np.minimum(starts + memory, length)
-        first = int(starts.min())
-        read = self._episode(Piece("window", episode, first, int(stops.max())), rng)
         rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)])
+        if has_pictures and self.config.scattered:
+            spans = zip(starts, stops, strict=True)
+            read = in_line([self._episode(Piece("window", episode, int(a), int(b)), rng) for a, b in spans])
+        else:
+            first = int(starts.min())
+            read = self._episode(Piece("window", episode, first, int(stops.max())), rng).chosen(rows - first)
         document = np.repeat(np.arange(count), stops - starts)  # of each timestep
-        tokens = self.tokenizer.encode(read.chosen(rows - first), is_once=False)
+        tokens = self.tokenizer.encode(read, is_once=False)
         step = tokens.timestep
         within = rows - np.repeat(starts, stops - starts)
         tokens = replace(tokens, timestep=within[step].astype(np.int32), document=document[step].astype(np.int16))

@@ -257,6 +257,9 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
         "seed": config.seed, "temperature": config.temperature, "memory": demonstrations.task.memory or 0, "chunk": config.chunk,
         **{mode: weights_sha256(getattr(config, mode) or Path(checkpoint)) for mode in shown},
     }  # fmt: skip
+    has_pictures = any(f.modality is Modality.IMAGE for f in demonstrations.task.observations)
+    if has_pictures:
+        settings["scattered"] = True  # as older ones do not say: they drew timesteps near one another, and a clone saw pictures coarser
     settings = json.loads(json.dumps(settings))
     path = out / "settings.json"
     if path.is_file():
@@ -264,7 +267,7 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
         earlier = {"timesteps": 0, "rounds": 0, "takes_last": False, "direct_rate": 1.0}  # which older ones do not name
         earlier |= dict.fromkeys(OF_PICTURES, 0)
         before["training"] = earlier | before["training"]
-        if not any(f.modality is Modality.IMAGE for f in demonstrations.task.observations):
+        if not has_pictures:
             before["training"] |= {name: settings["training"][name] for name in OF_PICTURES}
         finished = {p.parent.name.split("-")[0] for p in out.glob("cells/*/result.json")}
         shared = {"weights_sha256"} if finished <= set(WITHOUT_CHECKPOINT) else set()

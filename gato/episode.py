@@ -134,6 +134,16 @@ class Episode:
         )
 
 
+def in_line(parts: Sequence[Episode]) -> Episode:
+    """The timesteps of parts of an episode, one behind the other, as if they were an episode."""
+    return replace(
+        parts[0],
+        observations={k: np.concatenate([p.observations[k] for p in parts]) for k in parts[0].observations},
+        actions={k: np.concatenate([p.actions[k] for p in parts]) for k in parts[0].actions},
+        rewards=np.concatenate([p.rewards for p in parts]), terminated=False, truncated=False, final_observation=None,
+    )  # fmt: skip
+
+
 def stack_values(specs: tuple[FieldSpec, ...], rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """`{field name: array (T, *shape)}` in the spec's dtype; a foreign kind of value is left for `Episode` to refuse."""
     arrays = {}

@@ -171,7 +171,7 @@ def test_pictures_instructions_and_motors_stay_inside_their_ranges(kind, robot, 
     assert motors.shape == (5, 2) and (motors >= [-1, 0]).all() and (motors <= [1, 10]).all()
 
 
-@pytest.mark.parametrize("side, step", [(64, 2), (80, 4)])
+@pytest.mark.parametrize("side, step", [(64, 2), (80, 4), (112, 4)])
 def test_a_large_picture_is_looked_at_in_wider_steps_and_an_older_policy_as_it_was(side, step):
     """A folder from before this was said has the small steps."""
     fields = (
@@ -184,7 +184,8 @@ def test_a_large_picture_is_looked_at_in_wider_steps_and_an_older_policy_as_it_w
     policy = ClonePolicy.of(task, [episode], schedule=Schedule(floor=2, rounds=0))
     assert policy.settings()["step"] == step and policy.network.eyes[0][0].stride == (step, step)
     features, vectors = policy.features, policy.vectors
-    for kept, network in ((step, policy.network), (2, CloneNetwork(task, 1, 2, step=2))):
+    assert not any(isinstance(layer, torch.nn.AdaptiveAvgPool2d) for layer in policy.network.eyes[0])
+    for kept, network in ((step, policy.network), (2, CloneNetwork(task, 1, 2, step=2, keeps_cells=False))):
         tensors = {f"network.{name}": t for name, t in network.state_dict().items()}
         said = policy.settings() if kept == step else {"activation": "tanh", "with_line": True}
         again = ClonePolicy.restored(Parts(features, vectors, tensors, said))

@@ -2,18 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 
 import gato
 from benchmarks import resume
 from benchmarks.resume import Run
 from gato.cli import main
 from gato.data.collection.collect import CollectConfig, collect
-from gato.data.selection import SourceConfig
+from gato.data.selection import DataConfig, SourceConfig
 from gato.data.store import Store, StoreWriter
 from gato.data.timesteps import Timesteps
 from gato.episode import Episode
 from gato.learners.clone import ClonePolicy
 from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.train.clone_recipe import CloneRecipe
+from gato.train.clone_setup import set_up
 from gato.train.metrics import read_metrics
 from tests.small_runs import refusal
 
@@ -100,3 +103,20 @@ def test_a_clone_is_not_resumed_as_another_learner(home, alone, tmp_path, monkey
     (tmp_path / "runs").symlink_to(alone.path.parent)
     (tmp_path / "small.yaml").write_text(RECIPE.replace("learner: clone", "learner: decision-transformer"))
     assert "learner was clone, now decision-transformer" in refusal(capsys, "pretrain", "small.yaml")
+
+
+def test_a_clone_of_large_pictures_is_saved_as_it_looks_at_them(tmp_path):
+    """Of 80 x 80 pixels every fourth is a place, and the 10 x 10 that are left of them are not averaged."""
+    view = FieldSpec("view", Modality.IMAGE, "observation", (80, 80, 3), "uint8")
+    task = TaskSpec("toy/look", (view, FieldSpec("turn", Modality.DISCRETE, "action", (), "int64", (0,), (1,))))
+    views = np.random.default_rng(0).integers(256, size=(4, 80, 80, 3), dtype=np.uint8)
+    with StoreWriter(tmp_path / "look", [task]) as writer:
+        writer.append(Episode(task, {"view": views}, {"turn": np.arange(4) % 2}, np.zeros(4, np.float32)))
+    data = DataConfig({"toy/look": SourceConfig(store=str(tmp_path / "look"))})
+    setup = set_up(CloneRecipe(data=data), "cpu")
+    network = setup.learner.model.network
+    setup.saved({name: t.detach() for name, t in setup.learner.model.state_dict().items()}).save(tmp_path / "saved")
+    again = gato.load(tmp_path / "saved").acting.network
+    assert (again.step, again.trunk.body[0].in_features) == (4, 1 + 32 * 10 * 10)
+    pictures = [torch.from_numpy(views).movedim(-1, 1)]
+    assert torch.equal(again(torch.zeros(4, 1), pictures), network.eval()(torch.zeros(4, 1), pictures))

@@ -39,7 +39,6 @@ def set_up(config: CloneRecipe, device: Any) -> Setup:
     learner = CloneLearner(CloneModel(network, features), vectors, name).to(device)
 
     def saved(weights: Weights) -> BaselineAgent:
-        settings = {"activation": network.activation, "with_line": True}
-        return BaselineAgent(ClonePolicy.restored(Parts(features, vectors, weights, settings)))
+        return BaselineAgent(ClonePolicy.restored(Parts(features, vectors, weights, network.settings())))
 
     return Setup(learner, batches, saved)

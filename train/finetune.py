@@ -193,7 +193,7 @@ class _Run:
 
 def _set_up(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode: str, seed: int) -> _Run:
     tokenizer = tokenizer_of(agent, task, protocol, mode)
-    source = SourceConfig(store=str(store), memory=task.memory, chunk=task.chunk or 1)
+    source = SourceConfig(store=str(store), memory=task.memory, chunk=task.chunk or 1, scattered=True)
     data = DataConfig(
         sources={task.name: source}, loss_on_text_observations=tokenizer.loss_on_text_observations,
         include_held_out=["*"],  # they are held out for this

@@ -22,7 +22,8 @@ FREE = {
 # Settings that older runs do not name, and what they meant.
 EARLIER = {
     "learner": "gato", "model.layout": "gato", "model.pool_patches": 1, "model.num_bumps": 3, "model.mean_weight": 100.0,
-    "data.sources.*.return_token": False, "data.sources.*.chunk": 1, "env.eval_every": 0, "env.eval_episodes": 20,
+    "data.sources.*.return_token": False, "data.sources.*.chunk": 1, "data.sources.*.scattered": False,
+    "env.eval_every": 0, "env.eval_episodes": 20,
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from .reactive import Lessons, Parts, Reactive, part
 JUDGED_ROWS = 4096  # that say how large the loss is
 TOGETHER = 512  # of them at once
 FINE = 64  # pictures of more rows or columns are looked at in wider steps, which costs a quarter
+MOST_CELLS = 12  # rows and columns that are left of a picture; more are averaged two by two, three by three, ...
 
 
 class ClonePolicy(Reactive):
@@ -87,16 +88,12 @@ class ClonePolicy(Reactive):
         return {f"network.{name}": t.contiguous() for name, t in self.network.state_dict().items()}
 
     def settings(self) -> dict[str, Any]:
-        return {
-            "activation": self.network.activation,
-            "with_line": self.network.trunk.line is not None,
-            "step": self.network.step,
-        }
+        return self.network.settings()
 
     @classmethod
     def restored(cls, parts: Parts) -> Self:
         task, features, vectors = parts.vectors.task, parts.features, parts.vectors
-        settings = {"step": 2, **parts.settings}  # older ones do not say it
+        settings = {"step": 2, "keeps_cells": False, **parts.settings}  # older ones do not say it
         network = CloneNetwork(task, len(features.mean), vectors.size, **settings)
         network.load_state_dict(part(parts.tensors, "network"))
         return cls(features, vectors, network)
@@ -157,6 +154,8 @@ class CloneNetwork(nn.Module):
     """Features (N, D) and pictures (N, 3, rows, columns) uint8 -> actions as vectors (N, A).
 
     **Arguments:** `step`: pixels from one place to the next at which a picture is first looked at, 2 or 4; by default 4 for large ones.
+    `keeps_cells`: what is seen of it is averaged over whole cells, if at all; otherwise over a grid of 8 x 8 whose lines cut through
+    them, which blurs where things are (docs/results/fewshot.md).
     """
 
     def __init__(
@@ -167,21 +166,32 @@ class CloneNetwork(nn.Module):
         activation: str = "tanh",
         with_line: bool = True,
         step: int | None = None,
+        keeps_cells: bool = True,
     ) -> None:
         super().__init__()
         pictures = [f for f in task.observations if f.modality is Modality.IMAGE]
         self.step = step or (4 if any(max(f.shape) > FINE for f in pictures) else 2)
-        size = 5 if self.step == 2 else 8
-        self.eyes = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(3, 16, size, self.step, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
-                nn.AdaptiveAvgPool2d(POOLED), nn.Flatten(),
-            )
-            for _ in pictures
-        )  # fmt: skip
-        self.activation = activation
-        inputs = num_features + len(pictures) * 32 * POOLED**2
+        self.activation, self.keeps_cells = activation, keeps_cells
+        size, inputs, eyes = 5 if self.step == 2 else 8, num_features, []
+        for spec in pictures:
+            cells = [((pixels + 4 - size) // self.step) // 2 + 1 for pixels in spec.shape[:2]]
+            share = [-(-n // MOST_CELLS) for n in cells]
+            left = [-(-n // by) for n, by in zip(cells, share, strict=True)] if keeps_cells else [POOLED, POOLED]
+            average = nn.AvgPool2d((share[0], share[1]), ceil_mode=True) if keeps_cells else nn.AdaptiveAvgPool2d(POOLED)
+            eyes.append(
+                nn.Sequential(
+                    nn.Conv2d(3, 16, size, self.step, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
+                    average, nn.Flatten(),
+                )
+            )  # fmt: skip
+            inputs += 32 * left[0] * left[1]
+        self.eyes = nn.ModuleList(eyes)
         self.trunk = SmallNetwork(inputs, num_outputs, activation, with_line)
+
+    def settings(self) -> dict[str, Any]:
+        """What it is made with again."""
+        has_line = self.trunk.line is not None
+        return {"activation": self.activation, "with_line": has_line, "step": self.step, "keeps_cells": self.keeps_cells}
 
     def forward(self, states: Tensor, pictures: Sequence[Tensor]) -> Tensor:
         parts = [eye(p.float() / 127.5 - 1) for eye, p in zip(self.eyes, pictures, strict=True)]
