@@ -185,9 +185,9 @@ def test_a_large_picture_is_looked_at_in_wider_steps_and_an_older_policy_as_it_w
     assert policy.settings()["step"] == step and policy.network.eyes[0][0].stride == (step, step)
     features, vectors = policy.features, policy.vectors
     assert not any(isinstance(layer, torch.nn.AdaptiveAvgPool2d) for layer in policy.network.eyes[0])
-    for kept, network in ((step, policy.network), (2, CloneNetwork(task, 1, 2, step=2, keeps_cells=False))):
+    older = CloneNetwork(task, 1, 2, step=2, keeps_cells=False), {"activation": "tanh", "with_line": True}
+    for kept, (network, said) in ((step, (policy.network, policy.settings())), (2, older)):
         tensors = {f"network.{name}": t for name, t in network.state_dict().items()}
-        said = policy.settings() if kept == step else {"activation": "tanh", "with_line": True}
         again = ClonePolicy.restored(Parts(features, vectors, tensors, said))
         assert again.network.step == kept and again.act({"view": views})["turn"].shape == (4,)
 
