@@ -167,10 +167,13 @@ def test_frames_to_enough_success_and_the_area_under_it_are_read_off_the_metrics
     points = {10: (1.0, 3), 20: (0.5, 100), 40: (0.8, 120), 50: (0.6, 150)}
     lines = [{"step": i, "frames": n, "success": share, "episodes": of} for i, (n, (share, of)) in enumerate(points.items())]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [{"step": 0, "frames": 5}, *lines]))
-    assert learning(tmp_path) == {"to_80": 40, "area": pytest.approx((0.5 * 10 + 0.8 * 20 + 0.6 * 10) / 50)}
-    same = {"variant": "lstm", "parameters": 12, "area": 0.5, "success a": 1.0}
+    area = pytest.approx((0.5 * 10 + 0.8 * 20 + 0.6 * 10) / 50)
+    assert learning(tmp_path) == {"to_80": 40, "to_90": float("inf"), "area": area}
+    same = {"variant": "lstm", "parameters": 12, "updates": 7, "area": 0.5, "success a": 1.0}
     rows = [{**same, "seed": i, "to_80": t} for i, t in enumerate((40.0, float("inf"), 50.0))]
-    assert memory_table(rows, ["a"]).splitlines()[1] == "lstm | 12 | 3 | 2 of 3 | 50 | 0.50 [0.50, 0.50] | 1.00 [1.00, 1.00]"
+    assert memory_table(rows, ["a"]).splitlines()[1] == (
+        "lstm | 12 | 7 | 3 | 2 of 3 | 50 [40, inf] | 0.500 [0.500, 0.500] | 0.000 [0.000, 0.000] | 1.000 [1.000, 1.000]"
+    )
 
 
 # -- demonstrations -----------------------------------------------------------------------------------------
