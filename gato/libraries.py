@@ -13,6 +13,7 @@ from importlib import metadata, resources
 
 # Where a private name lives in its library -> what for. A name that is set on an object of theirs counts too.
 INSIDES = {
+    "accelerate.state.AcceleratorState._reset_state": "train/devices.py: a second run of a process has its own device and precision",
     "argparse.ArgumentParser._actions": "gato/cli/arguments.py finds help texts and the nearest known option",
     "torch.distributed.distributed_c10d._get_default_store": "train/ranks.py: the one store that is there with every launcher",
     "torch.nn.Module._forward_hooks": "gato/layers/acting.py: layers that somebody hooked to are run as they are",
