@@ -101,7 +101,8 @@ class _Pass:
                 self._pass()
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # other threads may go on: one that pins memory for batches, beside which an evaluation plays
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.hidden = self._pass()
 
 

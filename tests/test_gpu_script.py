@@ -139,6 +139,10 @@ def test_a_path_that_is_wrong_does_not_hold(monkeypatch):
     assert not found["wrong: gradients, float32"] and not found["wrong: gradients, bf16"]
 
 
+def test_every_compiled_path_belongs_to_a_part():
+    assert sorted(name for names in gpu.COMPILED.values() for name in names) == sorted(paths.COMPILED)
+
+
 def test_a_policy_that_mixes_up_its_streams_does_not_hold(monkeypatch):
     class Wrong(policies.Recorded):
         def _feed_actions(self, rows, ids):

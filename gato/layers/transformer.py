@@ -106,9 +106,9 @@ class Transformer(nn.Module):
         if self.position_table is not None:
             hidden = hidden + self.position_table(query_positions if learned_positions is None else learned_positions)
         context = self._context(mask, blocks, query_positions, key_positions, hidden.dtype)
-        is_counted = hidden.device.type == "meta"  # of what costs are counted on, which knows no autocast
-        if not is_counted and torch.is_autocast_enabled(hidden.device.type):  # layers add up what is as wide as they read: half the bytes
-            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        kind = hidden.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            hidden = hidden.to(torch.get_autocast_dtype(kind))  # layers add up what is as wide as what they read: half the bytes moved
         scales = None
         if depth_noise is not None and self.drop_path > 0:
             scales = (depth_noise >= self.drop_path).to(hidden.dtype) / (1 - self.drop_path)  # (B, 2 * num_layers)

@@ -114,7 +114,8 @@ class ActingAgent(OtherAgent):
         try:
             agent = cls.described_as(content, cls._only_task(content), load_file(folder / SINGLE))
         except WrongWeights as error:
-            raise ValueError(f"'{folder / SINGLE}': {error}; these are not the weights that were saved: restore the folder") from None
+            remedy = "these are not the weights that were saved, or an older version saved them: restore the folder, or train anew"
+            raise ValueError(f"'{folder / SINGLE}': {error}; {remedy}") from None
         except (ValueError, TypeError) as error:
             raise ValueError(f"'{path}' is damaged: {error}; restore it") from None
         agent.model.to(device)

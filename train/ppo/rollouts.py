@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from gato.data.loading import rank_rows
-from gato.envs.stream import EpisodeResult
 from gato.envs.vector import Step, VectorEnv
 from gato.learners.ppo.advantage import advantages
 from gato.learners.ppo.learner import TOTALS, PPOBatch, PPOLearner
@@ -263,10 +262,3 @@ class Rollouts:
 
     def _generator(self, purpose: int, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, purpose, *key])
-
-
-def _told(result: EpisodeResult | None) -> tuple[float, float, float]:
-    """Return, success (NaN where nobody says) and timesteps of an episode that ended."""
-    if result is None:
-        return 0.0, 0.0, 0.0
-    return result.total_reward, np.nan if result.success is None else float(result.success), float(result.num_timesteps)
