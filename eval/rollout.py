@@ -51,7 +51,7 @@ def rollout(
     **Arguments:**
 
     - `policy`, `task`: who plays what; `episodes`, `seed`: how many, and where their seeds come from; never seeds of a collection.
-    - `num_envs`: environments side by side; each is a stream of the policy.
+    - `num_envs`: environments side by side, at most; each is a stream of the policy.
     - `transform`: `(observation, streams, first) -> observation` on the batch that the policy is shown,
       for ablations; the environments and recordings keep the true one.
     - `demonstrations`: handed to `policy.reset`.
@@ -72,9 +72,9 @@ def rollout(
         raise ValueError(f"a rate of {pace.rate:g} Hz is held in one environment, not in {num_envs}; set num_envs to 1")
     spec = envs.task(task) if isinstance(task, str) else task
     played = _Played([episode_seed("rollout", seed, i) for i in range(episodes)], sink)
-    policy.reset(min(num_envs, episodes), demonstrations)
-    streams = Streams(spec, range(min(num_envs, episodes)), sink is not None, limits)
+    streams = Streams(spec, range(min(num_envs, episodes)), sink is not None, limits, may_be_fewer=True)
     try:
+        policy.reset(len(streams.all), demonstrations)
         with Progress(f"rollout {spec.name}", episodes) if progress is None else nullcontext(progress) as progress:
             while active := played.begin(streams.all, progress, pace):
                 if pace is not None:

@@ -2,14 +2,17 @@
 
 import itertools
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 
 pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
 
 from gato import envs
+from gato.envs import stream
 from gato.envs.toy import Corridor
 from gato.eval.rollout import RandomPolicy, expert_rollout, rollout
 from gato.eval.score import interquartile_mean, mean_interval, nested_interval, normalised_score, success_interval
@@ -45,6 +48,35 @@ def test_the_expert_scores_a_hundred():
 def test_a_random_policy_scores_about_nothing():
     _, low, high = mean_interval(scores(rollout(RandomPolicy(CORRIDOR), CORRIDOR, 200)), confidence=0.999)
     assert low < 0 < high
+
+
+def test_environments_that_would_take_the_memory_are_fewer(monkeypatch, caplog):
+    """Each takes 64 MB, and the second is the first with which more than 100 are taken."""
+    monkeypatch.setattr(stream, "MEMORY_SHARE", 100e6 / psutil.virtual_memory().available)
+    monkeypatch.setattr(envs, "make", lambda task: Heavy())
+    policy = AlwaysRight()
+    assert rollout(policy, CORRIDOR, 7, num_envs=50) == rollout(AlwaysRight(), CORRIDOR, 7, num_envs=1)
+    assert policy.num_streams == 2
+    assert "2 environments of 'toy/corridor' play side by side, not 7" in caplog.text
+
+
+class Heavy(Corridor):
+    def __init__(self):
+        super().__init__()
+        self.weights = np.ones(8 * 2**20)  # 64 MB, all of it written
+
+
+def test_a_rollout_ends_when_its_environments_are_closed(monkeypatch):
+    closed = []
+
+    class Slow(Corridor):
+        def close(self):
+            time.sleep(0.05)
+            closed.append(self)
+
+    monkeypatch.setattr(envs, "make", lambda task: Slow())
+    rollout(AlwaysRight(), CORRIDOR, 3, num_envs=3)
+    assert len(closed) == 3
 
 
 @pytest.mark.parametrize("num_envs", [2, 3, 50])

@@ -6,11 +6,13 @@ the others go on in a new one; an environment that cannot breaks off its episode
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 
 from gato import envs
 from gato.disk import reason
@@ -23,6 +25,10 @@ from .watched import Answer, Call, Watched
 
 STEP_SECONDS = 60.0  # that an environment may take for one answer
 EPISODE_SECONDS = 600.0  # that it may take for all answers of an episode
+CLOSE_SECONDS = 10.0  # that closing is waited for, so that those that come next find the memory free
+MEMORY_SHARE = 0.5  # of what is free that environments may take, where fewer of them would do
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,17 +73,27 @@ class EpisodeResult:
 
 
 class Streams:
-    """**Arguments:** `indices`: one for each environment; `keep`: whether the episodes' timesteps come with their results.
+    """**Arguments:**
+
+    - `indices`: one for each environment; `keep`: whether the episodes' timesteps come with their results.
+    - `may_be_fewer`: whether no more environments are made once they have taken half of the memory that was free, which is said.
 
     **Raises:** what making an environment raises.
     """
 
-    def __init__(self, task: TaskSpec, indices: Sequence[int], keep: bool, limits: EpisodeLimits) -> None:
+    def __init__(self, task: TaskSpec, indices: Sequence[int], keep: bool, limits: EpisodeLimits, may_be_fewer: bool = False) -> None:
         self.task, self.keep, self.limits = task, keep, limits
         self._watched, self.all = Watched(limits.step_seconds), list[Stream]()
+        process, free = psutil.Process(), psutil.virtual_memory().available
+        before = process.memory_info().rss
         try:
             for index in indices:
                 self.all.append(Stream(index, self))
+                taken = process.memory_info().rss - before if may_be_fewer else 0
+                if taken > MEMORY_SHARE * free and len(self.all) < len(indices):
+                    how_many = f"{len(self.all)} environments of '{task.name}' play side by side, not {len(indices)}"
+                    _log.warning("%s: they have taken %.1f GB, half of the memory that was free", how_many, taken / 1e9)
+                    break
         except BaseException:
             self.close()
             raise
@@ -98,7 +114,7 @@ class Streams:
         return found
 
     def close(self) -> None:
-        self._watched.end(*(close for stream in self.all for close in stream.let_go()))
+        self._watched.end(*(close for stream in self.all for close in stream.let_go()), wait=CLOSE_SECONDS)
 
 
 class Stream:

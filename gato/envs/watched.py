@@ -44,7 +44,8 @@ class Watched:
             raise ValueError(f"a call may take {seconds} s; give a time above zero, or 0 to wait for ever")
         self.seconds = seconds
         self._work: SimpleQueue[_Work | None] = SimpleQueue()
-        threading.Thread(target=_run, args=(self._work,), daemon=True).start()
+        self._thread = threading.Thread(target=_run, args=(self._work,), daemon=True)
+        self._thread.start()
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What the function returns or raises. **Raises:** `TimeoutError` after `seconds`; the thread is then of no more use."""
@@ -63,10 +64,14 @@ class Watched:
             answers.append(Answer(None, TimeoutError(f"no answer within {self.seconds:g} s"), self.seconds, is_late=True))
         return answers
 
-    def end(self, *last: Callable[[], Any]) -> None:
-        """Ends the thread, after some `last` calls whose answers nobody waits for, as soon as it comes back from where it is."""
+    def end(self, *last: Callable[[], Any], wait: float = 0.0) -> None:
+        """Ends the thread as soon as it comes back from where it is, after some `last` calls, whose answers are of no interest.
+
+        **Arguments:** `wait`: seconds at most that all this is waited for.
+        """
         self._work.put(_Work([(function, ()) for function in last]))
         self._work.put(None)
+        self._thread.join(wait)
 
 
 class _Work:
