@@ -95,7 +95,7 @@ def test_the_journey_of_an_own_environment_runs(tmp_path, monkeypatch, make_gato
             assert main(shlex.split(fewer)[1:]) == 0, f"{command}: {capsys.readouterr().err}"
         name, what, action = _served(serving)
         assert (name, what) == ("best", "Dock-v0") and -1 <= action[0] <= 1
-        (row,) = json.loads(Path("runs/fewshot-Dock-v0/cells/full-10-0/policy/eval.json").read_text())["tasks"]
+        (row,) = json.loads(Path("runs/fewshot-Dock-v0/best/eval.json").read_text())["tasks"]
         assert row["score"] is not None and row["success"] is not None and row["random"] < -20 < row["expert"] and not row["not_filmed"]
         capsys.readouterr()
         exec(compile(Path("drive.py").read_text(), "drive.py", "exec"), {})
