@@ -15,6 +15,7 @@ import numpy as np
 from .spec import FieldSpec, Modality, TaskSpec
 
 Behaviour = Literal["expert", "noisy", "random", "learner", "human"]
+Values = Mapping[str, np.ndarray]  # by field
 
 
 class OutOfRange(ValueError):
@@ -178,6 +179,31 @@ def act_in_one(policy: Any, observation: Any, reward: float | None = None) -> An
         check_values(task.name, spec, seen[spec.name], 1)
     actions = policy.act(seen, None if reward is None else np.array([reward], np.float32))
     return task.unflatten_action({name: values[0] for name, values in actions.items()})
+
+
+class StreamPolicy:
+    """What is alike in all policies: whose streams act where nobody says, and acting in a single environment.
+
+    A policy has its `task`, and the two methods that raise `NotImplementedError` here.
+    """
+
+    act_one = act_in_one
+
+    def act(
+        self, observation: Values, reward: np.ndarray | None = None, first: np.ndarray | None = None, streams: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """See `gato.policy.Policy`. By default all streams act, and those start an episode that have not acted since `reset`."""
+        streams = np.arange(len(next(iter(observation.values())))) if streams is None else np.asarray(streams)
+        first = np.array([not self.has_begun(int(s)) for s in streams]) if first is None else np.asarray(first, bool)
+        return self.act_in(observation, reward, first, streams)
+
+    def act_in(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> dict[str, np.ndarray]:
+        """`act`, with all that was left out."""
+        raise NotImplementedError
+
+    def has_begun(self, stream: int) -> bool:
+        """Whether a stream has acted since `reset`."""
+        raise NotImplementedError
 
 
 def clip_actions(task: TaskSpec, actions: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:

@@ -23,7 +23,7 @@ from gato.layers.stream_cache import StreamCache
 from gato.static_passes import StaticPasses
 
 from .batch import ACTION_LOCAL, Kind, TokenSequence, join, pack_numbers, padded, patch_places
-from .episode import Episode, act_in_one
+from .episode import Episode, StreamPolicy, Values
 from .model import Gato
 from .setting import SEED, TEMPERATURE, check_value
 from .spec import PATCH_SIZE, Modality, TaskSpec
@@ -53,7 +53,7 @@ class Policy(Protocol):
     ) -> dict[str, np.ndarray]: ...
 
 
-class GatoPolicy:
+class GatoPolicy(StreamPolicy):
     """A Gato acting in one task.
 
     **Arguments:**
@@ -193,21 +193,8 @@ class GatoPolicy:
             shown.pop()
         return shown
 
-    act_one = act_in_one  # a reward changes nothing
-
     @torch.inference_mode()
-    def act(
-        self,
-        observation: Mapping[str, np.ndarray],
-        reward: np.ndarray | None = None,
-        first: np.ndarray | None = None,
-        streams: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
-        """See `Policy`. By default all streams act, and those start an episode that have not acted since `reset`."""
-        if streams is None:
-            streams = np.arange(len(next(iter(observation.values()))))
-        if first is None:
-            first = np.array([self._streams[s].generator is None for s in streams])
+    def act_in(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> dict[str, np.ndarray]:
         seen = self.tokenizer.encode_observation(self.task, observation).by_timestep()
         self._check_lengths(seen)
         for tokens, is_first, s in zip(seen, first, streams, strict=True):
@@ -241,6 +228,9 @@ class GatoPolicy:
         """(n, A) ids, all read from the state behind the observation."""
         assert self._compact is not None, "only of the compact layout"
         return self._compact.choose(hidden, seen, lambda scores, legal: self._sample(scores, legal, rows), not self.temperature)
+
+    def has_begun(self, stream: int) -> bool:
+        return self._streams[stream].generator is not None
 
     def _begin_episode(self, s: int, number: int) -> None:
         self._cache.forget(s)

@@ -16,9 +16,10 @@ from gato.disk import read_json
 from gato.episode import Episode
 from gato.eval.sets import Shown
 from gato.learners.nearest import NearestPolicy
-from gato.learners.one_shot.agent import DESCRIPTION, OneShotAgent
+from gato.learners.one_shot.agent import OneShotAgent
 from gato.learners.one_shot.config import TECNETS
 from gato.learners.one_shot.tecnets import EMBEDDED
+from gato.learners.other import DESCRIPTION
 from gato.spec import Modality, TaskSpec
 
 LOOKED_UP = 20  # known tasks

@@ -10,14 +10,14 @@ A chunk is an action whose fields have an axis of H timesteps before their own, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from gato.episode import Episode, act_in_one
+from gato.episode import Episode, StreamPolicy, Values
 from gato.setting import LONGEST_CHUNK, Limits, check_value
 from gato.spec import FieldSpec, Modality, TaskSpec
 
@@ -78,7 +78,7 @@ class _Plan:
     age: int = 0  # of what is being computed
 
 
-class ChunkPolicy:
+class ChunkPolicy(StreamPolicy):
     """Plays the chunks of another policy, timestep by timestep; see `gato.policy.Policy`.
 
     **Arguments:**
@@ -93,8 +93,6 @@ class ChunkPolicy:
 
     **Raises:** `ValueError` for a policy that remembers, and numbers out of range.
     """
-
-    act_one = act_in_one
 
     def __init__(self, chunks: Any, length: int, every: int = 1, decay: float = DECAY, ahead: bool = False) -> None:
         check_value("every", every, int, Limits(1, length))
@@ -116,16 +114,8 @@ class ChunkPolicy:
         self.chunks.begin(stream, number)
         self._plans[stream] = _Plan()
 
-    def act(
-        self,
-        observation: Mapping[str, np.ndarray],
-        reward: np.ndarray | None = None,
-        first: np.ndarray | None = None,
-        streams: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
-        """See `Policy`."""
-        streams = np.arange(len(next(iter(observation.values())))) if streams is None else streams
-        for s, is_first in zip(streams, np.zeros(len(streams), bool) if first is None else first, strict=True):
+    def act_in(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> dict[str, np.ndarray]:
+        for s, is_first in zip(streams, first, strict=True):
             self._pass_on(int(s), bool(is_first))
         seen = {name: np.asarray(values) for name, values in observation.items()}
         if self._pool is None:
@@ -135,6 +125,9 @@ class ChunkPolicy:
                 self._ask_ahead({name: values[row : row + 1] for name, values in seen.items()}, int(s))
         rows = [self._present(int(s)) for s in streams]
         return {f.name: np.stack([row[f.name] for row in rows]) for f in self.task.actions}
+
+    def has_begun(self, stream: int) -> bool:
+        return bool(self._plans[stream].chunks)
 
     def _pass_on(self, s: int, is_first: bool) -> None:
         """A timestep later: chunks are older, and those that have been played to their end are dropped."""

@@ -1,13 +1,7 @@
-"""A trained Decision Transformer with its task: on disk, and as policies.
-
-model.safetensors    the weights
-gato.json            format, learner, model (settings), num_timesteps, statistics (scales, returns of the data), tasks
-manifest.json        size and SHA-256 of both
-"""
+"""A trained Decision Transformer with its task: on disk, and as policies; and transformers' checkpoints as one."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -15,74 +9,52 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from gato import digests
-from gato.device import pick_device
 from gato.disk import read_json, shown
 from gato.learners.trajectory import QUANTILES, TrajectoryStatistics
-from gato.setting import fields_of
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.weights import SINGLE, read_entries
 
 from .decision_config import ACTIVATIONS, NAME, DecisionConfig
 from .decision_policy import DecisionPolicy
 from .decision_transformer import DecisionTransformer, check_task
-from .other import OtherAgent
-
-DESCRIPTION = "gato.json"
-FORMAT = 1
+from .other import NetworkAgent, filled, settings_of
 
 
-class DecisionAgent(OtherAgent):
+class DecisionAgent(NetworkAgent):
     """**Arguments:** `model`: of one task."""
 
-    learner = NAME
+    learners, keys = (NAME,), {"model", "num_timesteps", "statistics"}
 
     def __init__(self, model: DecisionTransformer) -> None:
-        self.model = model
         found = model.statistics
         returns = (found.lowest, found.highest) if model.config.is_conditioned else None
-        self.tasks = {model.task.name: replace(model.task, returns=returns)}
+        super().__init__(model, replace(model.task, returns=returns))
 
     @classmethod
     def of(
-        cls,
-        task: TaskSpec,
-        config: DecisionConfig,
-        statistics: TrajectoryStatistics,
-        num_timesteps: int,
-        weights: Mapping[str, Tensor],
+        cls, task: TaskSpec, config: DecisionConfig, statistics: TrajectoryStatistics, num_timesteps: int, weights: Mapping[str, Tensor]
     ) -> DecisionAgent:
-        """An agent with these weights, which are taken over and not copied."""
-        with torch.random.fork_rng(devices=[]):  # the weights that are drawn first are not kept
-            model = DecisionTransformer(task, config, statistics, num_timesteps)
-        model.load_state_dict(weights, strict=True, assign=True)
-        return cls(model.eval())
+        """An agent with a copy of these weights. **Raises:** `ValueError` naming one that is missing or of another shape."""
+        return cls(filled(lambda: DecisionTransformer(task, config, statistics, num_timesteps), weights))
 
     def task(self, name: str) -> TaskSpec:
-        """By its name, or as `MODULE:ID`. **Raises:** `ValueError` for another task than that of
-        the weights."""
-        (known,) = self.tasks
-        if name.rpartition(":")[2] != known.rpartition(":")[2]:
-            raise ValueError(f"this checkpoint was not trained on '{name}'; it knows {known}")
-        return self.tasks[known]
+        """By its name, or as `MODULE:ID`. **Raises:** `ValueError` for another task than that of the weights."""
+        own = self.own_task
+        if name.rpartition(":")[2] != own.name.rpartition(":")[2]:
+            raise ValueError(f"this checkpoint was not trained on '{name}'; it knows {own.name}")
+        return own
 
     def described(self) -> str:
-        return f"a Decision Transformer, which acts in '{next(iter(self.tasks))}'"
+        return f"a Decision Transformer, which acts in '{self.own_task.name}'"
 
     def policy(
-        self,
-        task: str | TaskSpec | None = None,
-        temperature: float | None = None,
-        overflow: str = "rebuild",
-        seed: int = 0,
-        memory: int | None = None,
-        target_return: float | None = None,
-    ) -> DecisionPolicy:
-        """See `DecisionPolicy`. **Raises:** `ValueError` for another task than that of the weights,
-        or another memory than its context."""
+        self, task: str | TaskSpec | None = None, temperature: float | None = None, overflow: str = "rebuild", seed: int = 0,
+        memory: int | None = None, target_return: float | None = None,
+    ) -> DecisionPolicy:  # fmt: skip
+        """See `DecisionPolicy`. **Raises:** `ValueError` for another task than that of the weights, or another memory than its context."""
         if overflow != "rebuild" or (memory and memory != self.model.config.context):
             raise ValueError(
                 f"memory is {memory} and overflow '{overflow}', but a Decision Transformer acts with the context that it was trained with; "
@@ -92,96 +64,18 @@ class DecisionAgent(OtherAgent):
             self.task(task if isinstance(task, str) else task.name)
         return DecisionPolicy(self.model, target_return, temperature, seed)
 
-    # -- disk ------------------------------------------------------------------------------------
-
-    def save(self, folder: str | os.PathLike) -> None:
-        """Writes the files above into an existing or new folder. **Raises:** `ValueError` if
-        something else lies there."""
-        folder = Path(folder)
-        if (folder / digests.NAME).is_file():
-            digests.entries_of(folder)  # a store's, for example, would be overwritten
-        digests.record(folder, self.write(folder))
-
-    def write(self, folder: Path) -> list[str]:
-        """The files but the manifest. **Returns:** their names."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def settings(self) -> dict[str, Any]:
         model = self.model
-        save_file(
-            {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-            folder / SINGLE,
-        )
-        content = {
-            "format": FORMAT,
-            "learner": NAME,
-            "model": asdict(model.config),
-            "num_timesteps": model.num_timesteps,
-            "statistics": model.statistics.to_dict(),
-            "tasks": [model.task.to_dict()],
-        }
-        (folder / DESCRIPTION).write_text(json.dumps(content, indent=1))
-        return [SINGLE, DESCRIPTION]
+        return {"model": asdict(model.config), "num_timesteps": model.num_timesteps, "statistics": model.statistics.to_dict()}
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, device: str | None = None, verify: bool = True) -> DecisionAgent:
-        """Opens what `save` wrote. **Raises:** `ValueError` naming a file that is missing, damaged
-        or not the one that was saved."""
-        folder, device = Path(folder), pick_device(device)
-        path = folder / DESCRIPTION
-        content = read_json(path)
-        if content.get("format") != FORMAT or content.get("learner") != NAME:
-            raise ValueError(
-                f"'{path}' is of format {shown(content.get('format'))} and learner {shown(content.get('learner'))}, "
-                f"expected {FORMAT} and '{NAME}'"
-            )
-        try:
-            described = _described(content)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"'{path}' is damaged: {error}; restore it") from None
-        _check_shapes(folder, described)
-        if verify and (folder / digests.NAME).is_file():
-            digests.check(folder, [DESCRIPTION, SINGLE])
-        agent = cls.of(*described, load_file(folder / SINGLE))
-        agent.model.to(device)
-        return agent
-
-
-def _described(
-    content: dict[str, Any],
-) -> tuple[TaskSpec, DecisionConfig, TrajectoryStatistics, int]:
-    """What the model is built from. **Raises:** `ValueError` for a key that is missing, unknown or
-    holds something else."""
-    known = {"format", "learner", "model", "num_timesteps", "statistics", "tasks"}
-    if content.keys() != known:
-        raise ValueError(f"its keys are {sorted(content)}, expected {sorted(known)}")
-    settings, tasks, num_timesteps = content["model"], content["tasks"], content["num_timesteps"]
-    if not isinstance(settings, dict) or settings.keys() - fields_of(DecisionConfig).keys():
-        raise ValueError(f"model is {shown(settings)}, expected an object with {', '.join(fields_of(DecisionConfig))}")
-    if not isinstance(tasks, list) or len(tasks) != 1:
-        raise ValueError(f"tasks is {shown(tasks)}, expected a list of one task")
-    if type(num_timesteps) is not int or not 1 <= num_timesteps <= 2**31:
-        raise ValueError(f"num_timesteps is {shown(num_timesteps)}, expected a whole number above 0")
-    task = TaskSpec.from_dict(tasks[0])
-    check_task(task)
-    return (
-        task,
-        DecisionConfig(**settings),
-        TrajectoryStatistics.from_dict(content["statistics"], task),
-        num_timesteps,
-    )
-
-
-def _check_shapes(folder: Path, described: tuple[TaskSpec, DecisionConfig, TrajectoryStatistics, int]) -> None:
-    """**Raises:** `ValueError` where the weights are not those that the description asks for; only
-    their header is read."""
-    with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in DecisionTransformer(*described).state_dict().items()}
-    found = {name: entry.shape for name, entry in read_entries(folder).items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise ValueError(
-                f"'{folder / SINGLE}' holds '{name}' of shape {found.get(name)}, {DESCRIPTION} asks for {expected.get(name)}; "
-                "these are not the weights that were saved: restore the folder, or use another checkpoint"
-            )
+    def described_as(cls, content: dict[str, Any], task: TaskSpec, weights: Mapping[str, Tensor]) -> DecisionAgent:
+        num_timesteps = content["num_timesteps"]
+        if type(num_timesteps) is not int or not 1 <= num_timesteps <= 2**31:
+            raise ValueError(f"num_timesteps is {shown(num_timesteps)}, expected a whole number above 0")
+        check_task(task)
+        config, statistics = settings_of(DecisionConfig, content["model"]), TrajectoryStatistics.from_dict(content["statistics"], task)
+        return cls.of(task, config, statistics, num_timesteps, weights)
 
 
 # -- transformers' checkpoints ---------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gato.episode import Episode, act_in_one
+from gato.episode import Episode, StreamPolicy, Values
 from gato.learners.returns import checked_target
 from gato.learners.trajectory import Window, collate
 from gato.setting import SEED, TEMPERATURE, check_value
@@ -32,7 +32,7 @@ class _Stream:
     generator: np.random.Generator
 
 
-class DecisionPolicy:
+class DecisionPolicy(StreamPolicy):
     """A Decision Transformer acting in its task, in any number of streams; see
     `gato.policy.Policy`.
 
@@ -92,24 +92,9 @@ class DecisionPolicy:
         state = copy.deepcopy(dict(state))
         self._streams, self._num_begun = state["streams"], state["num_begun"]
 
-    act_one = act_in_one  # an episode's first observation comes without a reward
-
     @torch.inference_mode()
-    def act(
-        self,
-        observation: Mapping[str, np.ndarray],
-        reward: np.ndarray | None = None,
-        first: np.ndarray | None = None,
-        streams: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
-        """By default all streams act, and those start an episode that have not acted since `reset`.
-
-        **Raises:** `ValueError` for a missing reward, which must be taken off the target.
-        """
-        if streams is None:
-            streams = np.arange(len(next(iter(observation.values()))))
-        if first is None:
-            first = np.array([self._streams[s] is None for s in streams])
+    def act_in(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> dict[str, np.ndarray]:
+        """**Raises:** `ValueError` for a missing reward, which must be taken off the target."""
         for row, (s, is_first) in enumerate(zip(streams, first, strict=True)):
             seen = {name: values[row : row + 1] for name, values in observation.items()}
             if is_first or self._streams[s] is None:
@@ -128,6 +113,9 @@ class DecisionPolicy:
             for name, values in stream.window.actions.items():
                 values[-1] = actions[name][row]
         return actions
+
+    def has_begun(self, stream: int) -> bool:
+        return self._streams[stream] is not None
 
     def _begin(self, s: int, seen: Mapping[str, np.ndarray]) -> None:
         none = {f.name: np.zeros((1, *f.shape), f.dtype) for f in self.task.actions}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gato.episode import Episode, act_in_one
+from gato.episode import Episode, StreamPolicy, Values
 from gato.spec import TaskSpec
 
 from .actions import ActionVectors
@@ -39,7 +39,7 @@ class Parts:
     settings: Mapping[str, Any]
 
 
-class Reactive:
+class Reactive(StreamPolicy):
     """Plays its likeliest action for what it sees now; takes the place of a `GatoPolicy` in a loop.
 
     A subclass says what it plays (`choose`), how it begins (`untrained`) and learns (`learn`), what
@@ -104,21 +104,16 @@ class Reactive:
     def begin(self, stream: int, number: int) -> None:
         """All episodes begin alike."""
 
-    def act(
-        self,
-        observation: Mapping[str, np.ndarray],
-        reward: np.ndarray | None = None,
-        first: np.ndarray | None = None,
-        streams: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
-        """See `Policy`; only what is seen now counts."""
+    def act_in(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> dict[str, np.ndarray]:
+        """Only what is seen now counts."""
         return self.choose(observation)
 
     def choose(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The likeliest actions by field, (n, *shape), for observations (n, *shape)."""
         raise NotImplementedError
 
-    act_one = act_in_one
+    def has_begun(self, stream: int) -> bool:
+        return True
 
 
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

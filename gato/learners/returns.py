@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.episode import Episode, act_in_one
+from gato.episode import Episode, StreamPolicy, Values
 from gato.setting import Limits, check_value
 from gato.spec import FieldSpec, Modality, TaskSpec
 
@@ -123,7 +123,7 @@ class Remaining:
         return np.array([self.left[int(s)] for s in streams])
 
 
-class ReturnPolicy:
+class ReturnPolicy(StreamPolicy):
     """A policy that is told what is still to come of a target return.
 
     **Arguments:** `policy`: of `told(task)`; `task`: as the environment has it, with its `returns`;
@@ -145,21 +145,12 @@ class ReturnPolicy:
         self._remaining.left.pop(stream, None)
         self.policy.begin(stream, number)
 
-    def act(
-        self,
-        observation: Mapping[str, np.ndarray],
-        reward: np.ndarray | None = None,
-        first: np.ndarray | None = None,
-        streams: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
-        """See `Policy`. By default all streams act, and those start an episode that have not acted
-        since `reset`."""
-        streams = np.arange(len(next(iter(observation.values())))) if streams is None else streams
-        first = np.array([int(s) not in self._remaining.left for s in streams]) if first is None else first
+    def act_in(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> dict[str, np.ndarray]:
         left = self._remaining(streams, first, reward)
         return self.policy.act({**observation, RETURN: scaled(self.task, left)}, reward, first, streams)
 
-    act_one = act_in_one
+    def has_begun(self, stream: int) -> bool:
+        return stream in self._remaining.left
 
     def state(self) -> dict[str, Any]:
         return {"policy": self.policy.state(), "left": dict(self._remaining.left)}

@@ -5,13 +5,13 @@ It needs websockets, msgpack and NumPy, not torch (extra `serve`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
-from gato.episode import Episode, act_in_one
+from gato.episode import Episode, StreamPolicy, Values
 from gato.learners.chunks import chunked
 from gato.spec import Modality, TaskSpec
 
@@ -20,7 +20,7 @@ from .wire import read_msgpack, write_msgpack
 CLOSE_SECONDS = 1.0
 
 
-class RemotePolicy:
+class RemotePolicy(StreamPolicy):
     """Acts in one task through `gato serve`; a connection for every stream. See `gato.policy.Policy`.
 
     **Arguments:** `address`: `HOST:PORT`, or with `ws://` or `wss://` before it; `task`: by default the server's own; `token`;
@@ -29,8 +29,6 @@ class RemotePolicy:
 
     **Raises:** `ValueError` for what the server refuses, in its words; `OSError` where there is none.
     """
-
-    act_one = act_in_one
 
     def __init__(
         self, address: str, task: str | None = None, token: str | None = None, timeout: float = 30.0, chunks: bool = False
@@ -68,16 +66,8 @@ class RemotePolicy:
         self._has_begun = [False] * num_streams
         self._num_begun = 0
 
-    def act(
-        self,
-        observation: Mapping[str, np.ndarray],
-        reward: np.ndarray | None = None,
-        first: np.ndarray | None = None,
-        streams: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
+    def act_in(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> dict[str, np.ndarray]:
         """All streams ask before the first answer is waited for, so that the server answers them together."""
-        streams = np.arange(len(next(iter(observation.values())))) if streams is None else streams
-        first = np.array([not self._has_begun[s] for s in streams]) if first is None else first
         for row, (s, is_first) in enumerate(zip(streams, first, strict=True)):
             message: dict[str, Any] = {"task": self.name}
             if is_first:
@@ -97,6 +87,9 @@ class RemotePolicy:
             else:
                 found[f.name] = np.array([r[0] for r in rows], object if f.modality is Modality.TEXT else f.dtype)
         return found
+
+    def has_begun(self, stream: int) -> bool:
+        return self._has_begun[stream]
 
     def begin(self, stream: int, number: int) -> None:
         """The next `act` of a stream starts an episode that goes as the `number`-th to begin goes."""

@@ -12,7 +12,7 @@ from gato.data.task_rows import TaskRows
 from gato.learner import Setup, Weights
 from gato.learners.actions import ActionVectors
 from gato.learners.features import Features
-from gato.learners.one_shot.agent import KINDS, OneShotAgent, remember_all
+from gato.learners.one_shot.agent import KINDS, OneShotAgent
 from gato.learners.one_shot.config import MIL, TECNETS
 from gato.learners.one_shot.demonstrated import DemonstrationInputs
 from gato.learners.one_shot.mil import MilLearner
@@ -48,7 +48,8 @@ def set_up(config: TecNetsRecipe | MilRecipe, device: Any) -> Setup:
 
     def saved(weights: Weights) -> OneShotAgent:
         agent = OneShotAgent.of(config.learner, inputs, model, num_numbers, weights)
-        known = ((batches.store.tasks[i].name, batches.demonstrations(i, model.support)) for i in batches.numbers)
-        return remember_all(agent, known) if config.learner == TECNETS else agent
+        for i in batches.numbers if config.learner == TECNETS else ():
+            agent.remember(batches.store.tasks[i].name, batches.demonstrations(i, model.support))
+        return agent
 
     return Setup(learner, batches, saved)

@@ -1,16 +1,13 @@
 """A learner of one-shot imitation on disk, and acting on a demonstration: nothing is trained.
 
-model.safetensors    the weights, and means and scales of what is no picture
-memories.safetensors what is kept of every known task, `TASK:NAME`: adding a task changes no other
-gato.json            format, learner, model (settings), numbers, texts, tasks
-manifest.json        size and SHA-256 of them
+Beside the files of a `NetworkAgent` its folder has memories.safetensors: what is kept of every known task, `TASK:NAME`, so that
+adding a task changes no other.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,23 +18,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gato import digests, envs
-from gato.device import pick_device
-from gato.disk import read_json, shown
-from gato.episode import Episode
-from gato.policy import GatoPolicy
+from gato import envs
+from gato.disk import shown
+from gato.episode import Episode, StreamPolicy, Values
 from gato.spec import TaskSpec
 
-from ..acting_agent import settings_of
 from ..actions import ActionVectors
 from ..features import Features
-from ..other import OtherAgent
+from ..other import NetworkAgent, filled, settings_of
 from .config import MIL, TECNETS, MilConfig, TecNetsConfig
 from .demonstrated import DemonstrationInputs, Seen
 from .mil import Mil
 from .tecnets import TecNet
 
-WEIGHTS, MEMORIES, DESCRIPTION, FORMAT = "model.safetensors", "memories.safetensors", "gato.json", 1
+MEMORIES = "memories.safetensors"
 MAX_NUMBERS = 4096  # that an environment says of a task
 
 
@@ -52,27 +46,27 @@ KINDS = {TECNETS: Kind(TecNet, TecNetsConfig), MIL: Kind(Mil, MilConfig)}
 Memory = dict[str, Tensor]
 
 
-class OneShotAgent(OtherAgent):
+class OneShotAgent(NetworkAgent):
     """Acts in any task of one robot, shown demonstrations of it.
 
     **Arguments:** `learner`: of `KINDS`; `inputs`: how what is seen becomes tensors; `num_numbers`: that the environment says of a task;
     `memories`: what is kept of the tasks that are known by name.
     """
 
+    learners, keys, files = tuple(KINDS), {"model", "numbers", "texts"}, (*NetworkAgent.files, MEMORIES)
+
     def __init__(
         self, learner: str, model: nn.Module, inputs: DemonstrationInputs, num_numbers: int = 0, memories: Mapping[str, Memory] = {}
     ) -> None:
-        self.model: Any = model.eval()  # of a kind that `KINDS` names
-        self.learner, self.inputs, self.num_numbers = learner, inputs, num_numbers
-        self.tasks: dict[str, TaskSpec] = {inputs.task.name: inputs.task}
+        super().__init__(model.eval(), inputs.task, learner)  # of a kind that `KINDS` names
+        self.inputs, self.num_numbers = inputs, num_numbers
         self.memories: dict[str, Memory] = dict(memories)
 
     @classmethod
     def of(cls, learner: str, inputs: DemonstrationInputs, config: Any, num_numbers: int, weights: Mapping[str, Tensor]) -> OneShotAgent:
-        """An agent with these weights, which are taken over and not copied."""
-        with torch.random.fork_rng(devices=[]):  # the weights that are drawn first are not kept
-            model = KINDS[learner].model(inputs.task, inputs.features, inputs.vectors.size, config, num_numbers)
-        model.load_state_dict(weights, strict=True, assign=True)
+        """An agent with a copy of these weights. **Raises:** `ValueError` naming one that is missing or of another shape."""
+        network = KINDS[learner].model
+        model = filled(lambda: network(inputs.task, inputs.features, inputs.vectors.size, config, num_numbers), weights)
         return cls(learner, model, inputs, num_numbers)
 
     def task(self, name: str) -> TaskSpec:
@@ -117,45 +111,40 @@ class OneShotAgent(OtherAgent):
 
     # -- disk ------------------------------------------------------------------------------------
 
-    def save(self, folder: str | os.PathLike) -> None:
-        """Writes the files above into an existing or new folder."""
-        folder = Path(folder)
-        self.write(folder)
-        digests.record(folder, [WEIGHTS, MEMORIES, DESCRIPTION])
-
     def write(self, folder: Path) -> None:
-        """The files but the manifest."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}, folder / WEIGHTS)
+        super().write(folder)
         kept = {f"{task}:{key}": value.contiguous() for task, memory in self.memories.items() for key, value in memory.items()}
         save_file(kept, folder / MEMORIES)
-        content = {
-            "format": FORMAT, "learner": self.learner, "model": asdict(self.model.config), "numbers": self.num_numbers,
-            "texts": {name: list(known) for name, known in self.inputs.features.texts.items()},
-            "tasks": [self.inputs.task.to_dict()],
-        }  # fmt: skip
-        (folder / DESCRIPTION).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+    def settings(self) -> dict[str, Any]:
+        texts = {name: list(known) for name, known in self.inputs.features.texts.items()}
+        return {"model": asdict(self.model.config), "numbers": self.num_numbers, "texts": texts}
+
+    @classmethod
+    def described_as(cls, content: dict[str, Any], task: TaskSpec, weights: Mapping[str, Tensor]) -> OneShotAgent:
+        numbers, given = content["numbers"], content["texts"]
+        if type(numbers) is not int or not 0 <= numbers <= MAX_NUMBERS:
+            raise ValueError(f"numbers is {shown(numbers)}, expected a whole number from 0 to {MAX_NUMBERS}")
+        if not isinstance(given, dict) or not all(isinstance(known, list) for known in given.values()):
+            raise ValueError(f"texts is {shown(given)}, expected an object with lists of texts")
+        texts = {name: [str(text) for text in known] for name, known in given.items()}
+        mean, scale = (weights.get(f"features.{name}", torch.empty(0)).numpy() for name in ("mean", "scale"))
+        inputs = DemonstrationInputs(Features(task, False, texts, mean, scale), ActionVectors.all_of(task))
+        return cls.of(content["learner"], inputs, settings_of(KINDS[content["learner"]].config, content["model"]), numbers, weights)
 
     @classmethod
     def load(cls, folder: str | os.PathLike, device: str | None = None, verify: bool = True) -> OneShotAgent:
-        """Opens what `save` wrote. **Raises:** `ValueError` naming a file that is missing, damaged or not the one that was saved."""
-        folder, device = Path(folder), pick_device(device)
-        content = read_json(folder / DESCRIPTION)
-        if verify and (folder / digests.NAME).is_file():
-            digests.check(folder, [DESCRIPTION, WEIGHTS, MEMORIES])
+        agent, path = super().load(folder, device, verify), Path(folder) / MEMORIES
         try:
-            weights, kept = load_file(folder / WEIGHTS), load_file(folder / MEMORIES)
-            agent = cls.of(*_described(content, weights), weights)
-            agent.memories = _by_task(kept)
-        except (SafetensorError, OSError, KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"'{folder}' does not fit together ({' '.join(str(error).split())[:300]}); restore it, or train it again"
-            ) from None
-        agent.model.to(device)
+            for name, value in load_file(path).items():
+                task, _, key = name.rpartition(":")
+                agent.memories.setdefault(task, {})[key] = value
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"'{path}' is cut or damaged ({' '.join(str(error).split())[:300]}); restore it") from None
         return agent
 
 
-class OneShotPolicy:
+class OneShotPolicy(StreamPolicy):
     """Plays the likeliest action for what it sees now, in the task that demonstrations showed."""
 
     memory = 1
@@ -172,11 +161,8 @@ class OneShotPolicy:
         if demonstrations:
             self.kept = self.model.remember(self.inputs, demonstrations)
 
-    def act(
-        self, observation: Mapping[str, np.ndarray], reward: np.ndarray | None = None, first: np.ndarray | None = None,
-        streams: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:  # fmt: skip
-        """See `Policy`; what is seen now counts, and the first observation where the model looks at it.
+    def act_in(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> dict[str, np.ndarray]:
+        """What is seen now counts, and the first observation where the model looks at it.
 
         **Raises:** `ValueError` where nothing was shown.
         """
@@ -188,52 +174,21 @@ class OneShotPolicy:
         with torch.inference_mode():
             seen = self.inputs.seen(observation).each(lambda tensor: tensor.to(self.device))
             if self.model.sees_first:
-                kept = self._told_first(seen, first, np.arange(len(seen)) if streams is None else streams)
+                kept = self._told_first(seen, first, streams)
             return self.inputs.vectors.decode(self.model.outputs(seen, kept).float().cpu().numpy())
 
-    def _told_first(self, seen: Seen, first: np.ndarray | None, streams: np.ndarray) -> Memory:
+    def has_begun(self, stream: int) -> bool:
+        return stream in self._begun
+
+    def _told_first(self, seen: Seen, first: np.ndarray, streams: np.ndarray) -> Memory:
         """What the first observation says of every stream's episode: of this one, where it begins."""
-        begins = [row for row, s in enumerate(streams) if int(s) not in self._begun or (first is not None and first[row])]
+        begins = [row for row, s in enumerate(streams) if first[row] or not self.has_begun(int(s))]
         if begins:
             found = self.model.embed(seen.each(lambda tensor: tensor[begins]))
             self._begun |= {int(streams[row]): sentence for row, sentence in zip(begins, found, strict=True)}
         return {"sentence": torch.stack([self._begun[int(s)] for s in streams])}
 
-    act_one = GatoPolicy.act_one
-
 
 def num_bytes(memory: Mapping[str, Tensor]) -> int:
     """Of what is kept of one task."""
     return sum(tensor.numel() * tensor.element_size() for tensor in memory.values())
-
-
-def _described(content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[str, DemonstrationInputs, Any, int]:
-    """What the model is built from. **Raises:** `ValueError` for a key that is missing, unknown or holds something else."""
-    known = {"format", "learner", "model", "numbers", "texts", "tasks"}
-    learner, settings, numbers = (content.get(name) for name in ("learner", "model", "numbers"))
-    if content.keys() != known or content["format"] != FORMAT or learner not in KINDS:
-        raise ValueError(
-            f"{DESCRIPTION} has the keys {sorted(content)}, format {shown(content.get('format'))} and learner {shown(learner)}"
-        )
-    config = settings_of(KINDS[learner].config, settings)
-    if type(numbers) is not int or not 0 <= numbers <= MAX_NUMBERS or not isinstance(content["tasks"], list) or len(content["tasks"]) != 1:
-        raise ValueError(f"numbers is {shown(numbers)} and tasks {shown(content['tasks'])}, expected a whole number and a list of one task")
-    task = TaskSpec.from_dict(content["tasks"][0])
-    texts = {str(name): [str(text) for text in known] for name, known in content["texts"].items()}
-    features = Features(task, False, texts, weights["features.mean"].numpy(), weights["features.scale"].numpy())
-    return learner, DemonstrationInputs(features, ActionVectors.all_of(task)), config, numbers
-
-
-def _by_task(kept: Mapping[str, Tensor]) -> dict[str, Memory]:
-    found: dict[str, Memory] = {}
-    for name, value in kept.items():
-        task, _, key = name.rpartition(":")
-        found.setdefault(task, {})[key] = value
-    return found
-
-
-def remember_all(agent: OneShotAgent, tasks: Iterable[tuple[str, Sequence[Episode]]]) -> OneShotAgent:
-    """The same agent, which now knows these tasks by name."""
-    for name, demonstrations in tasks:
-        agent.remember(name, demonstrations)
-    return agent

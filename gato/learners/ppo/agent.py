@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from gato.disk import shown
-from gato.learners.acting_agent import ActingAgent, filled, settings_of
+from gato.learners.acting_agent import ActingAgent
+from gato.learners.other import filled, settings_of
 from gato.spec import TaskSpec
 
 from .config import NAME, NetworkConfig
@@ -22,7 +23,7 @@ MOST_WORDS = 2**15
 class PPOAgent(ActingAgent):
     """See `ActingAgent`."""
 
-    learner, keys = NAME, {"model", "words"}
+    learners, keys = (NAME,), {"model", "words"}
 
     def __init__(self, model: ActorCritic) -> None:
         super().__init__(model, model.task)
@@ -31,9 +32,6 @@ class PPOAgent(ActingAgent):
     def of(cls, task: TaskSpec, config: NetworkConfig, words: Words, weights: Mapping[str, Tensor]) -> PPOAgent:
         """An agent with a copy of these weights. **Raises:** `ValueError` naming one that is missing or of another shape."""
         return cls(filled(lambda: ActorCritic(task, config, words), weights))
-
-    def acting(self) -> ActorCritic:
-        return self.model
 
     def described(self) -> str:
         return f"a policy trained by PPO, which acts in '{next(iter(self.tasks))}'"

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from gato.episode import Episode, act_in_one
+from gato.episode import Episode, StreamPolicy, Values
 from gato.setting import SEED, TEMPERATURE, check_value
 from gato.spec import TaskSpec
 
 
-class PPOPolicy:
+class PPOPolicy(StreamPolicy):
     """See `gato.policy.Policy`.
 
     **Arguments:**
@@ -27,7 +27,6 @@ class PPOPolicy:
     """
 
     memory = 0  # episodes are seen from their beginning
-    act_one = act_in_one
 
     def __init__(self, model: Any, task: TaskSpec, temperature: float = 1.0, seed: int = 0) -> None:
         check_value("temperature", temperature, float, TEMPERATURE)
@@ -63,20 +62,8 @@ class PPOPolicy:
             self._generators[stream].bit_generator.state = found
 
     @torch.inference_mode()
-    def act(
-        self,
-        observation: Mapping[str, np.ndarray],
-        reward: np.ndarray | None = None,
-        first: np.ndarray | None = None,
-        streams: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
-        """By default all streams act, and those start an episode that have not acted since `reset`.
-
-        **Raises:** `ValueError` for a text with a word that training never showed.
-        """
-        n = len(next(iter(observation.values())))
-        streams = np.arange(n) if streams is None else np.asarray(streams)
-        first = np.array([s not in self._generators for s in streams]) if first is None else np.asarray(first, bool)
+    def act_in(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> dict[str, np.ndarray]:
+        """**Raises:** `ValueError` for a text with a word that training never showed."""
         self._check_texts(observation)
         for stream in streams[first]:
             self.begin(int(stream), self._num_begun)
@@ -92,6 +79,9 @@ class PPOPolicy:
             drawn = np.concatenate([choices.noise(self._generators[int(s)], 1) for s in streams])
             noise = torch.from_numpy(drawn).to(self.device) * self.temperature
         return choices.decode(choices.choose(outputs, self.model.log_deviation, noise).cpu().numpy())
+
+    def has_begun(self, stream: int) -> bool:
+        return stream in self._generators
 
     def _check_texts(self, observation: Mapping[str, np.ndarray]) -> None:
         encoder = self.model.encoder

@@ -1,4 +1,4 @@
-"""A world model with the policy that was trained in it: on disk, and as policies. See `gato.learners.acting_agent`."""
+"""A world model with the policy that was trained in it: on disk, and as policies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from gato.learners.acting_agent import ActingAgent, filled, settings_of
+from gato.learners.acting_agent import ActingAgent
+from gato.learners.other import filled, settings_of
 from gato.spec import TaskSpec
 
 from .config import NAME, WorldConfig
@@ -22,7 +23,7 @@ class WorldAgent(ActingAgent):
     **Arguments:** `gamma`: the discount that the world model says while the game goes on.
     """
 
-    learner, keys = NAME, {"model", "gamma"}
+    learners, keys = (NAME,), {"model", "gamma"}
 
     def __init__(self, model: Dreamer, task: TaskSpec, gamma: float) -> None:
         super().__init__(model, task)
@@ -32,9 +33,6 @@ class WorldAgent(ActingAgent):
     def of(cls, task: TaskSpec, config: WorldConfig, gamma: float, weights: Mapping[str, Tensor]) -> WorldAgent:
         """An agent with a copy of these weights. **Raises:** `ValueError` naming one that is missing or of another shape."""
         return cls(filled(lambda: Dreamer(scene_of(task, config), config), weights), task, gamma)
-
-    def acting(self) -> Dreamer:
-        return self.model
 
     def described(self) -> str:
         return f"a world model and its policy, which acts in '{next(iter(self.tasks))}'"
