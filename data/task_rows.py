@@ -18,15 +18,15 @@ from gato.episode import Episode
 from gato.learners.one_shot.demonstrated import RawRow, ends_of, evenly
 from gato.spec import TaskSpec
 
-from .loading import load, rank_rows
-from .selection import SourceConfig, is_held_out, refuse_held_out, refuse_unused
+from .selection import SourceConfig, refuse_unused
 from .source import selected_episodes
 from .store import Store
+from .store_rows import StoreRows, check_store
 
 _log = logging.getLogger(__name__)
 
 
-class TaskRows:
+class TaskRows(StoreRows):
     """The rows and batches of a run.
 
     **Arguments:** `name`, `config`, `store`: the source; `seed`: of the data order; `tasks`, `support`, `query`, `timesteps`: of a row, see
@@ -54,17 +54,12 @@ class TaskRows:
                 f"source '{name}' has {len(self.groups)} tasks with at least {support + query} demonstrations, and a row wants {tasks} "
                 "(model.tasks); collect a set of tasks such as reach2d/train, or ask for fewer"
             )
-        self.numbers = list(self.groups)
+        self.numbers, self.episodes = list(self.groups), np.concatenate(list(self.groups.values()))
 
     def _groups(self, config: SourceConfig, held_out: Sequence[str]) -> dict[int, np.ndarray]:
         """Episodes by the number of their task; tasks with too few are left out, and said."""
         store, wanted = self.store, self.support + self.query
-        if store.num_episodes == 0:
-            raise ValueError(f"source '{self.name}' holds no episodes; collect or import some first")
-        for task in store.tasks:
-            names = [self.name, task.name, envs.registered_name(task)]
-            if any(is_held_out(n, held_out) for n in names):
-                refuse_held_out(self.name, names, held_out)
+        check_store(self.name, store, held_out)
         chosen = selected_episodes(store, config, set())
         episodes = np.arange(store.num_episodes) if chosen is None else chosen
         of = store.task_indices[episodes]
@@ -80,27 +75,13 @@ class TaskRows:
             )  # fmt: skip
         return {i: group for i, group in groups.items() if i not in set(few)}
 
-    @property
-    def tasks(self) -> dict[str, TaskSpec]:
-        return {self.task.name: self.task}
-
-    @property
-    def fingerprint(self) -> dict[str, str]:
-        return {self.name: self.store.fingerprint}
-
-    def sample(self, most: int) -> Iterator[Episode]:
-        """Whole episodes, evenly over the source, until they have `most` timesteps."""
-        order = np.random.default_rng(0).permutation(np.concatenate(list(self.groups.values())))
-        taken = np.searchsorted(np.cumsum(self.store.lengths[order]), most) + 1
-        yield from (self.store.episode(int(number)) for number in np.sort(order[:taken]))
-
     def demonstrations(self, number: int, count: int) -> list[Episode]:
         """The first `count` demonstrations of the task that has this number in the store."""
         return [self.store.episode(int(i)) for i in self.groups[number][:count]]
 
     def row(self, step: int, row: int) -> RawRow:
         """What row `row` of the global batch of update `step` holds."""
-        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, row, step]))
+        rng = self.generator(step, row)
         firsts, lasts, seen, played, numbers = [], [], [], [], []
         for place in rng.choice(len(self.numbers), self.num_tasks, replace=False):
             group = self.groups[self.numbers[place]]
@@ -135,14 +116,6 @@ class TaskRows:
     def counts(self, batch: Any) -> dict[str, float]:
         """`tokens`, `places` and `transitions` are all timesteps that are cloned."""
         return dict.fromkeys(("tokens", "places", "transitions"), len(batch.played))
-
-    def sources_of(self, step: int, rows: Sequence[int]) -> list[str]:
-        """The source's name for every row."""
-        return [self.name] * len(rows)
-
-    def loader(self, steps: range, batch_size: int, micro_batch_size: int, rank: int = 0, ranks: int = 1) -> Iterator[list[Any]]:
-        """Micro-batches of every step in `steps`: the rows of `rank`, whose own tasks make the denominator. See `load`."""
-        return load(self, steps, rank_rows(batch_size, rank, ranks), micro_batch_size, self.workers)
 
 
 def shared_task(name: str, tasks: Sequence[TaskSpec]) -> TaskSpec:

@@ -5,12 +5,10 @@ What a batch is made of is the learner's business: it hands over how raw values 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-from gato.episode import Episode
 
 from .selection import SourceConfig
 from .store import Store
@@ -29,31 +27,8 @@ class Timesteps(Trajectories):
     learner = "a clone"
     encode: Encode
 
-    def __init__(
-        self,
-        name: str,
-        config: SourceConfig,
-        store: Store,
-        seed: int,
-        held_out: Sequence[str] = (),
-        workers: int = 0,
-    ) -> None:
-        super().__init__(
-            name,
-            config,
-            store,
-            seed,
-            context=1,
-            needs_returns=False,
-            held_out=held_out,
-            workers=workers,
-        )
-
-    def sample(self, most: int) -> Iterator[Episode]:
-        """Whole episodes of the source, evenly over it, until they have `most` timesteps."""
-        order = np.random.default_rng(0).permutation(self.episodes)
-        taken = np.searchsorted(np.cumsum(self.store.lengths[order]), most) + 1
-        yield from (self.store.episode(int(number)) for number in np.sort(order[:taken]))
+    def __init__(self, name: str, config: SourceConfig, store: Store, seed: int, held_out: Sequence[str] = (), workers: int = 0) -> None:
+        super().__init__(name, config, store, seed, context=1, needs_returns=False, held_out=held_out, workers=workers)
 
     def batch(self, step: int, rows: Sequence[int]) -> Any:
         """The given rows of one global batch."""

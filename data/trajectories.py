@@ -18,15 +18,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gato import envs
 from gato.learners.trajectory import QUANTILES, TrajectoryBatch, TrajectoryStatistics, Window, collate
 from gato.spec import Modality, TaskSpec
 
-from .loading import load, rank_rows
 from .returns import check_returns
-from .selection import SourceConfig, is_held_out, refuse_held_out, refuse_unused
+from .selection import SourceConfig, refuse_unused
 from .source import AllEpisodes, Places, SomeEpisodes, selected_episodes
 from .store import Store
+from .store_rows import StoreRows, check_store
 
 MEASURED = 2**16  # timesteps that means and spreads are taken from
 PIECE = 256  # timesteps that are read at a time where there are more
@@ -35,7 +34,7 @@ LEAST_SPREAD = 1e-6
 _log = logging.getLogger(__name__)
 
 
-class Trajectories:
+class Trajectories(StoreRows):
     """The rows and batches of a run.
 
     **Arguments:**
@@ -68,13 +67,7 @@ class Trajectories:
         held_out: Sequence[str] = (),
         workers: int = 0,
     ) -> None:
-        self.name, self.config, self.store, self.seed, self.workers = (
-            name,
-            config,
-            store,
-            seed,
-            workers,
-        )
+        self.name, self.config, self.store, self.seed, self.workers = name, config, store, seed, workers
         self.shuffled_returns, self.delayed_reward = shuffled_returns, delayed_reward
         self.task = _only_task(name, store, held_out, self.learner)
         refuse_unused(name, config, self.learner)
@@ -90,18 +83,10 @@ class Trajectories:
         if needs_returns:
             check_returns(name, store, self.episodes, "set model.condition none")
 
-    @property
-    def tasks(self) -> dict[str, TaskSpec]:
-        return {self.task.name: self.task}
-
-    @property
-    def fingerprint(self) -> dict[str, str]:
-        return {self.name: self.store.fingerprint}
-
     def place(self, step: int, row: int) -> tuple[int, int, float | None]:
         """The episode and the first timestep of a row, and the return that it is said to have where
         they are shuffled."""
-        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, row, step]))
+        rng = self.generator(step, row)
         episode = self.places.find(int(rng.integers(self.places.total)))
         start = int(rng.integers(max(self.places.span(episode)[1] - self.context, 0) + 1))
         other = int(self.episodes[rng.integers(len(self.episodes))]) if self.shuffled_returns else None
@@ -127,22 +112,7 @@ class Trajectories:
     def counts(self, batch: TrajectoryBatch) -> dict[str, float]:
         """`tokens` without padding and `places` with it, three a timestep; `transitions`."""
         timesteps = int((~batch.is_padding).sum())
-        return {
-            "tokens": 3 * timesteps,
-            "places": 3 * batch.is_padding.numel(),
-            "transitions": timesteps,
-        }
-
-    def sources_of(self, step: int, rows: Sequence[int]) -> list[str]:
-        """The source's name for every row."""
-        return [self.name] * len(rows)
-
-    def loader(
-        self, steps: range, batch_size: int, micro_batch_size: int, rank: int = 0, ranks: int = 1
-    ) -> Iterator[list[TrajectoryBatch]]:
-        """Micro-batches of every step in `steps`: the rows of `rank`, whose own timesteps make the
-        denominator. See `load`."""
-        return load(self, steps, rank_rows(batch_size, rank, ranks), micro_batch_size, self.workers)
+        return {"tokens": 3 * timesteps, "places": 3 * batch.is_padding.numel(), "transitions": timesteps}
 
 
 def best_episodes(store: Store, episodes: np.ndarray | None, share: float) -> np.ndarray:
@@ -190,16 +160,11 @@ def _evenly(places: Places, episodes: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _only_task(name: str, store: Store, held_out: Sequence[str], learner: str) -> TaskSpec:
-    """**Raises:** `ValueError` unless the store holds episodes of one task that may be trained
-    on."""
-    if store.num_episodes == 0:
-        raise ValueError(f"source '{name}' holds no episodes; collect or import some first")
+    """**Raises:** `ValueError` unless the store holds episodes of one task that may be trained on."""
     if len(store.tasks) > 1:
         raise ValueError(f"source '{name}' holds {len(store.tasks)} tasks, {learner} learns one; give a store of one task")
+    check_store(name, store, held_out)
     (task,) = store.tasks
-    names = [name, task.name, envs.registered_name(task)]
-    if any(is_held_out(n, held_out) for n in names):
-        refuse_held_out(name, names, held_out)
     if unfinished := store.manifest.shortfall:
         _log.warning("source '%s' holds %s", name, unfinished)
     return task
