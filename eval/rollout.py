@@ -79,7 +79,8 @@ def rollout(
             while active := played.begin(streams.all, progress, pace):
                 if pace is not None:
                     pace.wait()
-                actions = policy.act(*_batch(spec, active, transform))
+                seen, reward, first, indices = streams.seen(active)
+                actions = policy.act(seen if transform is None else transform(seen, indices, first), reward, first, indices)
                 for stream, result in zip(active, streams.step(active, actions), strict=True):
                     if result is not None:
                         played.results[stream.episode_index] = result
@@ -167,20 +168,6 @@ class RandomPolicy:
             self.num_begun += 1
         rows = [{f.name: _sample(f, self.generators[int(i)]) for f in self.task.actions} for i in streams]
         return stack_values(self.task.actions, rows)
-
-
-def _batch(
-    task: TaskSpec, active: Sequence[Stream], transform: Transform | None
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
-    """Observation, reward, first and streams of the active environments, (n, ...) each."""
-    recordings = [stream.recording for stream in active if stream.recording is not None]
-    observation = {f.name: np.concatenate([r.observation[f.name] for r in recordings]) for f in task.observations}
-    reward = np.array([r.reward for r in recordings], dtype=np.float32)
-    first = np.array([r.first for r in recordings], dtype=bool)
-    streams = np.array([stream.index for stream in active], dtype=np.int64)
-    if transform is not None:
-        observation = transform(observation, streams, first)
-    return observation, reward, first, streams
 
 
 def _sample(spec: FieldSpec, generator: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gato.envs.recording import episode_seed
-from gato.envs.stream import EpisodeLimits, EpisodeResult, Stream, Streams
+from gato.envs.stream import EpisodeLimits, EpisodeResult, Streams
 from gato.learner import Weights
 from gato.learners.ppo.config import EnvConfig
 from gato.spec import TaskSpec
@@ -55,7 +55,7 @@ class EpisodesBeside:
         results = [stream.start(i, episode_seed(PURPOSE, self.seed, i)) for i, stream in enumerate(self._streams.all)]
         policy.reset(self.episodes)
         while active := [stream for stream in self._streams.all if stream.is_active]:
-            actions = policy.act(*_seen(self.task, active))
+            actions = policy.act(*self._streams.seen(active))
             for stream, result in zip(active, self._streams.step(active, actions), strict=True):
                 results[stream.index] = result
         return [result for result in results if result is not None]
@@ -64,11 +64,3 @@ class EpisodesBeside:
 def episodes_beside(task: TaskSpec, saved: Callable[[Weights], Any], env: EnvConfig, seed: int) -> EpisodesBeside | None:
     """What a recipe's `env.eval_every` asks for."""
     return EpisodesBeside(task, saved, env.eval_every, env.eval_episodes, env.limits, seed) if env.eval_every else None
-
-
-def _seen(task: TaskSpec, active: list[Stream]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
-    """Observation, reward, first and streams, (n, ...) each."""
-    observation = {f.name: np.concatenate([stream.observation[f.name] for stream in active]) for f in task.observations}
-    reward = np.array([stream.reward for stream in active], np.float32)
-    first = np.array([stream.num_timesteps == 0 for stream in active])
-    return observation, reward, first, np.array([stream.index for stream in active], np.int64)

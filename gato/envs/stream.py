@@ -103,6 +103,13 @@ class Streams:
         calls = [stream.call({name: values[row] for name, values in actions.items()}) for row, stream in enumerate(streams)]
         return [stream.note(answer) for stream, answer in zip(streams, self.answers(streams, calls), strict=True)]
 
+    def seen(self, streams: Sequence[Stream]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+        """What a policy is told of some that are in an episode: observation, reward, first and streams, (n, ...) each."""
+        observation = {f.name: np.concatenate([stream.observation[f.name] for stream in streams]) for f in self.task.observations}
+        reward = np.array([stream.reward for stream in streams], np.float32)
+        first = np.array([stream.num_timesteps == 0 for stream in streams], bool)
+        return observation, reward, first, np.array([stream.index for stream in streams], np.int64)
+
     def answers(self, streams: Sequence[Stream], calls: Sequence[Call]) -> list[Answer]:
         """What a call gave in each of some environments; one that hangs is left behind with the thread, and the others go on."""
         found: list[Answer] = []
@@ -177,15 +184,9 @@ class Stream:
             return None
         recording, self.recording = self.recording, None
         return EpisodeResult(
-            seed=self.seed,
-            total_reward=recording.total_reward,
-            num_timesteps=recording.num_timesteps,
-            success=success,
-            out_of_bounds=self.out_of_bounds,
-            is_cut=recording.is_cut,
-            wrong_object=recording.info.get("wrong_object"),
-            episode=episode,
-        )
+            self.seed, recording.total_reward, recording.num_timesteps, success, out_of_bounds=self.out_of_bounds,
+            is_cut=recording.is_cut, wrong_object=recording.info.get("wrong_object"), episode=episode,
+        )  # fmt: skip
 
     def let_go(self) -> list[Callable[[], Any]]:
         """Parts from the environment. **Returns:** what closes it."""
