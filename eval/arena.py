@@ -21,7 +21,7 @@ import numpy as np
 
 from gato import envs
 from gato.agent import Agent, load
-from gato.disk import finite, reason
+from gato.disk import make_folder, reason, write_json
 from gato.envs.recording import episode_seed
 from gato.episode import Episode
 from gato.learners.folder import KINDS
@@ -106,6 +106,7 @@ def arena(words: Sequence[str], config: ArenaConfig) -> dict[str, Any]:
         raise ValueError("nobody takes part; name checkpoints, or --baselines such as retrieve")
     tasks = [envs.task(name) for name in config.tasks]
     shown = {task.name: Shown(config.store or task.name) for task in tasks}
+    make_folder(config.out / "cells")
     cells = []
     for entry in taking_part:
         agent: Any = None
@@ -115,10 +116,10 @@ def arena(words: Sequence[str], config: ArenaConfig) -> dict[str, Any]:
                 path = config.out / "cells" / f"{hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]}.json"
                 if not path.is_file():
                     agent = agent or entry.agent(config)
-                    _write(path, _cell(entry, agent, task, shown[task.name], count, config) | {"made_with": made_with})
+                    write_json(path, _cell(entry, agent, task, shown[task.name], count, config) | {"made_with": made_with})
                 cells.append(json.loads(path.read_text(encoding="utf-8")) | {"label": entry.label, "checkpoint": str(entry.folder or "")})
     results = {"lines": lines_of(cells), "cells": cells, "settings": asdict(config)}
-    _write(config.out / "arena.json", results)
+    write_json(config.out / "arena.json", results)
     return results
 
 
@@ -258,10 +259,3 @@ def percent(line: dict[str, Any], name: str) -> str:
         return ""
     low, high = (line.get(f"{name}_{end}") for end in ("low", "high"))
     return f"{100 * line[name]:.1f} %" + ("" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
-
-
-def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(finite(content), indent=1, default=str), encoding="utf-8")
-    temporary.replace(path)

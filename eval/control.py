@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,7 @@ from gato.agent import Agent, load
 from gato.data.store import Store
 from gato.data.stores import find_store, named_store
 from gato.description import check_gato
-from gato.disk import check_writable, finite, reason
+from gato.disk import check_writable, reason, write_json
 from gato.eval.words.captioning import caption_results, was_trained_on
 from gato.eval.words.text import text_results
 from gato.spec import TaskSpec
@@ -100,7 +99,7 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     for task in tasks:
         with _noted(results, task):
             _add_task(results, agent, task, config, settings, out)
-        _write(partial, results)  # what was measured so far outlives whatever comes, and so does the last evaluation
+        write_json(partial, results)  # what was measured so far outlives whatever comes, and so does the last evaluation
     results["families"] = summarise_families(results["tasks"])
     if other is not None:
         theirs = _rows_of(other, results, config)
@@ -108,7 +107,7 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     results |= _words(agent, Path(checkpoint), config)
     results["seconds"] = time.monotonic() - started
     measured = any(results[name] for name in ("tasks", "captions", "bits_per_byte", "text"))
-    _write(partial, results)
+    write_json(partial, results)
     if measured:
         partial.replace(out)
     return results
@@ -168,12 +167,6 @@ def _add_task(results: dict[str, Any], agent: Agent, task: TaskSpec, config: Eva
 
 def _plain(results: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in results["tasks"] if not row["ablation"]]
-
-
-def _write(out: Path, results: dict[str, Any]) -> None:
-    temporary = out.with_suffix(".tmp")
-    temporary.write_text(json.dumps(finite(results), indent=1))
-    temporary.replace(out)
 
 
 def _task_names(agent: Agent, config: EvalConfig) -> list[str]:

@@ -27,7 +27,7 @@ from gato.agent import Agent, load
 from gato.data.store import StoreWriter
 from gato.description import check_gato, learner_of
 from gato.device import pick_device
-from gato.disk import finite, make_folder, write_text
+from gato.disk import make_folder, write_json, write_text
 from gato.episode import Episode
 from gato.eval.report.chart import score_curves
 from gato.eval.report.fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
@@ -111,7 +111,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         "contradictions": contradictions(task, most), "timesteps": sum(e.num_timesteps for e in most),
         "take": take, "validation": config.validation, "chunk": config.chunk,
     }  # fmt: skip
-    write_text(out / "fewshot.json", json.dumps(finite(results), indent=1))
+    write_json(out / "fewshot.json", results)
     write_text(out / "fewshot.md", few_shot_table(results) + "\n")
     drawn = [r for r in rows if r["mode"] != "best"]  # it lies on one of the others
     curves = {label: [(r["episodes"], r["mean"], r["low"], r["high"]) for r in drawn if r["label"] == label] for label in labels(drawn)}
@@ -166,7 +166,7 @@ def _cell(
         cell |= {"seconds": round(time.monotonic() - started, 4), "updates": updates}
         cell["figures"] = {"last step" if updates else "no learning": _measured(found.policy(task), task, config)}
         found.save(folder / "policy")
-    write_text(folder / "result.json", json.dumps(finite(cell), indent=1))
+    write_json(folder / "result.json", cell)
     return cell
 
 
@@ -274,5 +274,5 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
         if changed := [name for name in settings if before.get(name) != settings[name] and name not in shared]:
             raise ValueError(f"{out} holds cells that were made with another {', '.join(changed)}; choose another --out or undo the change")
     make_folder(out)
-    write_text(path, json.dumps(settings, indent=1))
+    write_json(path, settings)
     return out

@@ -6,7 +6,6 @@ does not flatter the figures of what it takes. Where they do not settle which is
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gato.agent import load
-from gato.disk import finite, write_text
+from gato.disk import write_json
 from gato.eval.score import score_scale
 from gato.setting import MAX_SEED
 from gato.spec import TaskSpec
@@ -67,7 +66,7 @@ def _play(out: Path, task: TaskSpec, cell: dict[str, Any], name: str, episodes: 
     policy = load(folder_of(out, cell) / "policy", config.device, config.verify).policy(task.name, config.temperature, seed=config.seed)
     row = summarise(task, rollout(policy, task, episodes, seed, min(episodes, 50), limits=config.limits))
     cell[name] = {"seed": seed} | {kept: row[kept] for kept in ("failed", "mean", "score", "success", "returns")}
-    write_text(folder_of(out, cell) / "result.json", json.dumps(finite(cell), indent=1))
+    write_json(folder_of(out, cell) / "result.json", cell)
 
 
 def contenders(task: TaskSpec, cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -197,7 +196,7 @@ def _copy(policy: Path, folder: Path, choice: dict[str, Any]) -> None:
     whole = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(whole, ignore_errors=True)
     shutil.copytree(policy, whole)
-    (whole / "choice.json").write_text(json.dumps(finite(choice), indent=1), encoding="utf-8")
+    write_json(whole / "choice.json", choice)
     shutil.rmtree(folder, ignore_errors=True)
     whole.replace(folder)
 

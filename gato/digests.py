@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .disk import read_json, shown
+from .disk import read_json, shown, write_json
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -28,9 +26,7 @@ def record(folder: Path, names: Iterable[str]) -> None:
         entries.pop(name, None)
         if (folder / name).is_file():
             entries[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
-    temporary = folder / f"{NAME}.tmp-{os.getpid()}"
-    temporary.write_text(json.dumps({"format": FORMAT, "files": dict(sorted(entries.items()))}, indent=1))
-    temporary.replace(path)
+    write_json(path, {"format": FORMAT, "files": dict(sorted(entries.items()))})
 
 
 def renew_model(folder: Path) -> None:

@@ -49,6 +49,11 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Puts a JSON file in place whole: paths as text, NaN and infinity as null."""
+    write_text(path, json.dumps(finite(content), indent=1, default=os.fspath))
+
+
 def kind_of(value: Any) -> str:
     """A JSON value's type in words."""
     return _KINDS.get(type(value), type(value).__name__)

@@ -7,13 +7,14 @@ The style is inlined, pictures are data URIs, there is no script, and the page's
 from __future__ import annotations
 
 import functools
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
+
+from .disk import write_text
 
 
 @functools.cache
@@ -29,7 +30,5 @@ def write_page(out: Path, template: str, name: str, **values: Any) -> Path:
     style = Markup(resources.files("gato.configs").joinpath("report.css").read_text(encoding="utf-8"))
     content = _templates().get_template(template).render(name=name, style=style, **values)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".tmp")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, out)
+    write_text(out, content)
     return out

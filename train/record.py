@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from gato.disk import read_json
+from gato.disk import read_json, write_json
 
 from . import checkpoint
 from .ranks import say
@@ -43,13 +42,7 @@ def record(folder: Path, resolved: dict[str, Any], train: TrainConfig) -> None:
         if not changed:
             return
         say(f"going on with {'; '.join(changed.values())}")
-    _write(path, resolved)
-
-
-def _write(path: Path, resolved: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(resolved, indent=1))
-    temporary.replace(path)
+    write_json(path, resolved)
 
 
 def reopen(final: Path, steps: int) -> None:
@@ -90,7 +83,7 @@ def recorded_steps(path: Path) -> int:
 def record_steps(path: Path, steps: int) -> None:
     """How many updates the seconds of a run came to."""
     resolved = read_json(path)
-    _write(path, resolved | {"train": resolved["train"] | {"steps": steps}})
+    write_json(path, resolved | {"train": resolved["train"] | {"steps": steps}})
 
 
 def check_stores(path: Path, fingerprint: dict[str, str], train: TrainConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from gato.data.source import selected_episodes
 from gato.data.store import Store
 from gato.data.stores import find_store
 from gato.description import check_folder, learner_of
-from gato.disk import make_folder, shown
+from gato.disk import make_folder, shown, write_json
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.recording import Recording, episode_seed
 from gato.episode import Episode
@@ -92,7 +91,7 @@ def report(checkpoint: Path, config: DreamReport) -> dict[str, Any]:
         if config.films:
             write_film(path.with_suffix(".mp4"), rows)
             found["strips"].append(str(path.with_suffix(".mp4")))
-    (config.out / "dream.json").write_text(json.dumps(found, indent=1))
+    write_json(config.out / "dream.json", found)
     return found
 
 

@@ -8,8 +8,6 @@ untrained model of the same architecture separates them to some degree; it stand
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +20,7 @@ from torch import Tensor
 from gato.agent import Agent
 from gato.data.mixture import Mixture, Row
 from gato.data.selection import DataConfig, SourceConfig
-from gato.disk import read_json
+from gato.disk import read_json, write_json
 from gato.eval.score import mean_interval
 from gato.model import Gato
 
@@ -119,9 +117,7 @@ def write_embeddings(found: Mapping[str, Any], out: Path, layer: int | None = No
         figures[name] = [{key: value for key, value in one.items() if key != "points"} for one in found[name]]
     out.parent.mkdir(parents=True, exist_ok=True)
     _draw(found, layer, out)
-    temporary = out.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    os.replace(temporary, out.with_suffix(".json"))
+    write_json(out.with_suffix(".json"), figures)
     return figures
 
 
