@@ -126,40 +126,24 @@ class Gato(PreTrainedModel, GenerationMixin):
         settings._from_model_config = False  # else transformers would make it anew from the configuration
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        patch_boxes: Tensor | None = None,
-        local_positions: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        cache: Cache | None = None,
-        past_key_values: Cache | None = None,
-        labels: Tensor | None = None,
-        row_weights: Tensor | None = None,
-        num_items_in_batch: Tensor | float | None = None,
-        depth_noise: Tensor | None = None,
-        target_index: Tensor | None = None,
-        patch_index: Tensor | None = None,
-        first_patches: Tensor | None = None,
-        patch_of: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        return_dict: bool | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        inputs_embeds: Tensor | None = None,
-        numbers: Numbers | None = None,
-        exact: bool = False,
-    ) -> GatoOutput | tuple[Any, ...]:
+        self, input_ids: Tensor, attention_mask: Tensor | None = None,
+        local_positions: Tensor | None = None, document_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None, patch_boxes: Tensor | None = None, patch_index: Tensor | None = None,
+        first_patches: Tensor | None = None, patch_of: Tensor | None = None, numbers: Numbers | None = None,
+        cache: Cache | None = None, past_key_values: Cache | None = None, use_cache: bool | None = None,
+        labels: Tensor | None = None, target_index: Tensor | None = None, row_weights: Tensor | None = None,
+        num_items_in_batch: Tensor | float | None = None, depth_noise: Tensor | None = None, exact: bool = False,
+        logits_to_keep: int | Tensor = 0, return_dict: bool | None = None, output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None, inputs_embeds: Tensor | None = None,
+    ) -> GatoOutput | tuple[Any, ...]:  # fmt: skip
         """
         **Arguments:**
 
         - `input_ids` (B, L): with the image slot's id where a patch stands.
         - `attention_mask` (B, past + L): 0 at padding.
-        - `pixel_values` uint8 (N, 16, 16, 3), `patch_boxes` (N, 4): patches packed over the batch, in order of their slots.
         - `local_positions` (B, L): see `TokenSequence`; by default none.
         - `document_ids` (B, L): attention stays within a document; -1 is padding. Not together with a cache.
+        - `pixel_values` uint8 (N, 16, 16, 3), `patch_boxes` (N, 4): patches packed over the batch, in order of their slots.
         - `cache`: keys and values of what came before; `past_key_values` is its older name, and only one of them is given.
         - `labels` (B, L): the id of each target token, else -100; the token at l is predicted from l - 1.
         - `row_weights` (B,): loss weight of each row. (Not `label_...`: transformers' Trainer takes every such name for labels.)
@@ -180,23 +164,25 @@ class Gato(PreTrainedModel, GenerationMixin):
         cache = self._cache(cache, past_key_values, use_cache, labels is not None)
         check_inputs(input_ids, config.image_token_id, attention_mask, pixel_values, patch_boxes, patch_index, labels, cache)
         numbers = self._numbers(numbers, input_ids, labels)
-        embedded = self.embedding(input_ids, local_positions, pixel_values, patch_boxes, patch_index, numbers, first_patches, patch_of)
+
         wants_logits = labels is None or (target_index is None and not self.training)
-        if labels is not None and target_index is None:
-            target_index = find_targets(labels)
-        keep = None if target_index is None else (target_index - 1).clamp(min=0)
-        if keep is not None and numbers is not None:
-            keep = torch.cat([keep, numbers.before])
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states: list[Tensor] | None = [] if wants_states else None
-        is_whole = wants_logits or states is not None
-        layout = self._attention(input_ids, cache, attention_mask, document_ids)
-        hidden = self.transformer(embedded, **layout, cache=cache, depth_noise=depth_noise, keep=None if is_whole else keep, states=states)
-        found: dict[str, Any] = {cache_name(): cache}
+        before = None  # (K,): the flat places whose states the loss reads
         if labels is not None:
-            assert target_index is not None
-            before = hidden.flatten(0, 1)[keep] if is_whole else hidden
-            found |= self._loss(before, labels, target_index, numbers, row_weights, num_items_in_batch, exact)
+            target_index = find_targets(labels) if target_index is None else target_index
+            before = (target_index - 1).clamp(min=0)
+            before = before if numbers is None else torch.cat([before, numbers.before])
+        keep = None if wants_logits or wants_states else before  # then nothing behind the last attention is computed for others
+
+        embedded = self.embedding(input_ids, local_positions, pixel_values, patch_boxes, patch_index, numbers, first_patches, patch_of)
+        layout = self._attention(input_ids, cache, attention_mask, document_ids)
+        hidden = self.transformer(embedded, **layout, cache=cache, depth_noise=depth_noise, keep=keep, states=states)
+
+        found: dict[str, Any] = {cache_name(): cache}
+        if labels is not None and target_index is not None:
+            of_targets = hidden.flatten(0, 1)[before] if keep is None else hidden
+            found |= self._loss(of_targets, labels, target_index, numbers, row_weights, num_items_in_batch, exact)
         if wants_logits:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             found["logits"] = self.score(hidden[:, kept])
