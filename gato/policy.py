@@ -133,7 +133,12 @@ class GatoPolicy(StreamPolicy):
 
     def begin(self, stream: int, number: int) -> None:
         """Starts an episode in a stream, which goes as the `number`-th to begin goes whatever the other streams did."""
-        self._begin_episode(stream, number)
+        self._cache.forget(stream)
+        prompt = list(self._prompts[number % len(self._prompts)]) if self._prompts else []
+        generator = np.random.default_rng([self.seed, number])
+        self._num_begun = number + 1
+        begun = self._streams[stream] = Stream(prompt, len(prompt), generator=generator)
+        begun.pending = spoken_anew(begun)
 
     def _renew(self) -> None:
         """Somebody may have trained the model since, or put something into its layers."""
@@ -199,7 +204,7 @@ class GatoPolicy(StreamPolicy):
         self._check_lengths(seen)
         for tokens, is_first, s in zip(seen, first, streams, strict=True):
             if is_first:
-                self._begin_episode(int(s), self._num_begun)
+                self.begin(int(s), self._num_begun)
             self._make_room(int(s), tokens)
             stream = self._streams[s]
             stream.pending += spoken(stream, [(tokens,)])
@@ -231,14 +236,6 @@ class GatoPolicy(StreamPolicy):
 
     def has_begun(self, stream: int) -> bool:
         return self._streams[stream].generator is not None
-
-    def _begin_episode(self, s: int, number: int) -> None:
-        self._cache.forget(s)
-        prompt = list(self._prompts[number % len(self._prompts)]) if self._prompts else []
-        generator = np.random.default_rng([self.seed, number])
-        self._num_begun = number + 1
-        stream = self._streams[s] = Stream(prompt, len(prompt), generator=generator)
-        stream.pending = spoken_anew(stream)
 
     def _length(self, tokens: TokenSequence) -> int:
         """Of a timestep with its action."""
@@ -352,8 +349,8 @@ class GatoPolicy(StreamPolicy):
             return self._quick.few(embedded[0], int(rows[0]), self._cache)
         mask, queries, keys = self._cache.begin(rows, counts)
         if self._quick is not None:
-            is_even = bool((counts == embedded.shape[1]).all())
-            return self._quick.several(embedded, mask, queries, slice(-1, None) if is_even else self._tensor(counts - 1), self._cache)
+            last = None if (counts == embedded.shape[1]).all() else self._tensor(counts - 1)
+            return self._quick.several(embedded, mask, queries, last, self._cache)
         learned = queries.clamp(max=self.context_length - 1)
         hidden = self.model.transformer(embedded, mask, queries, keys, learned_positions=learned, cache=self._cache)
         if (counts == hidden.shape[1]).all():

@@ -123,10 +123,10 @@ class ActingTransformer:
             hidden = torch.addmm(hidden, F.gelu(gate).mul_(value), layer.down)
         return torch.layer_norm(hidden, self.shape, self.norm.weight, None, self.eps)
 
-    def several(self, hidden: Tensor, mask: Tensor | None, queries: Tensor, last: Tensor | slice, cache: StreamCache) -> Tensor:
+    def several(self, hidden: Tensor, mask: Tensor | None, queries: Tensor, last: Tensor | None, cache: StreamCache) -> Tensor:
         """
         **Arguments:** `hidden` (n, M, width), `mask` bool (n, 1, M, K) and `queries` (n, M) as `StreamCache.begin` gives them;
-        `last`: (n,) each row's last token, or the slice that is it in all rows.
+        `last`: (n,) each row's last token; `None` where that is the last place in all rows.
 
         **Returns:** the normalised state of each row's last token, (n, width).
         """
@@ -138,15 +138,16 @@ class ActingTransformer:
             q, k = self._turned(three[..., : 2 * self.inner], cos, sin).chunk(2, dim=1)
             keys, values = cache.update(k, self._heads(three[..., 2 * self.inner :]), i)
             if i + 1 == len(self.layers):  # of which only the last token is asked for
-                at = (slice(None), last) if isinstance(last, slice) else (torch.arange(len(hidden)), last)
-                hidden = hidden[at] if isinstance(last, slice) else hidden[at][:, None]
-                rows = (slice(None), slice(None), last) if isinstance(last, slice) else (at[0], slice(None), last)
-                q = q[rows] if isinstance(last, slice) else q[rows][:, :, None]
-                if mask is not None:
-                    mask = mask[rows] if isinstance(last, slice) else mask[rows][:, :, None]
+                hidden, q = self._last(hidden[:, None], last)[:, 0], self._last(q, last)
+                mask = None if mask is None else self._last(mask, last)
             hidden = layer.add_attended(hidden, _attend(q, keys, values, mask))
             hidden = layer.add_forward(hidden, self._norm(hidden, layer.feed_forward_norm))
         return self._norm(hidden, self.norm.weight)[:, 0]
+
+    @staticmethod
+    def _last(x: Tensor, last: Tensor | None) -> Tensor:
+        """(n, h, M, ...) -> (n, h, 1, ...): of each row's last token, see `several`."""
+        return x[:, :, -1:] if last is None else x[torch.arange(len(x)), :, last][:, :, None]
 
     def _rotations(self, first: int, count: int) -> tuple[Tensor, Tensor]:
         """Cosines, and sines whose first half is negative, (count, 1, 1, d) of positions side by side; from a table that grows."""
