@@ -13,10 +13,14 @@ from .output import write_document
 IMPORT = "--import MODULE, any number of times: imports modules of yours first, so that names can mean the environments they register"
 
 
-def parser_of(verb: str, description: str) -> Any:
+def parser_of(verb: str, description: str, json: bool = True) -> Any:
+    """**Arguments:** `json`: whether the verb takes `--json`, as all do that answer once."""
     from .arguments import Parser
 
-    return Parser(prog=f"gato {verb}", description=description, epilog=IMPORT)
+    parser = Parser(prog=f"gato {verb}", description=description, epilog=IMPORT)
+    if json:
+        parser.add_argument("--json", action="store_true", help="the answer as JSON, for programs")
+    return parser
 
 
 def parse(parser: Any, arguments: Sequence[str]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from gato.setting import COUNT, SEED, TEMPERATURE, Limits
 
 from .command import add_loading, parse, parser_of, print_rows
-from .threads import THREADS, THREADS_HELP, use_threads
+from .threads import add_threads, use_threads
 
 KEYS = "space takes over and hands back, k keeps what just happened; digits are choices, a/d s/w q/e f/r push numbers down and up"
 
@@ -36,8 +36,7 @@ def correct(arguments: list[str]) -> None:
     parser.add_option("--hold", int, 10, COUNT, "expert: for so many timesteps it acts then")
     parser.add_option("--temperature", float, None, TEMPERATURE)
     add_loading(parser)
-    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
-    parser.add_argument("--json", action="store_true")
+    add_threads(parser)
     options = parse(parser, arguments)
     if options.last is not None and options.by == "expert":
         raise ValueError("--last keeps what was before a key was pressed, and an expert presses none; leave it out, or use --by keyboard")

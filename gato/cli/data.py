@@ -24,7 +24,6 @@ def collect(arguments: list[str]) -> None:
     parser.add_argument("tasks", nargs="*", type=str, help="names such as gymnasium/cartpole; with --policy by default its own")
     parser.add_config(CollectConfig, skip={"tasks"})
     parser.add_argument("--policy", type=Path, default=None, help="run or checkpoint whose policy plays in the expert's place")
-    parser.add_argument("--json", action="store_true")
     options = vars(parse(parser, arguments))
     as_json, policy = options.pop("json"), options.pop("policy")
     if policy is not None and options["expert"] is not None:
@@ -49,7 +48,6 @@ def reference(arguments: list[str]) -> None:
 
     parser.add_argument("--parts", nargs="+", type=str, choices=PARTS, default=list(PARTS), help="which parts (default: all)")
     parser.add_config(ReferenceConfig, skip={"parts"})
-    parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     as_json = vars(options).pop("json")
     built = build(ReferenceConfig(**vars(options)))
@@ -66,7 +64,6 @@ def similar(arguments: list[str]) -> None:
     by.add_argument("--known", type=str, help="store of known tasks: by means, spreads and changes of the numbers that are observed")
     parser.add_option("--demonstrations", int, 1, Limits(1, 10_000), "of each task that are looked at")
     parser.add_option("--count", int, 5, Limits(1, 10_000), "nearest tasks of each")
-    parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     from gato.eval.insight.similar import similar as nearest
     from gato.eval.insight.similar import similar_by_statistics
@@ -93,7 +90,6 @@ def import_(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, help=f"folder of the stores (default: '{kind}' in the stores folder)")
     parser.add_argument("--splits", type=str, nargs="+", default=None, help="which splits, one store each (default: all)")
     parser.add_option("--skip", int, 0, Limits(0, MAX_SKIP), "how many bad rows may be left out; each is named (default: 0)")
-    parser.add_argument("--json", action="store_true")
     parser.add_config(reader(kind))
     options = vars(parse(parser, arguments))
     path, out, splits, skip, as_json = (options.pop(key) for key in ("path", "out", "splits", "skip", "json"))
@@ -140,7 +136,6 @@ def export(arguments: list[str]) -> None:
     parser = parser_of(f"data export {kind}", "Write stores as a dataset of another format.")
     parser.add_argument("out", type=Path, help="the new dataset's folder")
     parser.add_argument("stores", nargs="+", type=str, help="names or folders")
-    parser.add_argument("--json", action="store_true")
     parser.add_config(writer(kind))
     options = vars(parse(parser, arguments))
     out, stores, as_json = (options.pop(key) for key in ("out", "stores", "json"))
@@ -163,7 +158,6 @@ def validate(arguments: list[str]) -> int:
     about = "Re-read whole stores: hashes, bounds, every value. Exit code 1 if one is damaged, or its import or collection did not end."
     parser = parser_of("data validate", about)
     parser.add_argument("stores", nargs="+", type=str, help="names or folders")
-    parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     from gato.data.stores import find_store
 
@@ -197,7 +191,6 @@ def train_tokenizer(arguments: list[str]) -> None:
     parser.add_argument("sources", nargs="+", type=str, help="stores (by name or folder) and .txt files")
     parser.add_option("--size", int, 32000, Limits(1, 1_000_000), "number of pieces")
     parser.add_argument("--out", type=Path, help="model file (default: tokenizer.model in the stores folder)")
-    parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     from gato.data.formats.text import lines_of, texts_of
     from gato.data.stores import stores_folder

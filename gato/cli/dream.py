@@ -7,8 +7,8 @@ from pathlib import Path
 from gato.setting import Limits
 
 from .command import parse, parser_of, print_rows
-from .serving import EXTRA
-from .threads import THREADS, THREADS_HELP, use_threads
+from .serving import needs_extra
+from .threads import add_threads, use_threads
 
 
 def dream(arguments: list[str]) -> None:
@@ -20,8 +20,7 @@ def dream(arguments: list[str]) -> None:
     parser.add_config(DreamReport)
     parser.add_option("--host", str, "127.0.0.1", help="of the page: 127.0.0.1 is this computer alone")
     parser.add_option("--port", int, 7861, Limits(0, 65535), "of the page: 0 takes a free one")
-    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
-    parser.add_argument("--json", action="store_true")
+    add_threads(parser)
     options = vars(parse(parser, arguments))
     checkpoint, as_json, host, port = (options.pop(name) for name in ("checkpoint", "json", "host", "port"))
     use_threads(options.pop("threads"), checkpoint)
@@ -38,10 +37,6 @@ def dream(arguments: list[str]) -> None:
 
 
 def _serve(checkpoint: Path, host: str, port: int) -> None:
-    try:
+    with needs_extra():
         from gato.serve.dream_page import serve
-    except ImportError as error:
-        if str(error.name).partition(".")[0] == "gato":
-            raise
-        raise ImportError(EXTRA) from None
     serve(checkpoint, host, port)

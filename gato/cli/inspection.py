@@ -82,7 +82,6 @@ def _parser(verb: str, description: str) -> Any:
     parser.add_option("--seed", int, None, SEED, "of the data order (default: the recipe's, else 0)")
     parser.add_argument("--recipe", type=str, help="that a mixture file is trained with: its batch, steps, context and seed")
     parser.add_argument("--html", type=Path, help="of a mixture: also write a self-contained page")
-    parser.add_argument("--json", action="store_true")
     return parser
 
 
@@ -181,7 +180,7 @@ def recipe_file(path: Path) -> Any:
 def _recipe_parser() -> Any:
     from gato.train.recipe import PretrainConfig
 
-    parser = parser_of("data inspect", "")
+    parser = parser_of("data inspect", "", json=False)
     parser.add_argument("--config", action="config")
     parser.add_config(PretrainConfig)
     return parser

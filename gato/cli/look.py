@@ -23,7 +23,6 @@ def show(arguments: list[str]) -> None:
     parser.add_option("--seed", int, 0, SEED, "of the episode of --trace: the first that 'gato eval --seed' plays")
     parser.add_argument("--out", type=Path, help="of --attention and --trace: .html or .png; attention.html and trace.html by default")
     add_loading(parser)
-    parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     if options.attention:
         _attention(options)
@@ -118,7 +117,6 @@ def validate(arguments: list[str]) -> int:
     about = "Read every file of checkpoints and compare it with what was saved: names, shapes, numbers, hashes."
     parser = parser_of("validate", f"{about} Exit code 1 if something is damaged.")
     parser.add_argument("checkpoints", nargs="+", type=Path, help="folders such as runs/NAME/final")
-    parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     from .validation import validate_checkpoint
 
@@ -147,7 +145,6 @@ def tokenize(arguments: list[str]) -> None:
     parser.add_argument("--checkpoint", type=Path, help="use this checkpoint's tokenizer and ids")
     parser.add_option("--episode", int, 0, INDEX)
     parser.add_option("--timestep", int, 0, INDEX)
-    parser.add_argument("--json", action="store_true")
     parser.add_argument("values", nargs="+", type=str, help="numbers, ids, a text, or a store; after '--'")
     options = parse(parser, arguments)
     store = open_store(options.values[0]) if options.kind == "episode" else None

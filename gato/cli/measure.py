@@ -9,7 +9,7 @@ from gato.setting import INDEX, SEED, Limits
 
 from .command import add_loading, parse, parser_of, print_rows, table
 from .output import write_document
-from .threads import THREADS, THREADS_HELP, use_threads
+from .threads import add_threads, use_threads
 
 EVAL_LISTS = {
     "tasks": "control tasks (default: all of the checkpoint; 'none' for none)",
@@ -30,8 +30,7 @@ def evaluate(arguments: list[str]) -> int:
         parser.add_argument(f"--{name}", nargs="*", type=str, default=[], help=text)
     parser.add_config(EvalConfig, skip=set(EVAL_LISTS))
     parser.add_option("--follow", bool, False, help="CHECKPOINT is a run: play its checkpoints as they appear, until the final one")
-    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
-    parser.add_argument("--json", action="store_true")
+    add_threads(parser)
     options = parse(parser, arguments)
     as_json, checkpoint, whole_run, threads = (vars(options).pop(name) for name in ("json", "checkpoint", "follow", "threads"))
     use_threads(threads, next((path.parent for path in checkpoint.glob("*/model*.safetensors")), checkpoint) if whole_run else checkpoint)
@@ -52,8 +51,7 @@ def arena(arguments: list[str]) -> int:
 
     parser.add_argument("checkpoints", nargs="*", type=str, help="folders, with a label as LABEL=FOLDER; of one label: seeds of one system")
     parser.add_config(ArenaConfig)
-    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
-    parser.add_argument("--json", action="store_true")
+    add_threads(parser)
     options = parse(parser, arguments)
     checkpoints, as_json, threads = (vars(options).pop(name) for name in ("checkpoints", "json", "threads"))
     config = ArenaConfig(**vars(options))
@@ -97,7 +95,6 @@ def plot(arguments: list[str]) -> None:
     parser.add_option("--snippets", int, 100, Limits(2, 100_000), "of --embeddings: rows of 128 tokens a source")
     parser.add_option("--layer", int, None, INDEX, "of --embeddings: drawn, counted from 0 (default: the middle one)")
     parser.add_option("--seed", int, 0, SEED, "of --embeddings: which rows, and the untrained weights")
-    parser.add_argument("--json", action="store_true", help="with --embeddings the figures, else the page's path")
     add_loading(parser)
     options = parse(parser, arguments)
     if options.embeddings:

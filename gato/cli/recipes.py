@@ -41,7 +41,6 @@ def recipes() -> list[str]:
 
 def ls(arguments: list[str]) -> None:
     parser = parser_of("ls", "Names of the shipped recipes.")
-    parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     print_rows(recipes(), options.json, lambda: "\n".join(recipes()))
 
@@ -50,7 +49,6 @@ def cp(arguments: list[str]) -> None:
     parser = parser_of("cp", "Copy a shipped recipe to a file of your own.")
     parser.add_argument("recipe", type=str)
     parser.add_argument("file", type=Path, help="a new YAML file, or the folder to put it in")
-    parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     recipe = recipe_path(options.recipe)
     file = options.file / recipe.name if options.file.is_dir() else options.file

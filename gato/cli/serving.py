@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .command import parse, parser_of, print_rows
 from .threads import checkpoint_options
 
-EXTRA = "serving needs uvicorn, starlette, websockets and msgpack: pip install 'opengato[serve]'"
-
 
 def serve(arguments: list[str]) -> None:
-    parser = parser_of("serve", "Serve a checkpoint to robots and programs: openpi's websocket protocol, and HTTP (extra 'serve').")
+    about = "Serve a checkpoint to robots and programs: openpi's websocket protocol, and HTTP (extra 'serve')."
+    parser = parser_of("serve", about, json=False)
     from gato.serve.settings import ServeConfig
 
     checkpoint, config = checkpoint_options(parser, ServeConfig, arguments)
-    try:
+    with needs_extra():
         from gato.serve.server import serve
+    serve(checkpoint, config)
+
+
+@contextmanager
+def needs_extra() -> Iterator[None]:
+    """**Raises:** `ImportError` with the pip line for a module that the extra brings."""
+    try:
+        yield
     except ImportError as error:
         if str(error.name).partition(".")[0] == "gato":
             raise
-        raise ImportError(EXTRA) from None
-    serve(checkpoint, config)
+        raise ImportError("serving needs uvicorn, starlette, websockets and msgpack: pip install 'opengato[serve]'") from None
 
 
 def push(arguments: list[str]) -> None:
@@ -32,7 +40,6 @@ def push(arguments: list[str]) -> None:
     parser.add_argument("repository", type=str, help="OWNER/NAME; made where it is not there yet")
     parser.add_option("--public", bool, False, "a repository that is made is private otherwise")
     parser.add_option("--dry-run", bool, False, help="print the files and the card, and ask no hub")
-    parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     from gato.serve import hub
 
@@ -53,7 +60,6 @@ def pull(arguments: list[str]) -> None:
     parser.add_argument("repository", type=str, help="OWNER/NAME")
     parser.add_argument("folder", type=Path, nargs="?", help="by default NAME")
     parser.add_argument("--revision", type=str, help="a branch, a tag or a commit")
-    parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     from gato.serve import hub
 
@@ -72,7 +78,6 @@ def export(arguments: list[str]) -> None:
     parser.add_argument("out", type=Path, help="a new folder")
     parser.add_argument("--to", choices=["lerobot"], required=True, help="lerobot: for lerobot-eval, with plugins/lerobot_policy_gato")
     parser.add_argument("--task", type=str, help="needed where the checkpoint acts in several")
-    parser.add_argument("--json", action="store_true")
     options = parse(parser, arguments)
     from gato.serve.lerobot import export
 

@@ -24,11 +24,15 @@ WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}  # GNU's thre
 SMALL = 40_000_000  # bytes of weights: ten million parameters
 
 
+def add_threads(parser: Any) -> None:
+    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
+
+
 def checkpoint_options(parser: Any, config: type, arguments: Sequence[str]) -> tuple[Path, Any]:
     """The checkpoint of a verb that stays up, and its settings, of class `config`; the threads are settled on the way."""
     parser.add_argument("checkpoint", type=Path)
     parser.add_config(config)
-    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
+    add_threads(parser)
     options = vars(parse(parser, arguments))
     checkpoint = options.pop("checkpoint")
     use_threads(options.pop("threads"), checkpoint)

@@ -13,7 +13,7 @@ from gato.setting import Limits
 from .command import build_config, parse, parser_of, place_of_name, print_rows
 from .output import write_document
 from .recipes import is_recipe, recipe_path, recipes
-from .threads import THREADS, THREADS_HELP, use_threads
+from .threads import add_threads, use_threads
 
 RANKS = Limits(1, 1_000_000)
 
@@ -22,7 +22,7 @@ def pretrain(arguments: list[str]) -> int | None:
     about = """Train RECIPE (a shipped name or a YAML file), or go on where it stopped.
 
     torchrun and accelerate launch start processes on several machines."""
-    parser = parser_of("pretrain", about)
+    parser = parser_of("pretrain", about, json=False)
     parser.usage = "gato pretrain RECIPE [--nproc N | --dry-run --world-size N] [--config FILE] [--SECTION.OPTION VALUE ...]"
     parser.add_option("--nproc", int, SUPPRESS, RANKS, "so many processes on this machine, a device each")
     parser.add_option("--dry-run", bool, SUPPRESS, help="print memory, batch split and bytes sent of each rank, and start nothing")
@@ -80,9 +80,8 @@ def finetune(arguments: list[str]) -> None:
 
     parser.add_argument("checkpoint", type=Path)
     parser.add_config(FewShotConfig)
-    parser.add_option("--threads", int, None, THREADS, THREADS_HELP)
+    add_threads(parser)
     parser.add_option("--dry-run", bool, False, help="only print the token layout and the cost")
-    parser.add_argument("--json", action="store_true")
     options = vars(parse(parser, arguments))
     checkpoint, as_json, dry = options.pop("checkpoint"), options.pop("json"), options.pop("dry_run")
     threads = options.pop("threads")
