@@ -10,11 +10,13 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+STEP = 0.15  # that an action of 1 moves the pointer by
 FLOOR = (24, 24, 24)
 POINTER = (255, 255, 255)
 TASKS = {"train": 800, "test": 80}  # of a set; none is in both
@@ -45,9 +47,50 @@ def resistances(split: str, count: int) -> np.ndarray:
     return rng.uniform(0.5, 1.5, count) * rng.uniform(0.3, 0.9, count)
 
 
-def seen_spaces(size: int) -> spaces.Dict:
-    """What is seen of a world: a picture of so many pixels a side, and the pointer's `position`."""
-    return spaces.Dict({"picture": spaces.Box(0, 255, (size, size, 3), np.uint8), "position": spaces.Box(-1, 1, (2,), np.float32)})
+class World(gymnasium.Env):
+    """A pointer in a flat world of things, of which one is meant.
+
+    Observations: `picture` (size, size, 3) uint8, `position` (2,) of the pointer. Actions: (2,) its movement, in units of 0.15.
+
+    **Arguments:** `split`: `train` (800 tasks) or `test` (80 others); `task`: which of them, drawn anew for every episode where it is
+    `None`; `size`: pixels of a side; `limit`: timesteps of an episode.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 8}
+
+    def __init__(self, split: str, task: int | None, size: int, limit: int, render_mode: str | None) -> None:
+        check_task(split, task)
+        self.colours = colours(split, TASKS[split])
+        self.task, self.size, self.limit, self.render_mode = task, size, limit, render_mode
+        position = spaces.Box(-1, 1, (2,), np.float32)
+        self.observation_space = spaces.Dict({"picture": spaces.Box(0, 255, (size, size, 3), np.uint8), "position": position})
+        self.action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def draw_task(self) -> int:
+        """The number of the thing that is meant in the episode that begins."""
+        drawn = int(self.np_random.integers(len(self.colours)))
+        self.num_steps = 0
+        return drawn if self.task is None else self.task
+
+    def move(self, action: np.ndarray) -> None:
+        self.pointer = np.clip(self.pointer + STEP * np.clip(np.asarray(action, np.float64), -1, 1), -1, 1)
+        self.num_steps += 1
+
+    def outcome(self, is_right: bool, is_wrong: bool) -> tuple[dict[str, Any], float, bool, bool, dict]:
+        """Of a timestep, as `step` gives it: the reward is 1 at the episode's end where all is right, else 0."""
+        is_over = self.num_steps >= self.limit
+        return self.observation(), float(is_over and is_right), False, is_over, {"success": is_right, "wrong_object": is_wrong}
+
+    def render(self) -> np.ndarray:
+        """(96, 96, 3) uint8: the same, larger."""
+        return self.draw(96)
+
+    def draw(self, size: int) -> np.ndarray:
+        """(size, size, 3) uint8."""
+        raise NotImplementedError
+
+    def observation(self) -> dict[str, Any]:
+        return {"picture": self.draw(self.size), "position": self.pointer.astype(np.float32)}
 
 
 def unlike(colour: np.ndarray, among: np.ndarray, rng: np.random.Generator) -> int:

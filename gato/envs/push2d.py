@@ -12,13 +12,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 
 from . import flat
 from .demonstrator import RuleExpert
 from .success import PARAMETERS
 
-STEP = 0.15  # that an action of 1 moves the pointer by
 RADIUS, POINTER_RADIUS, MARK_RADIUS = 0.2, 0.09, 0.26
 REACH = RADIUS + POINTER_RADIUS  # between the middles of a thing and of the pointer that touches it
 WITHIN = 0.6  # where things and the mark begin: far enough from the walls to get behind a thing
@@ -26,46 +24,30 @@ MARK = (110, 110, 110)
 NEAR = 0.17  # of the mark, for a thing that lies on it
 
 
-class Push2d(gymnasium.Env):
-    """Observations: `picture` (size, size, 3) uint8, `position` (2,) of the pointer. Actions: (2,) its movement, in units of
-    0.15. After 24 timesteps it is over; the reward is 1 at the end where the right thing lies on the mark, else 0.
-
-    **Arguments:** `split`: `train` (800 things) or `test` (80 others); `task`: which of them, drawn anew for every episode where it is
-    `None`; `size`: pixels of a side.
-    """
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 8}
+class Push2d(flat.World):
+    """See `flat.World`; a task is a thing. After 24 timesteps it is over, with a reward where the right thing lies on the mark."""
 
     def __init__(
         self, split: str = "train", task: int | None = None, size: int = 32, limit: int = 24, render_mode: str | None = None
     ) -> None:
-        flat.check_task(split, task)
-        self.colours, self.shapes = flat.colours(split, flat.TASKS[split]), flat.shapes(split, flat.TASKS[split])
-        self.resistances = flat.resistances(split, flat.TASKS[split])
-        self.task, self.size, self.limit, self.render_mode = task, size, limit, render_mode
-        self.observation_space = flat.seen_spaces(size)
-        self.action_space = spaces.Box(-1, 1, (2,), np.float32)
+        super().__init__(split, task, size, limit, render_mode)
+        self.shapes, self.resistances = flat.shapes(split, flat.TASKS[split]), flat.resistances(split, flat.TASKS[split])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], dict]:
         super().reset(seed=seed)
-        drawn = int(self.np_random.integers(len(self.colours)))
-        self.right = drawn if self.task is None else self.task
+        self.right = self.draw_task()
         self.other = flat.unlike(self.colours[self.right], self.colours, self.np_random)
         place = flat.places(self.np_random, 4, WITHIN, 2 * REACH)
         self.things, self.mark, self.pointer = place[:2], place[2], place[3]
-        self.num_steps = 0
         told = [*self.colours[self.right], float(self.shapes[self.right])]
-        return self._observation(), {PARAMETERS: {"numbers": [round(float(x), 4) for x in told]}}
+        return self.observation(), {PARAMETERS: {"numbers": [round(float(x), 4) for x in told]}}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict]:
-        self.pointer = np.clip(self.pointer + STEP * np.clip(np.asarray(action, np.float64), -1, 1), -1, 1)
+        self.move(action)
         for i, thing in enumerate((self.right, self.other)):
             self._push(i, float(self.resistances[thing]))
-        self.num_steps += 1
-        is_over = self.num_steps >= self.limit
-        on_mark = [bool(np.linalg.norm(place - self.mark) <= NEAR) for place in self.things]
-        info = {"success": on_mark[0], "wrong_object": on_mark[1]}
-        return self._observation(), float(is_over and on_mark[0]), False, is_over, info
+        right, other = (bool(np.linalg.norm(place - self.mark) <= NEAR) for place in self.things)
+        return self.outcome(right, other)
 
     def _push(self, i: int, resistance: float) -> None:
         """What overlaps is parted: the harder a thing is to push, the more the pointer gives way."""
@@ -79,20 +61,13 @@ class Push2d(gymnasium.Env):
         self.things[i] = np.clip(self.things[i] + (1 - yielding) * overlap * along, -1 + RADIUS, 1 - RADIUS)
         self.pointer = np.clip(self.things[i] - REACH * along, -1, 1)
 
-    def render(self) -> np.ndarray:
-        """(96, 96, 3) uint8: the same, larger."""
-        return self._picture(96)
-
-    def _picture(self, size: int) -> np.ndarray:
+    def draw(self, size: int) -> np.ndarray:
         parts = [flat.Part(self.mark, MARK_RADIUS, MARK)]
         parts += [
             flat.Part(place, RADIUS, 255 * self.colours[thing], int(self.shapes[thing]))
             for place, thing in zip(self.things, (self.right, self.other), strict=True)
         ]
         return flat.picture(size, [*parts, flat.Part(self.pointer, POINTER_RADIUS, flat.POINTER)])
-
-    def _observation(self) -> dict[str, Any]:
-        return {"picture": self._picture(self.size), "position": self.pointer.astype(np.float32)}
 
 
 def push_onto_mark(env: gymnasium.Env, observation: Any) -> np.ndarray:
@@ -108,13 +83,13 @@ def push_onto_mark(env: gymnasium.Env, observation: Any) -> np.ndarray:
     offset = pointer - thing
     along, across = float(offset @ ahead), float(offset @ side)
     if along < -0.5 * REACH and abs(across) < 0.12:  # behind it: push, and come back to the middle line
-        wanted = min(STEP, left * 1.5) * ahead - across * side
+        wanted = min(flat.STEP, left * 1.5) * ahead - across * side
     elif along > -0.6 * REACH and abs(across) < 1.4 * REACH:  # beside or before it: out of its way
         wanted = thing + np.copysign(1.6 * REACH, across or 1.0) * side - 1.1 * REACH * ahead - pointer
-        wanted = np.copysign(STEP, across or 1.0) * side - 0.5 * STEP * ahead if abs(across) < REACH and along > 0 else wanted
+        wanted = np.copysign(flat.STEP, across or 1.0) * side - 0.5 * flat.STEP * ahead if abs(across) < REACH and along > 0 else wanted
     else:
         wanted = thing - 1.25 * REACH * ahead - pointer
-    return np.clip(wanted / STEP, -1, 1).astype(np.float32)
+    return np.clip(wanted / flat.STEP, -1, 1).astype(np.float32)
 
 
 def make(env_id: str, render_mode: str | None = None, **kwargs: Any) -> gymnasium.Env:
