@@ -8,7 +8,7 @@ the picture at all stands beside it. Attention is where information is read, not
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,23 +106,29 @@ def attention_weights(layer: Attention, hidden: Tensor, context: AttentionContex
 
 
 def write_attention(found: CaptionAttention, out: Path) -> Path:
-    """One picture (.png) of all maps, a row per layer and a column per head, or a page (.html) that says more.
-
-    **Raises:** `ValueError` for another suffix.
-    """
-    if out.suffix not in (".png", ".html"):
-        raise ValueError(f"'{out}' is neither .png nor .html; name one of these")
-    grid = draw_maps(found)
-    if out.suffix == ".png":
-        out.parent.mkdir(parents=True, exist_ok=True)
-        grid.save(out)
-        return out
+    """All maps, a row per layer and a column per head; see `write_drawing`."""
     about = (
         "A row per layer, a column per head; each map is scaled to its own brightest patch. Below: the share of attention on the picture."
     )
     title = f"Attention while writing: {found.caption or '(nothing)'}"
-    part = {"title": title, "about": about, "label": "attention over patches", "image": png_base64(grid)}
-    return write_page(out, "attention.html", "attention", parts=[part], shares=found.shares.tolist())
+    part = {"title": title, "about": about, "label": "attention over patches", "image": draw_maps(found)}
+    return write_drawing(out, "attention", [part], shares=found.shares.tolist())
+
+
+def check_drawing(out: Path) -> None:
+    """**Raises:** `ValueError` for a file that is neither a picture nor a page."""
+    if out.suffix not in (".png", ".html"):
+        raise ValueError(f"'{out}' is neither .png nor .html; name one of these")
+
+
+def write_drawing(out: Path, name: str, parts: Sequence[dict[str, Any]], **more: Any) -> Path:
+    """The first part's image alone (.png), or a page of all parts and what is said of them (.html). **Raises:** see `check_drawing`."""
+    check_drawing(out)
+    if out.suffix == ".html":
+        return write_page(out, "attention.html", name, parts=[part | {"image": png_base64(part["image"])} for part in parts], **more)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parts[0]["image"].save(out)
+    return out
 
 
 def draw_maps(found: CaptionAttention) -> Any:

@@ -19,11 +19,9 @@ from einops import rearrange
 from gato.agent import Agent
 from gato.batch import ACTION_LOCAL, Kind, TokenSequence, collate
 from gato.episode import Episode
-from gato.eval.film import png_base64
-from gato.page import write_page
 from gato.spec import PATCH_SIZE, Modality
 
-from .attention import CELL, CaptionAttention, draw_maps, recorded
+from .attention import CELL, CaptionAttention, draw_maps, recorded, write_drawing
 
 MAX_TOKENS = 512  # all layers' weights over them are held at once
 
@@ -92,20 +90,14 @@ def draw_timesteps(found: EpisodeAttention) -> Any:
 
 
 def write_episode_attention(found: EpisodeAttention, name: str, out: Path) -> Path:
-    """A page (.html) of all maps, or the map over timesteps alone as a picture (.png). **Raises:** `ValueError` for another suffix."""
-    if out.suffix not in (".png", ".html"):
-        raise ValueError(f"'{out}' is neither .png nor .html; name one of these")
-    if out.suffix == ".png":
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draw_timesteps(found).save(out)
-        return out
+    """The maps over timesteps, and on a page those over patches, too; see `write_drawing`."""
     about = (
         f"A row per layer, a column per head. In each map a row is an action of timesteps 0 to {found.timesteps.shape[2] - 1}, a column a "
         "timestep that it looks at; brightness is the square root of the share, scaled to the map's largest."
     )
-    over_time = png_base64(draw_timesteps(found))
-    parts = [{"title": f"Attention over timesteps: {name}", "about": about, "label": "attention over timesteps", "image": over_time}]
+    title, drawn = f"Attention over timesteps: {name}", draw_timesteps(found)
+    parts = [{"title": title, "about": about, "label": "attention over timesteps", "image": drawn}]
     if found.patches is not None:
-        title, over_patches = f"Over the patches of the last, {found.patches.caption}", png_base64(draw_maps(found.patches))
-        parts.append({"title": title, "about": "", "label": "attention over patches", "image": over_patches})
-    return write_page(out, "attention.html", "attention", parts=parts)
+        title = f"Over the patches of the last, {found.patches.caption}"
+        parts.append({"title": title, "about": "", "label": "attention over patches", "image": draw_maps(found.patches)})
+    return write_drawing(out, "attention", parts)

@@ -15,12 +15,12 @@ import numpy as np
 from gato.disk import reason
 from gato.envs.stream import STEP_SECONDS
 from gato.episode import Episode
-from gato.eval.film import png_base64
 from gato.eval.replay import Replay
 from gato.eval.rollout import rollout
 from gato.learners.acting_agent import ActingAgent
-from gato.page import write_page
 from gato.spec import TaskSpec
+
+from .attention import write_drawing
 
 FRAMES, LEFT, WIDTH, CHART, BLOCK, GAP = 10, 130, 1000, 140, 16, 10  # pixels, but for the number of frames
 DARK, PALE, MARK, LOSS = (40, 60, 110), (225, 228, 236), (200, 60, 40), (235, 180, 170)
@@ -136,13 +136,8 @@ def _draw_values(draw: Any, found: Trace, middles: np.ndarray, top: int) -> None
 
 
 def write_trace(found: Trace, name: str, out: Path) -> Path:
-    """A picture (.png), or a page with it (.html)."""
-    sheet = draw_trace(found)
-    if out.suffix == ".png":
-        out.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(out)
-        return out
+    """See `write_drawing`."""
     about = "Above, frames of the episode. The line is what the critic expected before each action; bars are rewards."
     if found.active.shape[1]:
         about += " Below, a row per block of the memory, dark at the timesteps in which it took part."
-    return write_page(out, "attention.html", name, parts=[{"title": name, "about": about, "label": name, "image": png_base64(sheet)}])
+    return write_drawing(out, name, [{"title": name, "about": about, "label": name, "image": draw_trace(found)}])

@@ -69,12 +69,12 @@ def _show_learner(options: Any) -> None:
 def _trace(options: Any) -> None:
     from gato.agent import load
     from gato.description import check_folder
+    from gato.eval.insight.attention import check_drawing
     from gato.eval.insight.trace import trace, write_trace
 
     check_folder(Path(options.name))
     out = options.out or Path("trace.html")
-    if out.suffix not in (".png", ".html"):
-        raise ValueError(f"'{out}' is neither .png nor .html; name one of these")
+    check_drawing(out)
     found = trace(load(options.name, options.device, options.verify), options.trace, options.seed)
     page = write_trace(found, f"{options.trace}, seed {options.seed}", out)
     if found.undrawn:
@@ -93,9 +93,10 @@ def _attention(options: Any) -> None:
     out = options.out or Path("attention.html")
     from gato.agent import load
     from gato.description import check_gato
-    from gato.eval.insight.attention import caption_attention, write_attention
+    from gato.eval.insight.attention import caption_attention, check_drawing, write_attention
     from gato.picture import SUFFIXES, check_local
 
+    check_drawing(out)
     check_local(options.attention)
     check_gato(options.name, "be asked where it looks")
     if Path(options.attention).is_file() or Path(options.attention).suffix.lower() in SUFFIXES:
