@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,11 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
+from gato.disk import read_json
 from gato.eval.words.captioning import pictures_kind, wording_lines
 from gato.page import write_page
 from gato.train.metrics import read_metrics
+from gato.weights import read_entries
 
 from .chart import curve, interval_bar, score_axis
 from .table import task_notes, tasks_of
@@ -38,7 +38,7 @@ def write_report(run: Path, out: Path) -> Path:
 
     **Raises:** `ValueError` if the folder holds none of the three, or one that cannot be read.
     """
-    settings, results = _read_json(run / "run.json"), _read_json(run / "final" / "eval.json")
+    settings, results = (read_json(path) if path.is_file() else None for path in (run / "run.json", run / "final" / "eval.json"))
     metrics = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else []
     if not (settings or results or metrics):
         raise ValueError(f"'{run}' holds no run: neither run.json nor metrics.jsonl nor final/eval.json; name a folder such as runs/demo")
@@ -84,14 +84,10 @@ def _lead(results: dict[str, Any]) -> str:
 
 
 def _num_parameters(folder: Path) -> int | None:
-    """Counted from the headers of the safetensors files: 8 bytes of length, then JSON with every tensor's shape."""
-    total = 0
-    for path in sorted(folder.glob("model*.safetensors")):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return total or None
+    """Counted from the headers of the weights; `None` where there are none."""
+    if not any(folder.glob("model*.safetensors")):
+        return None
+    return sum(math.prod(entry.shape) for entry in read_entries(folder).values())
 
 
 # -- control ---------------------------------------------------------------------------------------
@@ -240,18 +236,6 @@ def _curve(name: str, points: Sequence[tuple[float, float]], last_step: float, l
     tail = values[-max(1, len(values) // 50) :]
     end = f"{sum(tail) / len(tail):.3f}"
     return {"name": name, "end": end, "drawn": curve(steps, values, last_step, f"{label}, at the end {end}", is_linear)}
-
-
-# -- files ----------------------------------------------------------------------------------------
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"'{path}' is not valid JSON ({error}); write it again") from None
 
 
 def _plain_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
