@@ -32,10 +32,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"'{path}' has {path.stat().st_size} bytes, a JSON file of ours at most {MAX_BYTES}; restore it")
-        content = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_without_repeats)
+        content = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=without_repeats)
     except OSError as error:
         raise ValueError(f"'{path}' cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, _Repeated) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, Repeated) as error:
         raise ValueError(f"'{path}' is damaged: it is no JSON ({error}); restore it") from None
     if not isinstance(content, dict):
         raise ValueError(f"'{path}' holds {kind_of(content)}, expected an object with named values; restore it")
@@ -65,15 +65,16 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-class _Repeated(ValueError):
+class Repeated(ValueError):
     """A name stands twice in one object, of which Python's reader would take the last."""
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object as JSON's reader finds it; its `object_pairs_hook`. **Raises:** `Repeated`."""
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _Repeated(f"the name '{next(n for n in names if names.count(n) > 1)[:80]}' stands twice")
+        raise Repeated(f"the key '{next(n for n in names if names.count(n) > 1)[:80]}' is there twice in an object")
     return content
 
 

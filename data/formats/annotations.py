@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gato.disk import kind_of
+
 from .left_out import LeftOut
-from .lines import json_kind
 
 
 def objects(values: Mapping[str, Any], key: str, path: Path, left_out: LeftOut) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -17,13 +18,13 @@ def objects(values: Mapping[str, Any], key: str, path: Path, left_out: LeftOut) 
     """
     found = values.get(key)
     if not isinstance(found, list):
-        what = f"{json_kind(found)} under '{key}', expected a list" if key in values else f"no '{key}'; it has {sorted(values)[:20]}"
+        what = f"{kind_of(found)} under '{key}', expected a list" if key in values else f"no '{key}'; it has {sorted(values)[:20]}"
         raise ValueError(f"{path} has {what}")
     for number, item in enumerate(found):
         place = f"{path}, {key.removesuffix('s')} {number}"
         with left_out.one_row():
             if not isinstance(item, dict):
-                raise ValueError(f"{place} is {json_kind(item)}, expected an object")
+                raise ValueError(f"{place} is {kind_of(item)}, expected an object")
             yield place, item
 
 
@@ -32,6 +33,6 @@ def identity(values: Mapping[str, Any], key: str, place: str) -> int | str:
     found = values.get(key)
     if isinstance(found, bool) or not isinstance(found, int | str):
         raise ValueError(
-            f"{place} has {json_kind(found)} as '{key}', expected a number or a text" if key in values else f"{place} has no '{key}'"
+            f"{place} has {kind_of(found)} as '{key}', expected a number or a text" if key in values else f"{place} has no '{key}'"
         )
     return found

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
+from gato.disk import kind_of, without_repeats
+
 from .left_out import LeftOut
 
 MAX_LINE_BYTES = 2**26
@@ -99,7 +101,7 @@ def load_json(path: Path, kind: type = dict) -> Any:
         raise ValueError(f"{path} is packed with {packing}; unpack it first")
     values = parse_json(content, str(path))
     if not isinstance(values, kind):
-        raise ValueError(f"{path} holds {json_kind(values)}, expected {'an object' if kind is dict else 'a list'}")
+        raise ValueError(f"{path} holds {kind_of(values)}, expected {'an object' if kind is dict else 'a list'}")
     return values
 
 
@@ -132,14 +134,14 @@ def json_object(text: str, place: str) -> dict[str, Any]:
     """**Raises:** `ValueError` naming the place if the text is no JSON object."""
     found = parse_json(text, place)
     if not isinstance(found, dict):
-        raise ValueError(f"{place} holds {json_kind(found)}, expected an object")
+        raise ValueError(f"{place} holds {kind_of(found)}, expected an object")
     return found
 
 
 def parse_json(content: str | bytes, place: str) -> Any:
     """**Raises:** `ValueError` naming the place of what is no JSON, and of an object that has a key twice."""
     try:
-        return json.loads(content, object_pairs_hook=_object)
+        return json.loads(content, object_pairs_hook=without_repeats)
     except UnicodeDecodeError as error:
         raise ValueError(f"{place} is not UTF-8 at byte {error.start}: {error.reason}; {_remedy(Path('FILE'))}") from None
     except RecursionError:
@@ -147,20 +149,6 @@ def parse_json(content: str | bytes, place: str) -> Any:
     except ValueError as error:
         what = "a number has more than 4,300 digits" if "int_max_str_digits" in str(error) else error
         raise ValueError(f"{place} is not valid JSON: {what}") from None
-
-
-def json_kind(value: object) -> str:
-    """What a JSON value is, in JSON's words."""
-    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
-    return kinds.get(type(value), "null")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key '{next(n for n in names if names.count(n) > 1)}' is there twice in an object")
-    return found
 
 
 def _raw_lines(path: Path, limit: int) -> Iterator[bytes]:
