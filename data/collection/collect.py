@@ -270,14 +270,8 @@ def _with_returns(task: TaskSpec, summary: Mapping[str, Any], config: CollectCon
         task = replace(task, episode_limit=min(config.episode_steps, task.episode_limit or config.episode_steps))
     expert, random = summary["expert_return"], task.random_return
     if random is None:
-        jobs = (Job(task, i, config.seed, expert=RANDOM, episode_steps=config.episode_steps) for i in range(RANDOM_EPISODES))
         try:
-            with Progress(f"random play of {task.name}", RANDOM_EPISODES) as progress:
-                returns = []
-                for episode in workers.episodes(jobs):
-                    returns.append(episode.total_reward)
-                    progress.advance()
-            random = float(np.mean(returns))
+            random = float(np.mean(_played(task, RANDOM, RANDOM_EPISODES, config, workers, f"random play of {task.name}")))
         except RuntimeError as error:
             _log.warning("the random return of task %s is not known, so it has no scores: %s", task.name, error)
     return task.with_returns(random, expert)
@@ -295,14 +289,19 @@ def _least_return(task: TaskSpec, config: CollectConfig, workers: Workers, befor
         return least_return(task)
     if "least_return" in before:
         return before["least_return"]
-    with Progress(f"expert level of {task.name}", config.episodes) as progress:
-        returns = []
-        for episode in workers.episodes(
-            Job(task, i, config.seed, expert=config.expert, episode_steps=config.episode_steps) for i in range(config.episodes)
-        ):
+    returns = _played(task, config.expert, config.episodes, config, workers, f"expert level of {task.name}")
+    return least_return(task.with_returns(task.random_return, window_expert_return(returns)))
+
+
+def _played(task: TaskSpec, expert: str | None, episodes: int, config: CollectConfig, workers: Workers, label: str) -> list[float]:
+    """The returns of so many episodes, none of which is kept."""
+    returns = []
+    with Progress(label, episodes) as progress:
+        jobs = (Job(task, i, config.seed, expert=expert, episode_steps=config.episode_steps) for i in range(episodes))
+        for episode in workers.episodes(jobs):
             returns.append(episode.total_reward)
             progress.advance()
-    return least_return(task.with_returns(task.random_return, window_expert_return(returns)))
+    return returns
 
 
 def _refuse_if_most_fail(task: TaskSpec, notes: Sequence[Mapping[str, Any]]) -> None:

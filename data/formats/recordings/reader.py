@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -147,7 +147,8 @@ class _Source:
     def task(self) -> tuple[TaskSpec, dict[str, Any]]:
         """The task, from the spec and the first episode, and the ranges that had to be measured."""
         s = self.spec
-        first, rest = next(self._readable()), {k: e for k, e in self._asked().items() if e.infer}
+        asked = {(role, name): entry for role, name, entry in s.entries}
+        first, rest = next(self._readable(asked)), {key: entry for key, entry in asked.items() if entry.infer}
         ranges = self._measure(rest) if rest else {}
         specs = [self._field(role, name, entry, first[role, name], ranges.get((role, name))) for role, name, entry in s.entries]
         task = TaskSpec(
@@ -196,18 +197,18 @@ class _Source:
             parameters=parameters,
         )
 
-    def _asked(self) -> dict[tuple[Role, str], Entry]:
-        return {(role, name): entry for role, name, entry in self.spec.entries}
-
-    def _readable(self, asked: Mapping[tuple[Role, str], Entry] | None = None) -> Iterator[dict[tuple[Role, str], np.ndarray]]:
-        """The fields of one episode after the other; as many bad ones are passed over as may be skipped when they are read."""
+    def _readable(
+        self, asked: Mapping[tuple[Role, str], Entry], made: Callable[[np.ndarray, Role, str], Any] = lambda values, role, name: values
+    ) -> Iterator[dict[tuple[Role, str], Any]]:
+        """What is `made` of the fields of one episode after the other; as many bad ones are passed over as may be skipped when they are
+        read."""
         bad = len(self.left_out.rows)
         for place in self.places:
             try:
                 rows = EpisodeRows(place, self.spec, self.opened)
                 yield {
-                    (role, name): rows.values(entry, f"{role} '{name}'", with_final=role == "observation")
-                    for (role, name), entry in (asked or self._asked()).items()
+                    (role, name): made(rows.values(entry, f"{role} '{name}'", with_final=role == "observation"), role, name)
+                    for (role, name), entry in asked.items()
                 }
             except ValueError as error:
                 bad += 1
@@ -255,18 +256,7 @@ class _Source:
     def _measure(self, asked: Mapping[tuple[Role, str], Entry]) -> dict[tuple[Role, str], tuple[list, list]]:
         """Lowest and highest value of each element over all episodes."""
         found: dict[tuple[Role, str], tuple[np.ndarray, np.ndarray]] = {}
-        bad = len(self.left_out.rows)
-        for place in self.places:
-            try:
-                rows = EpisodeRows(place, self.spec, self.opened)
-                here = {
-                    key: _range(rows.values(entry, f"{key[0]} '{key[1]}'", key[0] == "observation"), *key) for key, entry in asked.items()
-                }
-            except ValueError as error:
-                bad += 1
-                if bad > self.left_out.skip:
-                    raise self._located(error, place) from None
-                continue
+        for here in self._readable(asked, _range):
             for key, (low, high) in here.items():
                 before = found.get(key, (low, high))
                 if before[0].shape != low.shape:
@@ -294,7 +284,7 @@ class _Source:
         return ValueError(f"{place}{where}: {text}")
 
 
-def _range(values: np.ndarray, role: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _range(values: np.ndarray, role: Role, name: str) -> tuple[np.ndarray, np.ndarray]:
     values = values.reshape(len(values), -1)
     if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
         raise ValueError(f"{role} '{name}' holds what is no finite number, so it has no range; repair it or leave the episode out")
