@@ -140,16 +140,7 @@ def run(name: str, experiment: Experiment, seed: int, out: Path, only: Sequence[
         _do("pretrain", str(file), "--train.name", train, "--train.seed", str(seed), *changes)
         asked = [] if "none" in changes else ["--target_return", *(f"{target:g}" for target in experiment.targets)]
         found.parent.mkdir(parents=True, exist_ok=True)
-        _do(
-            "eval",
-            f"runs/{train}/final",
-            *asked,
-            *experiment.play,
-            "--seed",
-            str(seed),
-            "--out",
-            str(found),
-        )
+        _do("eval", f"runs/{train}/final", *asked, *experiment.play, "--seed", str(seed), "--out", str(found))
 
 
 def played(path: Path) -> list[dict[str, Any]]:
@@ -211,18 +202,8 @@ def draw(name: str, experiment: Experiment, seeds: int, out: Path, file: Path) -
         if not rows or "none" in changes:
             continue
         points = [nested_interval([one[k]["returns"] for one in rows]) for k in range(len(experiment.targets))]
-        spread = [
-            [mean - low for mean, low, _ in points],
-            [high - mean for mean, _, high in points],
-        ]
-        axes.errorbar(
-            experiment.targets,
-            [mean for mean, *_ in points],
-            spread,
-            marker="o",
-            capsize=3,
-            label=variant,
-        )
+        spread = [[mean - low for mean, low, _ in points], [high - mean for mean, _, high in points]]
+        axes.errorbar(experiment.targets, [mean for mean, *_ in points], spread, marker="o", capsize=3, label=variant)
     axes.set(xlabel="return asked for", ylabel="return achieved", title=experiment.task)
     axes.legend()
     figure.savefig(file, dpi=120)
@@ -242,13 +223,7 @@ def run_all() -> None:
             run(name, EXPERIMENTS[name], seed, options.out, options.only)
         print(f"\n{table(name, EXPERIMENTS[name], options.seeds, options.out)}\n", flush=True)
     if options.figure:
-        draw(
-            options.names[-1],
-            EXPERIMENTS[options.names[-1]],
-            options.seeds,
-            options.out,
-            options.figure,
-        )
+        draw(options.names[-1], EXPERIMENTS[options.names[-1]], options.seeds, options.out, options.figure)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,7 @@ WORKER_TIMEOUT = 300  # seconds that a worker may take for one update
 
 
 def load(
-    batches: Any,
-    steps: range,
-    rows: range,
-    micro_batch_size: int,
-    workers: int = 0,
-    timeout: int = WORKER_TIMEOUT,
+    batches: Any, steps: range, rows: range, micro_batch_size: int, workers: int = 0, timeout: int = WORKER_TIMEOUT
 ) -> Iterator[list[Any]]:
     """Micro-batches of every step in `steps`, as lists: `rows` of its global batch, whose own
     targets make the denominator.
@@ -72,11 +67,7 @@ def _named(batches: Iterator[list[Any]], steps: range, workers: int) -> Iterator
     for i, step in enumerate(steps):
         try:
             yield next(batches)
-        except (
-            RuntimeError,
-            ConnectionError,
-            EOFError,
-        ) as error:  # the latter two where one died while it handed a batch over
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the latter two where one died while it handed a batch over
             dead = _dead(batches._workers) if "timed out" not in str(error) else []  # type: ignore[attr-defined]
             for process in batches._workers:  # type: ignore[attr-defined]
                 process.kill()  # a stalled one would not heed the loader's polite end

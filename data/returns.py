@@ -27,12 +27,7 @@ def check_returns(name: str, store: Store, episodes: np.ndarray, otherwise: str)
             f"record it with rewards, or {otherwise}"
         )
     if np.ptp(returns) == 0:
-        _log.warning(
-            "source '%s': all %d episodes have the return %g, so no other can be asked for",
-            name,
-            len(episodes),
-            returns[0],
-        )
+        _log.warning("source '%s': all %d episodes have the return %g, so no other can be asked for", name, len(episodes), returns[0])
     if count := int((store.behaviours[episodes] == "noisy").sum()):
         _log.warning(
             "source '%s': %d of %d episodes are noisy: some of their recorded actions are not the ones that earned the rewards; "

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+HEIGHT = 120  # pixels of a strip
+
 
 def as_frame(drawn: Any) -> np.ndarray:
     """What an environment's `render` gave, as (rows, columns, 3) uint8: the last picture of a list, grey or with alpha, channels first.
@@ -38,13 +40,13 @@ def as_frame(drawn: Any) -> np.ndarray:
     return np.ascontiguousarray(np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else colours)
 
 
-def film_strip(frames: Sequence[np.ndarray], height: int = 120) -> str:
+def film_strip(frames: Sequence[np.ndarray]) -> str:
     """Pictures (rows, columns, 3) uint8 side by side, as a base64 PNG."""
     from PIL import Image
 
     pictures = [Image.fromarray(f) for f in frames]
-    scaled = [p.resize((max(1, round(p.width * height / p.height)), height), Image.Resampling.LANCZOS) for p in pictures]
-    strip = Image.new("RGB", (sum(p.width for p in scaled) + 4 * (len(scaled) - 1), height), "white")
+    scaled = [p.resize((max(1, round(p.width * HEIGHT / p.height)), HEIGHT), Image.Resampling.LANCZOS) for p in pictures]
+    strip = Image.new("RGB", (sum(p.width for p in scaled) + 4 * (len(scaled) - 1), HEIGHT), "white")
     x = 0
     for picture in scaled:
         strip.paste(picture, (x, 0))

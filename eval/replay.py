@@ -91,9 +91,9 @@ class Replay:
             raise ValueError(f"the environment's render_modes are {list(modes)}, without rgb_array ({reason(error)})") from error
 
 
-def strip_of(kept: ActionKeeper, step_seconds: float, number: int = 0) -> str:
-    """A film strip of the first episode that was finished, or of another, as a base64 PNG. **Raises:** see `Replay`, `as_frame`."""
-    return film_of(*kept.episodes[number][:3], step_seconds)
+def strip_of(kept: ActionKeeper, step_seconds: float) -> str:
+    """A film strip of the first episode that was finished, as a base64 PNG. **Raises:** see `Replay`, `as_frame`."""
+    return film_of(*kept.episodes[0][:3], step_seconds)
 
 
 def film_of(task: TaskSpec, seed: int, actions: dict[str, np.ndarray], step_seconds: float = STEP_SECONDS) -> str:

@@ -16,7 +16,7 @@ from .score import interquartile_mean, mean_interval, normalised_score, score_sc
 EXCEEDED = (10, 25, 50, 75, 90, 100)  # per cent of the expert: the paper's figure counts the tasks above each
 
 
-def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | None = None, seconds: float = 0.0) -> dict[str, Any]:
+def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | None = None) -> dict[str, Any]:
     """A row of the score table. Failed episodes are counted, and count as the random return where that is known.
 
     **Raises:** `ValueError` where all have failed: what is left says nothing of the policy.
@@ -54,7 +54,6 @@ def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | 
     row["cut_at"] = max((r.num_timesteps for r in results if r.is_cut), default=None)
     row["out_of_bounds"] = sum(r.out_of_bounds for r in results)
     row["length"] = float(np.mean([r.num_timesteps for r in results]))
-    row["seconds"] = seconds
     row["returns"] = each
     return row
 

@@ -325,13 +325,7 @@ class Agent:
         return prompts
 
     def _continue(
-        self,
-        prompts: Sequence[_Prompt],
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-        count: int = 1,
-        streamer: Any = None,
+        self, prompts: Sequence[_Prompt], max_new_tokens: int, temperature: float, seed: int, count: int = 1, streamer: Any = None
     ) -> list[str]:
         """`count` continuations of each prompt, one prompt after the other, through transformers' `generate`."""
         import torch

@@ -28,21 +28,17 @@ class Progress:
 
             self.bar = tqdm(total=total, initial=done, desc=label, unit=unit, leave=True)
 
-    def advance(self, note: str = "") -> None:
-        """One more item is finished; `note` is shown beside the count."""
+    def advance(self) -> None:
+        """One more item is finished."""
         self.done += 1
         if self.bar is not None:
-            self.bar.set_postfix_str(note, refresh=False)
             self.bar.update()
         elif time.monotonic() - self.printed > self.every or self.done == self.total:
             self.printed = time.monotonic()
             rate = (self.done - self.initial) / max(self.printed - self.started, 1e-9)
             left = (self.total - self.done) / rate
-            print(
-                f"{self.label}: {self.done}/{self.total} {self.unit}s, {rate:.1f} {self.unit}s/s, {left:.0f} s left {note}".rstrip(),
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{self.label}: {self.done}/{self.total} {self.unit}s, {rate:.1f} {self.unit}s/s, {left:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
 
     def wait(self, note: Callable[[], str]) -> None:
         """Nothing is finished yet, but a line is due: `note` says what goes on."""

@@ -23,9 +23,9 @@ def question_task(name: str, size: tuple[int, int] = (64, 64), licence: str | No
     return TaskSpec(name=name, fields=(image, question, answer), licence=licence)
 
 
-def document_task(name: str, licence: str | None = None) -> TaskSpec:
+def document_task(name: str) -> TaskSpec:
     """No observation, action `text`."""
-    return TaskSpec(name=name, fields=(FieldSpec("text", Modality.TEXT, "action", dtype="str", path=("text",)),), licence=licence)
+    return TaskSpec(name=name, fields=(FieldSpec("text", Modality.TEXT, "action", dtype="str", path=("text",)),))
 
 
 def picture_of(episode: Episode) -> np.ndarray:

@@ -39,16 +39,16 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_yaml(path: Path, limit: int = MAX_YAML_BYTES) -> Any:
+def load_yaml(path: Path) -> Any:
     """What a YAML file says.
 
     **Raises:** `ValueError` in one line with file, line and, where it can be guessed, the remedy, for what is no YAML, not UTF-8,
-    larger than `limit` bytes, or holds a key twice.
+    larger than `MAX_YAML_BYTES`, or holds a key twice.
     """
     if not path.is_file():
         raise ValueError(f"there is no file '{path}'")
-    if (size := path.stat().st_size) > limit:
-        raise ValueError(f"{path} has {size} bytes, more than {limit}; such a file is short YAML")
+    if (size := path.stat().st_size) > MAX_YAML_BYTES:
+        raise ValueError(f"{path} has {size} bytes, more than {MAX_YAML_BYTES}; such a file is short YAML")
     try:
         return _bounded(yaml.load(path.read_text(encoding="utf-8-sig"), _Strict))
     except UnicodeDecodeError as error:

@@ -117,10 +117,7 @@ def test_a_line_through_discrete_actions_plays_the_highest_column(walk):
 
 def test_an_action_at_the_end_of_its_range_may_be_overshot(slide):
     vectors = ActionVectors(slide, {})
-    found, wanted = (
-        torch.tensor([[3.0], [-3.0], [0.5], [3.0]]),
-        torch.tensor([[1.0], [-1.0], [1.0], [0.0]]),
-    )
+    found, wanted = (torch.tensor([[3.0], [-3.0], [0.5], [3.0]]), torch.tensor([[1.0], [-1.0], [1.0], [0.0]]))
     squares = [vectors.loss(found[i : i + 1], wanted[i : i + 1]).item() for i in range(4)]
     assert squares == [0.0, 0.0, 0.25, 9.0]
 
@@ -196,10 +193,7 @@ def test_a_large_picture_is_looked_at_in_wider_steps_and_an_older_policy_as_it_w
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "case",
-    ["one timestep", "all equal", "an observation that never moves", "an action that never moves"],
-)
+@pytest.mark.parametrize("case", ["one timestep", "all equal", "an observation that never moves", "an action that never moves"])
 def test_poor_demonstrations_give_a_policy_that_plays_what_was_shown(kind, case, slide, slid):
     episodes, place = {
         "one timestep": ([slid([1], [0.5])], 1),
@@ -319,16 +313,8 @@ def test_a_cloning_folder_of_before_opens(corridor, tmp_path):
     body["body.0.weight"][0] = torch.tensor([0, 1.0, -1.0])  # positive in cell 0 alone
     head = {"heads.0.weight": torch.zeros(2, 256), "heads.0.bias": torch.tensor([0.0, 0.5])}
     head["heads.0.weight"][0, 0] = 1
-    statistics = {
-        "features/mean": torch.zeros(3).double(),
-        "features/scale": torch.ones(3).double(),
-    }
-    written(
-        tmp_path,
-        corridor,
-        "clone",
-        statistics | {f"network/{name}": value for name, value in (body | head).items()},
-    )
+    statistics = {"features/mean": torch.zeros(3).double(), "features/scale": torch.ones(3).double()}
+    written(tmp_path, corridor, "clone", statistics | {f"network/{name}": value for name, value in (body | head).items()})
     policy = gato.load(tmp_path).policy("toy/corridor")
     assert policy.act({"cell": np.array([0, 1])})["step"].tolist() == [0, 1]
     save_baseline(policy, tmp_path / "again")

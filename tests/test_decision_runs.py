@@ -33,16 +33,7 @@ WITHOUT_DROPOUT = RECIPE.replace("dropout: 0.1", "dropout: 0")
 def home(tmp_path_factory):
     """A hundred random walks."""
     folder = tmp_path_factory.mktemp("home")
-    collect(
-        CollectConfig(
-            tasks=[TASK],
-            expert="random",
-            noisy_share=0,
-            episodes=100,
-            workers=0,
-            out=folder / "stores",
-        )
-    )
+    collect(CollectConfig(tasks=[TASK], expert="random", noisy_share=0, episodes=100, workers=0, out=folder / "stores"))
     return folder
 
 
@@ -123,16 +114,7 @@ def test_weights_remember_scales_and_returns(alone, home):
 
 
 def test_a_sweep_of_targets_plays_each_and_draws_them(alone, folder, capsys, caplog):
-    words = [
-        "--target_return",
-        "1",
-        "0.5",
-        "2",
-        "--episodes",
-        "4",
-        "--out",
-        "sweep.json",
-    ]
+    words = ["--target_return", "1", "0.5", "2", "--episodes", "4", "--out", "sweep.json"]
     assert main(["eval", str(alone.path / "final"), *words]) == 0
     shown = capsys.readouterr()
     results = json.loads((folder / "sweep.json").read_text())
@@ -181,31 +163,11 @@ def test_stores_with_nothing_to_learn_from_are_refused(folder, home, capsys):
     ("old", "new", "message"),
     [
         ("width: 16", "depth: 16", "there is no key 'model.depth'"),
-        (
-            "num_heads: 2",
-            "num_heads: 3",
-            "'model.width' is 16, expected a multiple of model.num_heads, 3",
-        ),
-        (
-            f"{TASK}: {{}}",
-            f"{TASK}: {{}}, toy/corridor: {{}}",
-            "a Decision Transformer learns one task: give one source",
-        ),
-        (
-            "data: {",
-            "data: {prompt_share: 0.5, ",
-            "data.prompt_share is 0.5, which a Decision Transformer has no use for; leave it out",
-        ),
-        (
-            "threads: 1",
-            "threads: 1, compile: true",
-            "train.compile is true, which is for Gato; leave it out",
-        ),
-        (
-            "context: 8",
-            "context: 8, max_timesteps: 4",
-            "model.max_timesteps is 4, but an episode of 'toy/key-to-door' has 15 timesteps",
-        ),
+        ("num_heads: 2", "num_heads: 3", "'model.width' is 16, expected a multiple of model.num_heads, 3"),
+        (f"{TASK}: {{}}", f"{TASK}: {{}}, toy/corridor: {{}}", "a Decision Transformer learns one task: give one source"),
+        ("data: {", "data: {prompt_share: 0.5, ", "data.prompt_share is 0.5, which a Decision Transformer has no use for; leave it out"),
+        ("threads: 1", "threads: 1, compile: true", "train.compile is true, which is for Gato; leave it out"),
+        ("context: 8", "context: 8, max_timesteps: 4", "model.max_timesteps is 4, but an episode of 'toy/key-to-door' has 15 timesteps"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(folder, capsys, old, new, message):
@@ -220,13 +182,7 @@ def test_a_run_of_one_learner_is_not_resumed_as_another(folder, alone, capsys):
     content |= {"learner": "gato", "model": {"num_layers": 1}}
     (folder / "gato.yaml").write_text(yaml.safe_dump(content))
     resume.make_stores(folder / "home")
-    line = refusal(
-        capsys,
-        "pretrain",
-        "gato.yaml",
-        "--data.tokenizer",
-        str(folder / "home/stores/tokenizer.model"),
-    )
+    line = refusal(capsys, "pretrain", "gato.yaml", "--data.tokenizer", str(folder / "home/stores/tokenizer.model"))
     assert "learner was decision-transformer, now gato" in line
 
 
@@ -250,10 +206,4 @@ def test_a_run_is_shown_checked_and_plotted(folder, alone, capsys):
 def test_the_shipped_recipes_are_read(name):
     content = yaml.safe_load(recipe_path(name).read_text())
     kind = recipe_class(content["learner"])
-    assert kind.__name__ == "DecisionRecipe" and set(content) == {
-        "learner",
-        "model",
-        "data",
-        "optim",
-        "train",
-    }
+    assert kind.__name__ == "DecisionRecipe" and set(content) == {"learner", "model", "data", "optim", "train"}

@@ -34,25 +34,8 @@ def arm() -> TaskSpec:
             FieldSpec("camera", Modality.IMAGE, "observation", (16, 16, 3), "uint8", path=("camera",)),
             FieldSpec("angles", Modality.CONTINUOUS, "observation", (2,), path=("angles",)),
             FieldSpec("mode", Modality.DISCRETE, "observation", (), "int64", (5,), (7,), path=("mode",)),
-            FieldSpec(
-                "motors",
-                Modality.CONTINUOUS,
-                "action",
-                (2,),
-                low=(-1.0, 0.0),
-                high=(1.0, 10.0),
-                path=("motors",),
-            ),
-            FieldSpec(
-                "gripper",
-                Modality.DISCRETE,
-                "action",
-                (2,),
-                "int64",
-                (0, 1),
-                (2, 2),
-                path=("gripper",),
-            ),
+            FieldSpec("motors", Modality.CONTINUOUS, "action", (2,), low=(-1.0, 0.0), high=(1.0, 10.0), path=("motors",)),
+            FieldSpec("gripper", Modality.DISCRETE, "action", (2,), "int64", (0, 1), (2, 2), path=("gripper",)),
         ),
         episode_limit=12,
     )
@@ -66,10 +49,7 @@ def move(task: TaskSpec, rewards: list[float], seed: int = 0, **rest) -> Episode
         "angles": rng.normal(3.0, 2.0, (length, 2)).astype(np.float32),
         "mode": rng.integers(5, 8, length),
     }
-    done = {
-        "motors": rng.uniform([-1, 0], [1, 10], (length, 2)).astype(np.float32),
-        "gripper": rng.integers([0, 1], [3, 3], (length, 2)),
-    }
+    done = {"motors": rng.uniform([-1, 0], [1, 10], (length, 2)).astype(np.float32), "gripper": rng.integers([0, 1], [3, 3], (length, 2))}
     return Episode(task, seen, done, np.array(rewards, np.float32), terminated=True, **rest)
 
 
@@ -117,11 +97,7 @@ def test_long_episodes_are_drawn_more_often_and_windows_are_full(store):
 
 
 def test_a_row_depends_on_seed_step_and_row_alone(store):
-    rows, again, other = (
-        trajectories(store),
-        trajectories(Store(store.path)),
-        trajectories(store, seed=1),
-    )
+    rows, again, other = (trajectories(store), trajectories(Store(store.path)), trajectories(store, seed=1))
     assert [rows.place(3, r) for r in range(8)] == [again.place(3, r) for r in reversed(range(8))][::-1]
     assert [rows.place(3, r) for r in range(8)] != [other.place(3, r) for r in range(8)]
     whole = next(rows.loader(range(5, 6), 6, 6))[0]
@@ -134,18 +110,11 @@ def test_a_row_depends_on_seed_step_and_row_alone(store):
 
 def test_short_episodes_are_padded_on_the_left(store):
     window = Window(
-        {k: v[:3] for k, v in store.episode(1).observations.items()},
-        store.episode(1).actions,
-        np.array([6, 3, 1], np.float32),
-        0,
+        {k: v[:3] for k, v in store.episode(1).observations.items()}, store.episode(1).actions, np.array([6, 3, 1], np.float32), 0
     )
     batch = collate(store.tasks[0], [window], 4)
     assert batch.is_padding.tolist() == [[True, False, False, False]]
-    assert (batch.returns_to_go.tolist(), batch.timesteps.tolist(), batch.denominator) == (
-        [[0, 6, 3, 1]],
-        [[0, 0, 1, 2]],
-        3,
-    )
+    assert (batch.returns_to_go.tolist(), batch.timesteps.tolist(), batch.denominator) == ([[0, 6, 3, 1]], [[0, 0, 1, 2]], 3)
     assert trajectories(store).counts(batch) == {"tokens": 9, "places": 12, "transitions": 3}
 
 
@@ -161,12 +130,7 @@ def test_the_best_episodes_hold_a_share_of_the_timesteps(store):
     ]
     rows = trajectories(store, best_share=0.3)
     assert {rows.place(0, row)[0] for row in range(50)} == {1, 2}
-    assert (
-        rows.statistics.lowest,
-        rows.statistics.highest,
-        rows.statistics.longest,
-        rows.statistics.episodes,
-    ) == (6, 6, 6, 2)
+    assert (rows.statistics.lowest, rows.statistics.highest, rows.statistics.longest, rows.statistics.episodes) == (6, 6, 6, 2)
 
 
 def test_delayed_rewards_leave_the_return_as_it_was(store):
@@ -190,13 +154,7 @@ def test_what_is_measured_is_that_of_all_timesteps(store):
     found = trajectories(store).statistics
     angles = np.concatenate([store.episode(i).observations["angles"] for i in range(5)])
     assert found.mean["angles"] == pytest.approx(angles.mean(axis=0)) and found.spread["angles"] == pytest.approx(angles.std(axis=0))
-    assert (
-        found.lowest,
-        found.returns["0.5"],
-        found.highest,
-        found.return_scale,
-        found.longest,
-    ) == (-9, 2, 6, 9, 10)
+    assert (found.lowest, found.returns["0.5"], found.highest, found.return_scale, found.longest) == (-9, 2, 6, 9, 10)
 
 
 def test_of_a_large_store_only_a_part_is_measured(arm, tmp_path, monkeypatch):
@@ -206,11 +164,7 @@ def test_of_a_large_store_only_a_part_is_measured(arm, tmp_path, monkeypatch):
         for i in range(20):
             writer.append(move(arm, [1.0] * 10, seed=i))
     store, read = Store(tmp_path / "arm"), []
-    monkeypatch.setattr(
-        store,
-        "episode",
-        lambda i, start=0, stop=None: read.append(stop - start) or Store.episode(store, i, start, stop),
-    )
+    monkeypatch.setattr(store, "episode", lambda i, start=0, stop=None: read.append(stop - start) or Store.episode(store, i, start, stop))
     found = trajectories(store).statistics
     assert sum(read) == 40 and found.mean["angles"] == pytest.approx([3, 3], abs=1.5)
 
@@ -219,10 +173,7 @@ def test_of_a_large_store_only_a_part_is_measured(arm, tmp_path, monkeypatch):
     ("rewards", "message"),
     [
         ([], "source 'arm' holds no episodes; collect or import some first"),
-        (
-            [[0, 0], [0]],
-            "source 'arm': the rewards of its 2 episodes are all zero, so there are no returns to learn from",
-        ),
+        ([[0, 0], [0]], "source 'arm': the rewards of its 2 episodes are all zero, so there are no returns to learn from"),
     ],
 )
 def test_a_store_with_nothing_to_learn_from_is_refused(arm, tmp_path, rewards, message):
@@ -246,10 +197,7 @@ def test_several_tasks_and_settings_without_a_meaning_are_refused(arm, store, tm
         writer.append(move(arm, [1.0]))
     with pytest.raises(ValueError, match="source 'arm' holds 2 tasks, a Decision Transformer learns one"):
         trajectories(Store(tmp_path / "both"))
-    with pytest.raises(
-        ValueError,
-        match="source 'arm' has memory 3, which a Decision Transformer knows not; leave it out",
-    ):
+    with pytest.raises(ValueError, match="source 'arm' has memory 3, which a Decision Transformer knows not; leave it out"):
         Trajectories("arm", SourceConfig(memory=3), store)
 
 
@@ -270,13 +218,7 @@ def published(request, tmp_path_factory):
     """transformers' model with random weights, and the folder that it is saved in."""
     torch.manual_seed(0)
     config = DecisionTransformerConfig(
-        state_dim=5,
-        act_dim=3,
-        hidden_size=32,
-        n_layer=2,
-        n_head=4,
-        max_ep_len=50,
-        activation_function=request.param,
+        state_dim=5, act_dim=3, hidden_size=32, n_layer=2, n_head=4, max_ep_len=50, activation_function=request.param
     )
     model = DecisionTransformerModel(config).eval()
     for parameter in model.parameters():
@@ -291,10 +233,7 @@ def test_with_copied_weights_it_computes_what_transformers_computes(published):
     agent = load_published(folder, mean=[1.0] * 5, spread=[2.0] * 5, return_scale=10.0)
     batch, places = 3, 7
     states, actions = torch.randn(batch, places, 5), torch.rand(batch, places, 3) * 2 - 1
-    returns, timesteps = (
-        torch.randn(batch, places) * 30,
-        torch.arange(places).repeat(batch, 1) + torch.tensor([[0], [3], [40]]),
-    )
+    returns, timesteps = (torch.randn(batch, places) * 30, torch.arange(places).repeat(batch, 1) + torch.tensor([[0], [3], [40]]))
     is_padding = torch.arange(places) < torch.tensor([[0], [2], [5]])
     with torch.no_grad():
         (mine,) = agent.model({"observation": states}, {"action": actions}, returns, timesteps, is_padding)
@@ -312,10 +251,7 @@ def test_published_weights_act_and_survive_our_own_format(published, tmp_path):
     again = DecisionAgent.load(tmp_path / "copy")
     assert again.model.config == agent.model.config and again.model.statistics == agent.model.statistics
     seen = {"observation": np.ones((1, 5), np.float32)}
-    assert np.array_equal(
-        agent.policy(target_return=500.0).act(seen)["action"],
-        again.policy(target_return=500.0).act(seen)["action"],
-    )
+    assert np.array_equal(agent.policy(target_return=500.0).act(seen)["action"], again.policy(target_return=500.0).act(seen)["action"])
 
 
 @pytest.mark.parametrize(
@@ -323,14 +259,8 @@ def test_published_weights_act_and_survive_our_own_format(published, tmp_path):
     [
         ({"model_type": "gpt2"}, "is of model_type 'gpt2', expected 'decision_transformer'"),
         ({"action_tanh": False}, "has action_tanh False, this network knows True only"),
-        (
-            {"state_dim": 6},
-            "holds 'embed_state.weight' of shape .32, 5., config.json asks for .32, 6.",
-        ),
-        (
-            {"hidden_size": "large"},
-            "config.json': 'model.width' is 'large', expected a whole number",
-        ),
+        ({"state_dim": 6}, "holds 'embed_state.weight' of shape .32, 5., config.json asks for .32, 6."),
+        ({"hidden_size": "large"}, "config.json': 'model.width' is 'large', expected a whole number"),
     ],
 )
 def test_another_published_model_is_refused(published, tmp_path, change, message):
@@ -350,13 +280,7 @@ def test_pickled_weights_are_never_opened(published, tmp_path):
 
 def outputs(model: DecisionTransformer, batch) -> torch.Tensor:
     with torch.no_grad():
-        found = model(
-            batch.observations,
-            batch.actions,
-            batch.returns_to_go,
-            batch.timesteps,
-            batch.is_padding,
-        )
+        found = model(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps, batch.is_padding)
     return torch.cat([part.flatten(2) for part in found], dim=-1)
 
 
@@ -364,27 +288,12 @@ def test_nothing_later_changes_an_earlier_action(store):
     """Return, state and action of the third place: the first two places stay; the third's own
     return and state matter, its action not."""
     rows = trajectories(store)
-    model, batch = (
-        model_of(rows),
-        rows.batch(0, [r for r in range(20) if len(rows.window(0, r)) == 4][:3]),
-    )
+    model, batch = (model_of(rows), rows.batch(0, [r for r in range(20) if len(rows.window(0, r)) == 4][:3]))
     before = outputs(model, batch)
     for changed, matters in (
         (replace(batch, returns_to_go=batch.returns_to_go + torch.tensor([0, 0, 5, 0])), True),
-        (
-            replace(
-                batch,
-                observations=batch.observations | {"angles": batch.observations["angles"] + torch.eye(4)[2][:, None]},
-            ),
-            True,
-        ),
-        (
-            replace(
-                batch,
-                actions=batch.actions | {"motors": batch.actions["motors"] + torch.eye(4)[2][:, None]},
-            ),
-            False,
-        ),
+        (replace(batch, observations=batch.observations | {"angles": batch.observations["angles"] + torch.eye(4)[2][:, None]}), True),
+        (replace(batch, actions=batch.actions | {"motors": batch.actions["motors"] + torch.eye(4)[2][:, None]}), False),
     ):
         after = outputs(model, changed)
         assert torch.equal(after[:, :2], before[:, :2])
@@ -393,21 +302,10 @@ def test_nothing_later_changes_an_earlier_action(store):
 
 def test_padding_changes_nothing(store):
     rows = trajectories(store)
-    model, window = (
-        model_of(rows),
-        Window(
-            store.episode(1).observations,
-            store.episode(1).actions,
-            np.array([6, 3, 1], np.float32),
-            0,
-        ),
-    )
+    model, window = (model_of(rows), Window(store.episode(1).observations, store.episode(1).actions, np.array([6, 3, 1], np.float32), 0))
     alone, padded = (collate(rows.task, [window], length) for length in (3, 6))
     torch.testing.assert_close(outputs(model, padded)[:, 3:], outputs(model, alone), equal_nan=True)
-    filled = replace(
-        padded,
-        observations=padded.observations | {"mode": padded.observations["mode"] + 6 * padded.is_padding},
-    )
+    filled = replace(padded, observations=padded.observations | {"mode": padded.observations["mode"] + 6 * padded.is_padding})
     filled = replace(filled, returns_to_go=filled.returns_to_go + 99 * filled.is_padding)
     assert torch.equal(outputs(model, filled)[:, 3:], outputs(model, padded)[:, 3:])
     learner = DecisionLearner(model)
@@ -419,10 +317,9 @@ def test_every_field_is_seen(store):
     model, batch = model_of(rows), rows.batch(0, range(6))
     for name, values in batch.observations.items():
         changed = values.flip(-1) if name != "mode" else 12 - values
-        assert not torch.equal(
-            outputs(model, replace(batch, observations=batch.observations | {name: changed})),
-            outputs(model, batch),
-        ), name
+        assert not torch.equal(outputs(model, replace(batch, observations=batch.observations | {name: changed})), outputs(model, batch)), (
+            name
+        )
 
 
 def test_the_loss_is_squared_errors_and_cross_entropies_over_the_timesteps(store):
@@ -469,18 +366,12 @@ def test_without_returns_nothing_is_told_of_them(store):
     model, batch = model_of(rows, replace(TINY, condition="none")), rows.batch(0, range(6))
     assert torch.equal(outputs(model, replace(batch, returns_to_go=batch.returns_to_go + 5)), outputs(model, batch))
     assert model.embed_return is None
-    with pytest.raises(
-        ValueError,
-        match="'model.shuffled_returns' is set, but with model.condition none no return is shown",
-    ):
+    with pytest.raises(ValueError, match="'model.shuffled_returns' is set, but with model.condition none no return is shown"):
         DecisionConfig(condition="none", shuffled_returns=True)
 
 
 def test_text_is_refused(robot):
-    with pytest.raises(
-        ValueError,
-        match="task 'toy/robot' has the text 'goal', which a Decision Transformer does not read",
-    ):
+    with pytest.raises(ValueError, match="task 'toy/robot' has the text 'goal', which a Decision Transformer does not read"):
         DecisionTransformer(robot, TINY, None, 4)
 
 
@@ -497,10 +388,7 @@ def test_acting_is_the_forward_pass_over_what_was_seen(store, delayed):
     are left behind."""
     rows = trajectories(store)
     model = model_of(rows, replace(TINY, delayed_reward=delayed))
-    policy, episode = (
-        DecisionAgent(model).policy(target_return=5.0, temperature=0.0),
-        store.episode(4),
-    )
+    policy, episode = (DecisionAgent(model).policy(target_return=5.0, temperature=0.0), store.episode(4))
     actions = [policy.act(seen_at(episode, t), None if t == 0 else np.array([0.5 * t], np.float32)) for t in range(7)]
     paid = np.array([0, 0.5, 1.5, 3, 5, 7.5, 10.5])
     told = np.full(7, 5.0) if delayed else 5.0 - paid
@@ -508,13 +396,7 @@ def test_acting_is_the_forward_pass_over_what_was_seen(store, delayed):
     window = Window({k: v[3:7] for k, v in episode.observations.items()}, done, told[3:7].astype(np.float32), 3)
     batch = collate(rows.task, [window], 4)
     with torch.no_grad():
-        out = model(
-            batch.observations,
-            batch.actions,
-            batch.returns_to_go,
-            batch.timesteps,
-            batch.is_padding,
-        )
+        out = model(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps, batch.is_padding)
     expected = model.predict_action.decode([part[:, -1] for part in out], [None, None])
     assert (
         expected["motors"][0] == pytest.approx(actions[6]["motors"][0], abs=1e-5) and (expected["gripper"] == actions[6]["gripper"]).all()
@@ -526,10 +408,7 @@ def test_streams_side_by_side_act_as_they_would_alone(store):
     together, alone = agent.policy(seed=1), agent.policy(seed=1)
     together.reset(2)
     both = [
-        together.act(
-            {k: np.stack([a.observations[k][t], b.observations[k][t]]) for k in a.observations},
-            np.ones(2, np.float32),
-        )
+        together.act({k: np.stack([a.observations[k][t], b.observations[k][t]]) for k in a.observations}, np.ones(2, np.float32))
         for t in range(6)
     ]
     for i, episode in enumerate((a, b)):  # the k-th episode has the k-th generator
@@ -572,10 +451,7 @@ def test_a_target_outside_the_data_is_said_and_one_that_is_no_number_refused(sto
         with pytest.raises(ValueError, match="'target_return' is .*, expected a number"):
             agent.policy(target_return=wrong)
     blind = DecisionAgent(model_of(trajectories(store), replace(TINY, condition="none")))
-    with pytest.raises(
-        ValueError,
-        match="trained without returns .condition none., so it has no use for target_return",
-    ):
+    with pytest.raises(ValueError, match="trained without returns .condition none., so it has no use for target_return"):
         blind.policy(target_return=1.0)
     assert blind.policy().act(seen_at(store.episode(0), 0))
 
@@ -619,18 +495,9 @@ def test_an_unknown_task_is_refused(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"learner": "gato"},
-            "is of format 1 and learner 'gato', expected 1 and 'decision-transformer'",
-        ),
-        (
-            {"num_timesteps": 13},
-            "holds 'embed_timestep.weight' of shape .12, 16., gato.json asks for .13, 16.",
-        ),
-        (
-            {"num_timesteps": "many"},
-            "damaged: num_timesteps is 'many', expected a whole number above 0",
-        ),
+        ({"learner": "gato"}, "is of format 1 and learner 'gato', expected 1 and 'decision-transformer'"),
+        ({"num_timesteps": 13}, "holds 'embed_timestep.weight' of shape .12, 16., gato.json asks for .13, 16."),
+        ({"num_timesteps": "many"}, "damaged: num_timesteps is 'many', expected a whole number above 0"),
         ({"model": {"width": -1}}, "damaged: 'model.width' is -1, expected a whole number"),
         ({"model": {"depth": 1}}, "damaged: model is .*, expected an object with num_layers"),
         ({"tasks": []}, "damaged: tasks is .., expected a list of one task"),

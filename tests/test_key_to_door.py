@@ -50,23 +50,11 @@ def test_walls_stop_a_step(world):
 
 def test_only_the_present_room_is_seen(world):
     observation, *_ = walk(world, [RIGHT])
-    assert (
-        observation["room"],
-        observation["position"].tolist(),
-        observation["thing"].tolist(),
-    ) == (0, [0, 1], [1, 1, -1])
+    assert (observation["room"], observation["position"].tolist(), observation["thing"].tolist()) == (0, [0, 1], [1, 1, -1])
     in_corridor, *_ = walk(world, [DOWN, RIGHT])
-    assert (
-        in_corridor["room"],
-        in_corridor["position"].tolist(),
-        in_corridor["thing"].tolist(),
-    ) == (1, [0, 0], [0, 0, 0])
+    assert (in_corridor["room"], in_corridor["position"].tolist(), in_corridor["thing"].tolist()) == (1, [0, 0], [0, 0, 0])
     in_door_room, *_ = walk(world, [RIGHT, RIGHT])
-    assert (
-        in_door_room["room"],
-        in_door_room["position"].tolist(),
-        in_door_room["thing"].tolist(),
-    ) == (2, [1, 0], [1, -1, 1])
+    assert (in_door_room["room"], in_door_room["position"].tolist(), in_door_room["thing"].tolist()) == (2, [1, 0], [1, -1, 1])
 
 
 def test_what_is_seen_at_the_door_does_not_tell_whether_the_key_was_taken(world):

@@ -92,11 +92,7 @@ def test_a_policy_is_told_the_target_less_the_rewards(task):
     policy.act(seen)
     policy.act(seen, np.array([1.0, 0.0]))
     policy.act(seen, np.array([1.0, 4.0]), np.array([False, True]))
-    assert inner.heard == [
-        pytest.approx([0.8, 0.8]),
-        pytest.approx([0.7, 0.8]),
-        pytest.approx([0.6, 0.8]),
-    ]
+    assert inner.heard == [pytest.approx([0.8, 0.8]), pytest.approx([0.7, 0.8]), pytest.approx([0.6, 0.8])]
     assert inner.demonstrations[0].observations[RETURN] == pytest.approx([0.6, 0.5, 0.3])
     with pytest.raises(ValueError, match="the reward of the last action is missing"):
         policy.act(seen)
@@ -144,10 +140,7 @@ def test_what_has_no_returns_is_refused(home, task, make_gato, tokenizer, tmp_pa
     with pytest.raises(ValueError, match="the rewards of its 1 episodes are all zero, .* or leave out return_token"):
         mixture(tokenizer, store=str(tmp_path / "unpaid"))
     agent = Agent(make_gato(context_length=64).float(), tokenizer, {CORRIDOR: task})
-    with pytest.raises(
-        ValueError,
-        match="was trained without returns, so none can be asked for; leave out target_return",
-    ):
+    with pytest.raises(ValueError, match="was trained without returns, so none can be asked for; leave out target_return"):
         agent.policy(CORRIDOR, target_return=1.0)
 
 
@@ -156,8 +149,5 @@ def test_changed_returns_of_a_checkpoint_are_refused(home, make_gato, tokenizer,
     Agent(make_gato(context_length=64).float(), tokenizer, mixture(tokenizer).tasks).save(tmp_path / "agent")
     path = tmp_path / "agent" / "gato.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"returns": returns}))
-    with pytest.raises(
-        ValueError,
-        match="damaged: returns is .*, expected an object with the lowest and highest return",
-    ):
+    with pytest.raises(ValueError, match="damaged: returns is .*, expected an object with the lowest and highest return"):
         gato.load(tmp_path / "agent", device="cpu")

@@ -73,13 +73,7 @@ def _saved(folder: Path, mode: str, precision: str) -> tuple[str, Saved]:
     raise FileNotFoundError(f"no mode before {mode} has saved anything in {folder}")
 
 
-def _engine(
-    learner: GatoLearner,
-    batch: TokenBatch,
-    options: Options,
-    precision: str,
-    zero: str | None,
-) -> Engine:
+def _engine(learner: GatoLearner, batch: TokenBatch, options: Options, precision: str, zero: str | None) -> Engine:
     return engine_of(learner, batch, options.device, precision == "bf16", zero)
 
 
@@ -97,13 +91,7 @@ def _backend() -> str:
     return str(distributed.get_backend()) if distributed.is_initialized() else "none"
 
 
-def compare(
-    report: Report,
-    what: str,
-    precision: str,
-    losses: list[float],
-    plain: list[float],
-) -> None:
+def compare(report: Report, what: str, precision: str, losses: list[float], plain: list[float]) -> None:
     """The largest difference of a loss from the plain engine's."""
     error = max(abs(a - b) for a, b in zip(losses, plain, strict=True))
     limit = LIMIT[precision]

@@ -51,14 +51,14 @@ class DreamReport(Settings):
     seed: int = bounded(0, SEED.low, SEED.high)
 
 
-def load_world(checkpoint: Path, device: str = "cpu", verify: bool = True) -> WorldAgent:
+def load_world(checkpoint: Path) -> WorldAgent:
     """**Raises:** `ValueError` where the folder holds something else."""
     check_folder(checkpoint)
     if (learner := learner_of(checkpoint)) != NAME:
         raise ValueError(
             f"'{checkpoint}' holds a {shown(learner)}, and only a {NAME} dreams; train one: gato pretrain world-model-breakout"
         )
-    return WorldAgent.load(checkpoint, device, verify)
+    return WorldAgent.load(checkpoint, "cpu")
 
 
 def report(checkpoint: Path, config: DreamReport) -> dict[str, Any]:

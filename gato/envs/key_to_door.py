@@ -44,14 +44,7 @@ class KeyToDoor(gymnasium.Env):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
 
-    def __init__(
-        self,
-        size: int = 2,
-        corridor: int = 2,
-        limit: int = 15,
-        lottery: bool = False,
-        render_mode: str | None = None,
-    ) -> None:
+    def __init__(self, size: int = 2, corridor: int = 2, limit: int = 15, lottery: bool = False, render_mode: str | None = None) -> None:
         if size < 2 or corridor < 1 or limit < 1:
             raise ValueError(f"size is {size}, corridor {corridor} and limit {limit}; give at least 2, 1 and 1")
         self.size, self.corridor, self.limit = size, corridor, limit
@@ -59,11 +52,7 @@ class KeyToDoor(gymnasium.Env):
         self.middle, self.columns = size // 2, 2 * size + corridor
         position = spaces.Box(0, max(size, corridor) - 1, (2,), np.float32)
         offset = spaces.Box(1 - size, size - 1, (3,), np.float32)
-        seen: dict[str, spaces.Space] = {
-            "position": position,
-            "room": spaces.Discrete(3),
-            "thing": offset,
-        }
+        seen: dict[str, spaces.Space] = {"position": position, "room": spaces.Discrete(3), "thing": offset}
         self.observation_space = spaces.Dict(seen | ({"lottery": offset} if lottery else {}))
         self.action_space = spaces.Discrete(len(MOVES))
 
@@ -87,13 +76,7 @@ class KeyToDoor(gymnasium.Env):
         if self.has_lottery and self.agent == self.lottery:
             reward, terminated = PRIZE * float(self.np_random.random() < CHANCE), True
         terminated = terminated or reward > 0
-        return (
-            self._observation(),
-            reward,
-            terminated,
-            self.num_steps >= self.limit and not terminated,
-            {},
-        )
+        return (self._observation(), reward, terminated, self.num_steps >= self.limit and not terminated, {})
 
     def room_of(self, column: int) -> int:
         return KEY_ROOM if column < self.size else CORRIDOR if column < self.size + self.corridor else DOOR_ROOM
@@ -149,7 +132,4 @@ def key_then_door(env: gymnasium.Env, observation: Any) -> int:
                 distance[near] = distance[place] + 1
                 waiting.append(near)
     row, column = world.agent
-    return min(
-        range(len(MOVES)),
-        key=lambda a: distance.get((row + MOVES[a][0], column + MOVES[a][1]), world.size * world.columns),
-    )
+    return min(range(len(MOVES)), key=lambda a: distance.get((row + MOVES[a][0], column + MOVES[a][1]), world.size * world.columns))

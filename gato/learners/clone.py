@@ -70,12 +70,7 @@ class ClonePolicy(Reactive):
         """All timesteps of the episodes."""
         parts = [self.inputs.batch(e.observations, e.actions) for e in episodes]
         pictures = tuple(map(torch.cat, zip(*(p.pictures for p in parts), strict=True)))
-        return CloneBatch(
-            torch.cat([p.states for p in parts]),
-            pictures,
-            torch.cat([p.played for p in parts]),
-            1.0,
-        )
+        return CloneBatch(torch.cat([p.states for p in parts]), pictures, torch.cat([p.played for p in parts]), 1.0)
 
     @torch.inference_mode()
     def choose(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

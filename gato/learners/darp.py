@@ -27,21 +27,13 @@ TOGETHER = 512  # states whose neighbours are looked up at once
 
 
 class DifferencePolicy(Lookup):
-    """**Arguments:** as for `Lookup`; `network`: (N, 2 D + A) -> (N, A)."""
+    """As `Lookup`, and a network of what a state's neighbour plays and how the two differ, (N, 2 D + A) -> (N, A)."""
 
     kind = "darp"
 
-    def __init__(
-        self,
-        features: Features,
-        vectors: ActionVectors,
-        states: np.ndarray,
-        actions: Mapping[str, np.ndarray],
-        network: SmallNetwork | None = None,
-    ) -> None:
+    def __init__(self, features: Features, vectors: ActionVectors, states: np.ndarray, actions: Mapping[str, np.ndarray]) -> None:
         super().__init__(features, vectors, states, actions)
-        self.network = network or SmallNetwork(2 * states.shape[1] + vectors.size, vectors.size)
-        self.network.eval()
+        self.network = SmallNetwork(2 * states.shape[1] + vectors.size, vectors.size).eval()
 
     def learn(self, lessons: Lessons) -> int:
         """On each state's neighbours in the other demonstrations; with one demonstration they are the

@@ -126,20 +126,12 @@ def load_published(
     with torch.device("meta"):
         expected = DecisionTransformer(*described).state_dict()
     given = load_file(folder / SINGLE)
-    return DecisionAgent.of(
-        *described,
-        {name: _published_tensor(folder, given, name, mine) for name, mine in expected.items()},
-    )
+    return DecisionAgent.of(*described, {name: _published_tensor(folder, given, name, mine) for name, mine in expected.items()})
 
 
 def _published_config(folder: Path, content: Mapping[str, Any], context: int) -> tuple[DecisionConfig, tuple[int, int]]:
     """The settings, and the numbers of a state and of an action."""
-    kept = {
-        "action_tanh": True,
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "add_cross_attention": False,
-    }
+    kept = {"action_tanh": True, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
     for name, value in kept.items():
         if content.get(name, value) != value:
             raise ValueError(f"'{folder / 'config.json'}' has {name} {shown(content[name])}, this network knows {value} only")
@@ -163,20 +155,11 @@ def _published_config(folder: Path, content: Mapping[str, Any], context: int) ->
 
 def _plain_task(num_states: int, num_actions: int) -> TaskSpec:
     state = FieldSpec("observation", Modality.CONTINUOUS, "observation", (num_states,))
-    return TaskSpec(
-        "published",
-        (
-            state,
-            FieldSpec("action", Modality.CONTINUOUS, "action", (num_actions,), low=(-1.0,), high=(1.0,)),
-        ),
-    )
+    return TaskSpec("published", (state, FieldSpec("action", Modality.CONTINUOUS, "action", (num_actions,), low=(-1.0,), high=(1.0,))))
 
 
 def _check_vectors(task: TaskSpec, num_states: int, num_actions: int) -> None:
-    for fields, role, size in (
-        (task.observations, "observation", num_states),
-        (task.actions, "action", num_actions),
-    ):
+    for fields, role, size in ((task.observations, "observation", num_states), (task.actions, "action", num_actions)):
         if len(fields) != 1 or fields[0].modality is not Modality.CONTINUOUS or fields[0].size != size:
             raise ValueError(f"the weights know one {role} of {size} numbers, task '{task.name}' has {[(f.name, f.shape) for f in fields]}")
     low, high = task.actions[0].bounds
@@ -184,12 +167,7 @@ def _check_vectors(task: TaskSpec, num_states: int, num_actions: int) -> None:
         raise ValueError(f"the weights know actions from -1 to 1, those of task '{task.name}' have another range")
 
 
-_PARTS = {
-    "c_attn": "attn.c_attn",
-    "c_proj": "attn.c_proj",
-    "c_fc": "mlp.c_fc",
-    "c_out": "mlp.c_proj",
-}
+_PARTS = {"c_attn": "attn.c_attn", "c_proj": "attn.c_proj", "c_fc": "mlp.c_fc", "c_out": "mlp.c_proj"}
 
 
 def _published_tensor(folder: Path, given: Mapping[str, Tensor], name: str, mine: Tensor) -> Tensor:

@@ -10,11 +10,7 @@ from gato.setting import Settings, bounded, choice
 
 NAME = "decision-transformer"
 CONDITIONS = ("return", "none")
-ACTIVATIONS = (
-    "relu",
-    "gelu",
-    "gelu_new",
-)  # as transformers calls them; gelu_new is the approximation by tanh
+ACTIVATIONS = ("relu", "gelu", "gelu_new")  # as transformers calls them; gelu_new is the approximation by tanh
 
 
 @dataclass(frozen=True)

@@ -49,21 +49,12 @@ class DecisionPolicy(StreamPolicy):
     """
 
     def __init__(
-        self,
-        model: DecisionTransformer,
-        target_return: float | None = None,
-        temperature: float | None = None,
-        seed: int = 0,
+        self, model: DecisionTransformer, target_return: float | None = None, temperature: float | None = None, seed: int = 0
     ) -> None:
         temperature = 1.0 if temperature is None else temperature
         check_value("temperature", temperature, float, TEMPERATURE)
         check_value("seed", seed, int, SEED)
-        self.model, self.task, self.temperature, self.seed = (
-            model.eval(),
-            model.task,
-            temperature,
-            seed,
-        )
+        self.model, self.task, self.temperature, self.seed = (model.eval(), model.task, temperature, seed)
         self.memory = model.config.context
         self.target_return = self._checked_target(target_return)
         self.device = next(model.parameters()).device

@@ -26,6 +26,7 @@ from gato.spec import Modality, TaskSpec
 
 from .decision_config import DecisionConfig
 from .fields import ActionHead, FieldEmbedding, action_scale
+from .network import layer_groups
 
 DEVIATION = 0.02  # of the initial weights, GPT-2's
 
@@ -67,21 +68,10 @@ class DecisionTransformer(nn.Module):
     **Raises:** `ValueError` for a task with text, or with nothing to see.
     """
 
-    def __init__(
-        self,
-        task: TaskSpec,
-        config: DecisionConfig,
-        statistics: TrajectoryStatistics,
-        num_timesteps: int,
-    ) -> None:
+    def __init__(self, task: TaskSpec, config: DecisionConfig, statistics: TrajectoryStatistics, num_timesteps: int) -> None:
         super().__init__()
         check_task(task)
-        self.task, self.config, self.statistics, self.num_timesteps = (
-            task,
-            config,
-            statistics,
-            num_timesteps,
-        )
+        self.task, self.config, self.statistics, self.num_timesteps = (task, config, statistics, num_timesteps)
         width = config.width
         self.embed_timestep = nn.Embedding(num_timesteps, width)
         self.embed_return = nn.Linear(1, width) if config.is_conditioned else None
@@ -116,11 +106,7 @@ class DecisionTransformer(nn.Module):
             scaled = (returns_to_go / self.statistics.return_scale)[..., None].to(time.dtype)
             tokens.insert(0, self.embed_return(scaled) + time)
         per_timestep = len(tokens)
-        x = F.dropout(
-            self.embed_ln(torch.stack(tokens, dim=2).flatten(1, 2)),
-            self.config.dropout,
-            self.training,
-        )
+        x = F.dropout(self.embed_ln(torch.stack(tokens, dim=2).flatten(1, 2)), self.config.dropout, self.training)
         mask = attention_mask(is_padding.repeat_interleave(per_timestep, dim=1))
         for layer in self.layers:
             x = layer(x, mask)
@@ -143,22 +129,12 @@ class DecisionLearner(nn.Module):
         likeliest discrete value was the recorded one; `targets` (1,): timesteps.
         """
         with _drawing_from(batch, self.training and self.model.config.dropout > 0):
-            outputs = self.model(
-                batch.observations,
-                batch.actions,
-                batch.returns_to_go,
-                batch.timesteps,
-                batch.is_padding,
-            )
+            outputs = self.model(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps, batch.is_padding)
         is_real = ~batch.is_padding
         losses = torch.stack([
             torch.where(is_real, loss.float(), 0.0).sum() for loss in self.model.predict_action.losses(outputs, batch.actions)
         ])  # fmt: skip
-        sums = {
-            "loss_by_action": losses.detach(),
-            "hits": self._hits(outputs, batch, is_real),
-            "targets": is_real.sum()[None].float(),
-        }
+        sums = {"loss_by_action": losses.detach(), "hits": self._hits(outputs, batch, is_real), "targets": is_real.sum()[None].float()}
         return losses.sum() / batch.denominator, sums
 
     @torch.no_grad()
@@ -175,20 +151,9 @@ class DecisionLearner(nn.Module):
         return torch.stack([count.float() for count in counts])
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
-        """Matrices of the layers (marked `hidden`) and of the linear embeddings are decayed;
-        tables, norms and biases are not."""
+        """Matrices of the layers (marked `hidden`) and of the linear embeddings are decayed; tables, norms and biases are not."""
         tables = {id(m.weight) for m in self.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
-        hidden: list[nn.Parameter] = []
-        decayed: list[nn.Parameter] = []
-        kept: list[nn.Parameter] = []
-        for name, parameter in self.named_parameters():
-            is_matrix = parameter.ndim >= 2 and id(parameter) not in tables
-            (kept if not is_matrix else hidden if ".layers." in name else decayed).append(parameter)
-        return [
-            {"params": hidden, "weight_decay": weight_decay, "hidden": True},
-            {"params": decayed, "weight_decay": weight_decay},
-            {"params": kept, "weight_decay": 0.0},
-        ]
+        return layer_groups(self, weight_decay, lambda _, parameter: parameter.ndim >= 2 and id(parameter) not in tables)
 
     def report(self, sums: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
         """For the metrics: loss per timestep of each action field, and the share of right choices

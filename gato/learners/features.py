@@ -29,12 +29,7 @@ class Features:
     """
 
     def __init__(
-        self,
-        task: TaskSpec,
-        with_pictures: bool,
-        texts: Mapping[str, Sequence[str]],
-        mean: np.ndarray,
-        scale: np.ndarray,
+        self, task: TaskSpec, with_pictures: bool, texts: Mapping[str, Sequence[str]], mean: np.ndarray, scale: np.ndarray
     ) -> None:
         fields = task.observations
         self.fields = [f for f in fields if with_pictures or f.modality is not Modality.IMAGE]

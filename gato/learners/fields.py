@@ -25,11 +25,7 @@ class FieldEmbedding(nn.Module):
     """
 
     def __init__(
-        self,
-        fields: Sequence[FieldSpec],
-        width: int,
-        mean: Mapping[str, Sequence[float]],
-        spread: Mapping[str, Sequence[float]],
+        self, fields: Sequence[FieldSpec], width: int, mean: Mapping[str, Sequence[float]], spread: Mapping[str, Sequence[float]]
     ) -> None:
         super().__init__()
         self.continuous = [f for f in fields if f.modality is Modality.CONTINUOUS and f.size]
@@ -150,9 +146,7 @@ class ActionHead(nn.Module):
         return getattr(self, f"low_{i}"), getattr(self, f"high_{i}")
 
 
-def action_scale(
-    fields: Sequence[FieldSpec],
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def action_scale(fields: Sequence[FieldSpec]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Middle and half width of the ranges of continuous actions: standardised by them they lie in
     [-1, 1]."""
     continuous = {f.name: f.bounds for f in fields if f.modality is Modality.CONTINUOUS}

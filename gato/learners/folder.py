@@ -99,10 +99,7 @@ def learned(
 def save_baseline(policy: Reactive, folder: Path, chunk: int = 1) -> None:
     """Writes a policy as safetensors and JSON."""
     features = policy.features
-    statistics = {
-        "mean": torch.from_numpy(features.mean),
-        "scale": torch.from_numpy(features.scale),
-    }
+    statistics = {"mean": torch.from_numpy(features.mean), "scale": torch.from_numpy(features.scale)}
     tensors = {f"features.{name}": value for name, value in statistics.items()} | policy.tensors()
     weights = tensors_to_bytes(tensors)
     content = {
@@ -147,14 +144,7 @@ def load_baseline(folder: str | Path, *unused: Any) -> BaselineAgent:
         policy = KINDS[kind].restored(Parts(features, vectors, tensors, content["settings"]))
         check_value("chunk", content.get("chunk", 1), int, LENGTH)
         return BaselineAgent(policy, content.get("chunk", 1))
-    except (
-        SafetensorError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ValueError,
-    ) as error:
+    except (SafetensorError, KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         found = " ".join(str(error).split())
         raise ValueError(f"'{folder}' does not fit together ({found}); fine-tune it again") from None
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from gato.batch import Kind, TokenBatch
 from gato.model import Gato, GatoConfig
 
+from .network import layer_groups
+
 # What a target's kind is called in `loss_by_modality`.
 MODALITIES = {"text": Kind.TEXT, "discrete": Kind.DISCRETE, "continuous": Kind.CONTINUOUS}
 
@@ -59,17 +61,7 @@ class GatoLearner(nn.Module):
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Matrices of the layers (marked `hidden`), tables and the patch embedder are decayed; norms and biases are not (appendix C)."""
-        hidden: list[nn.Parameter] = []
-        decayed: list[nn.Parameter] = []
-        kept: list[nn.Parameter] = []
-        for name, parameter in self.named_parameters():
-            is_matrix = parameter.ndim >= 2 and not name.endswith("bias")
-            (kept if not is_matrix else hidden if ".layers." in name else decayed).append(parameter)
-        return [
-            {"params": hidden, "weight_decay": weight_decay, "hidden": True},
-            {"params": decayed, "weight_decay": weight_decay},
-            {"params": kept, "weight_decay": 0.0},
-        ]
+        return layer_groups(self, weight_decay, lambda name, parameter: parameter.ndim >= 2 and not name.endswith("bias"))
 
     def report(self, sums: dict[str, list[float]]) -> dict[str, Any]:
         """The mean loss per target by source and by kind of target; what had no target is left out."""

@@ -32,13 +32,7 @@ class Lookup(Reactive):
     **Arguments:** `states` (N, D) float32: their features; `actions`: theirs by field, (N, *shape).
     """
 
-    def __init__(
-        self,
-        features: Features,
-        vectors: ActionVectors,
-        states: np.ndarray,
-        actions: Mapping[str, np.ndarray],
-    ) -> None:
+    def __init__(self, features: Features, vectors: ActionVectors, states: np.ndarray, actions: Mapping[str, np.ndarray]) -> None:
         super().__init__(features, vectors)
         self.states, self.actions, self.played = states, actions, vectors.encode(actions)
         self.squares = (states**2).sum(axis=1)

@@ -92,6 +92,18 @@ def train(
     return taken
 
 
+def layer_groups(learner: nn.Module, weight_decay: float, is_decayed: Callable[[str, nn.Parameter], bool]) -> list[dict[str, Any]]:
+    """Groups for an optimiser: what is decayed of the layers (marked `hidden`), what else is, and the rest."""
+    hidden, decayed, kept = list[nn.Parameter](), list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in learner.named_parameters():
+        (kept if not is_decayed(name, parameter) else hidden if ".layers." in name else decayed).append(parameter)
+    return [
+        {"params": hidden, "weight_decay": weight_decay, "hidden": True},
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": kept, "weight_decay": 0.0},
+    ]
+
+
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Groups for an optimiser: matrices and filters are decayed; biases and norms are not."""
     trained = [p for p in parameters if p.requires_grad]
@@ -102,12 +114,7 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
 
 
 def _train_round(
-    network: nn.Module,
-    loss: Callable[[Tensor], Tensor],
-    num_rows: int,
-    updates: int,
-    schedule: Schedule,
-    generator: torch.Generator,
+    network: nn.Module, loss: Callable[[Tensor], Tensor], num_rows: int, updates: int, schedule: Schedule, generator: torch.Generator
 ) -> None:
     optimizer = torch.optim.AdamW(decay_groups(network.parameters(), schedule.weight_decay), lr=schedule.learning_rate, fused=True)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)

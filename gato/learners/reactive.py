@@ -56,12 +56,7 @@ class Reactive(StreamPolicy):
 
     @classmethod
     def of(
-        cls,
-        task: TaskSpec,
-        episodes: Sequence[Episode],
-        held_out: Sequence[Episode] = (),
-        seed: int = 0,
-        schedule: Schedule | None = None,
+        cls, task: TaskSpec, episodes: Sequence[Episode], held_out: Sequence[Episode] = (), seed: int = 0, schedule: Schedule | None = None
     ) -> Self:
         """Learned from demonstrations; see `Lessons`."""
         features = Features.of(task, episodes, cls.pictures_are_features)

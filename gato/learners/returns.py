@@ -31,13 +31,7 @@ def told(task: TaskSpec) -> TaskSpec:
         return task
     if any(f.role == "observation" and f.name == RETURN for f in task.fields):
         raise ValueError(f"task '{task.name}' has an observation '{RETURN}' of its own; rename it")
-    return replace(
-        task,
-        fields=(
-            *task.fields,
-            FieldSpec(RETURN, Modality.CONTINUOUS, "observation", path=(RETURN,)),
-        ),
-    )
+    return replace(task, fields=(*task.fields, FieldSpec(RETURN, Modality.CONTINUOUS, "observation", path=(RETURN,))))
 
 
 def scaled(task: TaskSpec, returns: np.ndarray) -> np.ndarray:
@@ -51,14 +45,7 @@ def told_episode(task: TaskSpec, episode: Episode, returns_to_go: np.ndarray) ->
     """An episode, or a window of one, with the returns-to-go (T,) of its timesteps among what is
     observed."""
     observations = {**episode.observations, RETURN: scaled(task, returns_to_go)}
-    return Episode.trusted(
-        **{
-            **vars(episode),
-            "task": told(task),
-            "observations": observations,
-            "final_observation": None,
-        }
-    )
+    return Episode.trusted(**{**vars(episode), "task": told(task), "observations": observations, "final_observation": None})
 
 
 def checked_target(task: str, returns: tuple[float, float], target: Any) -> float:
@@ -72,13 +59,7 @@ def checked_target(task: str, returns: tuple[float, float], target: Any) -> floa
         return high
     check_value("target_return", target, float, Limits(-1e30, 1e30))
     if not low <= target <= high:
-        _log.warning(
-            "task %s: the target return %g lies outside the returns of the training data, %g to %g",
-            task,
-            target,
-            low,
-            high,
-        )
+        _log.warning("task %s: the target return %g lies outside the returns of the training data, %g to %g", task, target, low, high)
     return float(target)
 
 
