@@ -115,7 +115,8 @@ def train(
     engine.learner.train()
     start = time.monotonic() - progress.seconds
     in_a_row, is_spike, presence = 0, SpikeWatch(), Presence()
-    is_online = isinstance(batches, OnlineBatches)  # then the loss measures surprise, and a surprise is no fault of a row
+    # on-line the loss measures surprise, and a surprise is no fault of a row; a few demonstrations are learned in leaps
+    watches = not isinstance(batches, OnlineBatches) and log.run is not None
     with presence.explained():
         for step, drawn, waited in _timed(loader, progress.step, presence):
             total = schedule.follow(step, time.monotonic() - start) if schedule.is_timed and rank() == 0 else 0
@@ -131,7 +132,7 @@ def train(
             line = _line(progress, before, update, norm, rate, engine, config)
             if schedule.is_timed:
                 line["steps"] = schedule.total
-            if in_a_row or (not is_online and is_spike(update.loss)):
+            if in_a_row or (watches and is_spike(update.loss)):
                 line |= _suspects(engine, batches, step, config, norm, update.loss, in_a_row > 0, log.run)
             if evaluation is not None and ((step + 1) % evaluation.every == 0 or step + 1 == schedule.total):
                 presence.tell(step, "playing")
