@@ -29,31 +29,31 @@ def named_store(name: str) -> Path:
 
 
 def find_store(name: str | Path, part: str | None = None) -> Path:
-    """The folder of a store by its path or its name.
-
-    **Arguments:** `part`: of a folder of several stores, as an import of splits leaves it, the one of this name is meant; where
-    there is a single one, that.
-
-    **Raises:** `ValueError` if there is none, or several, which are named.
-    """
-    places = [Path(name), named_store(str(name))]
-    for path in places:
-        if (path / MANIFEST_NAME).is_file():
-            return path
-    inside = _inside(str(name))
-    if part is not None:
-        chosen = [store for store in inside if store.name == part] or inside
-        if len(chosen) == 1:
-            return chosen[0]
-    refuse_folder_of_stores(str(name))
-    what = f"{places[0]} has no {MANIFEST_NAME}" if places[0].is_dir() else f"neither that folder nor {places[1]} exists"
+    """The folder of a store, as `store_of` finds it. **Raises:** `ValueError` if there is none, too."""
+    if folder := store_of(str(name), part):
+        return folder
+    path, named = Path(name), named_store(str(name))
+    what = f"{path} has no {MANIFEST_NAME}" if path.is_dir() else f"neither that folder nor {named} exists"
     raise ValueError(f"there is no store '{name}' ({what}); {HOW_TO_GET_ONE}")
 
 
-def refuse_folder_of_stores(name: str) -> None:
-    """**Raises:** `ValueError` that names the stores in a folder, such as the one that an import of several splits made."""
-    if inside := _inside(name):
+def store_of(name: str, part: str | None = None) -> Path | None:
+    """The folder of a store by its path or its name; `None` where there is none.
+
+    A folder that holds a single store, as an import of one split leaves it, stands for that.
+
+    **Arguments:** `part`: of a folder of several stores the one of this name is meant.
+
+    **Raises:** `ValueError` for a folder of several, which are named.
+    """
+    for path in (Path(name), named_store(name)):
+        if (path / MANIFEST_NAME).is_file():
+            return path
+    inside = _inside(name)
+    chosen = [store for store in inside if store.name == part] or inside
+    if len(chosen) > 1:
         raise ValueError(f"'{name}' is a folder of stores; name one: {', '.join(map(str, inside[:8]))}")
+    return chosen[0] if chosen else None
 
 
 def _inside(name: str) -> list[Path]:

@@ -119,6 +119,12 @@ def test_an_empty_store_is_shown_as_such(tmp_path: Path, corridor, capsys: pytes
     assert "has no episodes, there is no number 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["inspect", "show", "validate"])
+def test_a_folder_that_holds_a_single_store_stands_for_it(stores: Path, verb: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["data", verb, str(stores / "words")]) == 0, capsys.readouterr().err
+    assert str(stores / "words/train") in capsys.readouterr().out or verb == "validate"
+
+
 def test_an_unfinished_store_is_called_so(tmp_path: Path, corridor, walk, capsys: pytest.CaptureFixture) -> None:
     with StoreWriter(tmp_path, [corridor], {"expected_episodes": 3}) as writer:
         writer.append(walk([0], [1]))

@@ -112,6 +112,13 @@ def test_a_field_that_is_not_found_says_what_to_fill_in(tmp_path, values, doubt)
     assert f"observation: {{key: {FILL_IN}, " in made.text and f"# fill in the key: {doubt}" in made.text
 
 
+def test_a_single_column_that_is_numbered_is_a_vector_of_one_number(tmp_path):
+    (tmp_path / "log.csv").write_text("obs_0,obs_1,act_0,reward\n" + "".join(f"{t},0.5,0.1,1\n" for t in range(T)))
+    made = env_spec(tmp_path / "log.csv", task_of(box(2), box(1, -1, 1)))
+    assert not made.doubts, made.doubts
+    assert made.taken[:2] == ["observation 'observation' from obs_0, obs_1", "action 'action' from act_0 (6,) float64"]
+
+
 def test_columns_of_a_table_are_taken_in_their_order_and_that_is_said(tmp_path):
     (tmp_path / "log.csv").write_text("episode,x,v,a,reward\n" + "".join(f"{t // 3},{t},0.5,0,1\n" for t in range(T)))
     made = env_spec(tmp_path / "log.csv", task_of(box(2), spaces.Discrete(3)))

@@ -100,15 +100,13 @@ def _store(options: Any) -> Any:
 
 def _folder(name: str) -> Path | None:
     """The folder of a store of this name or path. A file, a run and a recipe's name come first, which are mixtures."""
-    from gato.data.stores import named_store, refuse_folder_of_stores, stores_folder
+    from gato.data.stores import store_of, stores_folder
 
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or name in recipes() or (path / "run.json").is_file():
         return None
-    found = [f for f in (path, named_store(name)) if (f / "manifest.json").is_file()]
-    if found:
-        return found[0]
-    refuse_folder_of_stores(name)
+    if folder := store_of(name):
+        return folder
     if path.is_file():
         raise ValueError(f"'{name}' is a file, but no recipe or mixture, which are named *.yaml; a store is a folder")
     known = [str(f.parent.relative_to(stores_folder())) for f in stores_folder().glob("*/*/manifest.json")] + recipes()

@@ -89,8 +89,8 @@ def _is_free(a: Array) -> bool:
 
 def _matched(specs: Sequence[FieldSpec], arrays: Sequence[Array], length: int | None) -> list[Match]:
     """A match of each field of a side, in their order. **Arguments:** `length`: timesteps, where they are known."""
-    groups = [*side_by_side(arrays).values()]
-    groups += [[a] for group in groups if len(group) > 1 for a in group]  # a column may be a field by itself
+    groups = [(_stem(group), group) for group in side_by_side(arrays).values()]
+    groups += [(a.name, [a]) for _, group in groups if len(group) > 1 for a in group]  # a column may be a field by itself
     found = [_by_name(spec, specs, groups, length) for spec in specs]
     used = {a.name for m in found for a in m.arrays}
     twice = {a.name for m in found for a in m.arrays if sum(a in other.arrays for other in found) > 1}
@@ -104,7 +104,7 @@ def _matched(specs: Sequence[FieldSpec], arrays: Sequence[Array], length: int | 
     return found
 
 
-def _by_name(spec: FieldSpec, specs: Sequence[FieldSpec], groups: Sequence[Sequence[Array]], length: int | None) -> Match:
+def _by_name(spec: FieldSpec, specs: Sequence[FieldSpec], groups: Sequence[tuple[str, Sequence[Array]]], length: int | None) -> Match:
     """The arrays that are called as a field: exactly, but for the side and a plural, or as the only field of a side usually is."""
     words: list[set[str]] = [{_plain(spec.name)}]
     if spec.modality is Modality.TEXT and sum(other.modality is Modality.TEXT for other in specs) == 1:
@@ -113,7 +113,7 @@ def _by_name(spec: FieldSpec, specs: Sequence[FieldSpec], groups: Sequence[Seque
         words += _USUAL[spec.role]
     misfit = ""
     for known in (None, *words):
-        named = [g for g in groups if (_stem(g) == spec.name if known is None else _plain(_stem(g), spec.role) in known)]
+        named = [g for stem, g in groups if (stem == spec.name if known is None else _plain(stem, spec.role) in known)]
         fitting = [g for g in named if _fits(spec, g, length, is_named=True)]
         if len(fitting) == 1:
             return Match(spec, fitting[0], misfit and f"{misfit}, so {_names(fitting[0])} is taken")
@@ -192,9 +192,10 @@ def _number(value: float, modality: Modality) -> str:
 
 
 def _stem(group: Sequence[Array]) -> str:
-    """The name of an array, or what columns such as x_0, x_1 have in common."""
+    """The name of an array, or what columns such as x_0, x_1 have in common; x_0 alone is a vector x of one number."""
     name = group[0].name
-    return name if len(group) == 1 else name.rstrip("]").rstrip("0123456789").rstrip("_[ -")
+    is_columns = len(group) > 1 or (len(group[0].shape) == 1 and name.rstrip("]").endswith(("_0", "[0")))
+    return name.rstrip("]").rstrip("0123456789").rstrip("_[ -") if is_columns else name
 
 
 def _plain(name: str, role: Role | None = None) -> str:

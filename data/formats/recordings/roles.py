@@ -269,7 +269,9 @@ def side_by_side(arrays: Sequence[Array]) -> dict[str, list[Array]]:
         stem = bare.rstrip("0123456789").rstrip("_[") if is_column else last
         parent = a.name[: len(a.name) - len(last)]
         others = found.get(stem or last, [])
-        alike = is_column and all(o.name.startswith(parent + stem) and o.dtype == a.dtype and o.shape == a.shape for o in others)
+        alike = is_column and all(
+            o.name.startswith(parent + stem) and o.shape == a.shape and o.dtype not in ("str", "bytes") for o in others
+        )
         name = (stem or last) if not others or alike else a.name
         found.setdefault(name if name.strip("/ ") else a.name, []).append(a)
     return found
