@@ -5,8 +5,8 @@ It is trained until it has converged, in seconds, and not for as many updates as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +20,7 @@ from .actions import ActionVectors
 from .features import POOLED, Features
 from .network import Schedule, SmallNetwork, train
 from .reactive import Lessons, Parts, Reactive, part
+from .tensors import TensorBatch
 
 JUDGED_ROWS = 4096  # that say how large the loss is
 TOGETHER = 512  # of them at once
@@ -95,7 +96,7 @@ class ClonePolicy(Reactive):
 
 
 @dataclass(frozen=True)
-class CloneBatch:
+class CloneBatch(TensorBatch):
     """B timesteps as a `CloneNetwork` takes them.
 
     **Arguments:** `states` (B, D) float32; `pictures`: (B, 3, rows, columns) uint8 each; `played`
@@ -112,21 +113,7 @@ class CloneBatch:
 
     def rows(self, chosen: Tensor) -> CloneBatch:
         """Those with these indices."""
-        return self._each(lambda tensor: tensor[chosen])
-
-    def with_denominator(self, denominator: float | Tensor) -> CloneBatch:
-        return replace(self, denominator=denominator)
-
-    def to(self, device: Any) -> CloneBatch:
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> CloneBatch:
-        """In memory that a GPU can copy from by itself; what torch's loader calls."""
-        return self._each(lambda tensor: tensor.pin_memory())
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> CloneBatch:
-        pictures = tuple(map(change, self.pictures))
-        return replace(self, states=change(self.states), pictures=pictures, played=change(self.played))
+        return self.each(lambda tensor: tensor[chosen])
 
 
 class CloneInputs:

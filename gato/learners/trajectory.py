@@ -9,14 +9,16 @@ return_to_go  0    0    3    2    2            what the rewards from here to the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gato.disk import kind_of, shown
 from gato.spec import FieldSpec, Modality, TaskSpec
+
+from .tensors import TensorBatch
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +45,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class TrajectoryBatch:
+class TrajectoryBatch(TensorBatch):
     """B windows (torch), left-padded to T places with zeros.
 
     **Arguments:**
@@ -64,26 +66,6 @@ class TrajectoryBatch:
     is_padding: torch.Tensor
     denominator: float | torch.Tensor
     seed: int = 0
-
-    def with_denominator(self, denominator: float | torch.Tensor) -> TrajectoryBatch:
-        return replace(self, denominator=denominator)
-
-    def to(self, device: Any) -> TrajectoryBatch:
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> TrajectoryBatch:
-        """In memory that a GPU can copy from by itself; what torch's loader calls."""
-        return self._each(lambda tensor: tensor.pin_memory())
-
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TrajectoryBatch:
-        return replace(
-            self,
-            observations={name: change(values) for name, values in self.observations.items()},
-            actions={name: change(values) for name, values in self.actions.items()},
-            returns_to_go=change(self.returns_to_go),
-            timesteps=change(self.timesteps),
-            is_padding=change(self.is_padding),
-        )
 
 
 def collate(task: TaskSpec, windows: Sequence[Window], length: int, seed: int = 0) -> TrajectoryBatch:

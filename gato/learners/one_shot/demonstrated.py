@@ -6,8 +6,8 @@ the query what is to be done then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,15 @@ from gato.spec import FieldSpec, Modality, TaskSpec
 from ..actions import ActionVectors
 from ..clone import CloneInputs
 from ..features import Features
+from ..tensors import TensorBatch, Tensors
 
 
 @dataclass(frozen=True)
-class Seen:
+class Seen(Tensors):
     """What is seen at N timesteps: `states` (N, D) float32 and `pictures`, (N, channels, rows, columns) uint8 each."""
 
     states: Tensor
     pictures: tuple[Tensor, ...]
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> Seen:
-        return Seen(change(self.states), tuple(map(change, self.pictures)))
 
     def __len__(self) -> int:
         return len(self.states)
@@ -63,7 +61,7 @@ class RawRow:
 
 
 @dataclass(frozen=True)
-class DemonstratedBatch:
+class DemonstratedBatch(TensorBatch):
     """R rows of T tasks, each with K + Q demonstrations and P timesteps of them.
 
     **Arguments:** `ends`: R * T * (K + Q) places; `seen`, `played` (N, A): N = R * T * P timesteps, of each task first `num_support`
@@ -78,21 +76,6 @@ class DemonstratedBatch:
     num_tasks: int
     num_support: int
     denominator: float | Tensor
-
-    def with_denominator(self, denominator: float | Tensor) -> DemonstratedBatch:
-        return replace(self, denominator=denominator)
-
-    def to(self, device: Any) -> DemonstratedBatch:
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> DemonstratedBatch:
-        """In memory that a GPU can copy from by itself; what torch's loader calls."""
-        return self._each(lambda tensor: tensor.pin_memory())
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> DemonstratedBatch:
-        return replace(
-            self, ends=self.ends.each(change), seen=self.seen.each(change), played=change(self.played), numbers=change(self.numbers)
-        )
 
 
 class DemonstrationInputs:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from gato.learners.tensors import TensorBatch
 
 from .config import MetaConfig, PPOConfig
 from .network import ActorCritic
@@ -17,7 +19,7 @@ TOTALS = ("frames", "episodes", "failed", "episode_return", "success", "episode_
 
 
 @dataclass(frozen=True)
-class PPOBatch:
+class PPOBatch(TensorBatch):
     """B rows of `span` timesteps each, as they were played.
 
     - `observations`: (B, T, *shape) each; `actions`: (B, T, elements); `first`: (B, T), where episodes begin; `state`: (B, memory).
@@ -38,13 +40,6 @@ class PPOBatch:
     weight: Tensor
     totals: Tensor
     denominator: float | Tensor
-
-    def with_denominator(self, denominator: float | Tensor) -> PPOBatch:
-        return replace(self, denominator=denominator)
-
-    def to(self, device: Any) -> PPOBatch:
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in ("observations", "denominator")}
-        return replace(self, observations={name: value.to(device) for name, value in self.observations.items()}, **moved)
 
 
 class PPOLearner(nn.Module):

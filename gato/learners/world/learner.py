@@ -7,7 +7,7 @@ imagined. Parameters of the world model get no gradient of what was imagined.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gato.learners.network import decay_groups
 from gato.learners.ppo.choices import ActionChoices
+from gato.learners.tensors import TensorBatch
 from gato.spec import TaskSpec
 
 from .board import Scene
@@ -35,7 +36,7 @@ TOTALS = ("frames", "episodes", "failed", "episode_return", "success", "episode_
 
 
 @dataclass(frozen=True)
-class WorldBatch:
+class WorldBatch(TensorBatch):
     """B windows of T timesteps of episodes laid end to end.
 
     - `cells`: (B, T + 1, *shape) uint8, of the timestep behind the window too; of pictures (B, T + 1, stack, *shape), with those before.
@@ -62,12 +63,6 @@ class WorldBatch:
     symbol_noise: Tensor
     totals: Tensor
     denominator: float | Tensor
-
-    def with_denominator(self, denominator: float | Tensor) -> WorldBatch:
-        return replace(self, denominator=denominator)
-
-    def to(self, device: Any) -> WorldBatch:
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "denominator"})
 
 
 @dataclass(frozen=True)
