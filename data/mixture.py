@@ -80,9 +80,11 @@ class Mixture:
 
     @property
     def tasks(self) -> dict[str, TaskSpec]:
-        """The task specs of all sources with their memories, returns and chunks, by task name; without those held out."""
+        """The task specs of all sources with their memories, prompts, returns and chunks, by task name; without those held out."""
         return {
-            task.name: replace(task, memory=source.config.memory, returns=source.returns, chunk=source.chunk)
+            task.name: replace(
+                task, memory=source.config.memory, prompt_steps=source.config.prompt_steps, returns=source.returns, chunk=source.chunk
+            )
             for source in self.sources
             for i, task in enumerate(source.tasks)
             if i not in source.left_out_tasks
@@ -108,7 +110,7 @@ class Mixture:
                         f"task '{task.name}' has the returns {first.returns} in source '{first.name}' and {source.returns} in "
                         f"'{source.name}', but is told of one scale; give it one source with return_token"
                     )
-                for name in ("memory", "chunk"):
+                for name in ("memory", "chunk", "prompt_steps"):
                     mine, other_s = getattr(source.config, name), getattr(first.config, name)
                     if mine != other_s:
                         raise ValueError(
@@ -145,7 +147,8 @@ class Mixture:
             sequence, piece = source.window(rng, left)
             prompt = source.prompt(rng, left // 2, piece.episode) if wants_prompt and left > 1 else None
             if prompt is not None:
-                sequence = join([prompt[0], sequence], same_document=True).cut(left)
+                shown = prompt[0] if self.config.loss_on_prompts else prompt[0].without_targets()
+                sequence = join([shown, sequence], same_document=True).cut(left)
                 pieces.append(prompt[1])
             elif parts and not source.is_text and len(sequence) == left and sequence.timestep[-1] == 0:
                 break  # not even its first timestep fits: leave the rest to padding

@@ -12,7 +12,7 @@ from typing import ClassVar, get_args
 
 from gato import envs
 from gato.episode import Behaviour
-from gato.setting import LONGEST_CHUNK, MAX_COUNT, MAX_WORKERS, Settings, bounded, choice
+from gato.setting import LONGEST_CHUNK, MAX_COUNT, MAX_SIDE, MAX_WORKERS, Settings, bounded, choice
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class SourceConfig(Settings):
     - `store`: a folder; by default the one of the source's name in the stores folder.
     - `loss_weight`: factor on every target of this source.
     - `augment`: pictures are cropped, scaled and mirrored anew at every draw; see `augmented`.
+    - `image_size`: rows and columns that pictures are stretched to before they are cut into patches of 16 x 16 pixels, multiples of 16;
+      a policy of the task stretches likewise. What is told apart by where it lies needs a patch about as small as it is.
     - `part`: `train` or `test` of the store's episodes; an episode's part follows from its number and the name of the store's first task.
     - `test_share`: expected share of the episodes in the part `test`.
     - `behaviours`: only episodes of these (expert, noisy, random, learner, human).
@@ -34,6 +36,8 @@ class SourceConfig(Settings):
       timesteps, which reads less from a disk, but what they show is much alike.
     - `chunk`: the actions of so many timesteps are predicted as one, in the compact layout and with a memory of 1; a policy plays them
       as `gato.learners.chunks` says. At an episode's end the last action is repeated.
+    - `prompt_steps`: a prompt is the last so many timesteps of another episode, and a policy of the task is shown as many of a
+      demonstration; by default prompts are of any length up to half of a row, and half of them from the end, as in the paper.
     - `return_token`: what is still to come of the episode's return is one more observation, and a policy is asked for a return.
     """
 
@@ -43,6 +47,7 @@ class SourceConfig(Settings):
     store: str | None = None
     loss_weight: float = bounded(1.0, 0, 1e9)
     augment: bool = False
+    image_size: tuple[int, int] | None = bounded(None, 16, MAX_SIDE)
     part: str | None = choice(None, ("train", "test"))
     test_share: float = bounded(0.1, 0, 1, above=True, below=True)
     behaviours: list[str] | None = choice(None, get_args(Behaviour))  # noqa: RUF009  # the default is None
@@ -50,6 +55,7 @@ class SourceConfig(Settings):
     memory: int | None = bounded(None, 1, MAX_COUNT)
     scattered: bool = False
     chunk: int = bounded(1, 1, LONGEST_CHUNK)
+    prompt_steps: int | None = bounded(None, 1, MAX_COUNT)
     return_token: bool = False
 
 
@@ -59,6 +65,8 @@ class DataConfig(Settings):
 
     - `sources`: by name, for example `gymnasium/cartpole`.
     - `prompt_share`: share of control rows that start with a prompt.
+    - `loss_on_prompts`: whether actions of prompts are targets, as all actions of the paper's rows are. A demonstration's actions are
+      mostly told by those before them, which is learned first where they count.
     - `loss_on_text_observations`: whether instructions are targets (the paper's literal rule).
     - `tokenizer`: a SentencePiece model file; by default `tokenizer.model` in the stores folder.
     - `workers`: processes that read and tokenise; 0 does it in the training process.
@@ -72,6 +80,7 @@ class DataConfig(Settings):
 
     sources: Mapping[str, SourceConfig] = field(default_factory=dict)
     prompt_share: float = bounded(0.25, 0, 1)
+    loss_on_prompts: bool = True
     loss_on_text_observations: bool = True
     tokenizer: str | None = None
     workers: int = bounded(0, 0, MAX_WORKERS)
@@ -121,7 +130,10 @@ def refuse_held_out(source: str, tasks: Sequence[str], patterns: Sequence[str]) 
 
 def refuse_unused(name: str, config: SourceConfig, learner: str) -> None:
     """**Raises:** `ValueError` for a setting of the source that would change nothing here."""
-    unused = {"augment": False, "memory": None, "scattered": False, "chunk": 1, "loss_weight": 1.0, "return_token": False}
+    unused = {
+        "augment": False, "image_size": None, "memory": None, "prompt_steps": None, "scattered": False, "chunk": 1, "loss_weight": 1.0,
+        "return_token": False,
+    }  # fmt: skip
     for setting, default in unused.items():
         if getattr(config, setting) != default:
             raise ValueError(f"source '{name}' has {setting} {getattr(config, setting)}, which {learner} knows not; leave it out")

@@ -115,8 +115,8 @@ class Source:
         refuse_held_out(name, [name], held_out)
         if len(self.left_out_tasks) == len(store.tasks):
             refuse_held_out(name, sorted({n for names in worlds for n in names}), held_out)
-        self.tasks: list[TaskSpec] = list(store.tasks)
-        self.task: TaskSpec = store.tasks[0]
+        self.tasks: list[TaskSpec] = [_stretched(task, config.image_size) for task in store.tasks]
+        self.task: TaskSpec = self.tasks[0]
         self.is_control = self.task.is_control
         self.is_text = not self.task.observations and all(a.modality is Modality.TEXT for a in self.task.actions)
         if config.memory and not self.is_control:
@@ -141,7 +141,7 @@ class Source:
 
     def _check(self, context_length: int) -> None:
         """What would otherwise fail at the first draw, hours later, or never be learnt from."""
-        for task in self.store.tasks:
+        for task in self.tasks:
             if self.tokenizer.text is None and any(f.modality is Modality.TEXT for f in task.fields):
                 raise ValueError(f"source '{self.name}': task '{task.name}' has text but no text tokenizer was given; train one")
             observed = sum(f.num_tokens or 1 for f in task.observations) + self.config.return_token
@@ -172,13 +172,17 @@ class Source:
 
     def measure(self, known: Mapping[str, TaskSpec]) -> None:
         """Measures observations by the data, or as the tasks `known` by their names do."""
+        sets: dict[str, TaskSpec] = {}  # tasks of a set are one world, in which what is seen is to mean the same
         for i, task in enumerate(self.tasks):
             places = self.places_of_task(i)
             if task.name in known:
                 self.tasks[i] = task.measured_as(known[task.name])
+            elif (whole := envs.set_of(task.name)) in sets:
+                self.tasks[i] = task.measured_as(sets[whole])
             elif places is not None and task.is_control:
+                places = self.places if whole != task.name else places
                 found = {places.find(int(place)) for place in np.linspace(0, places.total - 1, EPISODES)}
-                self.tasks[i] = measured(task, [self.store.episode(e) for e in sorted(found)])
+                self.tasks[i] = sets[whole] = measured(task, [self.store.episode(e) for e in sorted(found)])
 
     def _returns(self) -> tuple[float, float]:
         """The lowest and the highest of the episodes. **Raises:** `ValueError` where there are none to be told, or of several tasks."""
@@ -273,7 +277,7 @@ class Source:
         return min(max(int(rng.integers(1 - wanted, length)), 0), max(length - wanted, 0))
 
     def prompt(self, rng: np.random.Generator, budget: int, avoid: int) -> tuple[TokenSequence, Piece] | None:
-        """Whole timesteps of another episode of the same task, at most `budget` tokens; half of them from the end.
+        """Whole timesteps of another episode of the same task, at most `budget` tokens; half of them from the end, or all the last so many.
 
         `None` where not even one timestep fits.
         """
@@ -281,6 +285,8 @@ class Source:
         from_end, tokens = rng.random() < 0.5, int(rng.integers(1, budget + 1))
         length = self.places.span(episode)[1]
         steps = min(max(1, tokens // self.per_timestep), length)
+        if self.config.prompt_steps is not None:
+            from_end, steps = True, min(self.config.prompt_steps, length)
         start = length - steps if from_end else int(rng.integers(0, length - steps + 1))
         piece = Piece("prompt from the end" if from_end else "prompt", episode, start, start + steps)
         while len(sequence := self._read(piece, rng)) > budget:
@@ -310,6 +316,14 @@ class Source:
         if self.chunk is not None:
             episode = chunked_episode(episode, self.chunk).window(0, piece.stop - piece.start)
         return augmented(episode, rng) if self.config.augment else episode
+
+
+def _stretched(task: TaskSpec, size: tuple[int, int] | None) -> TaskSpec:
+    """The task with its pictures stretched to `size`, rows and columns, where there is one."""
+    if size is None:
+        return task
+    fields = (replace(f, resize="stretch", image_size=tuple(size)) if f.modality is Modality.IMAGE else f for f in task.fields)
+    return replace(task, fields=tuple(fields))
 
 
 def selected_episodes(store: Store, config: SourceConfig, left_out_tasks: set[int]) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from gato.layers.layout import check_layouts
 
-from . import digests, given
+from . import digests, envs, given
 from .description import BASELINE, Description, learner_of
 from .device import pick_device
 from .disk import shown
@@ -108,8 +108,10 @@ class Agent:
     # -- acting ------------------------------------------------------------------------------------
 
     def task(self, name: str) -> TaskSpec:
-        """By its name, or as `MODULE:ID`. **Raises:** `ValueError` naming the nearest known task."""
+        """By its name, or as `MODULE:ID`; of a set also what was not trained. **Raises:** `ValueError` naming the nearest known task."""
         name = name if name in self.tasks else name.rpartition(":")[2]
+        if name not in self.tasks and envs.known_as(name, self.tasks):
+            return envs.as_known(envs.task(name), self.tasks)
         if name not in self.tasks:
             from difflib import get_close_matches
 
@@ -143,10 +145,9 @@ class Agent:
         spec = self.task(task) if isinstance(task, str) else task
         if not isinstance(spec, TaskSpec):
             raise ValueError(f"a task is {given.kind(task)}, expected the name of one or a TaskSpec")
+        spec = envs.as_known(spec, self.tasks)
         if memory is None and overflow == "rebuild":
-            memory = spec.memory or self.tasks.get(spec.name, spec).memory
-        known = self.tasks.get(spec.name, spec)
-        spec = replace(spec, returns=spec.returns or known.returns, chunk=spec.chunk or known.chunk)
+            memory = spec.memory
         if chunks and spec.chunk is None:
             raise ValueError(f"task '{spec.name}' was trained on single actions; leave out {', '.join(sorted(chunks))}")
         acted = told(spec) if spec.chunk is None else chunked(told(spec), spec.chunk)

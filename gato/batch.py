@@ -111,6 +111,10 @@ class TokenSequence:
             arrays["position"] = np.cumsum(np.diff(arrays["position"], prepend=-1) != 0, dtype=np.int32) - np.int32(1)
         return replace(self, **arrays, patches=self.patches[is_kept], patch_boxes=self.patch_boxes[is_kept])
 
+    def without_targets(self) -> TokenSequence:
+        """The same, to be read and not to be learned."""
+        return replace(self, is_target=np.zeros_like(self.is_target))
+
     def by_timestep(self) -> list[TokenSequence]:
         """Takes the sequence apart at its timesteps."""
         starts = np.flatnonzero(np.diff(self.timestep, prepend=-1))

@@ -1,7 +1,8 @@
 """A checkpoint's `gato.json` and `tokenizer.model`: what its ids mean and which tasks it knows.
 
 format, vocabulary, loss_on_text_observations, tokenizer_sha256, tasks, memories, layout; pool_patches where patches share positions;
-returns of the tasks that are told them, chunks of those whose actions are predicted several timesteps at once
+returns of the tasks that are told them, chunks of those whose actions are predicted several timesteps at once,
+prompt_steps of those whose prompts are the last timesteps of a demonstration
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ NAME = "gato.json"
 BASELINE = "baseline.json"  # in its place where a policy is no transformer; see `gato/learners/folder.py`
 FORMAT = 1
 MAX_PIECES = 2**24
+_STEPS = {"memories": ("memory", 2**31 - 1), "chunks": ("chunk", LONGEST_CHUNK), "prompt_steps": ("prompt_steps", 2**31 - 1)}
 _KEYS = {"format", "vocabulary", "loss_on_text_observations", "tokenizer_sha256", "tasks"}
 
 
@@ -74,8 +76,9 @@ class Description:
             content["pool_patches"] = self.tokenizer.pool_patches
         if returns := {name: task.returns for name, task in self.tasks.items() if task.returns}:
             content["returns"] = returns
-        if chunks := {name: task.chunk for name, task in self.tasks.items() if task.chunk}:
-            content["chunks"] = chunks
+        for key, name in (("chunks", "chunk"), ("prompt_steps", "prompt_steps")):
+            if found := {task.name: getattr(task, name) for task in self.tasks.values() if getattr(task, name)}:
+                content[key] = found
         (folder / NAME).write_text(json.dumps(content, indent=1))
         return [NAME] if text is None else [NAME, "tokenizer.model"]
 
@@ -91,7 +94,7 @@ class Description:
             raise ValueError(f"'{path}' has format {shown(content.get('format'))}, this version reads {FORMAT}")
         try:
             _check_keys(content)
-            vocabulary, tasks = _vocabulary(content["vocabulary"]), _tasks(content["tasks"], content.get("memories"), content.get("chunks"))
+            vocabulary, tasks = _vocabulary(content["vocabulary"]), _tasks(content["tasks"], content)
             tasks = _with_returns(tasks, content.get("returns"))
         except ValueError as error:
             raise ValueError(f"'{path}' is damaged: {error}; restore it") from None
@@ -124,7 +127,7 @@ def _age(folder: Path) -> tuple[bool, int, str]:
 
 
 def _check_keys(content: dict[str, Any]) -> None:
-    if unknown := sorted(content.keys() - _KEYS - {"learner", "memories", "chunks", "layout", "returns", "pool_patches"}):
+    if unknown := sorted(content.keys() - _KEYS - {"learner", *_STEPS, "layout", "returns", "pool_patches"}):
         raise ValueError(f"it has the unknown key {shown(unknown[0])}")
     if missing := sorted(_KEYS - content.keys()):
         raise ValueError(f"it lacks the key '{missing[0]}'")
@@ -162,8 +165,8 @@ def _vocabulary(values: Any) -> Vocabulary:
     return Vocabulary(**values)
 
 
-def _tasks(values: Any, memories: Any, chunks: Any) -> dict[str, TaskSpec]:
-    """By name; `memories` and `chunks` are `None` in checkpoints that know none."""
+def _tasks(values: Any, ways: Mapping[str, Any]) -> dict[str, TaskSpec]:
+    """By name; `ways`: numbers of timesteps, by the keys of `_STEPS` and then by task, where a checkpoint knows some."""
     if not isinstance(values, list):
         raise ValueError(f"tasks is {kind_of(values)}, expected a list")
     tasks: dict[str, TaskSpec] = {}
@@ -172,13 +175,14 @@ def _tasks(values: Any, memories: Any, chunks: Any) -> dict[str, TaskSpec]:
         if task.name in tasks:
             raise ValueError(f"the task {shown(task.name)} stands there twice")
         tasks[task.name] = task
-    counts: dict[str, dict[str, int]] = {"memories": memories or {}, "chunks": chunks or {}}
-    for key, most in (("memories", 2**31 - 1), ("chunks", LONGEST_CHUNK)):
-        if not isinstance(found := counts[key], dict) or not all(type(v) is int and 0 < v <= most for v in found.values()):
+    for key, (name, most) in _STEPS.items():
+        found = ways.get(key) or {}
+        if not isinstance(found, dict) or not all(type(v) is int and 0 < v <= most for v in found.values()):
             raise ValueError(f"{key} is not an object with numbers of timesteps above 0")
         if unknown := sorted(found.keys() - tasks.keys()):
             raise ValueError(f"{key} names {shown(unknown[0])}, which is none of its tasks")
-    return {n: replace(task, memory=counts["memories"].get(n), chunk=counts["chunks"].get(n)) for n, task in tasks.items()}
+        tasks |= {task: replace(tasks[task], **{name: steps}) for task, steps in found.items()}
+    return tasks
 
 
 def _with_returns(tasks: dict[str, TaskSpec], returns: Any) -> dict[str, TaskSpec]:

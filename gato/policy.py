@@ -1,8 +1,8 @@
 """Acting: observations -> tokens -> one action id at a time -> an action (Gato, section 2.5).
 
-The observation's tokens are one forward pass; each action token is sampled among the legal ids of its
-slot and fed back. In the compact layout all slots are chosen behind that pass, and the action is fed back as one position
-together with the next observation. Streams (environments) are independent: each has its own place in the cache.
+The observation's tokens are one forward pass; each action token is sampled among the legal ids of its slot and fed back. In the compact
+layout all slots are chosen behind that pass, and the action is fed back as one position together with the next observation. Streams
+(environments) are independent: each has its own place in the cache.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ MAX_CHUNK = 128  # tokens that a sliding window takes in at once: its ring needs
 class Policy(Protocol):
     """What `rollout` drives.
 
-    `observation` holds one row per acting stream, `{field name: (n, *shape)}`; `reward` (n,) is what
-    the stream's last action earned; `first` (n,) marks streams that start an episode; `streams` (n,)
-    says which streams the rows belong to. Actions come back as `{field name: (n, *shape)}`, always
-    inside the task's ranges.
+    `observation` holds one row per acting stream, `{field name: (n, *shape)}`; `reward` (n,) is what the stream's last action earned;
+    `first` (n,) marks streams that start an episode; `streams` (n,) says which streams the rows belong to. Actions come back as
+    `{field name: (n, *shape)}`, always inside the task's ranges.
     """
 
     def reset(self, num_streams: int, demonstrations: Sequence[Episode] = ()) -> None: ...
@@ -61,19 +60,18 @@ class GatoPolicy(StreamPolicy):
     - `tokenizer`, `task`: how observations and actions become tokens.
     - `temperature`: of the sampling; 0 takes the most likely id, and of a continuous action in the compact layout the best mean.
       By default 1 as in the paper, and for continuous actions in the compact layout 0.
-    - `overflow`: when the context is full, `"rebuild"` drops the oldest half in whole timesteps and
-      prefills the rest, which always equals a fresh forward of what was kept; `"rolling"` keeps a
-      sliding window of keys (the paper's memory), which equals one forward over the whole history
-      under the same banded mask.
+    - `overflow`: when the context is full, `"rebuild"` drops the oldest half in whole timesteps and prefills the rest, which always
+      equals a fresh forward of what was kept; `"rolling"` keeps a sliding window of keys (the paper's memory), which equals one
+      forward over the whole history under the same banded mask.
     - `seed`: of the sampling. The k-th episode that begins draws from a generator of its own, whichever stream it is in, so
       that episodes side by side go as they would one after the other.
     - `static`: while all streams act together, passes have fixed shapes (`StaticPasses`); by default on a GPU, where they are recorded as
       CUDA graphs, unless positions are `transformer_xl`.
-    - `prompt`: a demonstration that stands before every episode where `reset` is given none: its first whole timesteps,
-      at most 1,024 tokens (the paper's rule) and at most half of the context.
-    - `memory`: how many timesteps are seen, the present one among them, behind the prompt; by default as many as the context
-      holds, as in the paper. Experts repeat themselves, so a policy trained on few data may do what it did last, whatever it
-      sees; 1 leaves it nothing to repeat.
+    - `prompt`: a demonstration that stands before every episode where `reset` is given none: its first whole timesteps, or the task's
+      `prompt_steps` last ones, at most 1,024 tokens (the paper's rule) and at most half of the context.
+    - `memory`: how many timesteps are seen, the present one among them, behind the prompt; by default as many as the context holds, as in
+      the paper. Experts repeat themselves, so a policy trained on few data may do what it did last, whatever it sees; 1 leaves it
+      nothing to repeat.
 
     **Raises:** `ValueError` if model and tokenizer differ in their layout, if one timestep does not fit into the context, if learned
     positions are combined with `"rolling"`, or for a memory below 1 or together with `"rolling"`.
@@ -188,12 +186,14 @@ class GatoPolicy(StreamPolicy):
         self._streams, self._prompts, self._num_begun = state["streams"], state["prompts"], state["num_begun"]
 
     def _prompt(self, demonstration: Episode) -> list[Parts]:
-        """The first timesteps of a demonstration that leave half of the context free, at most `MAX_PROMPT` tokens."""
-        if differences := self.task.differences(demonstration.task):
+        """The timesteps of a demonstration that are shown: they leave half of the context free and are at most `MAX_PROMPT` tokens."""
+        if differences := self.task.differences(demonstration.task, raw=True):
             raise ValueError(f"the demonstration is not of task '{self.task.name}': {differences[0]}")
         room = min(MAX_PROMPT, self.context_length // 2)
-        steps = max(1, room // self.tokenizer.positions_per_timestep(self.task))
-        shown: list[Parts] = [(tokens,) for tokens in self.tokenizer.encode(demonstration.window(0, steps), is_once=False).by_timestep()]
+        steps, end = self.task.prompt_steps, demonstration.num_timesteps
+        span = (max(0, end - steps), end) if steps else (0, max(1, room // self.tokenizer.positions_per_timestep(self.task)))
+        seen = replace(demonstration.window(*span), task=demonstration.task.measured_as(self.task))
+        shown: list[Parts] = [(tokens,) for tokens in self.tokenizer.encode(seen, is_once=False).by_timestep()]
         while sum(map(len, spoken(Stream(), shown))) > room:
             shown.pop()
         return shown

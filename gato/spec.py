@@ -189,8 +189,8 @@ class TaskSpec:
     - `random_return`, `expert_return`: mean returns that scores are normalised by; measured, or `None`.
     - `episode_limit`: timesteps after which an episode is truncated; `success`: the criterion in words; `licence`: of the data.
     - `clip_actions`: actions outside their range are clipped and counted when collected, not refused.
-    - `memory`: how many timesteps a window of training has and a policy sees, the present one among them; `None`: as many as fit.
-      `returns`: lowest and highest of the data, where they are told; `chunk`: so many timesteps' actions are predicted as one.
+    - `memory`: timesteps of a window of training, and that a policy sees, the present one among them; `prompt_steps`: a demonstration's
+      last ones that are a prompt; `None`: as many as fit. `returns`: lowest and highest of the data, if told; `chunk`: of actions.
       How an agent treats the task: stores hold none of them, `==` sees none.
     """
 
@@ -207,6 +207,7 @@ class TaskSpec:
     memory: int | None = field(default=None, compare=False)
     returns: tuple[float, float] | None = field(default=None, compare=False)
     chunk: int | None = field(default=None, compare=False)
+    prompt_steps: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         order = sorted(self.fields, key=lambda f: (f.role != "observation", _sort_key(f.path), f.name))
@@ -280,7 +281,7 @@ class TaskSpec:
         """Plain JSON values; `from_dict` is the inverse, but for memory, returns, chunk. A field without origin or scale lacks the key."""
         parts = [{k: v for k, v in asdict(f).items() if k not in ("origin", "scale") or v is not None} for f in self.fields]
         values = asdict(self) | {"fields": parts, "env_kwargs": dict(self.env_kwargs)}
-        return plain({k: v for k, v in values.items() if k not in ("memory", "returns", "chunk")})
+        return plain({k: v for k, v in values.items() if k not in ("memory", "returns", "chunk", "prompt_steps")})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TaskSpec:
@@ -317,10 +318,10 @@ class TaskSpec:
         return replace(self, fields=(*(replace(f, origin=given.get(f.name)) for f in self.observations), *self.actions))
 
     def measured_as(self, other: TaskSpec) -> TaskSpec:
-        """The task with the origins and scales of another with the same observations."""
-        theirs = {f.name: f for f in other.observations}
-        mine = (replace(f, origin=theirs[f.name].origin, scale=theirs[f.name].scale) for f in self.observations)
-        return replace(self, fields=(*mine, *self.actions))
+        """The task with the origins and scales, and the resize rules, of another with the same observations."""
+        names = ("origin", "scale", "resize", "image_size")
+        theirs = {f.name: {name: getattr(f, name) for name in names} for f in other.observations}
+        return replace(self, fields=(*(replace(f, **theirs[f.name]) for f in self.observations), *self.actions))
 
     def with_returns(self, random_return: float | None, expert_return: float | None) -> TaskSpec:
         return replace(self, random_return=random_return, expert_return=expert_return)

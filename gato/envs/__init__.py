@@ -11,7 +11,7 @@ import difflib
 import functools
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module, resources
@@ -187,6 +187,28 @@ def set_of(name: str) -> str:
 def held_out() -> Mapping[str, str]:
     """The tasks that no pretraining mixture may hold, for few-shot learning, each with its nearest trained sibling."""
     return {name: entry["held_out"] for name, entry in _registry().items() if "held_out" in entry}
+
+
+def known_as(name: str, known: Collection[str]) -> str | None:
+    """The task itself where it is among those `known`, else one of its set, or of the set that it is held out of; `None` where none is.
+
+    Tasks of a set are one world, so who acts in one of them knows what is seen in another.
+    """
+    if name in known:
+        return name
+    whole = set_of(name)
+    if not _registry().get(whole, {}).get("members"):
+        return None
+    return next((other for other in known if set_of(other) in (whole, held_out().get(whole))), None)
+
+
+def as_known(task: TaskSpec, known: Mapping[str, TaskSpec]) -> TaskSpec:
+    """The task with what is known of it, or of another one of its set: how its observations are measured and how it is played."""
+    like = known.get(known_as(task.name, known) or "", task)
+    if all(f.scale is None and f.origin is None for f in task.observations) and not task.differences(like, raw=True):
+        task = task.measured_as(like)
+    ways = ("memory", "returns", "chunk", "prompt_steps")
+    return replace(task, **{name: getattr(task, name) or getattr(like, name) for name in ways})
 
 
 def registered_name(task: TaskSpec) -> str:
