@@ -1,6 +1,7 @@
 """What a demonstration says to Gato: prompts that are a demonstration's end, what is learned of them, and acting in tasks of a set
-that were never trained."""
+that were never trained; and what pretraining on tasks like a new one brought."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from gato import envs
 from gato.agent import Agent
+from gato.cli import main
 from gato.config import GatoConfig
 from gato.data.mixture import Mixture
 from gato.data.selection import DataConfig, SourceConfig
@@ -120,3 +122,41 @@ def test_a_learner_without_prompts_refuses_their_settings(stores, capsys, tmp_pa
     store = f"{{reach2d/train: {{store: {stores / 'train'}, prompt_steps: 1}}}}"
     line = refusal(capsys, "pretrain", "tecnets-reach2d", "--data.sources", store)
     assert "has prompt_steps 1, which a learner of one-shot imitation knows not" in line
+
+
+def write_measured(folder, task: str, full: float, scratch: float, known: str) -> None:
+    """What `gato finetune` leaves, as far as it is read: ten demonstrations, and five, at which both are 0."""
+    folder.mkdir()
+    (folder / "gato.json").write_text(json.dumps({"tasks": [{"name": known}]}))
+    rows = [
+        {"mode": mode, "figure": figure, "episodes": count, "mean": mean * (count == 10)}
+        for mode, mean in (("full", full), ("scratch", scratch))
+        for figure in ("last step", "chosen on held-out")
+        for count in (10, 5)
+    ]
+    (folder / "fewshot.json").write_text(json.dumps({"task": task, "checkpoint": str(folder), "rows": rows}))
+
+
+def test_tasks_that_are_alike_are_shown_with_what_pretraining_on_them_brought(stores, tmp_path, capsys):
+    write_measured(tmp_path / "other", "gymnasium/pendulum", 50.0, 40.0, "reach2d/train-0")
+    write_measured(tmp_path / "own", "reach2d/test-1", 61.5, 40.25, "reach2d/train-2")
+    words = ["data", "similar", str(stores / "test"), "--known", str(stores / "train"), "--count", "1", "--json"]
+    assert main([*words, "--measured", str(tmp_path / "other"), str(tmp_path / "own")]) == 0
+    # of a set any task counts, and what was measured in the new task's set before what was measured elsewhere: 61.5 - 40.25, to a decimal
+    told = {(row["gain"], row["after"], row["measured_in"]) for row in json.loads(capsys.readouterr().out)}
+    assert told == {(21.2, 10, "reach2d/test-1")}
+    assert main([*words, "--measured", str(tmp_path / "other")]) == 0
+    assert {row["measured_in"] for row in json.loads(capsys.readouterr().out)} == {"gymnasium/pendulum"}
+    write_measured(tmp_path / "unlike", "reach2d/test-1", 61.5, 40.25, "gymnasium/pendulum")
+    assert main([*words, "--measured", str(tmp_path / "unlike")]) == 0
+    assert {row["gain"] for row in json.loads(capsys.readouterr().out)} == {None}
+
+
+def test_a_folder_that_measures_no_gain_is_refused(stores, tmp_path, capsys):
+    words = ["data", "similar", str(stores / "test"), "--known", str(stores / "train"), "--measured", str(tmp_path / "few")]
+    assert "has no fewshot.json; name folders in which" in refusal(capsys, *words)
+    write_measured(tmp_path / "few", "reach2d/test-1", 1.0, 2.0, "reach2d/train-0")
+    (tmp_path / "few/gato.json").unlink()
+    assert "which is not there, so nobody knows what it knew" in refusal(capsys, *words)
+    (tmp_path / "few/fewshot.json").write_text('{"task": "a/b", "checkpoint": "c", "rows": []}')
+    assert "compares nothing with new weights; give gato finetune --modes full scratch" in refusal(capsys, *words)

@@ -62,17 +62,21 @@ def similar(arguments: list[str]) -> None:
     by = parser.add_mutually_exclusive_group(required=True)
     by.add_argument("--checkpoint", type=Path, help="of TecNets, such as runs/tecnets-reach2d/final: by its embedding")
     by.add_argument("--known", type=str, help="store of known tasks: by means, spreads and changes of the numbers that are observed")
+    measured = "folders of `gato finetune --modes full scratch`: what pretraining on those tasks brought there"
+    parser.add_argument("--measured", type=Path, nargs="+", default=[], help=measured)
     parser.add_option("--demonstrations", int, 1, Limits(1, 10_000), "of each task that are looked at")
     parser.add_option("--count", int, 5, Limits(1, 10_000), "nearest tasks of each")
     options = parse(parser, arguments)
+    from gato.eval.insight.gains import gains, with_gains
     from gato.eval.insight.similar import similar as nearest
     from gato.eval.insight.similar import similar_by_statistics
 
-    how = (options.demonstrations, options.count)
+    found, how = gains(options.measured), (options.demonstrations, options.count)
     if options.checkpoint is None:
         rows = similar_by_statistics(options.store, options.known, *how)
     else:
         rows = nearest(options.store, options.checkpoint, *how)
+    rows = with_gains(rows, found) if found else rows
     print_rows(rows, options.json, lambda: table(rows))
 
 
