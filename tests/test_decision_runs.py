@@ -2,6 +2,7 @@
 refused in one line."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -103,6 +104,16 @@ def test_a_run_says_what_its_updates_came_to(alone):
     assert lines[-1]["loss_by_action"]["action"] == pytest.approx(lines[-1]["loss"], rel=1e-5)
     assert 0 <= lines[-1]["accuracy"]["action"] <= 1 and 0 <= lines[-1]["padding_share"] < 1
     assert lines[-1]["tokens"] == 3 * lines[-1]["targets"]
+
+
+def test_a_tracker_sees_its_losses_too(folder, capsys):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main(["pretrain", "small.yaml", "--train.steps", "2", "--train.report_to", "tensorboard"]) == 0
+    (events,) = Path("runs/small").rglob("events.out.tfevents.*")
+    seen = EventAccumulator(str(events.parent)).Reload()
+    assert [e.step for e in seen.Scalars("train/loss")] == [e.step for e in seen.Scalars("train/loss_by_action/action")] == [1, 2]
 
 
 def test_weights_remember_scales_and_returns(alone, home):

@@ -99,9 +99,15 @@ def memory_bytes(device: torch.device) -> int | None:
 
 
 def _flat(values: dict[str, Any]) -> dict[str, float]:
-    """Numbers named as in `train/loss/SOURCE`, as trackers want them."""
-    named = {f"train/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
-    return named | {f"train/loss/{source}": loss for source, loss in values["loss_by_source"].items()}
+    """Numbers as trackers want them: `train/loss`, `train/loss/SOURCE`, and of what else has parts `train/loss_by_modality/PART`."""
+    named: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            whole = "loss" if name == "loss_by_source" else name
+            named |= {f"train/{whole}/{part}": number for part, number in value.items()}
+        else:
+            named[f"train/{name}"] = value
+    return {name: value for name, value in named.items() if isinstance(value, (int, float))}
 
 
 def _cut_behind(path: Path, step: int) -> None:
