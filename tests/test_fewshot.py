@@ -24,12 +24,12 @@ from gato.episode import Episode
 from gato.eval.fewshot import _paper_maximum, few_shot, open_demonstrations, with_returns
 from gato.eval.fewshot_plan import plan
 from gato.eval.report.chart import score_curves
-from gato.eval.report.fewshot_table import summarise_cells
+from gato.eval.report.fewshot_table import MEANING, summarise_cells
 from gato.eval.rollout import rollout
-from gato.eval.settings import FewShotConfig
+from gato.eval.settings import BASELINES, SHOWN, FewShotConfig
 from gato.policy import GatoPolicy
 from gato.train.finetune import _model, held_out_loss, merged
-from gato.train.protocol import PROTOCOLS
+from gato.train.protocol import MODES, PROTOCOLS
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +313,10 @@ def test_the_papers_maximum_is_the_best_mean_of_five_evaluations():
 
 
 # -- figures -------------------------------------------------------------------------------------------
+
+
+def test_every_mode_is_explained_below_its_table():
+    assert {*MEANING} == {*MODES, *BASELINES, *SHOWN}
 
 
 def test_a_table_gives_returns_where_there_is_no_score(corridor):

@@ -17,6 +17,22 @@ LAYOUT = {
     "gato": "every number has a position, as in the paper",
     "compact": "the numbers of a field share a position, and so do all actions",
 }
+MEANING = {  # of the modes, as few words as will do; docs/finetuning.md has more
+    "zero": "the checkpoint as it is, shown nothing",
+    "brief": "all weights of the checkpoint trained, for a tenth of the updates of full",
+    "full": "all weights of the checkpoint trained",
+    "lora": "adapters beside the checkpoint's matrices trained",
+    "frozen": "the checkpoint's embeddings trained, its layers as they are",
+    "scratch": "the same architecture from new weights",
+    "prompt": "the checkpoint as it is, with demonstrations as prompts",
+    "retrieve": "the action of the nearest demonstrated timestep",
+    "knn": "the mean action of the five nearest ones",
+    "lwr": "a line through the actions of the 64 around",
+    "darp": "a network of the difference to a near one",
+    "clone": "a plain network, two hidden layers",
+    "embed": "a TecNet, shown the demonstrations",
+    "adapt": "MIL, a gradient step on them",
+}
 SMOOTHED = 5  # evaluations in the paper's moving average
 
 
@@ -95,6 +111,8 @@ def few_shot_table(results: dict[str, Any]) -> str:
         found = {r["episodes"]: r for r in rows if r["label"] == label}
         lines.append(f"{label:32}" + "".join(f" {_cell(found.get(c)):>27}" for c in counts))
     lines += _success_lines(rows, counts)
+    shown = dict.fromkeys(r["mode"] for r in rows if r["mode"] in MEANING)
+    lines += ["", *(f"{mode:10}{MEANING[mode]}" for mode in shown)]
     lines += _best_lines(results)
     if failed := [row for cell in results["cells"] for row in cell["figures"].values() if row.get("failed")]:
         count, played = sum(row["failed"] for row in failed), sum(row["episodes"] for row in failed)
