@@ -9,7 +9,8 @@
 Runs go to `runs/GAME-SYSTEM-FRAMES-SEED`, one after the other on one core; one that is finished is not trained again. PPO is the
 project's own, DQN that of stable-baselines3 (`pip install stable-baselines3`) with MinAtar's network, both on the same cells. All are
 judged by `gato.evaluate`: the same starts, the task's own end, sticky actions 0.1 and all six actions; DQN takes its best action but for
-1 in 100. With `--points` world model and DQN are judged on their way as well, by what they had kept next to so many frames.
+1 in 100, world model and PPO their likeliest (`--temperature`). With `--points` world model and DQN are judged on their way as well, by
+what they had kept next to so many frames.
 
 `beyond` judges a world model where a policy never was: its episodes, played by the game's expert from eight timesteps before the place
 where the policy lost them; judged is what follows that place.
@@ -112,7 +113,7 @@ def dqn(task: Any, frames: int, seed: int, folder: Path, at: int) -> Any:
     return Learner.load(path, device="cpu")
 
 
-def policy_of(system: str, game: str, frames: int, seed: int, at: int) -> tuple[Any, float]:
+def policy_of(system: str, game: str, frames: int, seed: int, at: int, temperature: float) -> tuple[Any, float]:
     """What acts after `at` frames, and the seconds that its training took here; 0 where it was trained before."""
     task, started = envs.task(f"minatar-cells/{game}"), time.monotonic()
     name = f"{game}-{system}-{frames}-{seed}"
@@ -133,7 +134,7 @@ def policy_of(system: str, game: str, frames: int, seed: int, at: int) -> tuple[
     else:
         chance = np.random.default_rng(seed)
         return Acting(task, lambda seen: chance.integers(6, size=len(seen))), 0.0
-    return gato.load(_kept(run, at), "cpu").policy(task), time.monotonic() - started
+    return gato.load(_kept(run, at), "cpu").policy(task, temperature=temperature), time.monotonic() - started
 
 
 def _kept(run: Path, at: int) -> Path:
@@ -149,7 +150,7 @@ def table(options: argparse.Namespace) -> None:
         for system in options.systems:
             on_the_way = options.points if system in ("world-model", "dqn") else []
             for seed, at in itertools.product(range(options.seeds), [options.frames, *on_the_way]):
-                policy, seconds = policy_of(system, game, options.frames, seed, at)
+                policy, seconds = policy_of(system, game, options.frames, seed, at, options.temperature)
                 row = summarise(policy.task, rollout(policy, policy.task, options.episodes, 0, 20))
                 shown = {"game": game, "system": system, "seed": seed, "frames": at if system != "random" else 0}
                 shown |= {name: round(row[name], 2) for name in ("mean", "low", "high")}
@@ -267,6 +268,7 @@ def main() -> None:
     compared.add_argument("--points", type=int, nargs="*", default=[])
     compared.add_argument("--seeds", type=int, default=1)
     compared.add_argument("--episodes", type=int, default=100)
+    compared.add_argument("--temperature", type=float, default=0.0, help="of the world model's and PPO's actions; 1: drawn as in training")
     compared.set_defaults(run=table)
     without = verbs.add_parser("ablations")
     without.add_argument("store", type=Path)
