@@ -147,7 +147,7 @@ def address(demo, photos, called):
 def client(address):
     from gradio_client import Client
 
-    return Client(address, verbose=False, max_workers=50)
+    return Client(address, verbose=False, max_workers=50, download_files=False)  # else a folder in /tmp stays for every picture
 
 
 def free_port() -> int:
