@@ -107,6 +107,8 @@ class Gato(PreTrainedModel, GenerationMixin):
         for part in (numbers, self.actions):
             if part is not None:
                 initialise(part)
+        if config.layout == "compact":
+            self.embedding.smooth_places()
         self.write_text_only()
 
     def recompute_layers(self) -> None:

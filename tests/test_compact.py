@@ -761,3 +761,15 @@ def test_attention_of_actions_is_that_of_positions(make, tokenizer, robot, drive
     assert (found.timesteps[..., np.triu_indices(3, 1)[0], np.triu_indices(3, 1)[1]] == 0).all()
     left, right = found.patches.maps[..., 0, 0], found.patches.maps[..., 0, 1]
     assert (left == right).all() == (pool == 2)
+
+
+def test_places_of_patches_that_lie_near_each_other_begin_alike(make_gato):
+    """A patch of a quarter of the picture has 32 bins, of which training draws one at a time; the paper's layout leaves them to chance."""
+
+    def likeness(layout: str, one: int, other: int) -> float:
+        rows = make_gato(layout=layout, context_length=16).embedding.patch_rows.weight
+        return float(torch.nn.functional.cosine_similarity(rows[one], rows[other], dim=0))
+
+    assert likeness("compact", 2, 12) > 0.8
+    assert likeness("compact", 2, 100) < 0.7
+    assert abs(likeness("gato", 2, 12)) < 0.7

@@ -18,6 +18,9 @@ from gato.spec import NUM_POSITION_BINS
 
 from .compact import NumberEmbedding
 
+PLACE_STD = 0.2
+PLACE_BANDWIDTH = 0.5  # places a quarter of the picture apart begin with a correlation of 0.3
+
 
 class TokenTable(nn.Embedding):
     """The shared table, (rows, width). Its transpose is the output head, so it is tied by construction."""
@@ -158,6 +161,16 @@ class Embedding(nn.Module):
             flat = F.pad(embedded.flatten(0, 1), (0, 0, 0, 1))  # one place more, where spare numbers go
             embedded = flat.index_add(0, numbers.position, pooled.to(flat.dtype))[:-1].view(embedded.shape)
         return embedded
+
+    @torch.no_grad()
+    def smooth_places(self) -> None:
+        """Rows and columns of patches that lie near each other begin alike, and about as large as the patches.
+
+        In training a patch's place is drawn within it each time (appendix C.3): of a few patches in a picture each has dozens,
+        which mean the same and would begin as so many random vectors (docs/results/compact.md).
+        """
+        for table in (self.patch_rows, self.patch_columns):
+            table.weight.copy_(smooth_rows(*table.weight.shape, std=PLACE_STD, bandwidth=PLACE_BANDWIDTH))
 
     def action(self, ids: Tensor) -> Tensor:
         """Action tokens (n,) -> (n, width): what `forward` makes of them, in two kernels."""
