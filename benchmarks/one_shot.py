@@ -29,10 +29,10 @@ SETS = {
     "open-close": ("metaworld-goals/open-close-train", "metaworld-goals/open-close-test"),
 }
 USUAL = "reach2d"  # the recipes'
-# one timestep behind a demonstration: with a history it learns to do what it did last, and never starts (docs/results/one-shot.md)
-GATO_SOURCES = "{reach2d/train: {memory: 1}}"
-GATO = ("--data.prompt_share", "1", "--train.seconds", "null", "--train.reduced_below", "null", "--train.steps", "500")
-AS_LONG = ("--train.steps", "400")  # about the processor time that TecNets take; the seconds are printed
+# one timestep behind what a demonstration came to: with a history it learns to do what it did last (docs/results/one-shot.md)
+GATO_SOURCES = "{reach2d/train: {memory: 1, prompt_steps: 1}}"
+GATO = ("--data.prompt_share", "1", "--data.loss_on_prompts", "false", "--train.seconds", "null", "--train.reduced_below", "null")
+AS_LONG = ("--train.steps", "400")  # of MIL about the processor time that TecNets take; the seconds are printed
 SYSTEMS = {
     "TecNets": ("tecnets-reach2d",),
     "not told (cloning)": ("tecnets-reach2d", "--model.sentence", "none"),
@@ -43,7 +43,7 @@ SYSTEMS = {
     "MIL": ("mil-reach2d", *AS_LONG),
     "MIL, fixed rate": ("mil-reach2d", "--model.learned_rates", "false", *AS_LONG),
     "MIL, video alone": ("mil-reach2d", "--model.video", "true", *AS_LONG),
-    "Gato, prompted": ("demo", "--data.sources", GATO_SOURCES, *GATO),
+    "Gato, prompted": ("demo", "--data.sources", GATO_SOURCES, *GATO, *AS_LONG),
 }
 
 
@@ -119,6 +119,7 @@ def run_all() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shown", nargs="+", default=["1"], help="numbers of demonstrations")
     parser.add_argument("--episodes", type=int, default=160)
+    parser.add_argument("--temperature", default=None, help="of Gato's actions, see `gato arena`")
     parser.add_argument("--baselines", nargs="*", default=["retrieve"])
     parser.add_argument("--retrieve", action="store_true", help="looking up what TecNets' embedding finds alike, as a line of its own")
     parser.add_argument("--out", type=Path, default=Path("one-shot"))
@@ -137,6 +138,7 @@ def run_all() -> None:
     arena = options.out / ("arena" if family == USUAL else f"arena-{family}")
     shown = ["--demonstrations", *options.shown, *(["--retrieve", train] if options.retrieve else [])]
     shown += ["--baselines", *options.baselines] if options.baselines else []
+    shown += ["--temperature", options.temperature] if options.temperature else []
     _do("arena", *found, "--tasks", test, *shown, "--episodes", str(options.episodes), "--out", str(arena))
     if options.figures:
         draw(run("TecNets", 0, family, options.out, changes), family, options.figures / f"{_named(family)}.png")

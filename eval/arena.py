@@ -127,6 +127,7 @@ def _made_with(entry: Entry, task: TaskSpec, shown: Shown, count: int, config: A
     """All that decides what a cell holds, ready for JSON."""
     who = weights_sha256(entry.folder) if entry.folder else entry.label
     known = {"known": Shown(entry.known).store.fingerprint} if entry.known else {}
+    known |= {"temperature": config.temperature} if config.temperature is not None and entry.folder else {}
     return known | {
         "who": who, "task": task.to_dict(), "demonstrations": count, "store": shown.store.fingerprint,
         "episodes": config.episodes, "seed": config.seed, "films": config.films,
@@ -141,7 +142,7 @@ def _cell(entry: Entry, agent: Any, task: TaskSpec, shown: Shown, count: int, co
         parts = shares(config.episodes, envs.members(task) or (task,))
         with Progress(f"{entry.label}, {count} of {task.name}", config.episodes) as progress:
             for i, (member, episodes) in enumerate(parts):
-                one = made_ready(agent, member, shown.of(member.name, count), config.seed)
+                one = made_ready(agent, member, shown.of(member.name, count), config.seed, config.temperature)
                 ready.append((one.seconds, one.bytes))
                 results += rollout(
                     one.policy, member, episodes, episode_seed("set", config.seed, i), min(episodes, config.num_envs),
@@ -158,8 +159,8 @@ def _cell(entry: Entry, agent: Any, task: TaskSpec, shown: Shown, count: int, co
     }  # fmt: skip
 
 
-def made_ready(agent: Any, task: TaskSpec, demonstrations: Sequence[Episode], seed: int) -> Ready:
-    """**Arguments:** `agent`: of a checkpoint, or the name of what learns from the demonstrations alone.
+def made_ready(agent: Any, task: TaskSpec, demonstrations: Sequence[Episode], seed: int, temperature: float | None = None) -> Ready:
+    """**Arguments:** `agent`: of a checkpoint, or the name of what learns from the demonstrations alone; `temperature`: of a Gato.
 
     **Raises:** `ValueError` for a task that it cannot take.
     """
@@ -171,7 +172,7 @@ def made_ready(agent: Any, task: TaskSpec, demonstrations: Sequence[Episode], se
     if isinstance(agent, OneShotAgent):
         told = agent.policy(task, demonstrations=demonstrations)
         return Ready(told, (), time.monotonic() - started, num_bytes(told.kept or {}))
-    policy = agent.policy(task)
+    policy = agent.policy(task, temperature=temperature, seed=seed) if isinstance(agent, Agent) else agent.policy(task)
     return Ready(policy, demonstrations if isinstance(agent, Agent) else (), time.monotonic() - started, 0)
 
 

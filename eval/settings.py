@@ -180,6 +180,7 @@ class ArenaConfig(Settings):
     - `retrieve`: a store of known tasks, such as `reach2d/train`: beside every checkpoint of TecNets stands a line of looking up the
       nearest timestep in it, among all demonstrations of the 20 tasks that are nearest by its embedding, and those shown.
     - `episodes` of every task, or over the tasks of a set; `num_envs` of them side by side; `seed` of their starts.
+    - `temperature`: of the actions of a Gato, see `EvalConfig`; all others act as they always do.
     - `films`: a strip of a success and of a failure in every cell.
     - `device`, `verify`: as for `gato eval`. `out`: folder of the results.
     """
@@ -192,6 +193,7 @@ class ArenaConfig(Settings):
     episodes: int = bounded(80, 1, MAX_COUNT)
     num_envs: int = bounded(50, 1, 10_000)
     seed: int = bounded(0, 0, MAX_SEED)
+    temperature: float | None = bounded(None, 0, MAX_TEMPERATURE)
     films: bool = True
     device: str | None = None
     verify: bool = True

@@ -15,6 +15,7 @@ from gato.config import GatoConfig
 from gato.data.mixture import Mixture
 from gato.data.selection import DataConfig, SourceConfig
 from gato.data.store import Store
+from gato.eval.arena import made_ready
 from gato.model import Gato
 from gato.tokenizers.episode import EpisodeTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
@@ -102,6 +103,12 @@ def test_a_policy_is_shown_the_end_of_a_demonstration_where_it_was_trained_on_en
     assert np.array_equal(acts[0], acts[1]) and not np.array_equal(acts[0], acts[2])
 
 
+def test_an_arena_lets_a_gato_draw_its_actions_where_it_is_told_to(stores):
+    agent, task = agent_of(stores), envs.task("reach2d/test-1")
+    drawn, usual = (made_ready(agent, task, (), 0, *temperature).policy for temperature in ((0.5,), ()))
+    assert (drawn.temperature, usual.temperature) == (0.5, agent.policy(task).temperature)
+
+
 def test_how_prompts_are_shown_is_saved_with_the_tasks(stores, tmp_path):
     agent = agent_of(stores, source=SHORT | {"image_size": (48, 48)})
     agent.save(tmp_path / "checkpoint")
@@ -145,6 +152,12 @@ def test_tasks_that_are_alike_are_shown_with_what_pretraining_on_them_brought(st
     # of a set any task counts, and what was measured in the new task's set before what was measured elsewhere: 61.5 - 40.25, to a decimal
     told = {(row["gain"], row["after"], row["measured_in"]) for row in json.loads(capsys.readouterr().out)}
     assert told == {(21.2, 10, "reach2d/test-1")}
+    write_measured(tmp_path / "sibling", "reach2d/test-0", 3.0, 1.0, "reach2d/train-2")
+    assert main([*words, "--measured", str(tmp_path / "own"), str(tmp_path / "sibling")]) == 0
+    assert [(row["task"], row["gain"]) for row in json.loads(capsys.readouterr().out)] == [
+        ("reach2d/test-0", 2.0),
+        ("reach2d/test-1", 21.2),
+    ]
     assert main([*words, "--measured", str(tmp_path / "other")]) == 0
     assert {row["measured_in"] for row in json.loads(capsys.readouterr().out)} == {"gymnasium/pendulum"}
     write_measured(tmp_path / "unlike", "reach2d/test-1", 61.5, 40.25, "gymnasium/pendulum")

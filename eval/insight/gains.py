@@ -53,7 +53,7 @@ def _gain(folder: Path) -> Gain:
 
 def with_gains(rows: Sequence[dict[str, Any]], found: Sequence[Gain]) -> list[dict[str, Any]]:
     """Rows of `similar` with what pretraining on the task `like` brought: to the new `task` itself where that was measured, else to
-    another one.
+    another one of its set, else to any.
 
     **Returns:** rows with `gain` in points of the score, `after` so many demonstrations, and `measured_in`, all `None` where nobody knows.
     """
@@ -62,7 +62,8 @@ def with_gains(rows: Sequence[dict[str, Any]], found: Sequence[Gain]) -> list[di
 
 def _told(row: dict[str, Any], found: Sequence[Gain]) -> dict[str, Any]:
     knowing = [gain for gain in found if _with_sets([row["like"]]) & gain.known]
-    best = min(knowing, key=lambda gain: not _with_sets([gain.task]) & _with_sets([row["task"]]), default=None)
+    new = row["task"]
+    best = min(knowing, key=lambda gain: (gain.task != new, envs.set_of(gain.task) != envs.set_of(new)), default=None)
     if best is None:
         return {"gain": None, "after": None, "measured_in": None}
     return {"gain": round(best.points, 1), "after": best.demonstrations, "measured_in": best.task}
