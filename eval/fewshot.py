@@ -96,7 +96,8 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     saved = validate(out, task, cells, config)
     best = best_cells(task, saved)
     rows, most = summarise_cells(task, [*best, *cells]), demonstrations.series(0, max(config.episodes))
-    take = policy_to_take(out, task, saved, config)
+    judged = demonstrations.succeeded()
+    take = policy_to_take(out, task, saved, config, judged)
     results = {
         "checkpoint": str(checkpoint), "task": task.name, "seen": seen,
         "sibling": sibling and {"task": sibling, "seen": sibling in agent.tasks},
@@ -107,7 +108,8 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         "origins": cells[-1].get("origins", {}),
         "store": str(demonstrations.store.path), "pool": len(demonstrations.pool), "held_out": len(demonstrations.held_out),
         "left_out": demonstrations.left_out, "series": config.series, "rollouts": config.rollouts, "protocol": config.protocol,
-        "training": asdict(config.training), "rows": rows, "cells": cells, "best": best, "succeeded": demonstrations.succeeded(),
+        "training": asdict(config.training), "rows": rows, "cells": cells, "best": best, "succeeded": judged,
+        "unfinished": demonstrations.store.manifest.shortfall,
         "contradictions": contradictions(task, most), "timesteps": sum(e.num_timesteps for e in most),
         "take": take, "validation": config.validation, "chunk": config.chunk,
     }  # fmt: skip

@@ -145,8 +145,12 @@ def best_cells(task: TaskSpec, saved: Sequence[dict[str, Any]]) -> list[dict[str
     return found
 
 
-def policy_to_take(out: Path, task: TaskSpec, saved: Sequence[dict[str, Any]], config: FewShotConfig) -> dict[str, Any] | None:
+def policy_to_take(
+    out: Path, task: TaskSpec, saved: Sequence[dict[str, Any]], config: FewShotConfig, judged: dict[str, int] | None
+) -> dict[str, Any] | None:
     """The best policy of the most demonstrations, copied into `OUT/best`; `None` where no cell left one behind.
+
+    **Arguments:** `judged`: how many of the demonstrations succeeded by their own flags.
 
     **Returns:** `folder`, `cell` (where it comes from), `mode`, `episodes`, `series`, `figure`, its `row`, `why`, `candidates`,
     `python`, `command` and `serve`. `OUT/best/choice.json` holds the same but for what runs it.
@@ -175,19 +179,29 @@ def policy_to_take(out: Path, task: TaskSpec, saved: Sequence[dict[str, Any]], c
     choice = {
         "cell": str(folder_of(out, cell)), "mode": cell["mode"], "episodes": most, "series": cell["series"], "task": task.name,
         "figure": saved_figure(cell), "why": why, "candidates": candidates,
-        "row": {name: value for name, value in row.items() if name != "returns"}, "doubt": _doubt(row),
+        "row": {name: value for name, value in row.items() if name != "returns"}, "doubt": _doubt(task, row, judged),
     }  # fmt: skip
     _copy(folder_of(out, cell) / "policy", folder, choice)
     return choice | {"folder": str(folder)} | _lines(folder, task, config)
 
 
-def _doubt(row: dict[str, Any]) -> str | None:
-    """Why a policy may be worth nothing, though it is the best there is; `None` where it is worth something."""
+def _doubt(task: TaskSpec, row: dict[str, Any], judged: dict[str, int] | None) -> str | None:
+    """Why a policy may be worth nothing, though it is the best there is, and what to do; `None` where it is worth something."""
+    more = "so these demonstrations were not enough; record more, from more starts, or see what a film of it does"
     if row["success"] == 0:
-        return f"it did not succeed once in {row['episodes']} episodes"
+        found = f"it did not succeed once in {row['episodes']} episodes"
+        if judged is not None and not judged["succeeded"]:
+            return f"{found}, and none of {judged['judged']} demonstrations did; see whether success is told as meant, and what they show"
+        return f"{found}, {more}"
+    is_told = row["success"] is not None or score_scale(task.random_return, task.expert_return) is None
+    if row["random"] is not None and not is_told:
+        return (
+            "neither success nor the return tells the demonstrations from random play, so nothing here says which policy is good; "
+            "say what success is (--success), or give the environment rewards"
+        )
     if row["random"] is not None and row["low"] <= row["random"]:  # of a single episode it is NaN, which says nothing
         returns = f"{row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
-        return f"its return of {returns} is not told apart from random play's, {row['random']:.4g}"
+        return f"its return of {returns} is not told apart from random play's, {row['random']:.4g}, {more}"
     return None
 
 
@@ -222,7 +236,5 @@ def choice_lines(take: dict[str, Any] | None) -> list[str]:
     head = f"take {take['mode']} from {count} demonstration{'s' * (count > 1)} ({take['figure']}, series {take['series']})"
     lines = [f"{head}: {take['folder']}", f"  why: {take['why']}"]
     if doubt := take.get("doubt"):
-        lines.append(
-            f"  but: {doubt}, so these demonstrations were not enough; record more, from more starts, or see what a film of it does"
-        )
+        lines.append(f"  but: {doubt}")
     return [*lines, "", take["python"], "", take["command"], take["serve"]]

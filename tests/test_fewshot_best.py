@@ -20,7 +20,7 @@ from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
 from gato.eval.demonstrations import check_fits, measured_by, open_demonstrations, with_memory
 from gato.eval.fewshot import few_shot
-from gato.eval.fewshot_choice import best_cells, best_of, contenders
+from gato.eval.fewshot_choice import _doubt, best_cells, best_of, contenders
 from gato.eval.settings import FewShotConfig
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
@@ -245,6 +245,15 @@ def test_every_series_has_its_own_best_and_a_policy_alone_has_none(corridor):
     cells = [cell("clone", 0.7), cell("full", 0.8), cell("clone", 0.9, series=1), cell("full", 0.8, series=1)]
     assert [c["taken"] for c in best_cells(corridor, cells)] == ["full", "clone"]
     assert best_cells(corridor, cells[:1]) == [] and best_of(corridor, [{"mode": "full"}]) == {"mode": "full"}
+
+
+def test_a_doubt_about_the_best_policy_says_what_would_help(corridor):
+    row = {"success": 0.0, "episodes": 3, "random": 0.0, "mean": 0.0, "low": 0.0, "high": 0.0}
+    assert "none of 5 demonstrations did; see whether success is told as meant" in _doubt(corridor, row, {"succeeded": 0, "judged": 5})
+    assert "record more, from more starts" in _doubt(corridor, row, {"succeeded": 5, "judged": 5})
+    alike = replace(corridor, random_return=0.0, expert_return=0.0)
+    assert "say what success is (--success)" in _doubt(alike, row | {"success": None}, None)
+    assert _doubt(corridor, row | {"success": 1.0, "mean": 1.0, "low": 1.0, "high": 1.0}, {"succeeded": 0, "judged": 5}) is None
 
 
 def test_nothing_need_be_named():

@@ -51,7 +51,7 @@ def test_a_bad_row_is_refused_unless_it_may_be_skipped(tmp_path):
 
 
 def test_the_episodes_before_a_bad_row_are_kept_and_the_message_says_where(tmp_path):
-    with pytest.raises(ValueError, match=r"line 2: .*; the 1 episodes before it are kept in .*train, and the same command goes on"):
+    with pytest.raises(ValueError, match=r"line 2: .*; the episode before it is kept in .*train, and the same command goes on"):
         import_dataset(numbers(1, -2, 3), tmp_path)
     assert texts(tmp_path / "train") == [1]
     import_dataset(numbers(1, -2, 3, skip=1), tmp_path)

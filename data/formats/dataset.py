@@ -132,7 +132,8 @@ def import_dataset(dataset: Dataset, out: str | Path, splits: Sequence[str] | No
             if not num_kept:
                 raise
             how = ", or with a --skip that allows it" if isinstance(error, BadRow) else ""
-            kept = f"the {num_kept} episodes before it are kept in {folder}"
+            before = f"the {num_kept} episodes before it are" if num_kept > 1 else "the episode before it is"
+            kept = f"{before} kept in {folder}"
             raise ValueError(f"{error}; {kept}, and the same command goes on there when it is repaired{how}") from None
     return folders
 

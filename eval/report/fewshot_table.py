@@ -98,6 +98,8 @@ def few_shot_table(results: dict[str, Any]) -> str:
     if (size := results.get("pooled", 1)) > 1 and any(r["mode"] == "scratch" for r in rows):
         lines.append(f"scratch: blocks of {size} x {size} patches of a picture share a position")
     lines += origin_lines(results["origins"])
+    if unfinished := results.get("unfinished"):
+        lines.append(f"the store holds {unfinished}")
     if judged := results["succeeded"]:
         lines.append(f"by their own flags {judged['succeeded']} of {judged['judged']} demonstrations succeeded")
     if results["contradictions"]:

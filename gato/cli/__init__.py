@@ -102,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"gato: {' '.join(leaving.code.split())}", file=sys.stderr)
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        goes_on = "; the same line goes on with the cell that it was in" if arguments[:1] in (["finetune"], ["arena"]) else ""
+        print(f"interrupted{goes_on}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains when it flushes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ GPU, SHARE = "H200", 0.02  # small networks in float32: so much of a GPU's bf16 
 LAUNCHED = 60  # kernels of a timestep of imagination, beside those of a layer of the transformer
 PER_LAYER, KERNEL_SECONDS = 25, 8e-6  # kernels of a layer and a timestep, and how long it takes to start one; an assumption too
 DRAW_SECONDS = 4e-9  # of a random number, which the host draws
+PRODUCT = 1024  # rows of the matrices whose product says how fast this machine is
 
 
 def plan(config: WorldRecipe) -> dict[str, Any]:
@@ -38,6 +40,7 @@ def plan(config: WorldRecipe) -> dict[str, Any]:
     kernels = dream.horizon * (LAUNCHED + PER_LAYER * config.model.num_layers)
     drawn = streams * dream.horizon * (config.model.outcomes + scene.size + scene.choices.num_outputs + 1)
     drawn += 0 if model.eye is None else config.train.batch_size * (dream.window + 1) * scene.size
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     computed, started = total / (PEAK_FLOPS[GPU] * SHARE), (updates - alone) * kernels * KERNEL_SECONDS
     return {
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()},
@@ -48,7 +51,19 @@ def plan(config: WorldRecipe) -> dict[str, Any]:
         "hours": {
             "computing": computed / 3600, "starting kernels": started / 3600, "drawing": (updates - alone) * drawn * DRAW_SECONDS / 3600,
         },
+        "here": {"device": device, "flops_per_second": (speed := _speed(device)), "hours": total / speed / 3600},
     }  # fmt: skip
+
+
+def _speed(device: str) -> float:
+    """Operations a second of a float32 product of two square matrices, the best of three."""
+    square = torch.ones(PRODUCT, PRODUCT, device=device)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        float((square @ square)[0, 0])  # waits for a GPU
+        seconds.append(time.perf_counter() - started)
+    return 2 * PRODUCT**3 / min(seconds)
 
 
 def _flops(model: Dreamer, windows: int, streams: int, window: int, horizon: int) -> dict[str, float]:
@@ -87,7 +102,7 @@ def describe(content: dict[str, Any]) -> str:
     """The plan as text."""
     parts = ", ".join(f"{name} {count:,}" for name, count in content["parameters"].items())
     flops = ", ".join(f"{name} {value:.3g}" for name, value in content["flops_per_update"].items())
-    hours, timesteps = content["hours"], content["timesteps_per_update"]
+    hours, timesteps, here = content["hours"], content["timesteps_per_update"], content["here"]
     return "\n".join(
         [
             f"{sum(content['parameters'].values()):,} parameters ({parts})",
@@ -98,5 +113,7 @@ def describe(content: dict[str, Any]) -> str:
             f"one {GPU}, by assumption and not by measurement: {hours['computing']:.1f} h of computing at {SHARE:.0%} of its bf16 "
             f"operations, {hours['starting kernels']:.1f} h of starting the kernels of imagination ({KERNEL_SECONDS * 1e6:.0f} us each), "
             f"{hours['drawing']:.1f} h of drawing random numbers on the host",
+            f"this machine's {here['device']}, measured just now at {here['flops_per_second'] / 1e9:.0f} GFLOP/s in a product of matrices: "
+            f"at least {here['hours']:.1f} h of computing; small operations and playing come on top",
         ]
     )

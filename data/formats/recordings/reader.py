@@ -107,7 +107,7 @@ class Recordings(Settings):
             )
         made = env_spec(file, envs.task(str(self.env)))
         if made.doubts:
-            more = f", and {len(made.doubts) - 1} more" if made.doubts[1:] else ""
+            more = f", and {len(made.doubts) - 1} more to be filled in" if made.doubts[1:] else ""
             raise ValueError(
                 f"{file}: {made.doubts[0]}{more}; 'gato data import recordings {shlex.quote(str(path))} --env {shlex.quote(str(self.env))} "
                 "> spec.yaml' prints a spec: complete it and give --spec spec.yaml in place of --env"
