@@ -224,6 +224,15 @@ def test_a_store_of_an_environment_has_its_fields_and_one_episode_per_file(crane
     assert store.num_episodes == 10 and episode.success and episode.final_observation is not None and episode.num_timesteps == 8
 
 
+def test_actions_that_use_little_of_their_range_are_to_be_checked(crane, capsys):
+    (crane / "scaled").mkdir()
+    npz(crane / "scaled", cart=np.zeros((T, 2)), hook=np.zeros((T, 1)), lamp=np.zeros(T, int), act=np.linspace(-0.2, 0.2, T)[:, None])
+    for folder, told in (("recordings", False), ("scaled", True)):
+        assert main(["data", "import", "recordings", folder, "--env", "crane:Crane-v0", "--out", f"{folder}-store"]) == 0
+        line = "check: action 'action' stays within -0.2 to 0.2 of a range of "
+        assert (line in capsys.readouterr().out) is told
+
+
 def test_a_discrete_field_that_was_saved_as_floating_point_is_read_where_it_is_whole(crane):
     (crane / "floats").mkdir()
     values = {"cart": np.zeros((T, 2)), "hook": np.zeros((T, 1)), "act": np.zeros((T, 1))}

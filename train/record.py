@@ -22,6 +22,7 @@ FREE = {
 EARLIER = {
     "learner": "gato", "model.layout": "gato", "model.pool_patches": 1, "model.num_bumps": 3, "model.mean_weight": 100.0,
     "data.sources.*.return_token": False, "data.sources.*.chunk": 1, "data.sources.*.scattered": False,
+    "data.loss_on_prompts": True,
     "env.eval_every": 0, "env.eval_episodes": 20,
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from .command import one_line, open_store, parse, parser_of, place_of_name, prin
 from .output import write_document
 
 MAX_NAMED = 20  # bad rows that an import prints
+MAX_READ, NARROW = 20, 1 / 3  # episodes that are looked at for actions that use less than this of their range
 
 
 def collect(arguments: list[str]) -> None:
@@ -105,12 +106,19 @@ def import_(arguments: list[str]) -> None:
     dataset = made.open(path, left_out)
     folders = import_dataset(dataset, out or stores_folder() / kind, splits)
     taken = dataset.provenance.get("taken", [])
-    rows = []
+    rows, narrow = [], []
     for split, folder in folders.items():
         store = Store(folder)
+        narrow += _narrow(store) if kind == "recordings" else []
         skipped = [x["row"] for x in store.manifest.provenance.get("skipped", [])]
         rows.append({"split": split, "episodes": store.num_episodes, "folder": folder, **left_out.notes(), "skipped": skipped})
-    lines = [*map(_imported, rows), *(["read: " + "; ".join(taken)] if taken else []), *left_out.lines(), *_skipped(rows)]
+    lines = [
+        *map(_imported, rows),
+        *(["read: " + "; ".join(taken)] if taken else []),
+        *dict.fromkeys(narrow),
+        *left_out.lines(),
+        *_skipped(rows),
+    ]
     print_rows(rows, as_json, lambda: "\n".join(lines))
 
 
@@ -118,6 +126,23 @@ def _say_how_to_go_on(path: Path) -> None:
     """Beside a printed spec, which may go to a file."""
     then = f"gato data import recordings {shlex.quote(str(path))} --spec spec.yaml --out STORE"
     print(f"gato: a spec is printed: save it (> spec.yaml), check it, and import with '{then}'", file=sys.stderr)
+
+
+def _narrow(store: Any) -> list[str]:
+    """Says which actions use little of their declared range: they may have been recorded before a wrapper that rescales them."""
+    from gato.spec import Modality
+
+    lines, episodes = [], [store.episode(i) for i in range(min(store.num_episodes, MAX_READ))]
+    for spec in (f for f in store.tasks[0].actions if f.modality is Modality.CONTINUOUS):
+        values = [episode.actions[spec.name] for episode in episodes if spec.name in episode.actions]
+        if not values:
+            continue
+        least, most = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
+        low, high = float(spec.bounds[0].min()), float(spec.bounds[1].max())
+        if max(abs(least), abs(most)) < NARROW * max(abs(low), abs(high)) < float("inf"):
+            found = f"action '{spec.name}' stays within {least:.3g} to {most:.3g} of a range of {low:g} to {high:g}"
+            lines.append(f"check: {found}; was it recorded before a wrapper that rescales it?")
+    return lines
 
 
 def _imported(row: dict[str, Any]) -> str:
