@@ -322,7 +322,7 @@ def _stretched(task: TaskSpec, size: tuple[int, int] | None) -> TaskSpec:
     """The task with its pictures stretched to `size`, rows and columns, where there is one."""
     if size is None:
         return task
-    fields = (replace(f, resize="stretch", image_size=tuple(size)) if f.modality is Modality.IMAGE else f for f in task.fields)
+    fields = (replace(f, resize="stretch", image_size=(size[0], size[1])) if f.modality is Modality.IMAGE else f for f in task.fields)
     return replace(task, fields=tuple(fields))
 
 

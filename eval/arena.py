@@ -126,7 +126,7 @@ def arena(words: Sequence[str], config: ArenaConfig) -> dict[str, Any]:
 def _made_with(entry: Entry, task: TaskSpec, shown: Shown, count: int, config: ArenaConfig) -> dict[str, Any]:
     """All that decides what a cell holds, ready for JSON."""
     who = weights_sha256(entry.folder) if entry.folder else entry.label
-    known = {"known": Shown(entry.known).store.fingerprint} if entry.known else {}
+    known: dict[str, Any] = {"known": Shown(entry.known).store.fingerprint} if entry.known else {}
     known |= {"temperature": config.temperature} if config.temperature is not None and entry.folder else {}
     return known | {
         "who": who, "task": task.to_dict(), "demonstrations": count, "store": shown.store.fingerprint,

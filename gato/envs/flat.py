@@ -57,6 +57,7 @@ class World(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8}
+    pointer: np.ndarray  # (2,), which each world places at its reset
 
     def __init__(self, split: str, task: int | None, size: int, limit: int, render_mode: str | None) -> None:
         check_task(split, task)

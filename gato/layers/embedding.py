@@ -170,7 +170,7 @@ class Embedding(nn.Module):
         which mean the same and would begin as so many random vectors (docs/results/compact.md).
         """
         for table in (self.patch_rows, self.patch_columns):
-            table.weight.copy_(smooth_rows(*table.weight.shape, std=PLACE_STD, bandwidth=PLACE_BANDWIDTH))
+            table.weight.copy_(smooth_rows(table.num_embeddings, table.embedding_dim, PLACE_STD, PLACE_BANDWIDTH))
 
     def action(self, ids: Tensor) -> Tensor:
         """Action tokens (n,) -> (n, width): what `forward` makes of them, in two kernels."""

@@ -32,7 +32,7 @@ class TensorBatch(Tensors):
     """A learner's `Batch`, whose class adds the fields, `denominator` among them."""
 
     def with_denominator(self, denominator: float | Tensor) -> Self:
-        return replace(self, denominator=denominator)
+        return replace(self, denominator=denominator)  # type: ignore[call-arg]
 
 
 def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
