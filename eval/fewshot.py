@@ -94,9 +94,8 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
         for count in sorted(set(config.episodes)):
             cells += [_cell(shown.get(mode, agent), demonstrations, config, mode, count, series, out) for mode in config.modes]
     saved = validate(out, task, cells, config)
-    best = best_cells(task, saved)
+    best, judged = best_cells(task, saved), demonstrations.succeeded()
     rows, most = summarise_cells(task, [*best, *cells]), demonstrations.series(0, max(config.episodes))
-    judged = demonstrations.succeeded()
     take = policy_to_take(out, task, saved, config, judged)
     results = {
         "checkpoint": str(checkpoint), "task": task.name, "seen": seen,

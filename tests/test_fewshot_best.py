@@ -24,6 +24,7 @@ from gato.eval.fewshot_choice import _doubt, best_cells, best_of, contenders
 from gato.eval.settings import FewShotConfig
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
+from gato.train import loop
 from gato.train.finetune import _set_up, finetune
 from gato.train.protocol import PROTOCOLS
 
@@ -105,6 +106,12 @@ def test_the_last_update_is_the_policy_and_its_learning_rate_is_near_zero(agent,
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert found.steps == last["step"] == 8 and found.chosen is None
     assert last["learning_rate"] < 0.05 * PROTOCOLS["compact"].learning_rate
+
+
+def test_the_leaps_of_a_fine_tune_raise_no_alarm(agent, store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop.SpikeWatch, "__call__", lambda self, loss: True)
+    trained(agent, store, 2, tmp_path, steps=2)
+    assert "far above those before" not in "".join(capsys.readouterr())
 
 
 def test_training_goes_on_while_the_held_out_loss_falls(agent, store, tmp_path):

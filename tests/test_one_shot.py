@@ -54,12 +54,18 @@ def write_store(path, split: str, tasks: int, episodes: int, shorter: int = 0) -
             writer.append(stage.play(Job(members[index % (tasks - 1)], 1000 + index, 0)).episode)
 
 
+def write_sets(folder, train, test):
+    """The stores `train` and `test`, each with `(tasks, episodes)`."""
+    write_store(folder / "train", "train", *train)
+    write_store(folder / "test", "test", *test)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """Five tasks with four demonstrations each, and three held-out ones."""
     folder = tmp_path_factory.mktemp("home")
-    write_store(folder / "stores/reach2d/train", "train", 5, 4)
-    write_store(folder / "stores/reach2d/test", "test", 3, 3)
+    write_sets(folder / "stores/reach2d", (5, 4), (3, 3))
     return folder
 
 

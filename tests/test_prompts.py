@@ -20,7 +20,7 @@ from gato.model import Gato
 from gato.tokenizers.episode import EpisodeTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
 from tests.small_runs import refusal
-from tests.test_one_shot import write_store
+from tests.test_one_shot import write_sets
 
 SHORT = {"memory": 1, "prompt_steps": 1}
 
@@ -28,10 +28,7 @@ SHORT = {"memory": 1, "prompt_steps": 1}
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
     """Three tasks with two demonstrations each, and two held-out ones."""
-    folder = tmp_path_factory.mktemp("stores")
-    write_store(folder / "train", "train", 3, 2)
-    write_store(folder / "test", "test", 2, 1)
-    return folder
+    return write_sets(tmp_path_factory.mktemp("stores"), (3, 2), (2, 1))
 
 
 def mixture_of(stores, layout="compact", source=SHORT, **data) -> Mixture:

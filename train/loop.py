@@ -115,8 +115,7 @@ def train(
     engine.learner.train()
     start = time.monotonic() - progress.seconds
     in_a_row, is_spike, presence = 0, SpikeWatch(), Presence()
-    # on-line the loss measures surprise, and a surprise is no fault of a row; a few demonstrations are learned in leaps
-    watches = not isinstance(batches, OnlineBatches) and log.run is not None
+    watches = not isinstance(batches, OnlineBatches) and log.run is not None  # a surprise or a leap is no fault of a row
     with presence.explained():
         for step, drawn, waited in _timed(loader, progress.step, presence):
             total = schedule.follow(step, time.monotonic() - start) if schedule.is_timed and rank() == 0 else 0
