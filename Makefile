@@ -20,10 +20,13 @@ export GATO_HOME ?= $(CURDIR)/demo
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: demo gpu test test-all test-oldest test-newest check types lock docs wheel clean
+.PHONY: demo install gpu test test-all test-oldest test-newest check types lock docs wheel clean
 
 demo: $(VENV)/ready
 	@BIN=$(BIN) sh samples/demo.sh
+
+# For those who come with data of their own and skip the demo.
+install: $(VENV)/ready
 
 test: $(VENV)/tested
 	$(BIN)/python -m pytest -q -m "not slow and not gpu"
