@@ -53,9 +53,10 @@ class Demonstrations:
         **Raises:** `ValueError` if there are fewer.
         """
         if count > len(self.pool):
+            enough = count <= len(self.pool) + len(self.held_out)
             raise ValueError(
                 f"{count} demonstrations were asked for, but {self.store.path} has {len(self.pool)} of '{self.task.name}' beside "
-                f"{len(self.held_out)} held out; collect more or ask for fewer"
+                f"{len(self.held_out)} held out; collect more or ask for fewer{', or learn from all of them: --held_out 0' * enough}"
             )
         return self.read(np.random.default_rng(seed).permutation(self.pool)[:count])
 

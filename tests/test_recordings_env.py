@@ -233,6 +233,16 @@ def test_actions_that_use_little_of_their_range_are_to_be_checked(crane, capsys)
         assert (line in capsys.readouterr().out) is told
 
 
+def test_observations_beyond_their_range_and_ends_that_stay_on_are_to_be_checked(crane, capsys):
+    (crane / "odd").mkdir()
+    hook = np.array([0, 0, -99, 0, 0, 0.7])[:, None]
+    npz(crane / "odd", cart=np.full((T, 2), 1e6), hook=hook, lamp=np.zeros(T, int), act=np.zeros((T, 1)), done=np.arange(T) >= 4)
+    assert main(["data", "import", "recordings", "odd", "--env", "crane:Crane-v0", "--out", "odd-store"]) == 0
+    said = capsys.readouterr().out
+    assert "check: observation 'hook' goes from -99 to 0.7 in element 0, of a range of -0.7 to 0.7;" in said and "'cart' goes" not in said
+    assert f"check: {T - 5} of {T - 4} episodes have one timestep; does an end stay on for several rows?" in said
+
+
 def test_a_discrete_field_that_was_saved_as_floating_point_is_read_where_it_is_whole(crane):
     (crane / "floats").mkdir()
     values = {"cart": np.zeros((T, 2)), "hook": np.zeros((T, 1)), "act": np.zeros((T, 1))}
