@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterable
@@ -27,6 +28,10 @@ def record(folder: Path, names: Iterable[str]) -> None:
         if (folder / name).is_file():
             entries[name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
     write_json(path, {"format": FORMAT, "files": dict(sorted(entries.items()))})
+    for file in (folder / name for name in entries):  # safetensors writes for the owner alone: who may read the others may read these
+        if file.is_file() and (missing := path.stat().st_mode & ~file.stat().st_mode):
+            with contextlib.suppress(PermissionError):  # another user's
+                file.chmod(file.stat().st_mode | missing)
 
 
 def renew_model(folder: Path) -> None:

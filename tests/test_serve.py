@@ -474,6 +474,15 @@ def test_a_histogram_counts_what_is_at_most_each_bound():
 # -- who may come in ------------------------------------------------------------------------------------------------------
 
 
+def test_where_no_server_listens_a_client_says_so():
+    from gato.serve.client import RemotePolicy
+
+    with pytest.raises(
+        ConnectionError, match="no server answers at ws://127.0.0.1:9: ConnectionRefusedError: .*; start one with 'gato serve'"
+    ):
+        RemotePolicy("127.0.0.1:9")
+
+
 def test_without_the_token_nobody_comes_in_but_for_the_health(served, agent):
     client = served(agent, token="a-long-token", is_local=False)
     assert client.get("/healthz").status_code == 200

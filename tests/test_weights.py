@@ -337,6 +337,12 @@ def test_mutated_weights_are_the_saved_ones_or_refused(folder):
     fuzz(range(80), made, check)
 
 
+def test_who_may_read_a_checkpoint_may_read_its_weights(tmp_path):
+    (tmp_path / "a").touch(mode=0o600)
+    digests.record(tmp_path, ["a"])
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / digests.NAME).stat().st_mode
+
+
 def test_the_manifest_notes_what_is_there_and_forgets_what_is_gone(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     digests.record(tmp_path, ["a", "b"])

@@ -339,7 +339,7 @@ def _checked_provenance(path: Path, provenance: Mapping[str, Any]) -> Mapping[st
     found, asked = ({k: p.get(k) for k in ("expert", "settings")} for p in (before, provenance))
     if found != asked:
         raise ValueError(
-            f"store {path} was collected with {found}, not with {asked}; use the same settings to continue it, or another folder"
+            f"store {path} was collected with {found}, not with {asked}; use the same settings to continue it, or another folder (--out)"
         )
     return before
 

@@ -136,7 +136,9 @@ def _doubts(store: Any) -> list[str]:
 
     episodes = [store.episode(i) for i in range(min(store.num_episodes, MAX_READ))]
     single = sum(episode.num_timesteps == 1 for episode in episodes)
-    lines = [f"{single} of {len(episodes)} episodes have one timestep; does an end stay on for several rows?"] * (0 < single < len(episodes))
+    lines = [f"{single} of {len(episodes)} episodes have one timestep; does an end stay on for several rows?"] * (
+        0 < single < len(episodes)
+    )
     for spec in (f for f in store.tasks[0].fields if f.modality is Modality.CONTINUOUS):
         fields = [episode.actions if spec.role == "action" else episode.observations for episode in episodes]
         values = [v[spec.name] for v in fields if spec.name in v]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gato.setting import INDEX, SEED, Limits
+from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .command import add_loading, open_store, parse, parser_of, print_rows, table
 
@@ -44,8 +45,9 @@ def show(arguments: list[str]) -> None:
     counts = empty_model(config).count_parameters()
     content: dict[str, Any] = {"name": options.name, "positions": config.positions, "parameters": counts}
     if is_checkpoint:
-        content["tasks"] = list(Description.load(Path(options.name)).tasks)
-    lines = [f"{part:28}{count:>16,}" for part, count in counts.items()] + content.get("tasks", [])
+        tasks = Description.load(Path(options.name)).tasks
+        content["tasks"] = list(tasks)
+    lines = [f"{part:28}{count:>16,}" for part, count in counts.items()] + (_fields_of(tasks) if is_checkpoint else [])
     print_rows(content, options.json, lambda: "\n".join(lines))
 
 
@@ -62,8 +64,23 @@ def _show_learner(options: Any) -> None:
         counts[part] = counts.get(part, 0) + parameter.numel()
     counts["total"] = sum(counts.values())
     content = {"name": options.name, "learner": learner, "parameters": counts, "tasks": list(agent.tasks)}
-    lines = [learner, *(f"{part:28}{count:>16,}" for part, count in counts.items()), *agent.tasks]
+    lines = [learner, *(f"{part:28}{count:>16,}" for part, count in counts.items()), *_fields_of(agent.tasks)]
     print_rows(content, options.json, lambda: "\n".join(lines))
+
+
+def _fields_of(tasks: Mapping[str, TaskSpec]) -> list[str]:
+    """A line for each task: what is seen and what is done in it, by the names that a client sends."""
+    return [f"{name}: {'; '.join(f'{f.role} {_kind_of(f)}' for f in task.fields)}" for name, task in tasks.items()]
+
+
+def _kind_of(field: FieldSpec) -> str:
+    shape = " x ".join(map(str, field.shape))
+    if field.modality is Modality.TEXT:
+        return f"'{field.name}' text"
+    if field.modality is Modality.DISCRETE:
+        low, high = (int(bound.flat[0]) for bound in field.bounds)
+        return f"'{field.name}' {f'{shape} of ' if shape else ''}{low} to {high}"
+    return f"'{field.name}' {shape or 'one'} {'pixels' if field.modality is Modality.IMAGE else 'numbers'}"
 
 
 def _trace(options: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
+from gato.disk import reason
 from gato.episode import Episode, StreamPolicy, Values
 from gato.learners.chunks import chunked
 from gato.spec import Modality, TaskSpec
@@ -50,8 +51,13 @@ class RemotePolicy(StreamPolicy):
 
     def _connect(self) -> ClientConnection:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
-        opening = connect(self.address, compression=None, max_size=None, additional_headers=headers, close_timeout=CLOSE_SECONDS)
-        found = opening.__enter__()  # left by `close`
+        try:
+            opening = connect(self.address, compression=None, max_size=None, additional_headers=headers, close_timeout=CLOSE_SECONDS)
+            found = opening.__enter__()  # left by `close`
+        except OSError as error:
+            raise ConnectionError(
+                f"no server answers at {self.address}: {reason(error)}; start one with 'gato serve', or name another"
+            ) from None
         self.metadata = read_msgpack(_as_bytes(found.recv(self.timeout)))
         return found
 
