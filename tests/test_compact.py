@@ -173,8 +173,12 @@ def test_patches_of_captions_are_not_pooled(make, tokenizer):
     task = TaskSpec("toy/captions", (picture, FieldSpec("caption", Modality.TEXT, "action", (), "str")))
     assert not task.is_control
     pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
-    tokens = pooled.encode(Episode(task, {"image": pixels}, {"caption": np.array(["a cat"], object)}, np.zeros(1, np.float32)))
+    seen, written = {"image": pixels}, {"caption": np.array(["a cat"], object)}
+    tokens = pooled.encode(Episode(task, seen, written, np.zeros(1, np.float32)))
     assert len(tokens) == 4 + 1 + len(pooled.text.encode("a cat")) + 1
+    described = replace(task, env_id="toy/View-v0")  # what an agent sees, in words: as in the task that it acts in
+    positions = pooled.encode(Episode(described, seen, written, np.zeros(1, np.float32))).position
+    assert (positions[:5].tolist(), len(positions)) == ([0, 0, 0, 0, 0], len(tokens))
     model, batch = make(pool_patches=2), batch_of(pooled, tokens)
     embedded = [model.embedding(batch.ids, batch.local_position, batch.patches, batch.patch_boxes, batch.patch_index)]
     model.embedding.pool = None

@@ -243,6 +243,13 @@ def test_observations_beyond_their_range_and_ends_that_stay_on_are_to_be_checked
     assert f"check: {T - 5} of {T - 4} episodes have one timestep; does an end stay on for several rows?" in said
 
 
+def test_a_number_that_the_environment_cannot_see_is_named_with_its_file(crane):
+    (crane / "huge").mkdir()
+    npz(crane / "huge", cart=np.full((T, 2), 1e299), hook=np.zeros((T, 1)), lamp=np.zeros(T, int), act=np.zeros((T, 1)))
+    with pytest.raises(ValueError, match=r"^run.npz: .* observation 'cart' is 1e.299, which float32 cannot hold; repair it"):
+        import_dataset(Recordings(env="crane:Crane-v0").open(Path("huge")), "huge-store")
+
+
 def test_a_discrete_field_that_was_saved_as_floating_point_is_read_where_it_is_whole(crane):
     (crane / "floats").mkdir()
     values = {"cart": np.zeros((T, 2)), "hook": np.zeros((T, 1)), "act": np.zeros((T, 1))}

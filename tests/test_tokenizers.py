@@ -297,6 +297,13 @@ def test_pictures_reach_multiples_of_sixteen_by_the_rule_of_their_field(rule, si
     assert (resized[:, 20:] == (0 if rule == "pad" else 200)).all()
 
 
+def test_pictures_stretched_to_whole_multiples_repeat_their_pixels():
+    spec = FieldSpec("board", Modality.IMAGE, "observation", (16, 8, 3), "uint8", resize="stretch", image_size=(32, 32))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 16, 8, 3), np.uint8)
+    resized = image.resize(spec, pixels)
+    assert resized.shape == (1, 32, 32, 3) and (resized[0, 1::2, 3::4] == pixels[0]).all() and (resized[0, ::2, ::4] == pixels[0]).all()
+
+
 # -- whole episodes --------------------------------------------------------------------------------
 
 

@@ -53,7 +53,7 @@ class EpisodeTokenizer:
     - `loss_on_text_observations`: whether instructions count as targets (the paper's literal rule).
     - `max_local_positions`: rows of the model's table of local positions.
     - `layout`: `"gato"` or `"compact"`; `pool_patches`: in the compact one so many rows and columns of patches share a position where the
-      task is control.
+      task is an environment's.
 
     **Raises:** `ValueError` if the vocabulary does not belong to the text tokenizer.
     """
@@ -134,13 +134,13 @@ class EpisodeTokenizer:
 
     def _blocks(self, task: TaskSpec, spec: FieldSpec) -> Blocks | None:
         """How the patches of a picture share positions; `None` where each has its own."""
-        is_pooled = self.pool_patches > 1 and task.is_control and spec.modality is Modality.IMAGE
+        is_pooled = self.pool_patches > 1 and spec.modality is Modality.IMAGE and _may_pool(task)
         return image.blocks(*spec.patched_size, self.pool_patches) if is_pooled else None
 
     def pooled(self, task: TaskSpec, most: int) -> EpisodeTokenizer:
         """This tokenizer with the fewest patches at a position with which no picture of the task takes more than `most` positions."""
         tokenizer = copy.copy(self)
-        pictures = [s for s in task.observations if s.modality is Modality.IMAGE and task.is_control]
+        pictures = [s for s in task.observations if s.modality is Modality.IMAGE and _may_pool(task)]
         while any(tokenizer._picture_positions(task, s) > most for s in pictures):
             tokenizer.pool_patches += 1
         return tokenizer
@@ -323,6 +323,11 @@ class EpisodeTokenizer:
             mark = f"[{mark}]" if row["target"] else mark
             lines[-1] += " " + "(" * (goes_on and not joins) + mark + ")" * (joins and not goes_on)
         return "\n".join(lines)
+
+
+def _may_pool(task: TaskSpec) -> bool:
+    """Whether pictures may share positions: where an environment is acted in or described, and not where a file is captioned."""
+    return task.is_control or task.env_id is not None
 
 
 def positions_of(spec: FieldSpec) -> int:

@@ -214,7 +214,11 @@ def _fill(writer: StoreWriter, dataset: Dataset, split: str) -> None:
         with Progress(f"{dataset.source} {split}", total, done=start) as progress:
             for episode in dataset.episodes(split, start):
                 note_skipped()
-                writer.append(episode)
+                try:
+                    writer.append(episode)
+                except ValueError as error:
+                    recording = episode.parameters.get("recording")
+                    raise ValueError(f"{recording}: {error}" if recording else str(error)) from None
                 progress.advance()
             note_skipped()
     finally:
