@@ -36,9 +36,12 @@ def record(folder: Path, resolved: dict[str, Any], train: TrainConfig) -> None:
         if "learner" in changed:  # then nothing else is comparable, and nothing can be allowed
             raise ValueError(f"'{folder}' holds a run of another learner ({changed['learner']}); choose another --train.name")
         if refused := {name: text for name, text in sorted(changed.items()) if name not in FREE and not _is_allowed(name, train)}:
+            allowed = [name for name in refused if not name.startswith("model.")]
+            remedy = (
+                f", undo it, or allow it by --train.allow_changes {' '.join(allowed)}" if len(allowed) == len(refused) else " or undo it"
+            )
             raise ValueError(
-                f"'{folder}' holds a run with other settings ({'; '.join(refused.values())}); choose another --train.name, undo it, "
-                f"or allow it by --train.allow_changes {' '.join(refused)} (never a model's)"
+                f"'{folder}' holds a run with other settings ({'; '.join(refused.values())}); choose another --train.name{remedy}"
             )
         if not changed:
             return

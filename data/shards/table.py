@@ -59,7 +59,9 @@ def to_arrow(spec: FieldSpec, values: Sequence[Any] | np.ndarray, is_missing: np
     if given.dtype != stored.dtype:
         lost = ~np.isfinite(stored) if stored.dtype.kind == "f" else stored != given
         if lost.any():
-            raise ValueError(f"{spec.role} '{spec.name}' is {given[lost].flat[0]}, which {spec.dtype} cannot hold; repair it, or give it in other units")
+            raise ValueError(
+                f"{spec.role} '{spec.name}' is {given[lost].flat[0]}, which {spec.dtype} cannot hold; repair it, or give it in other units"
+            )
     flat = stored.reshape(-1)
     flat = flat.view(np.uint8) if flat.dtype == np.bool_ else flat
     if not spec.shape:

@@ -50,8 +50,10 @@ class EnvSpec:
 
 
 def env_spec(path: Path, task: TaskSpec) -> EnvSpec:
-    """**Raises:** `ValueError` for a file that cannot be opened."""
+    """**Raises:** `ValueError` for a file that cannot be opened, or holds nothing."""
     contents = contents_of(path)
+    if not contents.arrays and not contents.spoken:
+        raise ValueError(f"{path} holds no arrays, so no episode")
     named = {_plain(spec.name) for spec in task.fields}
     spoken = [Array(contents.spoken, "str")] if contents.spoken else []
     free = [a for a in [*contents.arrays, *spoken] if _is_free(a) or (not a.wrong and _plain(a.name) in named)]

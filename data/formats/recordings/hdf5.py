@@ -132,11 +132,16 @@ class Hdf5Arrays:
             found = self._follow(found, part, name)
         return found
 
+    def _others(self, group: Any, part: str, key: str) -> str:
+        """What may have been meant: what lies beside it, and not its namesake in another episode."""
+        before = key.removesuffix(part) if key.endswith(part) and group is not self._file else ""
+        return nearest_or_all(key, [k for k in self.keys() if k.startswith(before)] or list(self.keys()))
+
     def _follow(self, group: Any, part: str, key: str, links: int = 0) -> Any:
         """One step of a path; a soft link may lead to another place of this file, and nothing may lead out of it."""
         link = group.get(part, getlink=True) if isinstance(group, self._h5py.Group) else None
         if link is None:
-            raise ValueError(f"{self.path} has no array '{key}'{nearest_or_all(key, self.keys()) if not links else ''}")
+            raise ValueError(f"{self.path} has no array '{key}'{self._others(group, part, key) if not links else ''}")
         if isinstance(link, self._h5py.ExternalLink):
             raise ValueError(f"{self.path}: '{key}' leads to the file '{link.filename}'; copy its data into this file")
         if isinstance(link, self._h5py.SoftLink):

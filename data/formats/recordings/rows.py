@@ -72,7 +72,10 @@ class EpisodeRows:
             by_hand = (
                 f"divide it there with 'episodes: {{ends: [{key}]}}', or " if self.place.stop is None and not self.place.prefix else ""
             )
-            raise ValueError(f"'{key}' ({label}) is true at timestep {t} of {self.length}; {by_hand}leave '{label}' out of the spec")
+            where = f"from timestep {t} on, and there are" if flags[t:].all() else f"at timestep {t} of"
+            raise ValueError(
+                f"'{key}' ({label}) is true {where} {self.length}; {by_hand}cut the recording behind it, or leave '{label}' out of a spec (--spec)"
+            )
         return bool(flags[-1])
 
     def succeeded(self) -> bool | None:
