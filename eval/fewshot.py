@@ -16,6 +16,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from gato.eval.report.fewshot_table import SMOOTHED, few_shot_table, labels, sum
 from gato.learners.contradictions import contradictions
 from gato.learners.folder import learned
 from gato.learners.one_shot.agent import OneShotAgent
+from gato.lock import FolderLock
 from gato.policy import GatoPolicy, Policy
 from gato.spec import Modality, TaskSpec
 from gato.train.finetune import finetune, merged, tokenizer_of
@@ -68,8 +70,13 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     `rows` (see `summarise_cells`), `cells`, `best` (see `best_cells`) and `take` (see `policy_to_take`).
 
     **Raises:** `ValueError` for bad settings and data (see `open_demonstrations`), or if `config.out` holds cells that were
-    made with other settings.
+    made with other settings, or that another process is filling.
     """
+    with ExitStack() as held:
+        return _few_shot(checkpoint, config, held)
+
+
+def _few_shot(checkpoint: Path, config: FewShotConfig, held: ExitStack) -> dict[str, Any]:
     pick_device(config.device)  # before an environment is played
     demonstrations = open_demonstrations(config)
     agent = opened(checkpoint, config)
@@ -88,7 +95,7 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     task = demonstrations.task
     seen = task.name in getattr(agent, "memories" if is_shown else "tasks")
     sibling = envs.held_out().get(envs.registered_name(task))
-    out = _claim(checkpoint, config, demonstrations, shown)
+    out = _claim(checkpoint, config, demonstrations, shown, held)
     cells = []
     for series in range(config.series):
         for count in sorted(set(config.episodes)):
@@ -245,8 +252,11 @@ def subset(demonstrations: Demonstrations, episodes: Sequence[Episode], path: Pa
     return path
 
 
-def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstrations, shown: Mapping[str, OneShotAgent]) -> Path:
-    """The folder of the results. **Raises:** `ValueError` if cells lie there that were made with other settings."""
+def _claim(
+    checkpoint: Path, config: FewShotConfig, demonstrations: Demonstrations, shown: Mapping[str, OneShotAgent], held: ExitStack
+) -> Path:
+    """The folder of the results, this process's alone until `held` ends. **Raises:** `ValueError` if cells lie there that were made with
+    other settings, or another process has it."""
     out = config.out or Path("runs") / f"fewshot-{demonstrations.task.name.replace('/', '-')}"
     described = next(path for name in ("config.json", "gato.json") if (path := Path(checkpoint) / name).is_file())
     model = json.loads(described.read_text())
@@ -262,6 +272,8 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
     if has_pictures:
         settings["scattered"] = True  # as older ones do not say: they drew timesteps near one another, and a clone saw pictures coarser
     settings = json.loads(json.dumps(settings))
+    make_folder(out)
+    held.callback(FolderLock(out).release)
     path = out / "settings.json"
     if path.is_file():
         before = {"chunk": 1} | json.loads(path.read_text())
@@ -274,6 +286,5 @@ def _claim(checkpoint: Path, config: FewShotConfig, demonstrations: Demonstratio
         shared = {"weights_sha256"} if finished <= set(WITHOUT_CHECKPOINT) else set()
         if changed := [name for name in settings if before.get(name) != settings[name] and name not in shared]:
             raise ValueError(f"{out} holds cells that were made with another {', '.join(changed)}; choose another --out or undo the change")
-    make_folder(out)
     write_json(path, settings)
     return out

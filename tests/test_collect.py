@@ -177,7 +177,7 @@ def test_a_picture_an_instruction_and_a_direction_go_through_the_store(tmp_path)
     store = collected(tmp_path, tasks=["babyai/go-to-local"], episodes=4)
     store.validate()
     episode = store.episode(0)
-    assert episode.observations["image"].shape == (episode.num_timesteps, 56, 56, 3)
+    assert episode.observations["image"].shape == (episode.num_timesteps, 112, 112, 3)
     assert episode.observations["mission"][0].startswith("go to ")
     assert episode.success is True
 

@@ -198,7 +198,7 @@ def test_a_babyai_level_is_seen_as_a_picture_a_direction_and_an_instruction():
     task = envs.task("babyai/go-to-local")
     fields = {f.name: f for f in task.observations}
     assert list(fields) == ["direction", "image", "mission"]
-    assert fields["image"].shape == (56, 56, 3) and fields["image"].patched_size == (64, 64)
+    assert fields["image"].shape == fields["image"].patched_size + (3,) == (112, 112, 3)
     assert fields["mission"].modality is Modality.TEXT
     observation, _ = envs.make(task).reset(seed=0)
     assert observation["mission"].startswith("go to ") and observation["image"].dtype == np.uint8
@@ -377,5 +377,5 @@ def test_a_view_is_one_timestep_whose_action_is_its_description():
     observation, _ = env.reset(seed=3)
     words = env.get_wrapper_attr("description")
     _, reward, terminated, _, info = env.step(words)
-    assert (reward, terminated, info["success"]) == (1.0, True, True) and observation["image"].shape == (56, 56, 3)
+    assert (reward, terminated, info["success"]) == (1.0, True, True) and observation["image"].shape == (112, 112, 3)
     assert not envs.task("babyai-view/go-to-local").is_control

@@ -27,6 +27,7 @@ from gato.eval.report.chart import score_curves
 from gato.eval.report.fewshot_table import MEANING, summarise_cells
 from gato.eval.rollout import rollout
 from gato.eval.settings import BASELINES, SHOWN, FewShotConfig
+from gato.lock import FolderLock
 from gato.policy import GatoPolicy
 from gato.train.finetune import _model, held_out_loss, merged
 from gato.train.protocol import MODES, PROTOCOLS
@@ -105,6 +106,15 @@ def test_results_need_a_folder(config, checkpoint, tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ValueError, match=r"need a folder '.*grid', but '.*notes.txt' is a file; name another --out"):
         few_shot(checkpoint, replace(config, out=tmp_path / "notes.txt" / "grid"))
+
+
+def test_two_do_not_fill_one_folder(config, checkpoint, tmp_path):
+    config.out.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(config.out)
+    with pytest.raises(ValueError, match="is being written by process .*; wait for it"):
+        few_shot(checkpoint, config)
+    lock.release()
+    assert list(config.out.iterdir()) == []
 
 
 def test_demonstrations_of_another_task_are_refused_with_the_field_that_differs(config):

@@ -243,6 +243,13 @@ def test_observations_beyond_their_range_and_ends_that_stay_on_are_to_be_checked
     assert f"check: {T - 5} of {T - 4} episodes have one timestep; does an end stay on for several rows?" in said
 
 
+def test_numbered_columns_are_read_by_their_numbers_wherever_they_stand(crane):
+    (crane / "columns").mkdir()
+    (crane / "columns/a.csv").write_text("demo,cart_10,cart_9,hook,lamp,act\n" + "\n".join(f"{t // 3},10,9,0,1,0.5" for t in range(6)))
+    store = Store(import_dataset(Recordings(env="crane:Crane-v0").open(Path("columns")), "columns-store")["train"])
+    assert store.num_episodes == 2 and store.episode(1).observations["cart"].tolist() == [[9, 10]] * 3
+
+
 def test_a_number_that_the_environment_cannot_see_is_named_with_its_file(crane):
     (crane / "huge").mkdir()
     npz(crane / "huge", cart=np.full((T, 2), 1e299), hook=np.zeros((T, 1)), lamp=np.zeros(T, int), act=np.zeros((T, 1)))

@@ -233,7 +233,7 @@ def test_a_level_with_pictures_and_text_is_rolled_out_in_batches():
         return observation
 
     results = rollout(RandomPolicy(task), task, 4, num_envs=4, transform=look)
-    assert shapes[0] == ((4, 56, 56, 3), np.dtype(object)) and len(results) == 4
+    assert shapes[0] == ((4, 112, 112, 3), np.dtype(object)) and len(results) == 4
 
 
 def test_the_random_policy_stays_inside_a_continuous_range():

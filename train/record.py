@@ -33,6 +33,7 @@ def record(folder: Path, resolved: dict[str, Any], train: TrainConfig) -> None:
     if path.is_file():
         changed = _changes(read_json(path), resolved)
         changed = {name: text for name, text in changed.items() if text != f"{name} was None, now {_earlier(name)}"}
+        changed.pop("train.allow_changes", None)  # it is no setting of the run
         if "learner" in changed:  # then nothing else is comparable, and nothing can be allowed
             raise ValueError(f"'{folder}' holds a run of another learner ({changed['learner']}); choose another --train.name")
         if refused := {name: text for name, text in sorted(changed.items()) if name not in FREE and not _is_allowed(name, train)}:

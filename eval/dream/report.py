@@ -36,7 +36,8 @@ class DreamReport(Settings):
     - `stray`: of the policy's episodes, the share of timesteps in which a random action begins to be held, for one to eight of them: places
       where it would never go.
     - `store`: judges the first episodes of a store instead; `part`: of its part `train` or `test`, see `SourceConfig`.
-    - `strips`: how many pictures, from places in the longest episodes on; `horizon`: timesteps of each, fewer where an episode has no more; `films`: each as an MP4 too (PyAV).
+    - `strips`: how many pictures, from places in the longest episodes on; `horizon`: timesteps of each, fewer where an episode has no more;
+      `films`: each as an MP4 too (PyAV).
     - `seed`: of the episodes and of the places.
     """
 

@@ -139,6 +139,9 @@ def _doubts(store: Any) -> list[str]:
     lines = [f"{single} of {len(episodes)} episodes have one timestep; does an end stay on for several rows?"] * (
         0 < single < len(episodes)
     )
+    for spec in (f for f in store.tasks[0].observations if f.modality is Modality.IMAGE and store.tasks[0].env_id):
+        if all((seen[..., :1] == seen).all() for seen in (episode.observations[spec.name] for episode in episodes)):
+            lines.append(f"pictures of '{spec.name}' are grey; are they in the environment, too?")
     for spec in (f for f in store.tasks[0].fields if f.modality is Modality.CONTINUOUS):
         fields = [episode.actions if spec.role == "action" else episode.observations for episode in episodes]
         values = [v[spec.name] for v in fields if spec.name in v]

@@ -1,6 +1,6 @@
 """BabyAI levels: what lies ahead, a compass and an instruction; solved by the bundled bot, which sees the grid.
 
-What lies ahead is a small picture of 7x7 cells of 8 pixels, 56x56x3 uint8, or in the family
+What lies ahead is a small picture of 7x7 cells of 16 pixels, one patch each, 112x112x3 uint8, or in the family
 `babyai-symbolic` a number for each cell, of MiniGrid's three: its kind, colour and state.
 """
 
@@ -96,7 +96,7 @@ class BotExpert:
         return int(self.bot.replan(env.get_wrapper_attr("last_action")))
 
 
-def make(env_id: str, render_mode: str | None = None, tile_size: int = 8, symbolic: bool = False, **kwargs: Any) -> gymnasium.Env:
+def make(env_id: str, render_mode: str | None = None, tile_size: int = 16, symbolic: bool = False, **kwargs: Any) -> gymnasium.Env:
     """A level as pixels, `tile_size` of them on each side of a cell, or `symbolic`."""
     env = gymnasium.make(env_id, render_mode=render_mode, disable_env_checker=True, **kwargs)
     return Level(Cells(env) if symbolic else RGBImgPartialObsWrapper(env, tile_size=tile_size))

@@ -88,7 +88,7 @@ def _place(place: tuple[int, int]) -> str:
 
 
 def make(
-    env_id: str, render_mode: str | None = None, tile_size: int = 8, symbolic: bool = False, kinds: Sequence[str] = KINDS, **kwargs: Any
+    env_id: str, render_mode: str | None = None, tile_size: int = 16, symbolic: bool = False, kinds: Sequence[str] = KINDS, **kwargs: Any
 ) -> gymnasium.Env:
     """Views of a level, in pictures of 7x7 cells with `tile_size` pixels on each side, or `symbolic`."""
     env = gymnasium.make(env_id, render_mode=render_mode, disable_env_checker=True, **kwargs)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .arrays import Arrays
+from .arrays import Arrays, natural_key
 from .csv_file import CsvArrays
 from .files import open_arrays
 from .hdf5 import Hdf5Arrays
@@ -24,7 +24,7 @@ ROLES = {
     "truncated": {"truncated", "truncations", "truncation", "trunc", "truncs", "timeouts", "timeout", "is_truncated"},
     "success": {"success", "successes", "is_success", "succeeded", "successful", "ok", "is_ok", "solved", "is_solved"},
     "episode": {"episode", "episodes", "episode_id", "episode_index", "trajectory", "traj", "traj_id", "trajectory_id", "ep", "run",
-                "run_id"},
+                "run_id", "demo", "demo_id", "demo_index", "demonstration", "rollout", "rollout_id", "episode_number", "episode_num"},
     "instruction": {"instruction", "instructions", "language", "language_instruction", "task_description", "natural_language_instruction"},
     "clock": {"step", "steps", "timestep", "timesteps", "t", "time", "timestamp", "frame_index", "index", "unnamed: 0", "is_first"},
 }  # fmt: skip
@@ -260,7 +260,8 @@ def is_action(last: str) -> bool:
 
 
 def side_by_side(arrays: Sequence[Array]) -> dict[str, list[Array]]:
-    """Columns of numbers such as x_0, x_1 make one field x; every other array is one by itself, named by its last part."""
+    """Columns of numbers such as x_0, x_1 make one field x, in the order of these numbers wherever the columns stand; every other array is
+    one by itself, named by its last part."""
     found: dict[str, list[Array]] = {}
     for a in arrays:
         last = a.name.split("/")[-1]
@@ -274,7 +275,7 @@ def side_by_side(arrays: Sequence[Array]) -> dict[str, list[Array]]:
         )
         name = (stem or last) if not others or alike else a.name
         found.setdefault(name if name.strip("/ ") else a.name, []).append(a)
-    return found
+    return {name: sorted(group, key=lambda a: natural_key(a.name)) for name, group in found.items()}
 
 
 def comment(text: str) -> str:

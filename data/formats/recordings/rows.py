@@ -74,7 +74,8 @@ class EpisodeRows:
             )
             where = f"from timestep {t} on, and there are" if flags[t:].all() else f"at timestep {t} of"
             raise ValueError(
-                f"'{key}' ({label}) is true {where} {self.length}; {by_hand}cut the recording behind it, or leave '{label}' out of a spec (--spec)"
+                f"'{key}' ({label}) is true {where} {self.length}; {by_hand}cut the recording behind it, "
+                f"or leave '{label}' out of a spec (--spec)"
             )
         return bool(flags[-1])
 
