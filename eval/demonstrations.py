@@ -144,8 +144,11 @@ def with_returns(demonstrations: Demonstrations, config: FewShotConfig) -> Demon
             references["random"] += f"; {len(played) - len(finished)} more failed, the first: {first}"
     if expert is None:
         numbers = np.array([*demonstrations.pool, *demonstrations.held_out])
-        expert = float(demonstrations.store.returns[numbers].mean())
-        references["expert"] = f"mean return of the {len(numbers)} demonstrations"
+        returns = demonstrations.store.returns[numbers]
+        if returns.any() or not random:
+            expert, references["expert"] = float(returns.mean()), f"mean return of the {len(numbers)} demonstrations"
+        else:  # recorded without rewards: their 0 would be a score of 100
+            references["expert"] = f"unknown, since none of the {len(numbers)} demonstrations holds a reward"
     return replace(demonstrations, task=task.with_returns(random, expert), references=references)
 
 

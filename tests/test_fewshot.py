@@ -160,17 +160,21 @@ def test_random_episodes_are_no_demonstrations(config, home, tmp_path):
     assert found.pool == (0,) and found.left_out == 1
 
 
-def test_own_recordings_of_an_unknown_environment_get_their_returns_measured(config, tmp_path):
-    """A plain Gymnasium id: random play is measured, and the demonstrations stand for the expert."""
+@pytest.mark.parametrize("reward", [1, 0])
+def test_own_recordings_of_an_unknown_environment_get_their_returns_measured(config, tmp_path, reward):
+    """A plain Gymnasium id: random play is measured, and the demonstrations stand for the expert, unless they hold no rewards."""
     task = replace(envs.task("CartPole-v1"), name="lab/balance", env_id=None)
     with StoreWriter(tmp_path / "own" / "train", [task]) as writer:
         for n in (100, 300):
-            values = {"observation": np.zeros((n, 4), np.float32)}, {"action": np.zeros(n, np.int64)}, np.ones(n, np.float32)
+            values = {"observation": np.zeros((n, 4), np.float32)}, {"action": np.zeros(n, np.int64)}, np.full(n, reward, np.float32)
             writer.append(Episode(task, *values, behaviour="human"))
     config = replace(config, data=str(tmp_path / "own"), env="CartPole-v1", held_out=0)
     found = with_returns(open_demonstrations(config), config)
-    assert found.task.name == "CartPole-v1" and found.task.expert_return == 200 and 10 < found.task.random_return < 50
-    assert found.references == {"random": "20 episodes of random play", "expert": "mean return of the 2 demonstrations"}
+    expert = (
+        (200, "mean return of the 2 demonstrations") if reward else (None, "unknown, since none of the 2 demonstrations holds a reward")
+    )
+    assert found.task.name == "CartPole-v1" and found.task.expert_return == expert[0] and 10 < found.task.random_return < 50
+    assert found.references == {"random": "20 episodes of random play", "expert": expert[1]}
 
 
 def test_observations_far_from_zero_get_an_origin_that_the_policy_keeps(config, checkpoint, tmp_path):
