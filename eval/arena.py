@@ -21,7 +21,7 @@ import numpy as np
 
 from gato import envs
 from gato.agent import Agent, load
-from gato.disk import make_folder, reason, write_json
+from gato.disk import make_folder, refusal, write_json
 from gato.envs.recording import episode_seed
 from gato.episode import Episode
 from gato.learners.folder import KINDS
@@ -150,7 +150,7 @@ def _cell(entry: Entry, agent: Any, task: TaskSpec, shown: Shown, count: int, co
                 )  # fmt: skip
         row = summarise(task, results)
     except (ValueError, ImportError, RuntimeError, OSError) as error:
-        return about | {"error": reason(error)}
+        return about | {"error": refusal(error)}
     seconds, kept = np.mean(ready, axis=0)
     return about | {
         "error": None, "row": row, "seconds": float(seconds), "bytes": int(kept),

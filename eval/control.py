@@ -16,7 +16,7 @@ from gato.agent import Agent, load
 from gato.data.store import Store
 from gato.data.stores import find_store, named_store
 from gato.description import check_gato
-from gato.disk import check_writable, reason, write_json
+from gato.disk import check_writable, reason, refusal, write_json
 from gato.eval.words.captioning import caption_results, was_trained_on
 from gato.eval.words.text import text_results
 from gato.spec import TaskSpec
@@ -119,7 +119,7 @@ def _noted(results: dict[str, Any], task: TaskSpec, by: str = "") -> Iterator[No
     try:
         yield
     except (ValueError, ImportError, OSError, RuntimeError) as error:
-        results["errors"].append({"task": task.name, "error": f"{by}{reason(error)}"})
+        results["errors"].append({"task": task.name, "error": f"{by}{refusal(error)}"})
 
 
 def _rows_of(other: Agent, results: dict[str, Any], config: EvalConfig) -> list[dict[str, Any]]:

@@ -27,6 +27,11 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
+def refusal(error: BaseException) -> str:
+    """What a refusal says, which is a `ValueError` with words; kind and words of any other error."""
+    return " ".join(str(error).split()) if isinstance(error, ValueError) and str(error) else reason(error)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds. **Raises:** `ValueError` naming the file if it is missing, damaged or something else."""
     try:

@@ -52,7 +52,8 @@ def _store(config: WorldRecipe) -> Store:
     refuse_unused(name, source, "a world model")
     store = Store(find_store(source.store or name))
     if len(store.tasks) != 1:
-        raise ValueError(f"source '{name}' has the tasks {', '.join(t.name for t in store.tasks)}; a world model learns one game")
+        some = ", ".join(t.name for t in store.tasks[:3])
+        raise ValueError(f"source '{name}' has {len(store.tasks)} tasks, {some} among them; a world model learns one game")
     return store
 
 
