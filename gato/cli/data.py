@@ -136,9 +136,9 @@ def _doubts(store: Any) -> list[str]:
 
     episodes = [store.episode(i) for i in range(min(store.num_episodes, MAX_READ))]
     single = sum(episode.num_timesteps == 1 for episode in episodes)
-    lines = [f"{single} of {len(episodes)} episodes have one timestep; does an end stay on for several rows?"] * (
-        0 < single < len(episodes)
-    )
+    lines = []
+    if 0 < single < len(episodes):
+        lines.append(f"{single} of {len(episodes)} episodes have one timestep; does an end stay on for several rows?")
     for spec in (f for f in store.tasks[0].observations if f.modality is Modality.IMAGE and store.tasks[0].env_id):
         if all((seen[..., :1] == seen).all() for seen in (episode.observations[spec.name] for episode in episodes)):
             lines.append(f"pictures of '{spec.name}' are grey; are they in the environment, too?")
