@@ -234,14 +234,14 @@ def test_a_negative_memory_is_refused(config):
 
 
 def test_demonstrations_worse_than_random_play_give_returns_and_say_why(config, checkpoint, home, tmp_path):
-    """Somebody who walks left: 0 where random play, which is measured, earns something."""
+    """Somebody who walks left: -2 where random play, which is measured, earns something."""
     task = replace(envs.task("toy/corridor"), name="toy/own", random_return=None, expert_return=None)
     with StoreWriter(tmp_path / "lost", [task]) as writer:
         for _ in range(3):
-            writer.append(Episode(task, {"observation": np.array([2, 1])}, {"action": np.zeros(2, int)}, np.zeros(2), behaviour="human"))
+            writer.append(Episode(task, {"observation": np.array([2, 1])}, {"action": np.zeros(2, int)}, np.full(2, -1), behaviour="human"))
     results = few_shot(checkpoint, replace(config, data=str(tmp_path / "lost"), episodes=(1,), held_out=1))
-    assert results["expert"] == 0 < results["random"] and "is not above the random one" in results["unscored"]
-    assert "no score: the expert's return 0.0 is not above" in (config.out / "fewshot.md").read_text()
+    assert results["expert"] == -2 < results["random"] and "is not above the random one" in results["unscored"]
+    assert "no score: the expert's return -2.0 is not above" in (config.out / "fewshot.md").read_text()
 
 
 def test_finished_cells_are_read_and_not_made_again(config, checkpoint):

@@ -8,15 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from gato.setting import Limits
 
 from .command import one_line, open_store, parse, parser_of, place_of_name, print_rows, table
 from .output import write_document
 
 MAX_NAMED = 20  # bad rows that an import prints
-MAX_READ, NARROW, ROUNDING = 20, 1 / 3, 1e-3  # episodes that are looked at; actions that use less than this of their range
 
 
 def collect(arguments: list[str]) -> None:
@@ -86,6 +83,7 @@ def similar(arguments: list[str]) -> None:
 def import_(arguments: list[str]) -> None:
     from gato.data.formats.dataset import READERS, import_dataset, reader
     from gato.data.formats.left_out import MAX_SKIP, LeftOut
+    from gato.data.inspection.doubts import doubts_of
     from gato.data.store import Store
     from gato.data.stores import stores_folder
 
@@ -111,7 +109,7 @@ def import_(arguments: list[str]) -> None:
     rows, doubts = [], []
     for split, folder in folders.items():
         store = Store(folder)
-        doubts += _doubts(store) if kind == "recordings" else []
+        doubts += doubts_of(store) if kind == "recordings" else []
         skipped = [x["row"] for x in store.manifest.provenance.get("skipped", [])]
         rows.append({"split": split, "episodes": store.num_episodes, "folder": folder, **left_out.notes(), "skipped": skipped})
     lines = [
@@ -128,48 +126,6 @@ def _say_how_to_go_on(path: Path) -> None:
     """Beside a printed spec, which may go to a file."""
     then = f"gato data import recordings {shlex.quote(str(path))} --spec spec.yaml --out STORE"
     print(f"gato: a spec is printed: save it (> spec.yaml), check it, and import with '{then}'", file=sys.stderr)
-
-
-def _doubts(store: Any) -> list[str]:
-    """What the first episodes hold that their recorder may not have meant."""
-    from gato.spec import Modality
-
-    episodes = [store.episode(i) for i in range(min(store.num_episodes, MAX_READ))]
-    single = sum(episode.num_timesteps == 1 for episode in episodes)
-    lines = []
-    if 0 < single < len(episodes):
-        lines.append(f"{single} of {len(episodes)} episodes have one timestep; does an end stay on for several rows?")
-    for spec in (f for f in store.tasks[0].observations if f.modality is Modality.IMAGE and store.tasks[0].env_id):
-        if all((seen[..., :1] == seen).all() for seen in (episode.observations[spec.name] for episode in episodes)):
-            lines.append(f"pictures of '{spec.name}' are grey; are they in the environment, too?")
-    for spec in (f for f in store.tasks[0].fields if f.modality is Modality.CONTINUOUS):
-        fields = [episode.actions if spec.role == "action" else episode.observations for episode in episodes]
-        values = [v[spec.name] for v in fields if spec.name in v]
-        if values:
-            least, most = np.min([v.min(axis=0) for v in values], axis=0), np.max([v.max(axis=0) for v in values], axis=0)
-            lines += _little_used(spec, least.min(), most.max()) if spec.role == "action" else _beyond(spec, least, most)
-    return [f"check: {line}" for line in lines]
-
-
-def _little_used(spec: Any, least: float, most: float) -> list[str]:
-    """Whether an action that was recorded from `least` to `most` uses little of its declared range."""
-    low, high = float(spec.bounds[0].min()), float(spec.bounds[1].max())
-    if not max(abs(least), abs(most)) < NARROW * max(abs(low), abs(high)) < float("inf"):
-        return []
-    found = f"action '{spec.name}' stays within {least:.3g} to {most:.3g} of a range of {low:g} to {high:g}"
-    return [f"{found}; was it recorded before a wrapper that rescales it?"]
-
-
-def _beyond(spec: Any, least: np.ndarray, most: np.ndarray) -> list[str]:
-    """Whether an observation whose elements were recorded from `least` to `most` leaves its declared range, by more than rounding."""
-    low, high = spec.bounds
-    beyond = (least < low - ROUNDING * np.abs(low)) | (most > high + ROUNDING * np.abs(high))
-    if not beyond.any():
-        return []
-    i = np.unravel_index(int(np.argmax(beyond)), spec.shape)
-    element = f" in element {', '.join(map(str, i))}" if i else ""
-    found = f"observation '{spec.name}' goes from {least[i]:.3g} to {most[i]:.3g}{element}, of a range of {low[i]:g} to {high[i]:g}"
-    return [f"{found}; is it in the environment's units?"]
 
 
 def _imported(row: dict[str, Any]) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gato.setting import INDEX, SEED, Limits
-from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .command import add_loading, open_store, parse, parser_of, print_rows, table
+
+if TYPE_CHECKING:
+    from gato.spec import FieldSpec, TaskSpec
 
 
 def show(arguments: list[str]) -> None:
@@ -74,6 +76,8 @@ def _fields_of(tasks: Mapping[str, TaskSpec]) -> list[str]:
 
 
 def _kind_of(field: FieldSpec) -> str:
+    from gato.spec import Modality
+
     shape = " x ".join(map(str, field.shape))
     if field.modality is Modality.TEXT:
         return f"'{field.name}' text"
