@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,6 +36,8 @@ from .summary import paired_comparison, summarise, summarise_families
 if TYPE_CHECKING:
     from gato.episode import Episode
     from gato.policy import GatoPolicy
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -81,6 +84,8 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     if config.target_return and not takes_returns(agent):
         raise ValueError(f"'{checkpoint}' was trained without returns, so none can be asked of it; leave out --target_return")
     tasks = [agent.task(name) for name in _task_names(agent, config)]
+    if config.ablations and not any(map(ablations, tasks)):
+        _log.warning("no task shows a picture or an instruction, so --ablations has nothing to take away")
     other = _other_agent(agent, [task.name for task in tasks], config)
     out = config.out or Path(checkpoint) / "eval.json"
     check_writable(out)

@@ -204,6 +204,11 @@ def test_episodes_begin_with_demonstrations_of_the_tasks_store_as_prompts(walker
     assert "3 demonstrations are wanted as prompts" in error["error"] and "2 expert episodes" in error["error"]
 
 
+def test_a_task_without_pictures_and_instructions_has_nothing_to_be_taken_away(walker, caplog):
+    results = evaluate_checkpoint(walker, EvalConfig(episodes=1, ablations=True, device="cpu"))
+    assert len(results["tasks"]) == 1 and "so --ablations has nothing to take away" in caplog.text
+
+
 def test_the_file_of_a_single_episode_is_json_that_every_program_reads(walker):
     """The interval of one episode has no ends."""
     evaluate_checkpoint(walker, EvalConfig(episodes=1, device="cpu", out=walker / "one.json"))
