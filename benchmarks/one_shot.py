@@ -32,16 +32,8 @@ USUAL = "reach2d"  # the recipes'
 # one timestep behind what a demonstration came to: with a history it learns to do what it did last (docs/results/one-shot.md)
 GATO_SOURCES = "{reach2d/train: {memory: 1, prompt_steps: 1}}"
 GATO = (
-    "--model.pool_patches",
-    "1",
-    "--data.prompt_share",
-    "1",
-    "--data.loss_on_prompts",
-    "false",
-    "--train.seconds",
-    "null",
-    "--train.reduced_below",
-    "null",
+    *("--model.pool_patches", "1", "--data.prompt_share", "1", "--data.loss_on_prompts", "false"),
+    *("--train.seconds", "null", "--train.reduced_below", "null"),
 )
 AS_LONG = ("--train.steps", "400")  # of MIL about the processor time that TecNets take; the seconds are printed
 SYSTEMS = {

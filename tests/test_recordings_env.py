@@ -15,7 +15,9 @@ from gato.cli import main
 from gato.data.formats.dataset import import_dataset
 from gato.data.formats.recordings.env_spec import FILL_IN, env_spec
 from gato.data.formats.recordings.reader import Recordings
-from gato.data.store import Store
+from gato.data.inspection.doubts import doubts_of
+from gato.data.store import Store, StoreWriter
+from gato.episode import Episode
 from gato.eval.demonstrations import open_demonstrations, with_returns
 from gato.eval.settings import FewShotConfig
 from gato.spec import TaskSpec
@@ -248,6 +250,37 @@ def test_numbered_columns_are_read_by_their_numbers_wherever_they_stand(crane):
     (crane / "columns/a.csv").write_text("demo,cart_10,cart_9,hook,lamp,act\n" + "\n".join(f"{t // 3},10,9,0,1,0.5" for t in range(6)))
     store = Store(import_dataset(Recordings(env="crane:Crane-v0").open(Path("columns")), "columns-store")["train"])
     assert store.num_episodes == 2 and store.episode(1).observations["cart"].tolist() == [[9, 10]] * 3
+
+
+def test_an_array_that_one_episode_lacks_is_not_looked_for_in_another(crane):
+    h5py = pytest.importorskip("h5py")
+    (crane / "arms").mkdir()
+    with h5py.File(crane / "arms/a.hdf5", "w") as file:
+        for i, names in enumerate((("cart", "hook", "lamp", "act"), ("cart", "hook", "lamp", "acts"))):
+            for name in names:
+                file[f"data/demo_{i}/{name}"] = (
+                    np.zeros((T, 2)) if name == "cart" else np.zeros(T, int) if name == "lamp" else np.zeros((T, 1))
+                )
+    with pytest.raises(ValueError, match=r"has no array 'data/demo_1/act'; did you mean 'data/demo_1/acts'\?"):
+        import_dataset(Recordings(env="crane:Crane-v0").open(Path("arms")), "arms-store")
+
+
+def test_a_file_that_holds_nothing_is_named(crane):
+    h5py = pytest.importorskip("h5py")
+    (crane / "nothing").mkdir()
+    with h5py.File(crane / "nothing/a.hdf5", "w") as file:
+        file.create_group("data")
+    with pytest.raises(ValueError, match="a.hdf5 holds no arrays, so no episode"):
+        Recordings(env="crane:Crane-v0").open(Path("nothing"))
+
+
+def test_pictures_that_are_all_grey_are_to_be_checked(tmp_path):
+    task = TaskSpec.from_spaces("lab/seen", spaces.Box(0, 255, (16, 16, 3), np.uint8), spaces.Discrete(2), env_id="lab:Seen-v0")
+    for shade, expected in ((7, ["check: pictures of 'observation' are grey; are they in the environment, too?"]), ((7, 8, 9), [])):
+        seen = np.zeros((2, 16, 16, 3), np.uint8) + np.array(shade, np.uint8)
+        with StoreWriter(tmp_path / str(shade), [task]) as writer:
+            writer.append(Episode(task, {"observation": seen}, {"action": np.zeros(2, int)}, np.zeros(2)))
+        assert doubts_of(Store(tmp_path / str(shade))) == expected
 
 
 def test_a_number_that_the_environment_cannot_see_is_named_with_its_file(crane):

@@ -15,7 +15,7 @@ from .recipe import TrainConfig
 FREE = {
     "data.workers",
     *(f"train.{name}" for name in ("micro_batch_size", "save_every", "keep", "device", "threads", "deepspeed", "timeout", "max_skipped")),
-    *(f"train.{name}" for name in ("report_to", "peak_flops", "compile", "recompute", "allow_changes")),
+    *(f"train.{name}" for name in ("report_to", "peak_flops", "compile", "recompute")),
     *(f"env.{name}" for name in ("eval_every", "eval_episodes")),
 }
 # Settings that older runs do not name, and what they meant.
@@ -37,10 +37,8 @@ def record(folder: Path, resolved: dict[str, Any], train: TrainConfig) -> None:
         if "learner" in changed:  # then nothing else is comparable, and nothing can be allowed
             raise ValueError(f"'{folder}' holds a run of another learner ({changed['learner']}); choose another --train.name")
         if refused := {name: text for name, text in sorted(changed.items()) if name not in FREE and not _is_allowed(name, train)}:
-            allowed = [name for name in refused if not name.startswith("model.")]
-            remedy = (
-                f", undo it, or allow it by --train.allow_changes {' '.join(allowed)}" if len(allowed) == len(refused) else " or undo it"
-            )
+            is_models = any(name.startswith("model.") for name in refused)  # which nothing allows
+            remedy = " or undo it" if is_models else f", undo it, or allow it by --train.allow_changes {' '.join(refused)}"
             raise ValueError(
                 f"'{folder}' holds a run with other settings ({'; '.join(refused.values())}); choose another --train.name{remedy}"
             )

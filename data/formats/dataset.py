@@ -217,8 +217,9 @@ def _fill(writer: StoreWriter, dataset: Dataset, split: str) -> None:
                 try:
                     writer.append(episode)
                 except ValueError as error:
-                    recording = episode.parameters.get("recording")
-                    raise ValueError(f"{recording}: {error}" if recording else str(error)) from None
+                    if recording := episode.parameters.get("recording"):
+                        raise ValueError(f"{recording}: {error}") from None
+                    raise
                 progress.advance()
             note_skipped()
     finally:
