@@ -19,7 +19,8 @@ from gato.data.store import Store
 from gato.data.stores import find_store
 from gato.envs.success import check_criterion
 from gato.episode import Episode
-from gato.spec import TaskSpec
+from gato.learners.clone import check_pictures
+from gato.spec import Modality, TaskSpec
 
 from .rollout import RandomPolicy, rollout
 from .settings import FewShotConfig
@@ -104,6 +105,15 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
     if not 0 <= count < len(numbers):
         raise ValueError(f"held_out is {count}, but there are {len(numbers)} demonstrations; leave at least one to learn from")
     return Demonstrations(store, task, tuple(numbers[count:]), tuple(numbers[:count]), store.num_episodes - len(numbers))
+
+
+def fitted(config: FewShotConfig, kind: str, demonstrations: Demonstrations) -> FewShotConfig:
+    """With what was not given, as `FewShotConfig.fitted` chooses it. **Raises:** `ValueError` for keypoints where no picture is shown."""
+    pictures = [f.name for f in demonstrations.task.observations if f.modality is Modality.IMAGE]
+    config = config.fitted(kind, len(demonstrations.pool), bool(pictures))
+    if "keypoints" in config.modes:
+        check_pictures(demonstrations.task)
+    return config
 
 
 def _names_wanted(task: TaskSpec, recorded: TaskSpec) -> str:

@@ -41,7 +41,7 @@ from gato.spec import Modality, TaskSpec
 from gato.train.finetune import finetune, merged, tokenizer_of
 from gato.train.protocol import MODES
 
-from .demonstrations import Demonstrations, check_fits, known, measured_by, open_demonstrations, with_memory, with_returns
+from .demonstrations import Demonstrations, check_fits, fitted, known, measured_by, open_demonstrations, with_memory, with_returns
 from .fewshot_choice import best_cells, folder_of, policy_to_take, validate
 from .fewshot_shown import LEARNER_OF, shown_agents, shown_cell
 from .recorder import weights_sha256
@@ -82,7 +82,7 @@ def _few_shot(checkpoint: Path, config: FewShotConfig, held: ExitStack) -> dict[
     agent = opened(checkpoint, config)
     is_shown = isinstance(agent, OneShotAgent)
     kind = agent.learner if isinstance(agent, OneShotAgent) else agent.tokenizer.layout
-    config = config.fitted(kind, len(demonstrations.pool))
+    config = fitted(config, kind, demonstrations)
     for count in config.episodes:  # before the first cell, not after hours
         demonstrations.series(0, count)
     shown = shown_agents(checkpoint, agent, config)

@@ -9,7 +9,7 @@ from gato.learners.one_shot.agent import OneShotAgent
 from gato.train.finetune import speed, tokenizer_of
 from gato.train.protocol import MODES
 
-from .demonstrations import check_fits, known, measured_by, open_demonstrations, with_memory
+from .demonstrations import check_fits, fitted, known, measured_by, open_demonstrations, with_memory
 from .fewshot import opened, subset
 from .settings import FewShotConfig
 
@@ -24,7 +24,7 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
             f"--dry-run plans the training of a Gato, and '{checkpoint}' holds {agent.learner}, which trains nothing; leave it out"
         )
     demonstrations = open_demonstrations(config)
-    config = config.fitted(agent.tokenizer.layout, len(demonstrations.pool))
+    config = fitted(config, agent.tokenizer.layout, demonstrations)
     protocol = config.training
     demonstrations = with_memory(known(demonstrations, agent), agent, config.memory)
     check_fits(demonstrations.task, agent)

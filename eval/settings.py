@@ -13,7 +13,7 @@ from gato.envs.stream import EPISODE_SECONDS, STEP_SECONDS, EpisodeLimits
 from gato.setting import MAX_COUNT, MAX_SEED, MAX_TEMPERATURE, Limits, Settings, bounded, choice
 from gato.train.protocol import MODES, PROTOCOLS, Protocol
 
-LEARNED_ALONE = ("retrieve", "knn", "lwr", "darp", "clone")  # from the demonstrations, without the checkpoint
+LEARNED_ALONE = ("retrieve", "knn", "lwr", "darp", "clone", "keypoints")  # from the demonstrations, without the checkpoint
 AS_IT_IS = ("zero", "prompt")  # by the checkpoint, which is not changed: shown nothing, or the demonstrations
 BASELINES = (*AS_IT_IS, *LEARNED_ALONE)
 SHOWN = ("embed", "adapt")  # by a checkpoint that was trained to act on demonstrations
@@ -95,8 +95,8 @@ class FewShotConfig(Settings):
     - `env`: the environment: a task of the registry or any Gymnasium id, also as `MODULE:ID`; by default that of the store.
     - `success`: when an episode has succeeded, as `gato data collect` takes it; by default as the store or the registry says.
     - `episodes`: numbers of demonstrations; by default all that there are, at most 100. `modes`: of `full`, `brief`, `lora`, `frozen`,
-      `scratch`, `zero`, `prompt`, `retrieve`, `knn`, `lwr`, `darp`, `clone`, `embed`, `adapt`; by default what the checkpoint can do,
-      beside `retrieve` and `clone`.
+      `scratch`, `zero`, `prompt`, `retrieve`, `knn`, `lwr`, `darp`, `clone`, `keypoints`, `embed`, `adapt`; by default what the checkpoint
+      can do, beside `retrieve` and `clone`, and `keypoints` where there are pictures.
     - `embed`, `adapt`: checkpoints of TecNets and of MIL for the modes of these names, where the checkpoint itself is none.
     - `series`: how many orders of the demonstrations, each with a training seed of its own.
     - `protocol`: `small` fits a CPU in minutes, and so does `compact` for that layout; `paper` is appendix E's. By default `compact` for
@@ -149,11 +149,15 @@ class FewShotConfig(Settings):
         if self.chunk > 1 and (others := [mode for mode in self.modes if mode not in able]):
             raise ValueError(f"'chunk' is {self.chunk}, but {', '.join(others)} has no chunks; name --modes among {', '.join(able)}")
 
-    def fitted(self, kind: str, available: int = MOST) -> FewShotConfig:
-        """With what was not given: the protocol and the modes for a layout or learner, and as many demonstrations as are `available`."""
+    def fitted(self, kind: str, available: int = MOST, has_pictures: bool = False) -> FewShotConfig:
+        """With what was not given: the protocol and the modes for a layout or learner, and as many demonstrations as are `available`.
+
+        **Arguments:** `has_pictures`: whether the task shows some.
+        """
         modes = MODES_OF[kind]
         if self.chunk > 1:
             modes = ("full", "scratch", "retrieve", "clone") if kind == "compact" else ("retrieve", "clone")
+        modes += ("keypoints",) * has_pictures
         return replace(
             self, protocol=self.protocol or ("compact" if kind == "compact" else "small"), modes=self.modes or modes,
             episodes=self.episodes or (min(available, MOST),),
@@ -176,7 +180,7 @@ class FewShotConfig(Settings):
 class ArenaConfig(Settings):
     """- `tasks`: names of tasks and of sets of tasks, such as `reach2d/test`.
     - `demonstrations`: how many of each task are shown, one or several numbers; `store`: whose, by default the one called as the task.
-    - `baselines`: what learns from these demonstrations alone: `retrieve`, `knn`, `lwr`, `darp`, `clone`.
+    - `baselines`: what learns from these demonstrations alone: `retrieve`, `knn`, `lwr`, `darp`, `clone`, `keypoints`.
     - `retrieve`: a store of known tasks, such as `reach2d/train`: beside every checkpoint of TecNets stands a line of looking up the
       nearest timestep in it, among all demonstrations of the 20 tasks that are nearest by its embedding, and those shown.
     - `episodes` of every task, or over the tasks of a set; `num_envs` of them side by side; `seed` of their starts.

@@ -23,12 +23,15 @@ from gato.learners.contradictions import contradictions
 from gato.learners.darp import DifferencePolicy
 from gato.learners.features import Features
 from gato.learners.folder import KINDS, save_baseline
+from gato.learners.keypoints import places_of
 from gato.learners.nearest import LinePolicy, NearestPolicy, NeighboursPolicy
 from gato.learners.network import Schedule
 from gato.learners.reactive import Parts
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 BRIEF = Schedule(floor=60, updates=20, rounds=1)
+TRAINED = ("clone", "keypoints", "darp")
+WITHOUT_PICTURES = [kind for kind in KINDS if kind != "keypoints"]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,7 @@ def slid(slide):
 
 def learned(kind: str, task: TaskSpec, episodes, **rest):
     """A policy of a kind, trained briefly where it is trained."""
-    given = {"schedule": BRIEF} if kind in ("clone", "darp") else {}
+    given = {"schedule": BRIEF} if kind in TRAINED else {}
     return KINDS[kind].of(task, episodes, **given, **rest)
 
 
@@ -189,10 +192,56 @@ def test_a_large_picture_is_looked_at_in_wider_steps_and_an_older_policy_as_it_w
         assert again.network.step == kept and again.act({"view": views})["turn"].shape == (4,)
 
 
+# -- keypoints -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def look() -> TaskSpec:
+    """A dot in a picture of 32 x 32, and a push in [-1, 1]."""
+    fields = (
+        FieldSpec("view", Modality.IMAGE, "observation", (32, 32, 3), "uint8"),
+        FieldSpec("push", Modality.CONTINUOUS, "action", (1,), low=(-1.0,), high=(1.0,)),
+    )
+    return TaskSpec("toy/dot", fields)
+
+
+def dotted(places: np.ndarray) -> np.ndarray:
+    """Pictures (n, 32, 32, 3) of a white dot of 3 x 3 around these places, (n, 2): row and column."""
+    views = np.zeros((len(places), 32, 32, 3), np.uint8)
+    for view, (row, column) in zip(views, places, strict=True):
+        view[row - 1 : row + 2, column - 1 : column + 2] = 255
+    return views
+
+
+def test_a_map_is_read_as_the_place_where_it_is_highest():
+    """Five columns and three rows: the first map is high right at the top, the second nowhere more than elsewhere."""
+    maps = torch.zeros(1, 2, 3, 5)
+    maps[0, 0, 0, 4] = 100
+    torch.testing.assert_close(places_of(maps), torch.tensor([[1.0, 0.0, -1.0, 0.0]]))
+
+
+def test_keypoints_tell_where_a_thing_lies_that_no_demonstration_has_there(look):
+    """The push is the dot's column. Sixteen places are shown, and it lies at 50 others now."""
+    rng = np.random.default_rng(0)
+    places, others = (rng.integers(2, 30, (count, 2)) for count in (16, 50))
+    shown, asked = ((p[:, 1:] - 15.5).astype(np.float32) / 15.5 for p in (places, others))
+    episode = Episode(look, {"view": dotted(places)}, {"push": shown}, np.zeros(len(places), np.float32))
+    wrong = {}
+    for kind in ("keypoints", "clone"):
+        policy = KINDS[kind].of(look, [episode], schedule=Schedule(floor=150, rounds=0))
+        wrong[kind] = np.abs(policy.act({"view": dotted(others)})["push"] - asked).mean()
+    assert wrong["keypoints"] < 0.1 < 0.2 < wrong["clone"]
+
+
+def test_keypoints_without_a_picture_are_refused(slide, slid):
+    with pytest.raises(ValueError, match="task 'toy/slide' shows none; choose another mode, such as clone"):
+        KINDS["keypoints"].of(slide, [slid([0, 1], [0, 1])])
+
+
 # -- poor demonstrations ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WITHOUT_PICTURES)
 @pytest.mark.parametrize("case", ["one timestep", "all equal", "an observation that never moves", "an action that never moves"])
 def test_poor_demonstrations_give_a_policy_that_plays_what_was_shown(kind, case, slide, slid):
     episodes, place = {
@@ -201,17 +250,17 @@ def test_poor_demonstrations_give_a_policy_that_plays_what_was_shown(kind, case,
         "an observation that never moves": ([slid([1, 1, 1], [0.5, 0.5, 0.5])], 7),
         "an action that never moves": ([slid(range(8), [0.5] * 8)], 3.3),
     }[case]
-    given = {"schedule": Schedule(floor=300, rounds=0)} if kind in ("clone", "darp") else {}
+    given = {"schedule": Schedule(floor=300, rounds=0)} if kind in TRAINED else {}
     assert pushed(KINDS[kind].of(slide, episodes, **given), place) == pytest.approx([0.5], abs=0.05)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WITHOUT_PICTURES)
 def test_a_single_discrete_action_is_all_that_is_played(kind, walk):
     episode = walk([0, 0, 1], [1, 1, 1])
     assert learned(kind, episode.task, [episode]).act({"cell": np.array([0, 1, 1])})["step"].tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WITHOUT_PICTURES)
 def test_contradictory_demonstrations_give_a_policy(kind, slide, slid):
     (push,) = pushed(learned(kind, slide, [slid([0, 1], [-1, 0]), slid([0, 1], [1, 0])]), 0)
     assert -1 <= push <= 1
@@ -340,7 +389,7 @@ def test_a_folder_that_was_changed_is_refused(change, said, walk, tmp_path):
         gato.load(tmp_path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", WITHOUT_PICTURES)
 def test_a_sound_folder_is_validated(kind, walk, tmp_path, capsys):
     episode = walk([0, 1], [0, 1])
     save_baseline(learned(kind, episode.task, [episode]), tmp_path)

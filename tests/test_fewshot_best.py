@@ -269,6 +269,7 @@ def test_nothing_need_be_named():
     assert (compact.episodes, compact.modes) == ((11,), ("zero", "brief", "full", "scratch", "retrieve", "lwr", "clone"))
     assert "prompt" in config.fitted("gato", 11).modes and config.fitted("mil", 11).modes[0] == "adapt"
     assert config.fitted("compact", 5000).episodes == (100,)
+    assert config.fitted("mil", 11, has_pictures=True).modes == ("adapt", "retrieve", "clone", "keypoints")
     chunks = replace(config, chunk=4)
     assert chunks.fitted("compact", 11).modes == ("full", "scratch", "retrieve", "clone")
     assert chunks.fitted("gato", 11).modes == ("retrieve", "clone")

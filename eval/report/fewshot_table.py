@@ -30,6 +30,7 @@ MEANING = {  # of the modes, as few words as will do; docs/finetuning.md has mor
     "lwr": "a line through the actions of the 64 around",
     "darp": "a network of the difference to a near one",
     "clone": "a plain network, two hidden layers",
+    "keypoints": "the same, which sees where things are in a picture",
     "embed": "a TecNet, shown the demonstrations",
     "adapt": "MIL, a gradient step on them",
 }

@@ -18,6 +18,7 @@ from gato.spec import Modality, TaskSpec
 
 from .actions import ActionVectors
 from .features import POOLED, Features
+from .keypoints import MAPS, KeypointEye
 from .network import Schedule, SmallNetwork, train
 from .reactive import Lessons, Parts, Reactive, part
 from .tensors import TensorBatch
@@ -38,6 +39,7 @@ class ClonePolicy(Reactive):
 
     kind = "clone"
     pictures_are_features = False
+    sees_keypoints = False
 
     def __init__(self, features: Features, vectors: ActionVectors, network: CloneNetwork) -> None:
         super().__init__(features, vectors)
@@ -45,7 +47,7 @@ class ClonePolicy(Reactive):
 
     @classmethod
     def untrained(cls, features: Features, vectors: ActionVectors, episodes: Sequence[Episode] = ()) -> Self:
-        network = CloneNetwork(vectors.task, len(features.mean), vectors.size)
+        network = CloneNetwork(vectors.task, len(features.mean), vectors.size, keypoints=cls.sees_keypoints)
         return cls(features, vectors, network)
 
     def learn(self, lessons: Lessons) -> int:
@@ -89,10 +91,31 @@ class ClonePolicy(Reactive):
     @classmethod
     def restored(cls, parts: Parts) -> Self:
         task, features, vectors = parts.vectors.task, parts.features, parts.vectors
-        settings = {"step": 2, "keeps_cells": False, **parts.settings}  # older ones do not say it
+        settings = {"step": 2, "keeps_cells": False, "keypoints": False, **parts.settings}  # older ones do not say it
         network = CloneNetwork(task, len(features.mean), vectors.size, **settings)
         network.load_state_dict(part(parts.tensors, "network"))
         return cls(features, vectors, network)
+
+
+class KeypointPolicy(ClonePolicy):
+    """A clone that sees of every picture only where its maps are highest, see `gato.learners.keypoints`.
+
+    **Raises:** `ValueError` (`untrained`) for a task without pictures.
+    """
+
+    kind = "keypoints"
+    sees_keypoints = True
+
+    @classmethod
+    def untrained(cls, features: Features, vectors: ActionVectors, episodes: Sequence[Episode] = ()) -> Self:
+        check_pictures(vectors.task)
+        return super().untrained(features, vectors, episodes)
+
+
+def check_pictures(task: TaskSpec) -> None:
+    """**Raises:** `ValueError` for a task that shows no picture, of which there are no keypoints."""
+    if not any(f.modality is Modality.IMAGE for f in task.observations):
+        raise ValueError(f"keypoints are places in pictures, and task '{task.name}' shows none; choose another mode, such as clone")
 
 
 @dataclass(frozen=True)
@@ -137,7 +160,7 @@ class CloneNetwork(nn.Module):
 
     **Arguments:** `step`: pixels from one place to the next at which a picture is first looked at, 2 or 4; by default 4 for large ones.
     `keeps_cells`: what is seen of it is averaged over whole cells, if at all; otherwise over a grid of 8 x 8 whose lines cut through
-    them, which blurs where things are (docs/results/fewshot.md).
+    them, which blurs where things are (docs/results/fewshot.md). `keypoints`: only where the maps are highest is seen.
     """
 
     def __init__(
@@ -149,31 +172,35 @@ class CloneNetwork(nn.Module):
         with_line: bool = True,
         step: int | None = None,
         keeps_cells: bool = True,
+        keypoints: bool = False,
     ) -> None:
         super().__init__()
         pictures = [f for f in task.observations if f.modality is Modality.IMAGE]
         self.step = step or (4 if any(max(f.shape) > FINE for f in pictures) else 2)
-        self.activation, self.keeps_cells = activation, keeps_cells
-        size, inputs, eyes = 5 if self.step == 2 else 8, num_features, []
-        for spec in pictures:
-            cells = [((pixels + 4 - size) // self.step) // 2 + 1 for pixels in spec.shape[:2]]
-            share = [-(-n // MOST_CELLS) for n in cells]
-            left = [-(-n // by) for n, by in zip(cells, share, strict=True)] if keeps_cells else [POOLED, POOLED]
-            average = nn.AvgPool2d((share[0], share[1]), ceil_mode=True) if keeps_cells else nn.AdaptiveAvgPool2d(POOLED)
-            eyes.append(
-                nn.Sequential(
-                    nn.Conv2d(3, 16, size, self.step, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
-                    average, nn.Flatten(),
-                )
-            )  # fmt: skip
-            inputs += 32 * left[0] * left[1]
-        self.eyes = nn.ModuleList(eyes)
-        self.trunk = SmallNetwork(inputs, num_outputs, activation, with_line)
+        self.activation, self.keeps_cells, self.keypoints = activation, keeps_cells, keypoints
+        eyes = [self._eye(*spec.shape[:2]) for spec in pictures]
+        self.eyes = nn.ModuleList(eye for eye, _ in eyes)
+        self.trunk = SmallNetwork(num_features + sum(size for _, size in eyes), num_outputs, activation, with_line)
+
+    def _eye(self, rows: int, columns: int) -> tuple[nn.Module, int]:
+        """What looks at pictures of this size, and how many numbers it gives."""
+        size = 5 if self.step == 2 else 8
+        if self.keypoints:
+            return KeypointEye(size, self.step), 2 * MAPS
+        cells = [((pixels + 4 - size) // self.step) // 2 + 1 for pixels in (rows, columns)]
+        share = [-(-n // MOST_CELLS) for n in cells]
+        left = [-(-n // by) for n, by in zip(cells, share, strict=True)] if self.keeps_cells else [POOLED, POOLED]
+        average = nn.AvgPool2d((share[0], share[1]), ceil_mode=True) if self.keeps_cells else nn.AdaptiveAvgPool2d(POOLED)
+        eye = nn.Sequential(
+            nn.Conv2d(3, 16, size, self.step, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
+            average, nn.Flatten(),
+        )  # fmt: skip
+        return eye, 32 * left[0] * left[1]
 
     def settings(self) -> dict[str, Any]:
         """What it is made with again."""
-        has_line = self.trunk.line is not None
-        return {"activation": self.activation, "with_line": has_line, "step": self.step, "keeps_cells": self.keeps_cells}
+        seen = {"step": self.step, "keeps_cells": self.keeps_cells, "keypoints": self.keypoints}
+        return {"activation": self.activation, "with_line": self.trunk.line is not None, **seen}
 
     def forward(self, states: Tensor, pictures: Sequence[Tensor]) -> Tensor:
         parts = [eye(p.float() / 127.5 - 1) for eye, p in zip(self.eyes, pictures, strict=True)]

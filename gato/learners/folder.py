@@ -27,7 +27,7 @@ from gato.spec import Modality, TaskSpec
 
 from .actions import ActionVectors
 from .chunks import LENGTH, ChunkPolicy, chunked, chunked_episode, unchunked
-from .clone import ClonePolicy
+from .clone import ClonePolicy, KeypointPolicy
 from .darp import DifferencePolicy
 from .features import Features
 from .nearest import LinePolicy, NearestPolicy, NeighboursPolicy
@@ -36,7 +36,7 @@ from .reactive import Parts, Reactive
 
 NAME, WEIGHTS, FORMAT = BASELINE, "model.safetensors", 2
 KINDS: dict[str, type[Reactive]] = {
-    kind.kind: kind for kind in (NearestPolicy, NeighboursPolicy, LinePolicy, ClonePolicy, DifferencePolicy)
+    kind.kind: kind for kind in (NearestPolicy, NeighboursPolicy, LinePolicy, ClonePolicy, KeypointPolicy, DifferencePolicy)
 }
 
 

@@ -1,6 +1,6 @@
 """A task that a checkpoint never saw, out of demonstrations: acted in beside those that it learned, without a training run.
 
-`retrieve`, `knn` and `lwr` look actions up, `clone` and `darp` train a small network first (seconds), and `prompt` shows the checkpoint
+`retrieve`, `knn` and `lwr` look actions up, `clone`, `keypoints` and `darp` train a small network first (seconds), and `prompt` shows the checkpoint
 one demonstration before every episode. docs/results/baselines.md says how good each is.
 """
 
@@ -22,7 +22,7 @@ from gato.spec import TaskSpec
 from .settings import MOST_DEMONSTRATIONS, WAYS
 
 SHOWN = ("expert", "noisy", "human")  # whose actions are worth repeating
-LEARNED = ("clone", "darp")  # by training, so that some demonstrations say when to stop
+LEARNED = ("clone", "keypoints", "darp")  # by training, so that some demonstrations say when to stop
 
 
 class Demonstrated:

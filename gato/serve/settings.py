@@ -9,7 +9,7 @@ from gato.setting import MAX_SEED, MAX_TEMPERATURE, Settings, bounded, choice
 
 LARGEST_RETURN = 1e30
 TOKEN_VARIABLE = "GATO_SERVE_TOKEN"
-WAYS = ("retrieve", "knn", "lwr", "clone", "darp", "prompt")  # to act by demonstrations
+WAYS = ("retrieve", "knn", "lwr", "clone", "keypoints", "darp", "prompt")  # to act by demonstrations
 MOST_DEMONSTRATIONS = 100
 
 
@@ -21,8 +21,8 @@ class ServeConfig(Settings):
       `host` is not this computer alone.
     - `task`: what is played where a client names none; by default the only one that the checkpoint knows.
     - `demonstrations`: a store of one more task, which is acted in by its demonstrations, at most a hundred of them.
-    - `by`: how: `retrieve`, `knn`, `lwr` look actions up, `clone` and `darp` train a small network first, `prompt` shows the
-      checkpoint the first one before every episode.
+    - `by`: how: `retrieve`, `knn`, `lwr` look actions up, `clone`, `keypoints` (of pictures) and `darp` train a small network first,
+      `prompt` shows the checkpoint the first one before every episode.
     - `chunk`: so many timesteps' actions are learned of the demonstrations as one, and answered together.
     - `sessions`: robots that one task may have at once, each with a memory of its own.
     - `wait_ms`: for how long a request waits for those of other active sessions, to share a forward pass with them.

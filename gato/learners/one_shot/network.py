@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gato.learners.keypoints import places_of
 from gato.spec import Modality, TaskSpec
 
 from .config import OneShotConfig
@@ -73,10 +74,3 @@ class Eye(nn.Module):
                 x = torch.addcmul(shift, x, 1 + scale)
             x = F.elu(x)
         return torch.cat([places_of(SHARPNESS * x), x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
-
-
-def places_of(maps: Tensor) -> Tensor:
-    """(N, C, rows, columns) -> (N, 2 C): where the softmax of every map lies on average, x from -1 (left) to 1, y from -1 (top) to 1."""
-    weights = maps.flatten(2).softmax(dim=2).unflatten(2, maps.shape[2:])
-    x, y = (torch.linspace(-1, 1, n, device=maps.device) for n in (maps.shape[3], maps.shape[2]))
-    return torch.cat([(weights.sum(dim=2) * x).sum(dim=2), (weights.sum(dim=3) * y).sum(dim=2)], dim=1)
