@@ -255,6 +255,14 @@ def test_pictures_of_numbers_out_of_their_range_are_refused_and_a_range_can_be_g
     assert (imported(path, image.replace("image}", "image, high: 255}"))[0].observations["seen"] == 200).all()
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.float64])
+def test_pictures_of_other_numbers_from_0_to_255_are_called_so_in_the_spec_that_is_printed(tmp_path, dtype):
+    frames = np.full((4, 16, 32, 3), 200, dtype)
+    printed, (episode,) = by_first_spec(npz(tmp_path, obs=frames))
+    assert "modality: image, low: 0, high: 255}" in printed
+    assert (episode.observations["observation"] == 200).all()
+
+
 def test_four_channels_are_refused_where_the_fourth_says_something(tmp_path):
     opaque = np.full((4, 16, 32, 4), 255, np.uint8)
     assert imported(npz(tmp_path, seen=opaque), SPEC)[0].observations["seen"].shape == (4, 16, 32, 3)

@@ -40,6 +40,7 @@ class ClonePolicy(Reactive):
     kind = "clone"
     pictures_are_features = False
     sees_keypoints = False
+    usual = Schedule()
 
     def __init__(self, features: Features, vectors: ActionVectors, network: CloneNetwork) -> None:
         super().__init__(features, vectors)
@@ -66,7 +67,7 @@ class ClonePolicy(Reactive):
             parts = torch.arange(len(judged)).split(TOGETHER)
             return sum(loss_of(judged.rows(part)).item() * len(part) for part in parts) / len(judged)
 
-        schedule, generator = lessons.schedule or Schedule(), torch.Generator().manual_seed(lessons.seed)
+        schedule, generator = lessons.schedule or self.usual, torch.Generator().manual_seed(lessons.seed)
         return train(self.network, loss, len(rows), judge, schedule, generator)
 
     def _rows(self, episodes: Sequence[Episode]) -> CloneBatch:
@@ -105,6 +106,7 @@ class KeypointPolicy(ClonePolicy):
 
     kind = "keypoints"
     sees_keypoints = True
+    usual = Schedule(floor=3000, batch_size=32)  # small batches: better in less time (docs/results/fewshot.md)
 
     @classmethod
     def untrained(cls, features: Features, vectors: ActionVectors, episodes: Sequence[Episode] = ()) -> Self:

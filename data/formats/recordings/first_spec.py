@@ -106,7 +106,7 @@ def _field(name: str, arrays: Sequence[Array], side: str, after: Mapping[str, st
     elif a.dtype == "uint8" and is_plain_picture(a.dtype, a.shape[1:]):
         pass
     elif picture:
-        parts.append("modality: image")
+        parts += ["modality: image", *(["low: 0", "high: 255"] if _reaches_255(a) else [])]
         note = f"  # {picture}; if they are numbers, 'modality: continuous'"
     elif "int" in a.dtype:
         wide = a.values is not None and a.values.size and float(a.values.max()) - float(a.values.min()) >= NUM_DISCRETE_VALUES
@@ -115,6 +115,11 @@ def _field(name: str, arrays: Sequence[Array], side: str, after: Mapping[str, st
         parts.append("infer: true")
     line = parts[0].removeprefix("key: ") if len(parts) == 1 and len(arrays) == 1 else f"{{{', '.join(parts)}}}"
     return f"  {quoted(name)}: {line}{note}"
+
+
+def _reaches_255(a: Array) -> bool:
+    """Whether a picture that is no uint8 has its values all the same: from 0 to 255, and not to 1."""
+    return a.dtype != "uint8" and a.values is not None and bool(a.values.size) and a.values.min() >= 0 and 1 < a.values.max() <= 255
 
 
 def quoted(name: str) -> str:

@@ -107,7 +107,8 @@ class NpzArrays:
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, in_columns, dtype = header(file)
         except (*DAMAGE, ValueError, TypeError, MemoryError) as error:
-            raise ValueError(f"{label} is no readable array: {first_line(error)}") from None
+            why = "its header is damaged" if isinstance(error, UnicodeError) else first_line(error)
+            raise ValueError(f"{label} is no readable array: {why}") from None
         if dtype.hasobject:
             file.close()
             raise ValueError(f"{label} holds Python objects, which would have to be unpickled; save plain arrays")

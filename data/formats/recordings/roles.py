@@ -13,6 +13,7 @@ import numpy as np
 from .arrays import Arrays, natural_key
 from .csv_file import CsvArrays
 from .files import open_arrays
+from .frames import look
 from .hdf5 import Hdf5Arrays
 
 LOOK_BYTES = 2**24  # of whole numbers, to see whether they are few
@@ -124,7 +125,8 @@ def _array(arrays: Arrays, key: str, name: str, look_into: bool = True) -> Array
         dtype, shape = arrays.dtype(key), arrays.shape(key)
         values = None
         size = np.prod(shape, dtype=float) * (np.dtype(dtype).itemsize if dtype not in ("str", "bytes") else 8)
-        if look_into and shape and ("int" in dtype or dtype == "bytes"):
+        is_picture = "float" in dtype and look(dtype, shape[1:]) is not None
+        if look_into and shape and ("int" in dtype or dtype == "bytes" or is_picture):
             values = arrays.read(key) if size <= LOOK_BYTES and dtype != "bytes" and "u" not in dtype[:1] else arrays.read(key, 0, 1)
         return Array(name, dtype, shape, values=values)
     except ValueError as error:
