@@ -24,7 +24,9 @@ from .rollout import rollout
 from .settings import EpisodeLimits, FewShotConfig
 from .summary import summarise
 
-SIMPLEST_FIRST = ("retrieve", "knn", "lwr", "clone", "keypoints", "darp", "embed", "adapt", "zero", "frozen", "lora", "brief", "scratch", "full")
+SIMPLEST_FIRST = (
+    "retrieve", "knn", "lwr", "clone", "keypoints", "darp", "embed", "adapt", "zero", "frozen", "lora", "brief", "scratch", "full",
+)  # fmt: skip
 OTHER_STARTS = 1_000_000  # seeds from here on are none that a cell was measured on; those of the choice lie as far behind again
 RUN_OFF = 3  # times as many episodes are played by those that may be the best, from starts of their own
 CLOSE = 0.01  # of the way from random to expert: policies as near to the best as this are taken to be as good

@@ -1,7 +1,7 @@
 """A task that a checkpoint never saw, out of demonstrations: acted in beside those that it learned, without a training run.
 
-`retrieve`, `knn` and `lwr` look actions up, `clone`, `keypoints` and `darp` train a small network first (seconds), and `prompt` shows the checkpoint
-one demonstration before every episode. docs/results/baselines.md says how good each is.
+`retrieve`, `knn` and `lwr` look actions up, `clone`, `keypoints` and `darp` train a small network first (seconds, of pictures
+minutes), and `prompt` shows the checkpoint one demonstration before every episode. docs/results/baselines.md says how good each is.
 """
 
 from __future__ import annotations
