@@ -275,6 +275,12 @@ def test_nothing_need_be_named():
     assert chunks.fitted("gato", 11).modes == ("retrieve", "clone")
 
 
+def test_keypoints_of_a_task_without_pictures_are_refused_before_anything_is_made(config, checkpoint):
+    with pytest.raises(ValueError, match="keypoints are places in pictures, and task 'toy/corridor' shows none"):
+        few_shot(checkpoint, replace(config, modes=("retrieve", "keypoints")))
+    assert not config.out.exists()
+
+
 def test_the_folder_best_is_the_policy_to_take_and_three_lines_run_it(config, checkpoint, capsys):
     """All demonstrations but the held-out one, by the present timestep alone."""
     few = replace(config, modes=("full", "retrieve"))
