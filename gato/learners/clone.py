@@ -178,7 +178,8 @@ class CloneNetwork(nn.Module):
     ) -> None:
         super().__init__()
         pictures = [f for f in task.observations if f.modality is Modality.IMAGE]
-        self.step = step or (4 if any(max(f.shape) > FINE for f in pictures) else 2)
+        fine = FINE // 2 if keypoints else FINE  # of keypoints the later convolutions keep all places
+        self.step = step or (4 if any(max(f.shape) > fine for f in pictures) else 2)
         self.activation, self.keeps_cells, self.keypoints = activation, keeps_cells, keypoints
         eyes = [self._eye(*spec.shape[:2]) for spec in pictures]
         self.eyes = nn.ModuleList(eye for eye, _ in eyes)
