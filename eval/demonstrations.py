@@ -109,8 +109,8 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
 
 def fitted(config: FewShotConfig, kind: str, demonstrations: Demonstrations) -> FewShotConfig:
     """With what was not given, as `FewShotConfig.fitted` chooses it. **Raises:** `ValueError` for keypoints where no picture is shown."""
-    pictures = [f.name for f in demonstrations.task.observations if f.modality is Modality.IMAGE]
-    config = config.fitted(kind, len(demonstrations.pool), bool(pictures))
+    has_pictures = any(f.modality is Modality.IMAGE for f in demonstrations.task.observations)
+    config = config.fitted(kind, len(demonstrations.pool), has_pictures)
     if "keypoints" in config.modes:
         check_pictures(demonstrations.task)
     return config

@@ -18,7 +18,7 @@ from gato.cli import main
 from gato.episode import Episode, act_in_one
 from gato.eval.settings import LEARNED_ALONE
 from gato.learners.actions import ActionVectors
-from gato.learners.clone import CloneNetwork, ClonePolicy
+from gato.learners.clone import CloneNetwork, ClonePolicy, KeypointPolicy
 from gato.learners.contradictions import contradictions
 from gato.learners.darp import DifferencePolicy
 from gato.learners.features import Features
@@ -228,9 +228,23 @@ def test_keypoints_tell_where_a_thing_lies_that_no_demonstration_has_there(look)
     episode = Episode(look, {"view": dotted(places)}, {"push": shown}, np.zeros(len(places), np.float32))
     wrong = {}
     for kind in ("keypoints", "clone"):
-        policy = KINDS[kind].of(look, [episode], schedule=Schedule(floor=150, rounds=0))
+        policy = KINDS[kind].of(look, [episode], schedule=Schedule(floor=250, rounds=0))
         wrong[kind] = np.abs(policy.act({"view": dotted(others)})["push"] - asked).mean()
     assert wrong["keypoints"] < 0.1 < 0.2 < wrong["clone"]
+
+
+def test_keypoints_of_one_timestep_play_what_was_shown(look):
+    view = dotted(np.array([[5, 9]]))
+    episode = Episode(look, {"view": view}, {"push": np.array([[0.5]], np.float32)}, np.zeros(1, np.float32))
+    policy = KeypointPolicy.of(look, [episode], schedule=Schedule(floor=200, rounds=0))
+    assert policy.act({"view": view})["push"].tolist() == [[pytest.approx(0.5, abs=0.05)]]
+
+
+@pytest.mark.parametrize("side, step", [(32, 2), (64, 4)])
+def test_keypoints_look_at_pictures_of_more_than_32_pixels_in_wider_steps(look, side, step):
+    """All places of the maps are looked at, so that small steps would cost four times as much."""
+    view = replace(look.observations[0], shape=(side, side, 3))
+    assert CloneNetwork(replace(look, fields=(view, *look.actions)), 1, 1, keypoints=True).step == step
 
 
 def test_keypoints_without_a_picture_are_refused(slide, slid):

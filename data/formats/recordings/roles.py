@@ -16,7 +16,7 @@ from .files import open_arrays
 from .frames import look
 from .hdf5 import Hdf5Arrays
 
-LOOK_BYTES = 2**24  # of whole numbers, to see whether they are few
+LOOK_BYTES = 2**24  # of whole numbers, to see whether they are few, and of pictures of other numbers, to see how far they reach
 
 ROLES = {
     "reward": {"reward", "rewards", "rew", "rews"},
