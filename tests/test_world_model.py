@@ -506,6 +506,20 @@ def test_a_dream_that_begins_in_an_episode_goes_on_as_one_pass_says(task):
         torch.testing.assert_close(discount[0], ahead.discount[t].sigmoid())
 
 
+def test_an_agent_judges_and_tells_rewards_in_the_units_it_was_trained_in(tmp_path):
+    ran = small_run(tmp_path, RECIPE.replace("explore: 0.2", "explore: 0.2, reward_scale: 0.5"))
+    agent = gato.load(ran / "final")
+    assert agent.reward_scale == 0.5
+    episode = expert_episode(agent.own_task, envs.make(agent.own_task), RandomExpert(), seed=3).episode("random")
+    paid = replace(episode, rewards=np.array([0, 4, 1], np.float32))
+    played = Played.of(agent.model, paid, agent.gamma, agent.reward_scale)
+    assert played.rewards.tolist() == [0, 2, 0.5] and played.before.tolist() == [0, 0, 2]
+    path = ran / "final" / "gato.json"
+    older = {name: value for name, value in json.loads(path.read_text()).items() if name != "reward_scale"}
+    path.write_text(json.dumps(older))  # as it was written before the factor was
+    assert gato.load(ran / "final", verify=False).reward_scale == 1
+
+
 # -- the page --------------------------------------------------------------------------------------------
 
 

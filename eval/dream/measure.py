@@ -30,8 +30,8 @@ LEAST = 1e-9  # share of changes
 
 @dataclass(frozen=True)
 class Played:
-    """An episode as a world model takes it: `cells` (T, *codes), `actions` (T, size), `before`, `rewards` (T,), `discounts` (T,): `gamma`,
-    or 0 at the end; `pictures` (T, 64, 64) uint8 where there are some."""
+    """An episode as a world model takes it: `cells` (T, *codes), `actions` (T, size), `before`, `rewards` (T,) as it is told of them,
+    `discounts` (T,): `gamma`, or 0 at the end; `pictures` (T, 64, 64) uint8 where there are some."""
 
     cells: Tensor
     actions: Tensor
@@ -41,7 +41,7 @@ class Played:
     pictures: Tensor | None = None
 
     @classmethod
-    def of(cls, model: Dreamer, episode: Episode, gamma: float) -> Played:
+    def of(cls, model: Dreamer, episode: Episode, gamma: float, reward_scale: float = 1.0) -> Played:
         scene, n = model.scene, episode.num_timesteps
         cells = seen = torch.from_numpy(scene.cells(episode.observations))
         if isinstance(scene, Pictures):
@@ -50,7 +50,7 @@ class Played:
                 stacks.append(scene.stacked(past, seen[t : t + 1], torch.tensor([t == 0])))
                 past = stacks[-1][:, 1:]
             cells = torch.cat(stacks)
-        rewards = torch.from_numpy(np.array(episode.rewards, np.float32))
+        rewards = torch.from_numpy(np.array(episode.rewards, np.float32) * np.float32(reward_scale))
         discounts = torch.full((n,), gamma)
         if episode.terminated:
             discounts[-1] = 0

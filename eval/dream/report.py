@@ -73,7 +73,7 @@ def report(checkpoint: Path, config: DreamReport) -> dict[str, Any]:
     make_folder(config.out)  # before anything is played
     model = agent.model.eval()
     episodes = _stored(agent, config) if config.store else _played(agent, config)
-    played = [Played.of(model, episode, agent.gamma) for episode in episodes]
+    played = [Played.of(model, episode, agent.gamma, agent.reward_scale) for episode in episodes]
     found: dict[str, Any] = {
         "checkpoint": str(checkpoint), "episodes": len(played), "timesteps": sum(len(p.cells) for p in played),
         "one_step": {

@@ -51,6 +51,7 @@ class NetworkAgent(OtherAgent):
     learners: ClassVar[tuple[str, ...]]
     keys: ClassVar[set[str]]
     files: ClassVar[tuple[str, ...]] = (SINGLE, DESCRIPTION)
+    later: ClassVar[dict[str, Any]] = {}  # keys that older descriptions lack, and what they meant
 
     def __init__(self, model: Any, task: TaskSpec, learner: str | None = None) -> None:
         self.model, self.tasks, self.learner = model, {task.name: task}, learner or self.learners[0]
@@ -90,7 +91,7 @@ class NetworkAgent(OtherAgent):
         """Opens what `save` wrote. **Raises:** `ValueError` naming a file that is missing, damaged or not the one that was saved."""
         folder, device = Path(folder), pick_device(device)
         path = folder / DESCRIPTION
-        content = read_json(path)
+        content = {**cls.later, **read_json(path)}
         if content.get("format") != FORMAT or content.get("learner") not in cls.learners:
             found = f"format {shown(content.get('format'))} and learner {shown(content.get('learner'))}"
             raise ValueError(f"'{path}' is of {found}, expected {FORMAT} and '{' or '.join(cls.learners)}'")

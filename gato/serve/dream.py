@@ -65,7 +65,7 @@ class Game:
             size = self.agent.model.config.outcomes + self.scene.size
             noise = torch.rand(1, size, generator=self.generator) if by_chance else None
             reward, discount = (float(value) for value in self.dream.step(chosen, noise))
-            self.told["dream"], self.is_over = (reward, discount), discount < DONE
+            self.told["dream"], self.is_over = (reward / self.agent.reward_scale, discount), discount < DONE
         for name, (reward, _) in self.told.items():
             self.returns[name] += reward
 

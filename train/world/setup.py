@@ -42,7 +42,7 @@ def set_up(config: WorldRecipe, device: Any) -> Setup:
         batches = Windows(scene, experience, config, None, name, store.fingerprint)
 
     def saved(weights: Weights) -> WorldAgent:
-        return WorldAgent.of(task, config.model, config.dream.gamma, weights)
+        return WorldAgent.of(task, config.model, config.dream.gamma, weights, config.env.reward_scale)
 
     return Setup(learner, batches, saved, episodes_beside(task, saved, config.env, config.train.seed))
 
