@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace, name: str, extra: str, seed: int) -> Row:
     while words and "=" in words[0] and not words[0].startswith("-"):
         key, _, value = words.pop(0).partition("=")
         environment[key] = value
-    run = f"compare/{name}-{seed}"
+    run = f"compare-{name}-{seed}"
     settings = ["--train.name", run, "--train.seed", str(seed), "--train.seconds", "null", "--train.steps", str(options.steps)]
     _gato(environment, "pretrain", options.recipe, *settings, *words)
     final = Path("runs") / run / "final"

@@ -189,7 +189,7 @@ def beyond_row(checkpoint: Path, plays: Path, episodes: int) -> dict[str, float]
         lost = _played(player, number, 10**9, None).num_timesteps
         if lost <= BACK:
             continue
-        seen = Played.of(agent.model, _played(player, number, lost - BACK, lost + AHEAD), agent.gamma)
+        seen = Played.of(agent.model, _played(player, number, lost - BACK, lost + AHEAD), agent.gamma, agent.reward_scale)
         world, n = agent.model.world, len(seen.cells)
         hidden = world(world.embed(seen.cells[None], seen.actions[None], seen.before[None]), torch.zeros(1, n, dtype=torch.long))[0]
         ahead = world.predict(hidden, seen.cells, seen.actions)
@@ -286,6 +286,8 @@ def main() -> None:
     timing.add_argument("checkpoint", type=Path)
     timing.set_defaults(run=cost)
     options = parser.parse_args()
+    if uneven := [n for n in [getattr(options, "frames", 0), *getattr(options, "points", [])] if n % KEPT]:
+        parser.error(f"{uneven[0]} frames are no multiple of {KEPT:,}, after which DQN is kept; round them")
     options.run(options)
 
 
