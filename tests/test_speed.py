@@ -12,7 +12,7 @@ from benchmarks import ablation, generalist, scaling, sheet
 from benchmarks.on_gpu import training
 from gato.config import preset
 from gato.eval.film import png_base64
-from gato.train.plan import Cluster, plan, planned_seconds
+from gato.train.plan import Cluster, peak_flops, plan, planned_seconds
 
 TINY = ablation.make_config("2x32x2", 64)
 
@@ -31,6 +31,12 @@ def test_the_formulas_of_a_plan_agree_with_what_is_counted(of_one_update, what):
 def test_a_batch_weighs_what_the_plan_says():
     formula, measured = scaling.loaded(TINY)
     assert formula == pytest.approx(measured, rel=0.05)  # left out: places of targets, a weight per row
+
+
+@pytest.mark.parametrize(("name", "peak"), [("NVIDIA L40S", 362e12), ("NVIDIA L40", 181e12), ("NVIDIA L4", 121e12), ("NVIDIA T4", None)])
+def test_a_gpu_is_not_taken_for_one_whose_name_begins_alike(monkeypatch, name, peak):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda")) == peak
 
 
 def test_an_exchange_between_nodes_runs_at_the_rate_of_their_cards():

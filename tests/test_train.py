@@ -485,6 +485,11 @@ def test_the_fastest_precision_is_probed_once_said_and_kept(tmp_path, monkeypatc
     assert devices.settled_precision(tmp_path, TrainConfig(precision="fp32")) == "fp32"
 
 
+def test_half_precision_without_loss_scaling_is_not_offered():
+    with pytest.raises(ValueError, match="'train.precision' is 'fp16', expected one of auto, fastest, bf16, fp32"):
+        TrainConfig(precision="fp16")
+
+
 def test_a_recipe_without_steps_or_seconds_is_refused(small):
     with pytest.raises(ValueError, match="neither train.steps nor train.seconds"):
         pretrain(replace(small, train=replace(small.train, steps=None)))

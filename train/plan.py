@@ -19,7 +19,7 @@ from gato.spec import PATCH_SIZE
 from .ranks import check_rows
 
 # Dense bf16 operations a second, by the makers' data sheets; the longer name first where one contains the other.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12}
 ADAM_BYTES = 8  # two float32 moments per parameter
 
 

@@ -125,7 +125,7 @@ class TrainConfig(Settings):
     seed: int = bounded(0, 0, MAX_SEED)
     save_every: int = bounded(1000, 1, MAX_COUNT)
     keep: int = bounded(2, 1, MAX_COUNT)
-    precision: str = choice("auto", ("auto", "fastest", "bf16", "fp16", "fp32"))
+    precision: str = choice("auto", ("auto", "fastest", "bf16", "fp32"))
     device: str = "auto"
     threads: int | None = bounded(None, 1, MAX_THREADS)
     deterministic: bool = False
