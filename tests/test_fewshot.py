@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 import gato
 from gato import envs
@@ -61,6 +63,13 @@ def config(home, tmp_path) -> FewShotConfig:
         str(home / "toy/corridor"), episodes=(1, 4), modes=("retrieve",), steps=4, batch_size=2, evaluate_every=2, evaluation_episodes=2,
         rollouts=4, validation=3, held_out=2, device="cpu", out=tmp_path / "grid",
     )  # fmt: skip
+
+
+def test_fine_tuning_goes_on_after_a_run_of_another_precision_in_the_same_process(checkpoint, config):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    Accelerator(cpu=True, mixed_precision="bf16")  # as a pretraining leaves it
+    few_shot(checkpoint, replace(config, episodes=(1,), modes=("full",)))
+    assert AcceleratorState().mixed_precision == "no"
 
 
 # -- demonstrations ------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from gato.spec import Modality, TaskSpec
 from gato.tokenizers.episode import EpisodeTokenizer
 
 from .checkpoint import Progress
+from .devices import make_accelerator
 from .engine import PlainEngine
 from .loop import StopRequest, seconds_per_step, train
 from .metrics import MetricsLog
@@ -209,11 +210,9 @@ def _set_up(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, mode:
     optimizer = make_optimizer(optim, _groups(learner, optim.weight_decay, protocol.direct_rate))
     settings = TrainConfig(
         steps=protocol.steps, batch_size=rows, micro_batch_size=protocol.micro_batch_size, seed=seed,
-        save_every=protocol.evaluate_every,
+        save_every=protocol.evaluate_every, device=agent.model.device.type,
     )  # fmt: skip
-    on_cpu = agent.model.device.type == "cpu"
-    precision = "bf16" if agent.model.device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
-    return _Run(learner, mixture, optimizer, optim, settings, Accelerator(cpu=on_cpu, mixed_precision=precision))
+    return _Run(learner, mixture, optimizer, optim, settings, make_accelerator(optim, settings))
 
 
 def _size(agent: Agent, task: TaskSpec, store: Path, protocol: Protocol, tokenizer: EpisodeTokenizer) -> tuple[int, int]:
