@@ -47,7 +47,7 @@ class Told:
     memory = 1
 
     def __init__(self, task: TaskSpec) -> None:
-        self.task, self.asked, self.go = chunked(task, 4), [], None
+        self.task, self.asked, self.began, self.go = chunked(task, 4), [], [], None
 
     def reset(self, num_streams=1, demonstrations=()):
         pass
@@ -60,6 +60,7 @@ class Told:
             self.go.acquire(timeout=10)
         x = observation["x"]
         self.asked.append(x.tolist())
+        self.began.append(None if first is None else first.tolist())
         tenths = ((x[:, None] + np.arange(4)) / 10).astype(np.float32)
         return {"push": np.stack([tenths, 10 * tenths], 2), "gear": np.repeat(x[:, None].astype(np.int64), 4, 1)}
 
@@ -218,6 +219,25 @@ def test_streams_have_plans_of_their_own_and_an_episode_begins_without_one(task)
     policy.begin(1, 0)
     assert policy.act(seen(2), streams=np.array([1]))["push"][0, 0] == pytest.approx(0.2)
     assert policy.chunks.asked == [[0.0, 5.0], [9.0], [2.0]]
+    assert policy.chunks.began == [[True, True], [True], [False]]  # what has been told to begin is not told again
+    assert policy.has_begun(1)
+
+
+def test_episodes_side_by_side_draw_the_chance_of_those_one_after_the_other(make_gato, tokenizer):
+    """Six episodes of an untrained Gato, which begin in one stream, in three and with a thread: the very same ones."""
+    pytest.importorskip("gymnasium", reason="needs the extra 'gym'")
+    from gato import envs
+    from gato.eval.rollout import rollout
+
+    task = envs.task("toy/corridor")
+    words = EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact")
+    model = make_gato(layout="compact", discrete_start=words.vocabulary.discrete.start).float()
+    agent = Agent(model, words, {task.name: replace(task, memory=1, chunk=3)})
+    found = [
+        [vars(r) for r in rollout(agent.policy(task.name, every=3, ahead=ahead), task, 6, num_envs=n)]
+        for n, ahead in ((1, False), (3, False), (1, True))
+    ]
+    assert found[0] == found[1] == found[2] and len({row["num_timesteps"] for row in found[0]}) > 1
 
 
 def test_a_chunk_is_computed_while_the_one_before_it_plays(task):

@@ -677,6 +677,11 @@ def test_a_policy_that_is_served_scores_as_the_one_that_is_loaded(corridor_agent
     for policy in (local, remote):
         policy.reset()
     assert remote.act_one(observation) == local.act_one(observation)
+    drawn = []
+    for policy in (local, remote):
+        policy.begin(0, 4)
+        drawn.append([int(policy.act({"observation": np.array([1])}, np.zeros(1), np.array([False]))["action"][0]) for _ in range(12)])
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 2, "what has been told to begin need not be told again"
     remote.close()
 
 

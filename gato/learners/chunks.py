@@ -71,8 +71,12 @@ def played(policy: Any, task: TaskSpec, every: int = 1, decay: float = DECAY, ah
 
 @dataclass
 class _Plan:
-    """The chunks that cover the present timestep of a stream, each with its age, the newest last; and one that is being computed."""
+    """The chunks that cover the present timestep of a stream, each with its age, the newest last; and one that is being computed.
 
+    `first`: the next chunk that is asked for begins the episode.
+    """
+
+    first: bool = True
     chunks: list[tuple[int, dict[str, np.ndarray]]] = field(default_factory=list)
     coming: Future | None = None
     age: int = 0  # of what is being computed
@@ -112,7 +116,7 @@ class ChunkPolicy(StreamPolicy):
     def begin(self, stream: int, number: int) -> None:
         """See `GatoPolicy`."""
         self.chunks.begin(stream, number)
-        self._plans[stream] = _Plan()
+        self._plans[stream] = _Plan(first=False)
 
     def act_in(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> dict[str, np.ndarray]:
         for s, is_first in zip(streams, first, strict=True):
@@ -127,7 +131,7 @@ class ChunkPolicy(StreamPolicy):
         return {f.name: np.stack([row[f.name] for row in rows]) for f in self.task.actions}
 
     def has_begun(self, stream: int) -> bool:
-        return bool(self._plans[stream].chunks)
+        return not self._plans[stream].first
 
     def _pass_on(self, s: int, is_first: bool) -> None:
         """A timestep later: chunks are older, and those that have been played to their end are dropped."""
@@ -141,28 +145,32 @@ class ChunkPolicy(StreamPolicy):
         rows = [i for i, s in enumerate(streams) if not (c := self._plans[s].chunks) or c[-1][0] >= self.every]
         if not rows:
             return
-        found = self.chunks.act({name: values[rows] for name, values in seen.items()}, streams=np.asarray(streams)[rows])
-        for i, row in enumerate(rows):
-            self._plans[streams[row]].chunks.append((0, {name: values[i] for name, values in found.items()}))
+        asking = np.asarray(streams)[rows]
+        first = np.array([self._plans[s].first for s in asking])
+        found = self.chunks.act({name: values[rows] for name, values in seen.items()}, first=first, streams=asking)
+        for i, s in enumerate(asking):
+            plan = self._plans[s]
+            plan.chunks.append((0, {name: values[i] for name, values in found.items()}))
+            plan.first = False
 
     def _ask_ahead(self, seen: dict[str, np.ndarray], s: int) -> None:
         """Takes what has been computed, and has the next one computed where none is and it is time."""
         plan = self._plans[s]
         if plan.coming is not None and (plan.coming.done() or not plan.chunks):
             self.waited += not plan.coming.done()
-            found, plan.coming = plan.coming.result(), None
+            found, plan.coming, plan.first = plan.coming.result(), None, False
             if plan.age < self.length:
                 plan.chunks.append((plan.age, found))
         if plan.coming is None and (not plan.chunks or plan.chunks[-1][0] >= self.every):
             assert self._pool is not None, "only with a thread"
-            plan.coming, plan.age = self._pool.submit(self._one, seen, s), 0
+            plan.coming, plan.age = self._pool.submit(self._one, seen, plan.first, s), 0
         if not plan.chunks:  # an episode's first timestep, or what came was too late to be played
             assert plan.coming is not None, "it was just asked for"
-            found, plan.coming = plan.coming.result(), None
+            found, plan.coming, plan.first = plan.coming.result(), None, False
             plan.chunks.append((0, found))
 
-    def _one(self, seen: dict[str, np.ndarray], s: int) -> dict[str, np.ndarray]:
-        return {name: values[0] for name, values in self.chunks.act(seen, streams=np.array([s])).items()}
+    def _one(self, seen: dict[str, np.ndarray], first: bool, s: int) -> dict[str, np.ndarray]:
+        return {name: values[0] for name, values in self.chunks.act(seen, first=np.array([first]), streams=np.array([s])).items()}
 
     def _present(self, s: int) -> dict[str, np.ndarray]:
         """The action of this timestep."""

@@ -76,7 +76,7 @@ class RemotePolicy(StreamPolicy):
         """All streams ask before the first answer is waited for, so that the server answers them together."""
         for row, (s, is_first) in enumerate(zip(streams, first, strict=True)):
             message: dict[str, Any] = {"task": self.name}
-            if is_first:
+            if is_first or not self._has_begun[s]:
                 message["episode"] = self._num_begun
                 self._num_begun += 1
             elif reward is not None:
