@@ -4,12 +4,14 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from gato.agent import Agent, load
 from gato.batch import pack_numbers
+from gato.data.collection.policy_expert import PolicyExpert, policy_name
 from gato.data.mixture import Mixture
 from gato.data.selection import DataConfig, SourceConfig
 from gato.data.store import StoreWriter
@@ -238,6 +240,21 @@ def test_episodes_side_by_side_draw_the_chance_of_those_one_after_the_other(make
         for n, ahead in ((1, False), (3, False), (1, True))
     ]
     assert found[0] == found[1] == found[2] and len({row["num_timesteps"] for row in found[0]}) > 1
+
+
+def test_in_an_experts_place_the_episodes_own_seed_decides_what_chunks_are_drawn(compact_agent, tmp_path):
+    """The same place twelve times; the chunks' gears are drawn among three."""
+    spaces = pytest.importorskip("gymnasium", reason="needs the extra 'gym'").spaces
+    compact_agent(chunk=3).save(tmp_path)
+    expert = PolicyExpert("toy/cart", policy_name(tmp_path, "learner"))
+
+    def gears(seed: int) -> list[int]:
+        env = SimpleNamespace(action_space=spaces.Discrete(3, seed=seed))
+        expert.reset(env)
+        return [int(expert.act(env, {"x": np.float32(0)})["gear"]) for _ in range(12)]
+
+    first, second, again = gears(0), gears(1), gears(0)
+    assert first == again != second
 
 
 def test_a_chunk_is_computed_while_the_one_before_it_plays(task):

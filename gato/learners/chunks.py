@@ -109,6 +109,15 @@ class ChunkPolicy(StreamPolicy):
         self.waited = 0
         self.reset(1)
 
+    @property
+    def seed(self) -> int:
+        """Of what is drawn; that of the policy of chunks."""
+        return self.chunks.seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self.chunks.seed = seed
+
     def reset(self, num_streams: int = 1, demonstrations: Sequence[Episode] = ()) -> None:
         self.chunks.reset(num_streams, demonstrations)
         self._plans = [_Plan() for _ in range(num_streams)]
