@@ -46,20 +46,22 @@ def ride(task) -> Episode:
 class Told:
     """A policy of chunks of 4: at place x the pushes are x, x + 1, ... tenths and the gear is always x."""
 
-    memory = 1
+    memory, is_acting = 1, False
 
     def __init__(self, task: TaskSpec) -> None:
         self.task, self.asked, self.began, self.go = chunked(task, 4), [], [], None
 
     def reset(self, num_streams=1, demonstrations=()):
-        pass
+        assert not self.is_acting, "the thread acts"
 
     def begin(self, stream, number):
-        pass
+        assert not self.is_acting, "the thread acts"
 
     def act(self, observation, reward=None, first=None, streams=None):
+        self.is_acting = True
         if self.go is not None:
             self.go.acquire(timeout=10)
+        self.is_acting = False
         x = observation["x"]
         self.asked.append(x.tolist())
         self.began.append(None if first is None else first.tolist())
@@ -281,6 +283,21 @@ def test_where_a_plan_ends_before_the_next_is_there_it_is_waited_for_and_counted
     threading.Timer(0.05, told.go.release, [5]).start()
     policy.act(seen(4))
     assert policy.waited == 1
+
+
+@pytest.mark.parametrize("anew", [lambda policy: policy.reset(2), lambda policy: policy.begin(1, 5)])
+def test_what_is_computed_ahead_is_waited_for_before_anything_begins_anew(task, anew):
+    """Both streams have a first chunk; the second one of the first stream is still being computed."""
+    told = Told(task)
+    told.go = threading.Semaphore(2)
+    policy = ChunkPolicy(told, 4, every=1, ahead=True)
+    policy.reset(2)
+    policy.act(seen(0, 5))
+    policy.act(seen(1), streams=np.array([0]))
+    threading.Timer(0.05, told.go.release, [3]).start()
+    anew(policy)
+    assert told.asked == [[0.0], [5.0], [1.0]]
+    assert float(policy.act(seen(7), streams=np.array([1]))["push"][0, 0]) == pytest.approx(0.7)
 
 
 def test_policies_that_remember_and_numbers_out_of_range_are_refused(task):

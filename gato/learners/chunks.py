@@ -119,13 +119,20 @@ class ChunkPolicy(StreamPolicy):
         self.chunks.seed = seed
 
     def reset(self, num_streams: int = 1, demonstrations: Sequence[Episode] = ()) -> None:
+        self._wait()
         self.chunks.reset(num_streams, demonstrations)
         self._plans = [_Plan() for _ in range(num_streams)]
 
     def begin(self, stream: int, number: int) -> None:
         """See `GatoPolicy`."""
+        self._wait()
         self.chunks.begin(stream, number)
         self._plans[stream] = _Plan(first=False)
+
+    def _wait(self) -> None:
+        """Until the thread, which takes one thing after the other, has done all that it was given: nobody else acts meanwhile."""
+        if self._pool is not None:
+            self._pool.submit(lambda: None).result()
 
     def act_in(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> dict[str, np.ndarray]:
         for s, is_first in zip(streams, first, strict=True):
