@@ -16,6 +16,7 @@ import gato
 from gato import digests
 from gato.cli import main
 from gato.config import GatoConfig
+from gato.data.collection.policy_expert import policy_name
 from gato.description import Description
 from gato.weights import read_config
 
@@ -157,6 +158,13 @@ def flip(path: Path, at: float = 0.9) -> None:
     content = bytearray(path.read_bytes())
     content[int(len(content) * at)] ^= 1
     path.write_bytes(content)
+
+
+def test_a_collection_names_its_policy_by_every_shard_of_the_weights(shards, saved):
+    name = policy_name(shards, "learner")
+    flip(max(shards.glob("model-*.safetensors")))
+    assert policy_name(shards, "learner") != name
+    assert policy_name(saved, "learner") == f"policy/learner/{digests.sha256(saved / 'model.safetensors')[:12]}:{saved}"
 
 
 def test_a_flipped_bit_in_the_weights_is_found_unless_hashes_are_not_wanted(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,8 @@ class PolicyExpert:
 
 
 def _weights(folder: Path) -> str:
-    """Twelve digits of the hash of a checkpoint's weights."""
-    files = sorted(folder.glob(WEIGHTS))
-    return "".join(digests.sha256(path) for path in files)[:12] or "none"
+    """Twelve digits of the hash of a checkpoint's weights; of shards, of the hash of all their hashes."""
+    found = [digests.sha256(path) for path in sorted(folder.glob(WEIGHTS))]
+    if len(found) > 1:
+        return hashlib.sha256("".join(found).encode()).hexdigest()[:12]
+    return found[0][:12] if found else "none"
