@@ -433,6 +433,18 @@ def test_actions_lie_in_their_ranges_and_a_state_goes_on(store):
     assert all(np.array_equal(a["gripper"], b["gripper"]) for a, b in zip(again, seen[5:], strict=True))
 
 
+def test_a_state_knows_which_episode_a_stream_has_been_told_to_begin(store):
+    """The seventh goes as the seventh goes, also where the stream has not acted in between."""
+    agent = DecisionAgent(model_of(trajectories(store)))
+    told, later, other = agent.policy(), agent.policy(), agent.policy()
+    told.begin(0, 7)
+    later.load_state(told.state())
+    played = [
+        [policy.act(seen_at(store.episode(3), t), np.zeros(1))["gripper"].tolist() for t in range(6)] for policy in (told, later, other)
+    ]
+    assert played[0] == played[1] != played[2]
+
+
 def test_one_environment_is_played_with_its_rewards(store):
     policy, episode = DecisionAgent(model_of(trajectories(store))).policy(), store.episode(3)
     action = policy.act_one({k: v[0] for k, v in episode.observations.items()})

@@ -83,6 +83,23 @@ def test_an_episode_goes_as_its_number_says_whatever_began_before_it(run):
     assert [int(policy.act(seen, first=np.array([False]))["action"][0]) for t in range(20)] == expected and len(set(expected)) == 2
 
 
+def test_a_state_knows_which_streams_have_been_told_to_begin():
+    """What was seen so far is forgotten at the first timestep of the new episode, and not before."""
+    task = envs.task("toy/corridor")
+    model = ActorCritic(task, NetworkConfig(width=8, memory="gru", memory_width=8), Words(()))
+    policy, other = (gato.learners.ppo.agent.PPOAgent(model).policy(task) for _ in range(2))
+
+    def value(policy, cell: int) -> float:
+        policy.act({"observation": np.array([cell])}, first=np.array([not policy.has_begun(0)]))
+        return float(policy.value)
+
+    anew = value(policy, 2)
+    value(policy, 4)
+    policy.begin(0, 1)
+    other.load_state(policy.state())
+    assert value(policy, 2) == value(other, 2) == anew != value(policy, 2)
+
+
 def test_episodes_are_played_beside_training_and_after_its_last_update(run):
     lines = {line["step"]: line for line in read_metrics(run / "metrics.jsonl")}
     assert [step for step, line in lines.items() if "eval_return" in line] == [5, 10, 12]

@@ -77,11 +77,11 @@ class DecisionPolicy(StreamPolicy):
 
     def state(self) -> dict[str, Any]:
         """A copy of all that the streams hold; `load_state` goes on exactly from there."""
-        return copy.deepcopy({"streams": self._streams, "num_begun": self._num_begun})
+        return copy.deepcopy({"streams": self._streams, "num_begun": self._num_begun, "numbers": self._numbers})
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         state = copy.deepcopy(dict(state))
-        self._streams, self._num_begun = state["streams"], state["num_begun"]
+        self._streams, self._num_begun, self._numbers = state["streams"], state["num_begun"], state["numbers"]
 
     @torch.inference_mode()
     def act_in(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> dict[str, np.ndarray]:

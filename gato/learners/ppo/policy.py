@@ -53,10 +53,10 @@ class PPOPolicy(StreamPolicy):
     def state(self) -> dict[str, Any]:
         """A copy of all that the streams hold; `load_state` goes on exactly from there."""
         generators = {stream: generator.bit_generator.state for stream, generator in self._generators.items()}
-        return {"state": self._state.clone(), "generators": generators, "num_begun": self._num_begun}
+        return {"state": self._state.clone(), "generators": generators, "num_begun": self._num_begun, "begun": set(self._begun)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self._state, self._num_begun, self._generators, self._begun = state["state"].clone(), state["num_begun"], {}, set()
+        self._state, self._num_begun, self._generators, self._begun = state["state"].clone(), state["num_begun"], {}, set(state["begun"])
         for stream, found in state["generators"].items():
             self._generators[stream] = np.random.default_rng()
             self._generators[stream].bit_generator.state = found
