@@ -300,6 +300,13 @@ def test_weights_that_were_trained_between_episodes_are_the_ones_that_act(make_g
     torch.testing.assert_close(torch.cat(policy.scores), scores_of(model, tokenizer, tokenizer.encode(acted)), **EXACT)
 
 
+def test_a_model_made_where_nothing_is_learned_acts_as_any_other(make_gato, tokenizer, robot, drive):
+    with torch.inference_mode():
+        made = make_gato()
+    acted = [live(GatoPolicy(model, tokenizer, robot), drive(3)).actions["motors"] for model in (made, make_gato())]
+    assert np.array_equal(*acted)
+
+
 def test_what_was_put_into_a_layer_acts_too(make_gato, tokenizer, robot, drive):
     """As adapters are: a layer whose product is another module, or that somebody listens to, runs as it is."""
 

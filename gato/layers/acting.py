@@ -92,8 +92,9 @@ class ActingTransformer:
 
     @torch.no_grad()
     def renew(self) -> None:
-        """Copies the weights anew if they are others than before."""
-        seen = [(weight.data_ptr(), weight._version) for weight in self.transformer.layers.parameters()]
+        """Copies the weights anew if they are others than before; changes of weights made under `torch.inference_mode` are not counted."""
+        weights = self.transformer.layers.parameters()
+        seen = [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights]
         if seen != self._seen:
             self._seen, self.layers = seen, [_Layer(cast(Block, layer)) for layer in self.transformer.layers]
 
