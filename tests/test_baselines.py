@@ -22,7 +22,7 @@ from gato.learners.clone import CloneNetwork, ClonePolicy, KeypointPolicy
 from gato.learners.contradictions import contradictions
 from gato.learners.darp import DifferencePolicy
 from gato.learners.features import Features
-from gato.learners.folder import KINDS, save_baseline
+from gato.learners.folder import KINDS, BaselineAgent, save_baseline
 from gato.learners.keypoints import places_of
 from gato.learners.nearest import LinePolicy, NearestPolicy, NeighboursPolicy
 from gato.learners.network import Schedule
@@ -344,6 +344,14 @@ def test_a_policy_acts_after_loading_as_before(kind, robot, drive, tmp_path):
     save_baseline(policy, tmp_path)
     again = gato.load(tmp_path).policy(robot)
     np.testing.assert_array_equal(again.act(seen.observations)["motors"], policy.act(seen.observations)["motors"])
+
+
+def test_what_a_folder_lacks_of_a_gatos_is_not_there_and_said_in_words(slide, slid):
+    agent = BaselineAgent(learned("retrieve", slide, [slid([0], [1])]))
+    assert hasattr(agent, "policy") and not hasattr(agent, "caption") and getattr(agent, "tokenizer", None) is None
+    for kind in (ValueError, AttributeError):
+        with pytest.raises(kind, match="holds a retrieve policy, which acts in 'toy/slide' and has no 'caption'"):
+            agent.caption("picture.png")
 
 
 def written(folder, task: TaskSpec, kind: str, tensors: dict, **rest) -> None:

@@ -27,6 +27,10 @@ from gato.weights import SINGLE, read_entries
 DESCRIPTION, FORMAT = "gato.json", 1
 
 
+class NotOfGato(AttributeError, ValueError):
+    """Something that a Gato's agent has and this one has not: Python asks for the first kind (`hasattr`), a refusal is the second."""
+
+
 class OtherAgent:
     """Has its own policies, and none of what a Gato's agent has beside them, such as words."""
 
@@ -35,10 +39,10 @@ class OtherAgent:
         raise NotImplementedError
 
     def __getattr__(self, name: str) -> NoReturn:
-        """What Gato's agent has and this one has not."""
+        """**Raises:** `NotOfGato` for what Gato's agent has and this one has not."""
         if name.startswith("_"):
             raise AttributeError(name)
-        raise ValueError(f"this folder holds {self.described()} and has no '{name}'; name the folder of a Gato")
+        raise NotOfGato(f"this folder holds {self.described()} and has no '{name}'; name the folder of a Gato")
 
 
 class NetworkAgent(OtherAgent):
