@@ -18,6 +18,7 @@ from gato.cli import main
 from gato.episode import Episode, act_in_one
 from gato.eval.settings import LEARNED_ALONE
 from gato.learners.actions import ActionVectors
+from gato.learners.chunks import chunked, chunked_episode
 from gato.learners.clone import CloneNetwork, ClonePolicy, KeypointPolicy
 from gato.learners.contradictions import contradictions
 from gato.learners.darp import DifferencePolicy
@@ -352,6 +353,26 @@ def test_what_a_folder_lacks_of_a_gatos_is_not_there_and_said_in_words(slide, sl
     for kind in (ValueError, AttributeError):
         with pytest.raises(kind, match="holds a retrieve policy, which acts in 'toy/slide' and has no 'caption'"):
             agent.caption("picture.png")
+
+
+def test_a_folder_gives_a_policy_for_its_own_fields_and_for_what_it_has_a_use_for(slide, slid):
+    one, push = slid([0], [1]), slide.actions[0]
+    single = BaselineAgent(learned("retrieve", slide, [one]))
+    chunks = BaselineAgent(learned("retrieve", chunked(slide, 2), [chunked_episode(one, 2)]), 2)
+    far = replace(slide, name="toy/far", fields=(*slide.observations, replace(push, high=(9.0,))))
+    for agent in (single, chunks):
+        with pytest.raises(ValueError, match="task 'toy/far' differs from 'toy/slide', .*: action 'push' has high .9.0,., expected .1.0,."):
+            agent.policy(far)
+        with pytest.raises(ValueError, match="a task is 3, expected the name of one or a TaskSpec"):
+            agent.policy(3)
+        alike = agent.policy(replace(slide, name="toy/other"), 0.5, seed=1, memory=4)
+        assert alike.act({"place": np.zeros((1, 1), np.float32)})["push"].tolist() == [[1]]
+    for agent, acts, name in (
+        (single, "single actions", "every"), (single, "single actions", "temprature"), (single, "single actions", "target_return"),
+        (chunks, "chunks of 2 actions", "evry"), (chunks, "chunks of 2 actions", "prompt"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"a retrieve policy of {acts} has no use for {name}; leave that out"):
+            agent.policy(slide, **{name: 1})
 
 
 def written(folder, task: TaskSpec, kind: str, tensors: dict, **rest) -> None:

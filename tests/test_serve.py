@@ -529,6 +529,8 @@ def test_a_task_that_the_checkpoint_never_saw_is_acted_in_by_its_demonstrations(
         found[by] = [client.post("/act", json={"x": x}).json()["action"] for x in (-1, 0.49)]
         assert set(client.get("/metadata").json()["tasks"]) == {"toy/robot", "toy/corridor", "toy/mirror"}
     assert found["retrieve"] == [-1, 0.5]
+    asked = Demonstrated(agent, tmp_path / "mirror", "retrieve").policy(target_return=3.0)  # the checkpoint is asked for it, not this
+    assert asked.task == task
     policy = agent.policy(task, memory=0, prompt=demonstrated.episodes[0])
     assert found["prompt"][0] == pytest.approx(float(policy.act({"x": np.float32([-1])})["u"][0]))
 

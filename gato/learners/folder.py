@@ -19,6 +19,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
+from gato import given
 from gato.description import BASELINE
 from gato.disk import read_json, shown
 from gato.episode import Episode
@@ -35,6 +36,7 @@ from .other import OtherAgent
 from .reactive import Parts, Reactive
 
 NAME, WEIGHTS, FORMAT = BASELINE, "model.safetensors", 2
+PLAYING = {"every", "decay", "ahead"}  # how chunks are played
 KINDS: dict[str, type[Reactive]] = {
     kind.kind: kind for kind in (NearestPolicy, NeighboursPolicy, LinePolicy, ClonePolicy, KeypointPolicy, DifferencePolicy)
 }
@@ -59,16 +61,28 @@ class BaselineAgent(OtherAgent):
             raise ValueError(f"this {self.kind} policy was not trained on '{name}'; it acts in '{own}'")
         return self.tasks[name]
 
-    def policy(self, task: str | TaskSpec, *unused: Any, **settings: Any) -> Any:
-        """Its policy, which plays the likeliest action, whatever temperature and memory.
+    def policy(
+        self, task: str | TaskSpec, temperature: float | None = None, overflow: str = "rebuild", seed: int = 0,
+        prompt: Episode | None = None, static: bool | None = None, memory: int | None = None, target_return: float | None = None,
+        **chunks: Any,
+    ) -> Any:  # fmt: skip
+        """Its policy, which plays the likeliest action for what it sees, whatever temperature, overflow, seed, static and memory.
 
-        **Arguments:** `settings`: of chunks `every`, `decay` and `ahead`, see `ChunkPolicy`; others are for other learners.
+        **Arguments:** `chunks`: of a policy of chunks `every`, `decay` and `ahead`, see `ChunkPolicy`.
+
+        **Raises:** `ValueError` for a task with other fields than its own, for `prompt` and `target_return`, and for an unknown name.
         """
-        if isinstance(task, str):
-            self.task(task)
-        if self.chunk == 1:
-            return self.acting
-        return ChunkPolicy(self.acting, self.chunk, **{name: settings[name] for name in ("every", "decay", "ahead") if name in settings})
+        (own,) = self.tasks.values()
+        spec = self.task(task) if isinstance(task, str) else task
+        if not isinstance(spec, TaskSpec):
+            raise ValueError(f"a task is {given.kind(task)}, expected the name of one or a TaskSpec")
+        if differences := own.differences(spec, raw=True):
+            raise ValueError(f"task '{spec.name}' differs from '{own.name}', which was trained on: {given.first_of(differences)}")
+        wrong = [name for name, value in (("prompt", prompt), ("target_return", target_return)) if value is not None]
+        if wrong := wrong + sorted(chunks.keys() - (PLAYING if self.chunk > 1 else set())):
+            acts = f"chunks of {self.chunk} actions" if self.chunk > 1 else "single actions"
+            raise ValueError(f"a {self.kind} policy of {acts} has no use for {', '.join(wrong)}; leave that out")
+        return ChunkPolicy(self.acting, self.chunk, **chunks) if self.chunk > 1 else self.acting
 
     @property
     def model(self) -> nn.Module:

@@ -58,7 +58,7 @@ class Demonstrated:
         if self.by == "prompt":
             settings.setdefault("memory", 0)
             return self.agent.policy(self.task, seed=seed, prompt=self.episodes[0], **settings)
-        return self.learned(seed).policy(self.task, **settings)
+        return self.learned(seed).policy(self.task)
 
     def learned(self, seed: int = 0) -> BaselineAgent:
         """What learned from the demonstrations, which `save` keeps in a folder for `gato.load` and `gato serve`."""
