@@ -18,6 +18,7 @@ from gato.episode import Episode
 from gato.learners.decision_agent import DecisionAgent, load_published
 from gato.learners.decision_config import DecisionConfig
 from gato.learners.decision_transformer import DecisionLearner, DecisionTransformer
+from gato.learners.fields import ActionHead
 from gato.learners.trajectory import TrajectoryStatistics, Window, collate
 from gato.spec import FieldSpec, Modality, TaskSpec
 
@@ -282,6 +283,19 @@ def outputs(model: DecisionTransformer, batch) -> torch.Tensor:
     with torch.no_grad():
         found = model(batch.observations, batch.actions, batch.returns_to_go, batch.timesteps, batch.is_padding)
     return torch.cat([part.flatten(2) for part in found], dim=-1)
+
+
+def test_whole_numbers_that_a_float_skips_are_values_like_any_other():
+    """Four values from 2**24 + 1 on, of which the last is four above what float32 makes of the first."""
+    low = 2**24 + 1
+    head = ActionHead([FieldSpec("code", Modality.DISCRETE, "action", (), "int64", (low,), (low + 3,))], 2)
+    with torch.no_grad():
+        outputs = head(torch.ones(4, 2))
+    codes = torch.arange(low, low + 4)
+    (losses,) = head.losses(outputs, {"code": codes})
+    torch.testing.assert_close(losses, -outputs[0].log_softmax(-1)[0, 0])
+    chosen = [np.eye(4)[i][None, None] * 1e6 for i in range(4)]
+    assert [int(head.decode([outputs[0][:1]], [noise])["code"][0]) for noise in chosen] == codes.tolist()
 
 
 def test_nothing_later_changes_an_earlier_action(store):

@@ -89,7 +89,8 @@ class ActionHead(nn.Module):
         self.shapes: list[tuple[int, ...]] = [(f.size,) if f.modality is Modality.CONTINUOUS else (f.size, _num_values(f)) for f in fields]
         self.linear = nn.Linear(width, sum(int(np.prod(shape)) for shape in self.shapes))
         for i, f in enumerate(fields):
-            low, high = (torch.from_numpy(np.array(b, np.float32).reshape(-1)) for b in f.bounds)
+            dtype = np.float32 if f.modality is Modality.CONTINUOUS else np.int64  # beyond 2**24 a float32 skips whole numbers
+            low, high = (torch.from_numpy(np.array(b, dtype).reshape(-1)) for b in f.bounds)
             self.register_buffer(f"low_{i}", low, persistent=False)
             self.register_buffer(f"high_{i}", high, persistent=False)
 
