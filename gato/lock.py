@@ -15,10 +15,13 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
 LOCK_NAME = ".lock"
 
 _log = logging.getLogger(__name__)
+_held: set[str] = set()  # the nonces of this process's locks
+_one_at_a_time = Lock()  # of its threads makes or releases a lock, so that files and nonces agree
 
 
 class FolderLock:
@@ -28,15 +31,19 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = Path(folder) / LOCK_NAME
-        self._content = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "nonce": secrets.token_hex(8)})
-        if not self._create():
-            self._take_over()
+        self.path, self._nonce = Path(folder) / LOCK_NAME, secrets.token_hex(8)
+        self._content = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "nonce": self._nonce})
+        with _one_at_a_time:
+            if not self._create():
+                self._take_over()
+            _held.add(self._nonce)
 
     def release(self) -> None:
         """Gives the folder free; does nothing if the lock is no longer ours."""
-        if _read(self.path) == self._content:
-            self.path.unlink(missing_ok=True)
+        with _one_at_a_time:
+            if _read(self.path) == self._content:
+                self.path.unlink(missing_ok=True)
+            _held.discard(self._nonce)
 
     def _create(self) -> bool:
         try:
@@ -54,7 +61,7 @@ class FolderLock:
     def _take_over(self) -> None:
         found = _read(self.path)
         holder = _holder(found)
-        if holder is None or holder["host"] != socket.gethostname() or _is_alive(holder["pid"]):
+        if holder is None or holder["host"] != socket.gethostname() or _is_held(holder):
             raise ValueError(self._explain(holder))
         _log.warning("%s: process %d is gone; taking over its lock", self.path, holder["pid"])
         # Renaming settles the race of two processes that see the same dead one: only one gets the file.
@@ -90,12 +97,18 @@ def _read(path: Path) -> str | None:
 
 
 def _holder(content: str | None) -> dict | None:
-    """Host and process of a lock file, or `None` if it does not say (it may just be being written)."""
+    """Host, process and nonce of a lock file, or `None` if it does not say (it may just be being written)."""
     try:
         holder = json.loads(content or "")
-        return {"host": str(holder["host"]), "pid": int(holder["pid"])}
+        return {"host": str(holder["host"]), "pid": int(holder["pid"]), "nonce": str(holder.get("nonce"))}
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _is_held(holder: dict) -> bool:
+    """Whether a process of this host still has it. Our own number may have been another's before: in a container that was started again
+    processes have the numbers that they had."""
+    return holder["nonce"] in _held if holder["pid"] == os.getpid() else _is_alive(holder["pid"])
 
 
 def _is_alive(pid: int) -> bool:

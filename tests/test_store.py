@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from gato.data.store import Store, StoreWriter
 from gato.data.stores import stores_folder
 from gato.episode import Episode
-from gato.lock import LOCK_NAME
+from gato.lock import LOCK_NAME, FolderLock
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,6 +245,38 @@ def test_the_lock_of_a_dead_process_is_explained_and_taken_over(tmp_path, caplog
     write(tmp_path, counting(2))
     assert f"process {child.pid} is gone" in caplog.text
     assert Store(tmp_path).num_episodes == 1
+
+
+def test_the_lock_of_a_process_that_had_our_number_before_a_restart_is_taken_over(tmp_path, caplog):
+    StoreWriter(tmp_path, [COUNTING]).close()
+    (tmp_path / LOCK_NAME).write_text(json.dumps({"host": os.uname().nodename, "pid": os.getpid(), "nonce": "another"}))
+    with StoreWriter(tmp_path, [COUNTING]) as writer:
+        assert f"process {os.getpid()} is gone" in caplog.text
+        with pytest.raises(ValueError, match=f"being written by process {os.getpid()} on host"):  # ours is not gone
+            StoreWriter(tmp_path, [COUNTING])
+        writer.append(counting(2))
+    assert Store(tmp_path).num_episodes == 1 and not (tmp_path / LOCK_NAME).exists()
+
+
+def test_a_lock_that_another_thread_is_just_making_is_not_taken_over(tmp_path, monkeypatch):
+    """Its file is there, and a tenth of a second later its thread knows."""
+    create, is_there, found = FolderLock._create, threading.Event(), []
+
+    def slowly(lock: FolderLock) -> bool:
+        is_made = create(lock)
+        is_there.set()
+        time.sleep(0.1 * is_made)
+        return is_made
+
+    monkeypatch.setattr(FolderLock, "_create", slowly)
+    maker = threading.Thread(target=lambda: found.append(FolderLock(tmp_path)))
+    maker.start()
+    is_there.wait()
+    with pytest.raises(ValueError, match=f"being written by process {os.getpid()} on host"):
+        FolderLock(tmp_path)
+    maker.join()
+    found[0].release()
+    assert not (tmp_path / LOCK_NAME).exists()
 
 
 ENDLESS = """
