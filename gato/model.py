@@ -144,7 +144,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         - `input_ids` (B, L): with the image slot's id where a patch stands.
         - `attention_mask` (B, past + L): 0 at padding.
         - `local_positions` (B, L): see `TokenSequence`; by default none.
-        - `document_ids` (B, L): attention stays within a document; -1 is padding. Not together with a cache.
+        - `document_ids` (B, L): attention stays within a document; -1 is padding. Without `attention_mask`; a cache must be empty.
         - `pixel_values` uint8 (N, 16, 16, 3), `patch_boxes` (N, 4): patches packed over the batch, in order of their slots.
         - `cache`: keys and values of what came before; `past_key_values` is its older name, and only one of them is given.
         - `labels` (B, L): the id of each target token, else -100; the token at l is predicted from l - 1.
@@ -164,7 +164,7 @@ class Gato(PreTrainedModel, GenerationMixin):
         config = self.config
         refuse_unsupported(inputs_embeds, config.output_attentions if output_attentions is None else output_attentions)
         cache = self._cache(cache, past_key_values, use_cache, labels is not None)
-        check_inputs(input_ids, config.image_token_id, attention_mask, pixel_values, patch_boxes, patch_index, labels, cache)
+        check_inputs(input_ids, config.image_token_id, attention_mask, pixel_values, patch_boxes, patch_index, labels, cache, document_ids)
         numbers = self._numbers(numbers, input_ids, labels)
 
         wants_logits = labels is None or (target_index is None and not self.training)

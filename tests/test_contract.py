@@ -89,6 +89,10 @@ def test_logits_come_with_the_loss_in_evaluation_and_not_in_training(model, prom
         ({"output_attentions": True}, "attentions are not kept"),
         ({"inputs_embeds": torch.zeros(1, 2, 32)}, "inputs_embeds are not taken"),
         ({"attention_mask": torch.ones(1, 2)}, r"attention_mask has the shape \(1, 2\)"),
+        (
+            {"document_ids": torch.zeros(1, 5, dtype=torch.long), "attention_mask": torch.ones(1, 5)},
+            "attention_mask would not be looked at",
+        ),
         ({"labels": torch.ones(1, 2)}, r"labels have the shape \(1, 2\)"),
         ({"input_ids": torch.tensor([3, 4])}, "input_ids are whole numbers of shape"),
         ({"input_ids": torch.zeros(1, 3)}, "input_ids are whole numbers of shape"),
@@ -120,6 +124,9 @@ def test_a_cache_passed_by_hand_continues(model, prompt):
     first = model(input_ids=ids[:, :3], use_cache=True)
     rest = model(input_ids=ids[:, 3:], **{cache_name(): first.cache})
     torch.testing.assert_close(rest.logits, model(input_ids=ids).logits[:, 3:], atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="the cache holds 3 tokens of others"):
+        first = model(input_ids=ids[:, :3], use_cache=True)
+        model(input_ids=ids[:, 3:], document_ids=torch.zeros_like(ids[:, 3:]), **{cache_name(): first.cache})
     with pytest.raises(ValueError, match="static cache"):
         model(input_ids=ids, **{cache_name(): StaticCache(config=model.config, max_cache_len=50)})
 

@@ -19,7 +19,7 @@ def refuse_unsupported(embeds: Tensor | None, wants_attentions: bool) -> None:
 
 def check_inputs(
     ids: Tensor, image_id: int, mask: Tensor | None, patches: Tensor | None, boxes: Tensor | None, patch_index: Tensor | None,
-    labels: Tensor | None, cache: Cache | None,
+    labels: Tensor | None, cache: Cache | None, documents: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Slots are counted only where nobody says where they are, since that makes a GPU wait.
 
@@ -32,6 +32,10 @@ def check_inputs(
     if cache is not None and cache.is_compileable:
         raise ValueError("a static cache has places for tokens that are not there yet; use transformers' DynamicCache")
     past = cache.get_seq_length() if cache is not None else 0
+    if documents is not None and mask is not None:
+        raise ValueError("document_ids say what is padding (-1), so that attention_mask would not be looked at; leave it out")
+    if documents is not None and past:
+        raise ValueError(f"document_ids are of whole documents, but the cache holds {past} tokens of others; leave out one of the two")
     if mask is not None and mask.shape != (len(ids), past + ids.shape[1]):
         expected = f"{(len(ids), past + ids.shape[1])}, a 1 for each token" + (" and for each one in the cache" if past else "")
         raise ValueError(f"attention_mask has the shape {tuple(mask.shape)}, expected {expected}")
