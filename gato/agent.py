@@ -205,6 +205,8 @@ class Agent:
         They are beams where `temperature` is zero, and samples else. The likelihood is the model's own, at temperature 1.
 
         **Arguments:** `include`: a text for each picture that is to be among its candidates, such as the caption that is shown.
+
+        **Raises:** `ValueError` for a text that has outgrown the context, whose likelihood nobody knows; give fewer `max_new_tokens`.
         """
         check_value("count", count, int, Limits(1, MAX_CANDIDATES))
         images = given.several("images", images, "pictures")
@@ -292,6 +294,8 @@ class Agent:
         """(N,) float64: the summed log-probability of each episode's targets (of a caption: its pieces and the end).
 
         With `actions_only` text observations, such as questions, are no targets, even if they were in training.
+
+        **Raises:** `ValueError` for an episode that is longer than the context.
         """
         import torch
 
@@ -305,7 +309,10 @@ class Agent:
         rows = [tokenizer.encode(episode) for episode in given.several("episodes", episodes, "episodes")]
         if not rows:
             return np.zeros(0)
-        batch = collate(rows, max(map(len, rows)), self.tokenizer.vocabulary.pad).to(self.model.device)
+        longest, context = max(map(len, rows)), self.model.config.context_length
+        if longest > context:
+            raise ValueError(f"an episode has {longest} positions but the context holds {context}; shorten it")
+        batch = collate(rows, longest, self.tokenizer.vocabulary.pad).to(self.model.device)
         with torch.inference_mode():
             out = self.model(**batch.inputs(), labels=batch.labels, target_index=batch.target_index, exact=True)
         owner = (out.token_index // batch.ids.shape[1]).cpu().numpy()

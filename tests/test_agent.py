@@ -90,6 +90,18 @@ def test_the_likelihood_of_a_caption_is_the_product_of_its_tokens(agent):
     assert beside_a_longer_one[1] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(("count", "fits"), [(60, True), (61, False)])
+def test_the_likelihood_of_a_caption_longer_than_the_context_is_refused(agent, count, fits):
+    """The context of 64 holds two patches, what stands between them and the text, 60 letters and the end."""
+    caption = captioned("a" * count, pictures(1)[0])
+    assert len(agent.tokenizer.encode(caption)) == 4 + count
+    if fits:
+        assert np.isfinite(agent.log_likelihood([caption])).all()
+    else:
+        with pytest.raises(ValueError, match="an episode has 65 positions but the context holds 64; shorten it"):
+            agent.log_likelihood([captioned("a", pictures(1)[0]), caption])
+
+
 def test_generated_text_goes_on_from_what_was_given(agent):
     assert agent.generate("go to", max_new_tokens=4).startswith("go to")
     with pytest.raises(ValueError, match="empty"):
