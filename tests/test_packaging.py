@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
 
@@ -131,6 +132,14 @@ def test_no_file_names_a_place_of_this_machine_or_a_private_host() -> None:
 
 
 # -- the wheel -------------------------------------------------------------------------------------
+
+
+def test_the_wheel_holds_every_folder_with_code() -> None:
+    """Of `gato` and the rooms; `configs` holds files that are no code."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for root in ("gato", *ROOMS) for path in (ROOT / root).rglob("*.py")}
+    names = {".".join(folder.parts if folder.parts[0] == "gato" else ("gato", *folder.parts)) for folder in folders}
+    assert set(listed) == names | {"gato.configs"} and len(set(listed)) == len(listed)
 
 
 @pytest.fixture(scope="module")
