@@ -118,13 +118,14 @@ def _margin(task: TaskSpec) -> float:
 def best_of(task: TaskSpec, saved: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The cell with the highest mean return on the starts of the choice, of those that succeed; among those that are as good the simplest.
 
-    In a series that was not settled at once it is one of those that played on.
+    In a series that was not settled at once it is one of those that played on. One that another made settled has none, though a
+    run-off of before may be kept with some of its cells.
     """
     if len(saved) == 1:
         return saved[0]
     if len(series := dict.fromkeys(cell["series"] for cell in saved)) > 1:
         return _highest(task, [best_of(task, [c for c in saved if c["series"] == number]) for number in series])
-    return _highest(task, [cell for cell in saved if "run_off" in cell] or saved)
+    return _highest(task, contenders(task, saved) or saved)
 
 
 def _highest(task: TaskSpec, saved: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -201,7 +202,8 @@ def _doubt(task: TaskSpec, row: dict[str, Any], judged: dict[str, int] | None) -
             "neither success nor the return tells the demonstrations from random play, so nothing here says which policy is good; "
             "say what success is (--success), or give the environment rewards"
         )
-    if row["random"] is not None and row["low"] <= row["random"]:  # of a single episode it is NaN, which says nothing
+    # of a single episode the interval is NaN, in a cell that was read none: it says nothing
+    if row["random"] is not None and row["low"] is not None and row["low"] <= row["random"]:
         returns = f"{row['mean']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
         return f"its return of {returns} is not told apart from random play's, {row['random']:.4g}, {more}"
     return None

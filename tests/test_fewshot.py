@@ -516,6 +516,7 @@ def test_a_single_episode_has_no_interval(checkpoint, config, capsys):
     assert all(row["low"] is None and row["high"] is None for row in results["rows"])
     text = (config.out / "fewshot.md").read_text() + (config.out / "fewshot.svg").read_text()
     assert "nan" not in text.lower() and "[" not in next(line for line in text.splitlines() if line.startswith("retrieve"))
+    assert few_shot(checkpoint, replace(config, rollouts=1))["take"]["doubt"] is None  # the cells are read, where NaN is null
     assert main(["eval", str(results["take"]["folder"]), "--episodes", "1"]) == 0
     assert "nan" not in capsys.readouterr().out
 

@@ -202,7 +202,7 @@ def test_a_checkpoint_may_act_as_it_is_or_be_trained_briefly(config, checkpoint,
 
 def cell(mode: str, validated: float, measured: float = 0.0, series: int = 0) -> dict:
     figures = {"last step": {"returns": [measured], "mean": measured}}
-    return {"mode": mode, "episodes": 5, "series": series, "figures": figures, "validation": {"mean": validated}}
+    return {"mode": mode, "episodes": 5, "series": series, "figures": figures, "validation": {"mean": validated, "returns": [validated]}}
 
 
 def test_the_choice_is_by_the_validation_s_starts_and_not_by_the_figures(corridor):
@@ -246,6 +246,14 @@ def test_policies_that_few_episodes_do_not_tell_apart_play_on_and_the_choice_is_
     assert best_of(corridor, again)["mode"] == "full"
     other = returned("scratch", [1] * 5, series=1)  # settled at once: then the first episodes count between the series
     assert best_of(corridor, [*again, other])["mode"] == "scratch"
+
+
+def test_a_better_policy_that_is_added_later_is_taken_over_those_that_had_a_run_off(corridor):
+    """Two that five episodes did not tell apart had played on; a third that never fails settles it, and none plays on."""
+    before = [returned("clone", [1, 1, 0, 0, 0], run_off={"mean": 0.50}), returned("retrieve", [1, 0, 0, 0, 0], run_off={"mean": 0.49})]
+    assert contenders(corridor, before) == before and best_of(corridor, before)["mode"] == "clone"
+    added = [*before, returned("full", [1] * 5)]
+    assert contenders(corridor, added) == [] and best_of(corridor, added)["mode"] == "full"
 
 
 def test_every_series_has_its_own_best_and_a_policy_alone_has_none(corridor):
