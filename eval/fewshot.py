@@ -29,6 +29,7 @@ from gato.data.store import StoreWriter
 from gato.description import check_gato, learner_of
 from gato.device import pick_device
 from gato.disk import make_folder, write_json, write_text
+from gato.envs.stream import EPISODE_SECONDS
 from gato.episode import Episode
 from gato.eval.report.chart import score_curves
 from gato.eval.report.fewshot_table import SMOOTHED, few_shot_table, labels, summarise_cells
@@ -266,6 +267,7 @@ def _claim(
         "data": demonstrations.store.fingerprint, "task": demonstrations.task.to_dict(),
         "held_out": len(demonstrations.held_out), "training": asdict(config.training), "rollouts": config.rollouts,
         "seed": config.seed, "temperature": config.temperature, "memory": demonstrations.task.memory or 0, "chunk": config.chunk,
+        "episode_steps": config.episode_steps, "episode_seconds": config.episode_seconds,
         **{mode: weights_sha256(getattr(config, mode) or Path(checkpoint)) for mode in shown},
     }  # fmt: skip
     has_pictures = any(f.modality is Modality.IMAGE for f in demonstrations.task.observations)
@@ -276,7 +278,7 @@ def _claim(
     held.callback(FolderLock(out).release)
     path = out / "settings.json"
     if path.is_file():
-        before = {"chunk": 1} | json.loads(path.read_text())
+        before = {"chunk": 1, "episode_steps": None, "episode_seconds": EPISODE_SECONDS} | json.loads(path.read_text())
         earlier = {"timesteps": 0, "rounds": 0, "takes_last": False, "direct_rate": 1.0}  # which older ones do not name
         earlier |= dict.fromkeys(OF_PICTURES, 0)
         before["training"] = earlier | before["training"]

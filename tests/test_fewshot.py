@@ -270,6 +270,18 @@ def test_cells_of_other_settings_are_not_mixed(config, checkpoint):
         few_shot(checkpoint, replace(config, rollouts=5))
 
 
+def test_cells_of_other_limits_of_an_episode_are_not_mixed(config, checkpoint):
+    """Older folders do not name the limits; theirs are taken to be those that hold where none is given."""
+    few_shot(checkpoint, config)
+    path = config.out / "settings.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in settings.items() if not name.startswith("episode_")}))
+    few_shot(checkpoint, config)
+    for other in ({"episode_steps": 2}, {"episode_seconds": 60.0}):
+        with pytest.raises(ValueError, match=f"holds cells that were made with another {next(iter(other))}; choose another --out"):
+            few_shot(checkpoint, replace(config, **other))
+
+
 def test_checkpoints_of_one_architecture_share_the_cells_that_need_neither(config, checkpoint, tmp_path):
     trained_on, other = gato.load(checkpoint, "cpu"), tmp_path / "other"
     with torch.no_grad():
