@@ -89,9 +89,7 @@ def _few_shot(checkpoint: Path, config: FewShotConfig, held: ExitStack) -> dict[
     shown = shown_agents(checkpoint, agent, config)
     if not is_shown:
         demonstrations = with_memory(known(demonstrations, agent), agent, config.memory)
-        if set(config.modes) - set(LEARNED_ALONE) - set(SHOWN):
-            check_fits(demonstrations.task, agent)
-            check_chunks(demonstrations.task, agent, config)
+        check_modes(demonstrations.task, agent, config)
     demonstrations = with_returns(demonstrations, config)  # plays: last of all
     task = demonstrations.task
     seen = task.name in getattr(agent, "memories" if is_shown else "tasks")
@@ -216,8 +214,11 @@ def _trained(
     }  # fmt: skip
 
 
-def check_chunks(task: TaskSpec, agent: Agent, config: FewShotConfig) -> None:
-    """**Raises:** `ValueError` where chunks are asked of a mode that trains a transformer which cannot have them."""
+def check_modes(task: TaskSpec, agent: Agent, config: FewShotConfig) -> None:
+    """**Raises:** `ValueError` where a mode uses the checkpoint and the task does not fit it, or chunks are asked of a mode that trains
+    a transformer which cannot have them."""
+    if config.uses_checkpoint:
+        check_fits(task, agent)
     if config.chunk > 1 and set(config.modes) & set(MODES) and (agent.tokenizer.layout != "compact" or task.memory != 1):
         raise ValueError(
             f"'chunk' is {config.chunk}, but the checkpoint is of layout {agent.tokenizer.layout} and task '{task.name}' has a memory of "

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gato.agent import Agent
+from gato.episode import Episode
 from gato.eval.report.fewshot_table import drawn_from, origin_lines
 from gato.learners.one_shot.agent import OneShotAgent
+from gato.spec import TaskSpec
 from gato.train.finetune import speed, tokenizer_of
 from gato.train.protocol import MODES
 
-from .demonstrations import check_fits, fitted, known, measured_by, open_demonstrations, with_memory
-from .fewshot import opened, subset
+from .demonstrations import fitted, known, measured_by, open_demonstrations, with_memory
+from .fewshot import check_modes, opened, subset
+from .fewshot_choice import RUN_OFF
 from .settings import FewShotConfig
 
 
 def plan(checkpoint: Path, config: FewShotConfig) -> str:
-    """What `few_shot` would do: the tokens of two timesteps as the model sees them, the cells, and what they cost here."""
+    """What `few_shot` would do: the cells, and what they cost here; where a mode uses the checkpoint, two timesteps as it sees them.
+
+    **Raises:** `ValueError` for data that do not fit the task or the checkpoint, and for a checkpoint that trains nothing.
+    """
     from tempfile import TemporaryDirectory
 
     agent = opened(checkpoint, config)
@@ -27,17 +34,15 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
     config = fitted(config, agent.tokenizer.layout, demonstrations)
     protocol = config.training
     demonstrations = with_memory(known(demonstrations, agent), agent, config.memory)
-    check_fits(demonstrations.task, agent)
+    check_modes(demonstrations.task, agent, config)
     count = max(config.episodes)
     demonstrations = measured_by(demonstrations, agent, demonstrations.series(0, count))
     task, most = demonstrations.task, demonstrations.series(0, count)
-    per_timestep, context = agent.tokenizer.positions_per_timestep(task), agent.model.config.context_length
-    lines = [agent.tokenizer.show(agent.tokenizer.encode(most[0].window(0, 2)))]
-    unit = "tokens" if agent.tokenizer.layout == "gato" else "positions"
-    lines.append(f"{per_timestep} {unit} a timestep, {context // per_timestep} timesteps in the context of {context}")
+    lines = _layout(agent, task, most[0]) if config.uses_checkpoint else []
     lines.append(drawn_from(len(demonstrations.pool), len(demonstrations.held_out), demonstrations.left_out))
     lines += origin_lines(demonstrations.inferred)
-    total, measured = 0.0, {}
+    least, longest, measured = 0.0, 0.0, {}
+    places = len(set(config.episodes)) * config.series
     with TemporaryDirectory() as folder:
         store = subset(demonstrations, most, Path(folder) / "demonstrations")
         for mode in (m for m in config.modes if m in MODES):
@@ -46,11 +51,38 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
             if work not in measured:
                 measured[work] = speed(agent, task, store, protocol, work)
             seconds, trained = measured[work]
-            steps = protocol.of(mode).steps
-            cost = seconds * steps
-            total += cost * len(set(config.episodes)) * config.series
-            lines.append(f"{mode}: {trained:,} trained parameters, {seconds:.3f} s an update, {cost:.0f} s a cell of {steps} updates")
-    cells = len(config.modes) * len(set(config.episodes)) * config.series
-    evaluations = protocol.steps // protocol.evaluate_every * protocol.evaluation_episodes + 2 * config.rollouts + config.validation
-    lines.append(f"{cells} cells: {total:.0f} s of training in all; up to {evaluations} episodes played in each")
+            few, many = protocol.of(mode).updates(bool(demonstrations.held_out))
+            least, longest = least + places * seconds * few, longest + places * seconds * many
+            cost, updates = _range(seconds * few, seconds * many), _range(few, many)
+            lines.append(f"{mode}: {trained:,} trained parameters, {seconds:.3f} s an update, {cost} s a cell of {updates} updates")
+    played = _most_episodes(config, bool(demonstrations.held_out))
+    training = f"{_range(least, longest)} s of training in all; " if measured else ""
+    lines.append(f"{len(config.modes) * places} cells: {training}up to {played} episodes played in each")
     return "\n".join(lines)
+
+
+def _layout(agent: Agent, task: TaskSpec, episode: Episode) -> list[str]:
+    """Two timesteps as the model sees them, and how many its context holds."""
+    per_timestep, context = agent.tokenizer.positions_per_timestep(task), agent.model.config.context_length
+    unit = "tokens" if agent.tokenizer.layout == "gato" else "positions"
+    return [
+        agent.tokenizer.show(agent.tokenizer.encode(episode.window(0, 2))),
+        f"{per_timestep} {unit} a timestep, {context // per_timestep} timesteps in the context of {context}",
+    ]
+
+
+def _range(few: float, many: float) -> str:
+    return f"{few:.0f}" if f"{few:.0f}" == f"{many:.0f}" else f"{few:.0f} to {many:.0f}"
+
+
+def _most_episodes(config: FewShotConfig, is_judged: bool) -> int:
+    """What a cell plays at most: for its figures, and for the choice with its run-off.
+
+    One that trains has a figure of the last step, one of the step chosen on held-out demonstrations, and plays at every evaluation.
+    """
+    protocol, trains = config.training, bool(set(config.modes) & set(MODES))
+    evaluations = -(-protocol.updates(is_judged)[1] // protocol.evaluate_every) + (protocol.rounds if is_judged else 0)
+    measured = config.rollouts * (1 + (trains and is_judged and not protocol.takes_last))
+    saving = len(set(config.modes) - {"prompt"})  # a prompt leaves no policy
+    chosen = config.validation * ((saving * config.series > 1) + RUN_OFF * (saving > 1))
+    return trains * evaluations * protocol.evaluation_episodes + measured + chosen

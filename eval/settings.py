@@ -168,6 +168,11 @@ class FewShotConfig(Settings):
         return EpisodeLimits(episode_steps=self.episode_steps, episode_seconds=self.episode_seconds)
 
     @property
+    def uses_checkpoint(self) -> bool:
+        """Whether a mode acts with the checkpoint or trains it or its architecture."""
+        return bool(set(self.modes) - set(LEARNED_ALONE) - set(SHOWN))
+
+    @property
     def training(self) -> Protocol:
         """The protocol with what was given in place of its numbers."""
         names = ("steps", "batch_size", "learning_rate", "micro_batch_size", "evaluate_every", "evaluation_episodes")

@@ -31,6 +31,7 @@ from gato.eval.rollout import rollout
 from gato.eval.settings import BASELINES, SHOWN, FewShotConfig
 from gato.lock import FolderLock
 from gato.policy import GatoPolicy
+from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.train.finetune import _model, held_out_loss, merged
 from gato.train.protocol import MODES, PROTOCOLS
 
@@ -302,6 +303,45 @@ def test_the_command_shows_layout_and_cost_before_anything_is_trained(config, ch
     printed = capsys.readouterr().out
     assert "3 tokens a timestep, 21 timesteps in the context of 64" in printed
     assert "2 cells" in printed and not Path(config.out).exists()
+
+
+def test_a_plan_counts_all_that_a_cell_plays(config, checkpoint):
+    """Four updates, looked at every two: 2 x 2 episodes; two figures of 4; where there is a choice, 3 episodes and 9 of a run-off."""
+
+    def last(**settings) -> str:
+        return plan(checkpoint, replace(config, episodes=(1,), **settings)).splitlines()[-1]
+
+    assert last(modes=("full", "retrieve")).endswith(f"up to {2 * 2 + 2 * 4 + 3 + 9} episodes played in each")
+    assert last(modes=("full",)).endswith(f"up to {2 * 2 + 2 * 4} episodes played in each")
+    assert last(modes=("retrieve", "prompt"), series=2) == f"4 cells: up to {4 + 3} episodes played in each"
+
+
+def test_a_plan_gives_the_fewest_and_the_most_updates_of_the_rounds(config, checkpoint):
+    """A round of 800, one of 400, and where that has helped another; without held-out demonstrations none follows."""
+    compact = replace(config, protocol="compact", steps=None, batch_size=None, episodes=(1,), modes=("full", "brief"))
+    lines = plan(checkpoint, compact).splitlines()
+    assert any(line.startswith("full: ") and line.endswith("s a cell of 1200 to 1600 updates") for line in lines)
+    assert any(line.startswith("brief: ") and line.endswith("s a cell of 80 updates") for line in lines)
+    assert PROTOCOLS["compact"].updates(is_judged=False) == (800, 800) and PROTOCOLS["small"].updates(is_judged=True) == (120, 120)
+
+
+@pytest.fixture
+def wide(tmp_path) -> Path:
+    """A demonstration of a cart with 600 more numbers, of which the checkpoint takes 512."""
+    seen = FieldSpec("seen", Modality.CONTINUOUS, "observation", (600,))
+    push = FieldSpec("push", Modality.DISCRETE, "action", (), "int64", (0,), (1,))
+    task = TaskSpec("lab/wide", (seen, push), env_id="toy/wide", random_return=0.0, expert_return=1.0)
+    with StoreWriter(tmp_path / "wide", [task]) as writer:
+        values = {"seen": np.zeros((3, 600), np.float32)}, {"push": np.zeros(3, int)}, np.ones(3, np.float32)
+        writer.append(Episode(task, *values, behaviour="human"))
+    return tmp_path / "wide"
+
+
+def test_a_plan_asks_that_a_task_fits_where_the_checkpoint_is_used(config, checkpoint, wide):
+    own = replace(config, data=str(wide), episodes=(1,), held_out=0)
+    assert "1 cells: up to 4 episodes" in plan(checkpoint, own)
+    with pytest.raises(ValueError, match="has 600 observation values and patches, but this checkpoint takes 512"):
+        plan(checkpoint, replace(own, modes=("retrieve", "full")))
 
 
 def test_the_estimates_of_modes_that_do_the_same_work_agree(config, checkpoint):

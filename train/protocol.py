@@ -50,6 +50,12 @@ class Protocol(Settings):
         """What one of `MODES` makes of it."""
         return replace(self, steps=-(-self.steps // BRIEF), rounds=0) if mode == "brief" else self
 
+    def updates(self, is_judged: bool) -> tuple[int, int]:
+        """The fewest and the most updates of a cell; `is_judged`: whether there are held-out demonstrations, without which no round
+        follows."""
+        half, more = -(-self.steps // 2), self.rounds if is_judged else 0
+        return self.steps + half * min(1, more), self.steps + half * more
+
 
 PROTOCOLS = {
     # chosen by the loss on held-out demonstrations (docs/results/fewshot.md); Muon, which pretraining gains from, loses here
