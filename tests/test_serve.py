@@ -687,6 +687,55 @@ def test_a_policy_that_is_served_scores_as_the_one_that_is_loaded(corridor_agent
     remote.close()
 
 
+def test_an_answer_that_comes_too_late_is_not_taken_for_that_to_a_later_observation(listening, walk):
+    """In cell 0 it goes right, in cell 1 left; the answer to cell 0 takes longer than is waited for."""
+    from gato.serve.client import RemotePolicy
+
+    agent = learned("retrieve", walk([0], [1]).task, [walk([0, 1], [1, 0])])
+    with RemotePolicy(f"127.0.0.1:{listening(agent)}", timeout=0.2) as remote:
+        act, answer = agent.acting.act, threading.Event()
+        agent.acting.act = lambda *asked: answer.wait(10) and act(*asked)
+        with pytest.raises(TimeoutError):
+            remote.act({"cell": np.array([0])})
+        answer.set()
+        with pytest.raises(ValueError, match="an action of it failed, so that its streams are not where they were; reset it"):
+            remote.act({"cell": np.array([1])})
+        remote.reset()
+        assert [int(remote.act({"cell": np.array([c])})["step"][0]) for c in (1, 0)] == [0, 1]
+
+
+def test_a_refusal_of_one_of_several_streams_stops_them_all_and_of_one_alone_none(listening, walk):
+    """There is no cell 2."""
+    from gato.serve.client import RemotePolicy
+
+    agent = learned("retrieve", walk([0], [1]).task, [walk([0, 1], [1, 0])])
+    with RemotePolicy(f"127.0.0.1:{listening(agent)}") as remote:
+        with pytest.raises(ValueError, match=r"the server says: .*is 2, outside \[0, 1\]"):
+            remote.act({"cell": np.array([2])})
+        assert int(remote.act({"cell": np.array([1])})["step"][0]) == 0
+        remote.reset(2)
+        with pytest.raises(ValueError, match=r"is 2, outside \[0, 1\]"):
+            remote.act({"cell": np.array([2, 0])})
+        with pytest.raises(ValueError, match="reset it"):
+            remote.act({"cell": np.array([1, 1])})
+        remote.reset(2)
+        assert remote.act({"cell": np.array([1, 0])})["step"].tolist() == [0, 1]
+
+
+def test_an_episode_whose_first_message_was_refused_keeps_its_number(corridor_agent, listening):
+    """Chance of the episode of number 3; there is no cell 9."""
+    from gato.serve.client import RemotePolicy
+
+    with RemotePolicy(f"127.0.0.1:{listening(corridor_agent)}") as remote:
+        policies = remote, corridor_agent.policy("toy/corridor")
+        for policy in policies:
+            policy.begin(0, 3)
+        with pytest.raises(ValueError, match="outside"):
+            remote.act({"observation": np.array([9])})
+        played = [[int(policy.act({"observation": np.array([t % 5])})["action"][0]) for t in range(12)] for policy in policies]
+    assert played[0] == played[1]
+
+
 def test_server_python_and_command_give_the_same_actions_captions_and_texts(make_gato, tokenizer, listening, tmp_path, capsys):
     from gato.serve.client import RemotePolicy
 

@@ -21,6 +21,10 @@ from .wire import read_msgpack, write_msgpack
 CLOSE_SECONDS = 1.0
 
 
+class _Refusal(ValueError):
+    """What the server says, in a text, where it refuses a message."""
+
+
 class RemotePolicy(StreamPolicy):
     """Acts in one task through `gato serve`; a connection for every stream. See `gato.policy.Policy`.
 
@@ -73,7 +77,34 @@ class RemotePolicy(StreamPolicy):
         self._num_begun = 0
 
     def act_in(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> dict[str, np.ndarray]:
-        """All streams ask before the first answer is waited for, so that the server answers them together."""
+        """All streams ask before the first answer is waited for, so that the server answers them together.
+
+        After a failure, such as a timeout, no stream acts until `reset`: an answer that comes late would be taken for that to a later
+        observation, and the streams that were answered have gone on without the others. Only where a single stream acts and is refused,
+        it goes on as if it had not asked.
+
+        **Raises:** `ValueError` for what the server refuses, in its words, and after a failure; `OSError` where no answer comes.
+        """
+        if not self._connections:
+            raise ValueError("this policy was closed, or an action of it failed, so that its streams are not where they were; reset it")
+        number, begun = self._num_begun, list(self._has_begun)
+        try:
+            answers = self._answers(observation, reward, first, streams)
+        except BaseException as error:  # an interruption, too, leaves an answer unread
+            self._num_begun, self._has_begun = number, begun
+            if not isinstance(error, _Refusal) or len(streams) > 1:
+                self.close()
+            raise
+        found = {}
+        for f in self.task.actions:
+            rows = [a[f.name] if isinstance(a, dict) else a for a in answers]
+            if self.are_whole:
+                found[f.name] = np.stack(rows)
+            else:
+                found[f.name] = np.array([r[0] for r in rows], object if f.modality is Modality.TEXT else f.dtype)
+        return found
+
+    def _answers(self, observation: Values, reward: np.ndarray | None, first: np.ndarray, streams: np.ndarray) -> list[Any]:
         for row, (s, is_first) in enumerate(zip(streams, first, strict=True)):
             message: dict[str, Any] = {"task": self.name}
             if is_first or not self._has_begun[s]:
@@ -84,15 +115,7 @@ class RemotePolicy(StreamPolicy):
             self._has_begun[s] = True
             values = {name: values[row] for name, values in observation.items()}
             self._connections[s].send(write_msgpack({**values, **message}))
-        answers = [read_msgpack(_as_bytes(self._connections[s].recv(self.timeout)))["actions"] for s in streams]
-        found = {}
-        for f in self.task.actions:
-            rows = [a[f.name] if isinstance(a, dict) else a for a in answers]
-            if self.are_whole:
-                found[f.name] = np.stack(rows)
-            else:
-                found[f.name] = np.array([r[0] for r in rows], object if f.modality is Modality.TEXT else f.dtype)
-        return found
+        return [read_msgpack(_as_bytes(self._connections[s].recv(self.timeout)))["actions"] for s in streams]
 
     def has_begun(self, stream: int) -> bool:
         return self._has_begun[stream]
@@ -113,7 +136,6 @@ class RemotePolicy(StreamPolicy):
 
 
 def _as_bytes(answer: str | bytes) -> bytes:
-    """**Raises:** `ValueError` for a text, which is what the server says where it refuses."""
     if isinstance(answer, str):
-        raise ValueError(f"the server says: {answer}")
+        raise _Refusal(f"the server says: {answer}")
     return answer
