@@ -704,6 +704,19 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_that_to_a_later_observat
         assert [int(remote.act({"cell": np.array([c])})["step"][0]) for c in (1, 0)] == [0, 1]
 
 
+def test_fields_may_be_called_as_what_a_message_says_beside_them(listening):
+    """It goes right where the reward that it sees is 1, and left where that is 0."""
+    from gato.serve.client import RemotePolicy
+
+    seen_ = [FieldSpec(name, Modality.CONTINUOUS, "observation") for name in ("reward", "episode", "observation")]
+    word = FieldSpec("task", Modality.TEXT, "observation", dtype="str")
+    task = TaskSpec("toy/names", (*seen_, word, FieldSpec("step", Modality.DISCRETE, "action", (), "int64", (0,), (1,))))
+    values = {spec.name: np.float32([0, 1]) for spec in seen_} | {"task": np.array(["go", "go"], object)}
+    shown = Episode(task, values, {"step": np.array([0, 1])}, np.zeros(2, np.float32))
+    with RemotePolicy(f"127.0.0.1:{listening(learned('retrieve', task, [shown]))}") as remote:
+        assert [int(remote.act({name: v[t : t + 1] for name, v in values.items()})["step"][0]) for t in (1, 0)] == [1, 0]
+
+
 def test_a_refusal_of_one_of_several_streams_stops_them_all_and_of_one_alone_none(listening, walk):
     """There is no cell 2."""
     from gato.serve.client import RemotePolicy

@@ -16,7 +16,7 @@ from gato.episode import Episode, StreamPolicy, Values
 from gato.learners.chunks import chunked
 from gato.spec import Modality, TaskSpec
 
-from .wire import read_msgpack, write_msgpack
+from .wire import NESTED, read_msgpack, write_msgpack
 
 CLOSE_SECONDS = 1.0
 
@@ -113,8 +113,8 @@ class RemotePolicy(StreamPolicy):
             elif reward is not None:
                 message["reward"] = float(reward[row])
             self._has_begun[s] = True
-            values = {name: values[row] for name, values in observation.items()}
-            self._connections[s].send(write_msgpack({**values, **message}))
+            message[NESTED] = {name: values[row] for name, values in observation.items()}  # where a field may be called as a control is
+            self._connections[s].send(write_msgpack(message))
         return [read_msgpack(_as_bytes(self._connections[s].recv(self.timeout)))["actions"] for s in streams]
 
     def has_begun(self, stream: int) -> bool:
