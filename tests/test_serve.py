@@ -585,6 +585,32 @@ def test_the_end_answers_what_was_asked_and_takes_nothing_more(served, agent):
         assert asked.result(10).status_code == 200
 
 
+def test_a_session_that_waits_for_an_answer_keeps_its_place_whatever_it_asks_next(served, agent, robot):
+    """Else another client would act in the stream of the one that waits."""
+    client = served(agent, sessions=1)
+    service = client.app.app.state.service
+    work, go = service.actions.work, threading.Event()
+    service.actions.work = lambda requests: [go.wait(5), work(requests)][1]
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.post, "/act", json={"task": "toy/corridor", "session": "a", "cell": 0})
+        while not any(session.is_busy for session in list(service.acting._sessions)):
+            time.sleep(0.001)
+        other = client.post("/act", json={"task": "toy/robot", "session": "a", "observation": seen_as_json(robot)})
+        assert (other.status_code, other.json()["error"][:40]) == (503, "busy: the last request of this session i")
+        second = client.post("/act", json={"task": "toy/corridor", "session": "b", "cell": 0})
+        assert "all 1 sessions of task 'toy/corridor' are taken" in second.json()["error"]
+        go.set()
+        assert asked.result(10).status_code == 200
+    assert client.post("/act", json={"task": "toy/robot", "session": "a", "observation": seen_as_json(robot)}).status_code == 200
+    assert client.post("/act", json={"task": "toy/corridor", "session": "b", "cell": 0}).status_code == 200
+
+
+def seen_as_json(robot: TaskSpec) -> dict:
+    observation = seen(robot, 0)
+    gripper = {"force": float(observation["gripper"]["force"]), "open": observation["gripper"]["open"]}
+    return observation | {"camera": observation["camera"].tolist(), "gripper": gripper}
+
+
 def test_a_fault_of_ours_is_one_line_and_the_server_goes_on(served, agent):
     client = served(agent)
     service = client.app.app.state.service

@@ -69,8 +69,6 @@ class Service:
         async with self._answering("act"):
             task = self.acting.task(controls.get("task", place.session.task.name if place.session else place.task))
             session = self._session(place, task)
-            if session.is_busy:
-                raise Busy("the last request of this session is still being answered; wait for it")
             session.used_at = place.used_at = time.monotonic()
             if not values:
                 answer = self._begun_later(session, controls)
@@ -95,7 +93,9 @@ class Service:
         return {**answer, "server_timing": {"infer_ms": 1000 * seconds}}
 
     def _session(self, place: Place, task: TaskSpec) -> Session:
-        """The session of a place in a task; the one that it had in another is over."""
+        """The session of a place in a task; the one that it had in another is over. **Raises:** `Busy` while that is being answered."""
+        if place.session is not None and place.session.is_busy:  # its stream is nobody else's until then
+            raise Busy("the last request of this session is still being answered; wait for it")
         if place.session is not None and place.session.task.name != task.name:
             self.leave(place)
         if place.session is None:
