@@ -96,7 +96,7 @@ class Door:
 
 def is_this_computer(host: str) -> bool:
     """Whether a name or an address is that of the loopback."""
-    if host in ("localhost", "testserver"):
+    if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
