@@ -36,7 +36,7 @@ from .rollout import EpisodeResult, rollout
 from .score import mean_interval, nested_interval, success_interval
 from .sets import Shown, shares
 from .settings import ArenaConfig
-from .summary import summarise
+from .summary import judged, summarise
 
 
 class Entry(NamedTuple):
@@ -154,7 +154,7 @@ def _cell(entry: Entry, agent: Any, task: TaskSpec, shown: Shown, count: int, co
     seconds, kept = np.mean(ready, axis=0)
     return about | {
         "error": None, "row": row, "seconds": float(seconds), "bytes": int(kept),
-        "successes": [None if r.success is None else bool(r.success) for r in results],
+        "successes": [None if r.success is None else bool(r.success) for r in results],  # None: failed, or not defined
         "films": {how: _film(episode) for how, episode in films.kept.items()},
     }  # fmt: skip
 
@@ -219,8 +219,8 @@ def _figures(played: Sequence[dict[str, Any]]) -> dict[str, Any]:
     returns = [[x for x in row["returns"] if x is not None] for row in rows]
     mean, low, high = nested_interval(returns)
     figures |= {"mean": mean, "low": low, "high": high, "score": _mean([row["score"] for row in rows])}
-    successes = [[float(s) for s in cell["successes"] if s is not None] for cell in played]
-    if all(successes):
+    successes = [[float(s) for s in flags] for cell in played if (flags := judged(cell["successes"])) is not None]
+    if len(successes) == len(played):
         interval = _success(successes)
         figures |= dict(zip(("success", "success_low", "success_high"), interval, strict=True))
     return figures

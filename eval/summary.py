@@ -43,8 +43,8 @@ def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | 
         for source, references in _published(task.name).items()
     }
     row |= {"success": None, "success_low": None, "success_high": None}
-    if any(r.success is not None for r in results):  # a failed episode is no success, but says nothing of whether success is defined
-        count = sum(bool(r.success) for r in results)
+    if (flags := judged([r.success for r in results])) is not None:
+        count = sum(flags)
         row["success"] = count / len(results)
         row["success_low"], row["success_high"] = success_interval(count, len(results))
     wrong = [r.wrong_object for r in results if r.wrong_object is not None]
@@ -56,6 +56,11 @@ def summarise(task: TaskSpec, results: Sequence[EpisodeResult], ablation: str | 
     row["length"] = float(np.mean([r.num_timesteps for r in results]))
     row["returns"] = each
     return row
+
+
+def judged(flags: Sequence[bool | None]) -> list[bool] | None:
+    """Whether each episode succeeded, `None` where success is not defined: a failed one is no success, but says nothing of that."""
+    return [bool(flag) for flag in flags] if any(flag is not None for flag in flags) else None
 
 
 def _published(task: str) -> dict[str, tuple[float, float]]:

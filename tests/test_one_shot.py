@@ -20,10 +20,13 @@ from gato.data.store import Store, StoreWriter
 from gato.data.task_rows import TaskRows
 from gato.envs.push2d import Push2d
 from gato.envs.reach2d import Reach2d, go_straight
+from gato.envs.stream import EpisodeResult
 from gato.episode import Episode
+from gato.eval.arena import lines_of
 from gato.eval.insight.similar import similar_by_statistics, statistics_of
 from gato.eval.rollout import rollout
 from gato.eval.sets import shares
+from gato.eval.summary import summarise
 from gato.learners.actions import ActionVectors
 from gato.learners.features import Features
 from gato.learners.one_shot.agent import OneShotAgent
@@ -569,6 +572,18 @@ def test_who_cannot_take_a_task_says_why_in_its_cell(trained, folder, three_task
     assert "there is no checkpoint 'nowhere'" in refusal(capsys, "arena", "nowhere", "--tasks", "reach2d/test")
     assert "nobody takes part" in refusal(capsys, "arena", "--tasks", "reach2d/test")
     assert "name tasks such as --tasks reach2d/test" in refusal(capsys, "arena", str(trained))
+
+
+def test_an_episode_that_failed_is_no_success_in_an_arena_as_in_an_evaluation(corridor):
+    """Five that succeeded and five that failed: a half of ten."""
+    ended = [EpisodeResult(i, 1.0, 3, True) for i in range(5)] + [EpisodeResult(i, float("nan"), 1, None, failed="broke") for i in range(5)]
+    row = summarise(corridor, ended)
+    cell = {"task": corridor.name, "label": "ours", "demonstrations": 1, "error": None, "row": row, "seconds": 0.0, "bytes": 0}
+    (line,) = lines_of([cell | {"parameters": 0, "successes": [r.success for r in ended]}])
+    assert [line[name] for name in ("success", "success_low", "success_high")] == [
+        row[name] for name in ("success", "success_low", "success_high")
+    ]
+    assert line["success"] == 0.5 and line["episodes"] == 10
 
 
 def test_a_known_task_is_most_like_itself(trained, home, capsys):
