@@ -97,7 +97,7 @@ def entries(words: Sequence[str], baselines: Sequence[str], known: str | None = 
 
 
 def arena(words: Sequence[str], config: ArenaConfig) -> dict[str, Any]:
-    """Measures the cells that are not finished yet. **Returns:** `lines` of the table, and all `cells`.
+    """Measures the cells that are not finished yet, or ended in an error that may not last. **Returns:** `lines` of the table, all `cells`.
 
     **Raises:** `ValueError` for a task or checkpoint that is not there. What one of them cannot do is said in its cell.
     """
@@ -114,13 +114,20 @@ def arena(words: Sequence[str], config: ArenaConfig) -> dict[str, Any]:
             for count in sorted(set(config.demonstrations)):
                 made_with = _made_with(entry, task, shown[task.name], count, config)
                 path = config.out / "cells" / f"{hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]}.json"
-                if not path.is_file():
+                if (cell := _finished(path)) is None:
                     agent = agent or entry.agent(config)
                     write_json(path, _cell(entry, agent, task, shown[task.name], count, config) | {"made_with": made_with})
-                cells.append(json.loads(path.read_text(encoding="utf-8")) | {"label": entry.label, "checkpoint": str(entry.folder or "")})
+                    cell = json.loads(path.read_text(encoding="utf-8"))
+                cells.append(cell | {"label": entry.label, "checkpoint": str(entry.folder or "")})
     results = {"lines": lines_of(cells), "cells": cells, "settings": asdict(config)}
     write_json(config.out / "arena.json", results)
     return results
+
+
+def _finished(path: Path) -> dict[str, Any] | None:
+    """The cell of a file; `None` where there is none, or one with an error that may not last, as older ones do not say."""
+    cell = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return None if cell is None or (cell["error"] is not None and not cell.get("lasts")) else cell
 
 
 def _made_with(entry: Entry, task: TaskSpec, shown: Shown, count: int, config: ArenaConfig) -> dict[str, Any]:
@@ -150,7 +157,8 @@ def _cell(entry: Entry, agent: Any, task: TaskSpec, shown: Shown, count: int, co
                 )  # fmt: skip
         row = summarise(task, results)
     except (ValueError, ImportError, RuntimeError, OSError) as error:
-        return about | {"error": refusal(error)}
+        # what a policy refuses it will refuse again; a library, memory or an environment may be there the next time
+        return about | {"error": refusal(error), "lasts": isinstance(error, ValueError) and not any(r.failed for r in results)}
     seconds, kept = np.mean(ready, axis=0)
     return about | {
         "error": None, "row": row, "seconds": float(seconds), "bytes": int(kept),

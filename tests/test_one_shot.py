@@ -22,10 +22,12 @@ from gato.envs.push2d import Push2d
 from gato.envs.reach2d import Reach2d, go_straight
 from gato.envs.stream import EpisodeResult
 from gato.episode import Episode
+from gato.eval import arena
 from gato.eval.arena import lines_of
 from gato.eval.insight.similar import similar_by_statistics, statistics_of
 from gato.eval.rollout import rollout
 from gato.eval.sets import shares
+from gato.eval.settings import ArenaConfig
 from gato.eval.summary import summarise
 from gato.learners.actions import ActionVectors
 from gato.learners.features import Features
@@ -572,6 +574,26 @@ def test_who_cannot_take_a_task_says_why_in_its_cell(trained, folder, three_task
     assert "there is no checkpoint 'nowhere'" in refusal(capsys, "arena", "nowhere", "--tasks", "reach2d/test")
     assert "nobody takes part" in refusal(capsys, "arena", "--tasks", "reach2d/test")
     assert "name tasks such as --tasks reach2d/test" in refusal(capsys, "arena", str(trained))
+
+
+def test_an_error_that_may_not_last_is_tried_again_and_a_refusal_is_not(trained, folder, three_tasks, monkeypatch):
+    config = ArenaConfig(["reach2d/test"], demonstrations=(1, 4), episodes=3, films=False, out=folder / "arena")
+    asked, make = [], arena.made_ready
+
+    def made_ready(*given):
+        asked.append(given)
+        if len(asked) == 1:
+            raise RuntimeError("CUDA out of memory")
+        return make(*given)
+
+    monkeypatch.setattr(arena, "made_ready", made_ready)
+    first = {cell["demonstrations"]: cell["error"] for cell in arena.arena([f"ours={trained}"], config)["cells"]}
+    assert first[1] == "RuntimeError: CUDA out of memory" and first[4].startswith("4 demonstrations of 'reach2d/test-0' are wanted")
+    assert len(asked) == 1  # too few demonstrations are found out before
+    again = {cell["demonstrations"]: cell for cell in arena.arena([f"ours={trained}"], config)["cells"]}
+    assert again[1]["error"] is None and again[4]["error"] == first[4] and len(asked) == 1 + 3
+    monkeypatch.setattr(arena, "_cell", None)
+    arena.arena([f"ours={trained}"], config)  # both are read
 
 
 def test_an_episode_that_failed_is_no_success_in_an_arena_as_in_an_evaluation(corridor):
