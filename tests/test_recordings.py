@@ -3,12 +3,13 @@
 import csv
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gato.cli import main
 from gato.data.formats.dataset import import_dataset
@@ -372,6 +373,49 @@ def test_a_row_of_too_few_cells_is_named(tmp_path):
 def test_a_single_file_is_a_single_episode(tmp_path):
     text = "task: lab/table\nobservations: {arm: [x, y]}\nactions: {push: {key: push, low: -1, high: 1}}"
     assert [e.num_timesteps for e in imported(table(tmp_path / "log.csv"), text)] == [6]
+
+
+FILMED = """
+task: lab/filmed
+episodes: {key: episode}
+observations: {camera: camera}
+actions: {push: {key: push, low: -1, high: 1}}
+"""
+
+
+def filmed(folder: Path, names: Sequence[str] = ("frames/0.png", "frames/1.PNG")) -> Path:
+    """A table of one episode, and beside it a folder with two pictures: a black one and a white one."""
+    (folder / "frames").mkdir()
+    for name, colour in (("0.png", "black"), ("1.PNG", "white")):
+        Image.new("RGB", (24, 16), colour).save(folder / "frames" / name)
+    (folder / "log.csv").write_text("episode,camera,push\n" + "".join(f"7,{name},0.5\n" for name in names))
+    return folder / "log.csv"
+
+
+def test_a_column_that_names_picture_files_holds_the_pictures(tmp_path):
+    path = filmed(tmp_path)
+    assert "{key: camera, modality: image}  # encoded pictures" in Recordings().first_spec(path)
+    (episode,) = imported(path, FILMED)
+    assert episode.observations["camera"].shape == (2, 16, 24, 3)
+    assert [int(picture.mean()) for picture in episode.observations["camera"]] == [0, 255]
+
+
+def test_names_of_picture_files_stay_words_where_a_text_is_asked_for(tmp_path):
+    (episode,) = imported(filmed(tmp_path), FILMED.replace("camera: camera", "camera: {key: camera, modality: text}"))
+    assert episode.observations["camera"].tolist() == ["frames/0.png", "frames/1.PNG"]
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("frames/2.png", "frames/2.png cannot be read: No such file or directory; copy it there, or say 'modality: text'"),
+        ("../frames/0.png", "which does not lie below"),
+        ("frames", "cannot be read: Is a directory"),
+    ],
+)
+def test_a_picture_that_is_not_beside_its_table_is_named_with_the_line(tmp_path, name, fault):
+    found = refused(filmed(tmp_path, ["frames/0.png", name]), FILMED)
+    assert f"line 3, column 'camera' names the picture '{name}'" in found and fault in found
 
 
 def test_actions_are_clipped_and_counted_where_asked(tmp_path):

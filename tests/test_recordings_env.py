@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from PIL import Image
 
 from gato import envs
 from gato.agent import Agent, load
@@ -128,12 +129,22 @@ def test_columns_of_a_table_are_taken_in_their_order_and_that_is_said(tmp_path):
     assert made.doubts == ["observation 'observation' of shape (2,): the 2 columns x, v in their order: check it"]
 
 
+def test_a_camera_may_be_a_column_of_picture_files(tmp_path):
+    Image.new("RGB", (24, 16), "red").save(tmp_path / "red.png")
+    (tmp_path / "log.csv").write_text("episode,camera,push\n" + "0,red.png,0.5\n" * T)
+    task = task_of(spaces.Dict(camera=spaces.Box(0, 255, (16, 24, 3), np.uint8)), spaces.Dict(push=box(1, -1, 1)))
+    made = env_spec(tmp_path / "log.csv", task)
+    assert not made.doubts and made.taken[0] == "observation 'camera' from camera (6,) bytes"
+    assert "camera: {key: camera, modality: image, shape: [16, 24, 3]}" in made.text
+
+
 # -- from recordings to a policy -----------------------------------------------------------------------
 
 CRANE = '''
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from PIL import Image
 
 
 class Crane(gymnasium.Env):

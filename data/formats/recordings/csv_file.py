@@ -1,7 +1,8 @@
 """Columns of a CSV or TSV file by name, read forwards: going back begins anew.
 
 Types are those of the first rows unless told. Columns are known to pyarrow by their number, since names may be missing or there
-twice: such a column can only not be used.
+twice: such a column can only not be used. A column whose first cell ends as a picture's file does holds pictures, and each cell names
+one below the table's folder.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from .arrays import check_size, first_line, nearest_or_all
+from gato.picture import MAX_BYTES, SUFFIXES
+
+from .arrays import check_size, first_line, nearest_or_all, pictures_of
 from .csv_dialect import Dialect
 
 BLOCK_BYTES = 2**24  # the longest row
@@ -32,9 +35,10 @@ class CsvArrays:
         self.dialect = Dialect.of(path)
         self._numbers = {name: i for i, name in reversed(list(enumerate(self.dialect.names))) if name}
         with self._first_block() as reader:
-            self._sniffed = {name: _type_name(reader.schema.field(str(i)).type) for name, i in self._numbers.items()}
-            if not any(batch.num_rows for batch in self._batches(reader)):
+            first = next((batch for batch in self._batches(reader) if batch.num_rows), None)
+            if first is None:
                 raise ValueError(f"{path} holds names but no rows; leave it out")
+            self._sniffed = {name: _type_name(first.column(i)) for name, i in self._numbers.items()}
         self._rows: int | None = None
         self._wanted = [name for name in dict.fromkeys(wanted) if name in self._numbers]
         self._used: dict[int, str] = {}  # the columns that are read, and their types
@@ -75,7 +79,8 @@ class CsvArrays:
         if number not in self._used:  # those that nobody asks for may hold anything
             self._used |= {number: kind} | {self._numbers[name]: self.dtype(name) for name in self._wanted}
             self._ahead, self._slice = None, (0, 0, None)
-        return self._checked(self._table(start, stop)[str(number)], start, key).to_numpy()
+        values = self._checked(self._table(start, stop)[str(number)], start, key).to_numpy()
+        return values if kind != "bytes" else pictures_of(self._picture(str(name), start + i, key) for i, name in enumerate(values))
 
     def column(self, key: str) -> Iterator[np.ndarray]:
         """A whole column in pieces, beside whatever is read elsewhere."""
@@ -93,6 +98,21 @@ class CsvArrays:
 
     def close(self) -> None:
         self._stream = iter(())
+
+    def _picture(self, name: str, row: int, key: str) -> bytes:
+        """The content of the file that a cell names."""
+        folder = self.path.parent
+        path = folder / name
+        where = f"{self.path}, {self.place(row)}, column '{key}' names the picture {name[:80]!r}"
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{where}, which does not lie below {folder}; copy it there, and name it from there")
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise ValueError(f"{where} of {path.stat().st_size} bytes, more than {MAX_BYTES}; scale it down")
+            return path.read_bytes()
+        except OSError as error:
+            remedy = "copy it there, or say 'modality: text' if the names are meant"
+            raise ValueError(f"{where}, and {path} cannot be read: {error.strerror}; {remedy}") from None
 
     def _checked(self, values: Any, start: int, key: str) -> Any:
         if values.null_count:
@@ -181,7 +201,11 @@ class CsvArrays:
         return self.place(number - self.dialect.before - (1 if self.dialect.in_comment else 2))
 
 
-def _type_name(kind: pa.DataType) -> str:
+def _type_name(column: pa.Array) -> str:
+    """What the first rows hold: a NumPy name, `"str"`, `"null"`, or `"bytes"` where the first cell names a picture's file."""
+    kind = column.type
+    if pa.types.is_string(kind) and str(column[0].as_py()).lower().endswith(SUFFIXES):
+        return "bytes"
     if pa.types.is_boolean(kind):
         return "bool"
     if pa.types.is_null(kind):
@@ -192,4 +216,4 @@ def _type_name(kind: pa.DataType) -> str:
 
 
 def _arrow_type(name: str) -> pa.DataType:
-    return pa.string() if name == "str" else pa.from_numpy_dtype(np.dtype(name))
+    return pa.string() if name in ("str", "bytes") else pa.from_numpy_dtype(np.dtype(name))

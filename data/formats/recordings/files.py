@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from gato.data.formats.files import files_below
 from gato.data.formats.left_out import LeftOut
+from gato.picture import SUFFIXES as PICTURES
 
 from .arrays import DAMAGE, Arrays, first_line, natural_key
 from .csv_file import CsvArrays
@@ -62,6 +63,8 @@ def recording_files(path: Path, left_out: LeftOut) -> list[Path]:
     if not files:
         there = f"; there is {others[0].name}: {_remedy(others[0])}" if others else ""
         raise ValueError(f"there are no recordings at {path}; expected files named *{', *'.join(SUFFIXES)}{there}")
+    if any(SUFFIXES[suffix_of(f) or ""] == "CSV" for f in files):
+        others = [f for f in others if not f.name.lower().endswith(PICTURES)]  # of which the tables may name some
     if others:
         left_out.count("files that are no HDF5, NPZ, CSV or TSV", others[0], len(others))
     return files
