@@ -53,7 +53,8 @@ class Limits:
             return not wrong and value != "" and "\0" not in value
         over = value > self.low if self.above else value >= self.low
         under = value < self.high if self.below else value <= self.high
-        return bool(math.isfinite(value) and over and under and (self.multiple == 1 or value % self.multiple == 0))
+        is_finite = isinstance(value, Integral) or math.isfinite(value)  # which knows no whole numbers beyond the largest float
+        return bool(is_finite and over and under and (self.multiple == 1 or value % self.multiple == 0))
 
     def describe(self, kind: type) -> str:
         """As in "expected ...": `a whole number from 1 to 10`."""

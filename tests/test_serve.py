@@ -434,6 +434,9 @@ def test_requests_of_http_are_refused_with_a_status_and_a_line(client):
     assert asked("GET")[0] == 405 and asked(path="/nothing")[0] == 404
     assert asked(path="/generate", json={"text": "go", "tokens": 3})[1].startswith("/generate has no setting 'tokens'")
     assert asked(path="/generate", json={"text": "go", "max_new_tokens": 10**6})[1].startswith("'max_new_tokens' is 1000000")
+    for name in ("max_new_tokens", "temperature", "seed"):  # beyond the largest float
+        assert asked(path="/generate", json={"text": "go", name: 10**400})[1].startswith(f"'{name}' is 1000000")
+    assert asked(json={"cell": 0, "task": "toy/corridor", "reward": 10**400})[1].startswith("reward is 1000000")
     assert asked(path="/generate", json={"text": "go " * 200})[1].startswith("the prompt has")
     assert "no readable picture" in asked(path="/caption", content=b"no picture")[1]
     assert asked(path="/caption", json={"image": "?"})[1] == "image is missing or no base64 of a picture's file"

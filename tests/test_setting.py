@@ -101,6 +101,8 @@ class Toy(Settings):
         ("count", None, "'count' is null, expected a whole number"),
         ("share", 1, "'share' is 1, expected a number from 0 and below 1 or null"),
         ("share", float("nan"), "'share' is nan"),
+        pytest.param("share", -(10**400), "'share' is -10000.*, expected a number from 0", id="share-below-every-float"),
+        pytest.param("count", 10**400, "'count' is 10000.*, expected a whole number from", id="count-above-every-float"),
         ("size", (2, 3), r"'size' is \[2, 3\], expected 2 values, each a multiple of 2 from 2 to 8"),
         ("size", (2,), r"'size' is \[2\], expected 2 values"),
         ("size", 4, "'size' is 4, expected 2 values"),

@@ -8,7 +8,6 @@ A session's k-th episode draws its chance as the k-th episode of `gato eval` wit
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,7 +131,7 @@ class Acting:
         reward = controls.get("reward")
         if isinstance(reward, (np.ndarray, np.generic)) and reward.size == 1:
             reward = reward.item()
-        if reward is not None and (type(reward) not in (int, float) or not math.isfinite(reward) or abs(reward) > 1e30):
+        if reward is not None and (type(reward) not in (int, float) or not abs(reward) <= 1e30):  # NaN is not
             raise Refused(f"reward is {shown(reward)}, expected a finite number: what the last action earned")
         observation = read_observation(session.task, values, timestep)
         for spec in session.task.observations:
