@@ -3,7 +3,9 @@ for a return, and disk."""
 
 import json
 import logging
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import DecisionTransformerConfig, DecisionTransformerModel
 
+import gato
 from gato.data.selection import SourceConfig
 from gato.data.store import Store, StoreWriter
 from gato.data.trajectories import Trajectories, best_episodes
@@ -253,6 +256,19 @@ def test_published_weights_act_and_survive_our_own_format(published, tmp_path):
     assert again.model.config == agent.model.config and again.model.statistics == agent.model.statistics
     seen = {"observation": np.ones((1, 5), np.float32)}
     assert np.array_equal(agent.policy(target_return=500.0).act(seen)["action"], again.policy(target_return=500.0).act(seen)["action"])
+
+
+def test_the_pages_example_opens_a_checkpoint_of_transformers(tmp_path, monkeypatch):
+    pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)
+    config = DecisionTransformerConfig(state_dim=11, act_dim=3, hidden_size=16, n_layer=1, n_head=1, max_ep_len=50)
+    DecisionTransformerModel(config).save_pretrained("hopper")
+    page = Path(__file__).parent.parent / "docs/results/decision-transformer.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    exec(compile(code, page.name, "exec"), named := {})
+    policy, again = named["policy"], gato.load("runs/hopper").policy("mujoco/hopper")
+    assert (policy.target_return, again.target_return, again.memory) == (1800, 3600, 20)
+    assert again.act({"observation": np.ones((1, 11))})["action"].shape == (1, 3)
 
 
 @pytest.mark.parametrize(
