@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -31,7 +31,6 @@ from .spec import PATCH_SIZE, Modality, TaskSpec
 if TYPE_CHECKING:
     from gato.tokenizers.episode import EpisodeTokenizer
 
-Overflow = Literal["rebuild", "rolling"]
 MAX_PROMPT = 1024  # tokens of a demonstration (section 2.5)
 FEW = 4  # tokens of a single stream that have a pass of their own
 MAX_CHUNK = 128  # tokens that a sliding window takes in at once: its ring needs as many slots beside the context

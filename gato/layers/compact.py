@@ -96,10 +96,6 @@ class Bumps:
     means: Tensor
     widths: Tensor
 
-    @property
-    def mean(self) -> Tensor:
-        return (self.log_shares.exp() * self.means).sum(dim=-1)
-
     def log_density(self, values: Tensor) -> Tensor:
         """Of `values` (N, n) -> (N, n)."""
         z = (values[..., None] - self.means[:, None]) / self.widths[:, None]
