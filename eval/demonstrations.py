@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from gato.learners.clone import check_pictures
 from gato.spec import Modality, TaskSpec
 
 from .rollout import RandomPolicy, rollout
-from .settings import FewShotConfig
+from .settings import NO_CHECKPOINT, FewShotConfig
 
 JUDGED = 1000  # demonstrations whose success is counted
 RANDOM_EPISODES = 20  # that measure the random return of a task the registry does not know
@@ -107,13 +108,31 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
     return Demonstrations(store, task, tuple(numbers[count:]), tuple(numbers[:count]), store.num_episodes - len(numbers))
 
 
-def fitted(config: FewShotConfig, kind: str, demonstrations: Demonstrations) -> FewShotConfig:
-    """With what was not given, as `FewShotConfig.fitted` chooses it. **Raises:** `ValueError` for keypoints where no picture is shown."""
-    has_pictures = any(f.modality is Modality.IMAGE for f in demonstrations.task.observations)
+def fitted(config: FewShotConfig, kind: str, demonstrations: Demonstrations, agent: Any) -> FewShotConfig:
+    """With what was not given, as `FewShotConfig.fitted` chooses it; where nobody chose `scratch`, not for what its new weights cannot take.
+
+    **Raises:** `ValueError` for keypoints where no picture is shown.
+    """
+    task, chosen = demonstrations.task, config.modes
+    has_pictures = any(f.modality is Modality.IMAGE for f in task.observations)
     config = config.fitted(kind, len(demonstrations.pool), has_pictures)
+    if kind == NO_CHECKPOINT and not chosen and (fault := _unfit(task, agent)):
+        _log.warning("scratch is left out: %s", fault)
+        config = replace(config, modes=tuple(mode for mode in config.modes if mode != "scratch"))
     if "keypoints" in config.modes:
         check_pictures(demonstrations.task)
     return config
+
+
+def _unfit(task: TaskSpec, agent: Agent) -> str | None:
+    """Why an agent cannot take a task."""
+    if agent.tokenizer.text is None and any(f.modality is Modality.TEXT for f in task.fields):
+        return f"task '{task.name}' has texts, which only a checkpoint's tokenizer reads"
+    try:
+        check_fits(task, agent)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _names_wanted(task: TaskSpec, recorded: TaskSpec) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -41,6 +42,7 @@ from gato.policy import GatoPolicy, Policy
 from gato.spec import Modality, TaskSpec
 from gato.train.finetune import finetune, merged, tokenizer_of
 from gato.train.protocol import MODES
+from gato.train.untrained import ARCHITECTURE, untrained
 
 from .demonstrations import Demonstrations, check_fits, fitted, known, measured_by, open_demonstrations, with_memory, with_returns
 from .fewshot_choice import best_cells, folder_of, policy_to_take, validate
@@ -48,7 +50,7 @@ from .fewshot_shown import LEARNER_OF, shown_agents, shown_cell
 from .recorder import weights_sha256
 from .rollout import rollout
 from .score import score_scale
-from .settings import AS_IT_IS, LEARNED_ALONE, SHOWN, FewShotConfig
+from .settings import AS_IT_IS, LEARNED_ALONE, NO_CHECKPOINT, SHOWN, FewShotConfig
 from .summary import summarise
 
 WITHOUT_CHECKPOINT = ("scratch", *LEARNED_ALONE)  # whose cells another checkpoint of the same architecture may share
@@ -57,14 +59,29 @@ OF_PICTURES = ("positions", "picture_positions")  # of a protocol: what changes 
 _log = logging.getLogger(__name__)
 
 
-def opened(checkpoint: Path, config: FewShotConfig) -> Agent:
+def opened(checkpoint: Path | None, config: FewShotConfig) -> Agent:
+    """The agent of a checkpoint, or one that knows nothing. **Raises:** `ValueError` for what cannot be fine-tuned, and for modes that
+    begin from a checkpoint where there is none."""
+    if checkpoint is None:
+        if wanting := [mode for mode in config.modes if mode in (*MODES, *AS_IT_IS) and mode != "scratch"]:
+            raise ValueError(f"the mode '{wanting[0]}' begins from a checkpoint, and none is named; name its folder first, or leave it out")
+        return untrained(config.device)
     if learner_of(checkpoint) not in LEARNER_OF.values():
         check_gato(checkpoint, "be fine-tuned")
     return load(checkpoint, config.device, config.verify)
 
 
-def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
+def kind_of(checkpoint: Path | None, agent: Any) -> str:
+    """Layout or learner of a checkpoint, or that there is none: one of `MODES_OF`."""
+    if checkpoint is None:
+        return NO_CHECKPOINT
+    return agent.learner if isinstance(agent, OneShotAgent) else agent.tokenizer.layout
+
+
+def few_shot(checkpoint: Path | None, config: FewShotConfig) -> dict[str, Any]:
     """Runs the cells that are not finished yet, and writes table and curve of all.
+
+    **Arguments:** `checkpoint`: a folder; without one the modes are those that need none, `scratch` among them.
 
     **Returns:** what `OUT/fewshot.json` holds: `task`, `references`, `seen` (whether the checkpoint was trained on the task),
     `sibling` (the nearest trained task where the registry holds this one out, and whether the checkpoint was trained on it),
@@ -74,16 +91,15 @@ def few_shot(checkpoint: Path, config: FewShotConfig) -> dict[str, Any]:
     made with other settings, or that another process is filling.
     """
     with ExitStack() as held:
-        return _few_shot(checkpoint, config, held)
+        return _few_shot(None if checkpoint is None else Path(checkpoint), config, held)
 
 
-def _few_shot(checkpoint: Path, config: FewShotConfig, held: ExitStack) -> dict[str, Any]:
+def _few_shot(checkpoint: Path | None, config: FewShotConfig, held: ExitStack) -> dict[str, Any]:
     pick_device(config.device)  # before an environment is played
     demonstrations = open_demonstrations(config)
     agent = opened(checkpoint, config)
     is_shown = isinstance(agent, OneShotAgent)
-    kind = agent.learner if isinstance(agent, OneShotAgent) else agent.tokenizer.layout
-    config = fitted(config, kind, demonstrations)
+    config = fitted(config, kind_of(checkpoint, agent), demonstrations, agent)
     for count in config.episodes:  # before the first cell, not after hours
         demonstrations.series(0, count)
     shown = shown_agents(checkpoint, agent, config)
@@ -95,16 +111,17 @@ def _few_shot(checkpoint: Path, config: FewShotConfig, held: ExitStack) -> dict[
     seen = task.name in getattr(agent, "memories" if is_shown else "tasks")
     sibling = envs.held_out().get(envs.registered_name(task))
     out = _claim(checkpoint, config, demonstrations, shown, held)
+    places = [(s, count, mode) for s in range(config.series) for count in sorted(set(config.episodes)) for mode in config.modes]
     cells = []
-    for series in range(config.series):
-        for count in sorted(set(config.episodes)):
-            cells += [_cell(shown.get(mode, agent), demonstrations, config, mode, count, series, out) for mode in config.modes]
+    for number, (series, count, mode) in enumerate(places, 1):
+        place = f"cell {number} of {len(places)}: {mode} from {count} demonstration{'s' * (count > 1)}, series {series}"
+        cells.append(_cell(shown.get(mode, agent), demonstrations, config, mode, count, series, out, place))
     saved = validate(out, task, cells, config)
     best, judged = best_cells(task, saved), demonstrations.succeeded()
     rows, most = summarise_cells(task, [*best, *cells]), demonstrations.series(0, max(config.episodes))
     take = policy_to_take(out, task, saved, config, judged)
     results = {
-        "checkpoint": str(checkpoint), "task": task.name, "seen": seen,
+        "checkpoint": None if checkpoint is None else str(checkpoint), "task": task.name, "seen": seen,
         "sibling": sibling and {"task": sibling, "seen": sibling in agent.tasks},
         "random": task.random_return, "expert": task.expert_return,
         "references": demonstrations.references, "unscored": score_scale(task.random_return, task.expert_return),
@@ -138,15 +155,19 @@ def _marked(rows: Sequence[dict[str, Any]], take: dict[str, Any] | None) -> tupl
 
 
 def _cell(
-    agent: Any, demonstrations: Demonstrations, config: FewShotConfig, mode: str, count: int, series: int, out: Path
+    agent: Any, demonstrations: Demonstrations, config: FewShotConfig, mode: str, count: int, series: int, out: Path, place: str
 ) -> dict[str, Any]:
-    """One place of the grid, from its `result.json` where it is finished; what an interrupted run left of it is removed."""
+    """One place of the grid, from its `result.json` where it is finished; what an interrupted run left of it is removed.
+
+    **Arguments:** `place`: which of all it is, in words.
+    """
     folder = folder_of(out, {"mode": mode, "episodes": count, "series": series})
     if (folder / "result.json").is_file():
         finished = json.loads((folder / "result.json").read_text())
         if mode != "clone" or "updates" in finished:
             return finished
         _log.info("%s is of a clone that was trained for a fixed number of updates; it is made again", folder)
+    print(place, file=sys.stderr, flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     episodes, started = demonstrations.series(series, count), time.monotonic()
@@ -255,21 +276,18 @@ def subset(demonstrations: Demonstrations, episodes: Sequence[Episode], path: Pa
 
 
 def _claim(
-    checkpoint: Path, config: FewShotConfig, demonstrations: Demonstrations, shown: Mapping[str, OneShotAgent], held: ExitStack
+    checkpoint: Path | None, config: FewShotConfig, demonstrations: Demonstrations, shown: Mapping[str, OneShotAgent], held: ExitStack
 ) -> Path:
     """The folder of the results, this process's alone until `held` ends. **Raises:** `ValueError` if cells lie there that were made with
     other settings, or another process has it."""
     out = config.out or Path("runs") / f"fewshot-{demonstrations.task.name.replace('/', '-')}"
-    described = next(path for name in ("config.json", "gato.json") if (path := Path(checkpoint) / name).is_file())
-    model = json.loads(described.read_text())
-    model = model["model"] if described.name == "gato.json" else model
     settings = {
-        "weights_sha256": weights_sha256(Path(checkpoint)), "model": model,
+        "weights_sha256": checkpoint and weights_sha256(checkpoint), "model": _model_of(checkpoint),
         "data": demonstrations.store.fingerprint, "task": demonstrations.task.to_dict(),
         "held_out": len(demonstrations.held_out), "training": asdict(config.training), "rollouts": config.rollouts,
         "seed": config.seed, "temperature": config.temperature, "memory": demonstrations.task.memory or 0, "chunk": config.chunk,
         "episode_steps": config.episode_steps, "episode_seconds": config.episode_seconds,
-        **{mode: weights_sha256(getattr(config, mode) or Path(checkpoint)) for mode in shown},
+        **{mode: weights_sha256(getattr(config, mode) or checkpoint) for mode in shown},
     }  # fmt: skip
     has_pictures = any(f.modality is Modality.IMAGE for f in demonstrations.task.observations)
     if has_pictures:
@@ -291,3 +309,12 @@ def _claim(
             raise ValueError(f"{out} holds cells that were made with another {', '.join(changed)}; choose another --out or undo the change")
     write_json(path, settings)
     return out
+
+
+def _model_of(checkpoint: Path | None) -> dict[str, Any]:
+    """What the checkpoint's description says of its network, or what new weights are made of."""
+    if checkpoint is None:
+        return asdict(ARCHITECTURE)
+    described = next(path for name in ("config.json", "gato.json") if (path := checkpoint / name).is_file())
+    model = json.loads(described.read_text())
+    return model["model"] if described.name == "gato.json" else model

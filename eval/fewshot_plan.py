@@ -13,12 +13,14 @@ from gato.train.finetune import speed, tokenizer_of
 from gato.train.protocol import MODES
 
 from .demonstrations import fitted, known, measured_by, open_demonstrations, with_memory
-from .fewshot import check_modes, opened, subset
+from .fewshot import check_modes, kind_of, opened, subset
 from .fewshot_choice import RUN_OFF
 from .settings import FewShotConfig
 
+NETWORKS = ("darp", "clone", "keypoints")  # that are trained and follow no protocol
 
-def plan(checkpoint: Path, config: FewShotConfig) -> str:
+
+def plan(checkpoint: Path | None, config: FewShotConfig) -> str:
     """What `few_shot` would do: the cells, and what they cost here; where a mode uses the checkpoint, two timesteps as it sees them.
 
     **Raises:** `ValueError` for data that do not fit the task or the checkpoint, and for a checkpoint that trains nothing.
@@ -31,7 +33,7 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
             f"--dry-run plans the training of a Gato, and '{checkpoint}' holds {agent.learner}, which trains nothing; leave it out"
         )
     demonstrations = open_demonstrations(config)
-    config = fitted(config, agent.tokenizer.layout, demonstrations)
+    config = fitted(config, kind_of(checkpoint, agent), demonstrations, agent)
     protocol = config.training
     demonstrations = with_memory(known(demonstrations, agent), agent, config.memory)
     check_modes(demonstrations.task, agent, config)
@@ -57,6 +59,8 @@ def plan(checkpoint: Path, config: FewShotConfig) -> str:
             lines.append(f"{mode}: {trained:,} trained parameters, {seconds:.3f} s an update, {cost} s a cell of {updates} updates")
     played = _most_episodes(config, bool(demonstrations.held_out))
     training = f"{_range(least, longest)} s of training in all; " if measured else ""
+    if small := [mode for mode in config.modes if mode in NETWORKS]:
+        training += f"beside that {', '.join(small)} train until they have converged, which is not measured here; "
     lines.append(f"{len(config.modes) * places} cells: {training}up to {played} episodes played in each")
     return "\n".join(lines)
 

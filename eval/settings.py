@@ -18,10 +18,12 @@ AS_IT_IS = ("zero", "prompt")  # by the checkpoint, which is not changed: shown 
 BASELINES = (*AS_IT_IS, *LEARNED_ALONE)
 SHOWN = ("embed", "adapt")  # by a checkpoint that was trained to act on demonstrations
 MOST = 100  # demonstrations that are learned from where no number is given
+NO_CHECKPOINT = "nothing"  # in place of a layout or learner, where there is no checkpoint
 MODES_OF = {  # by layout or learner of the checkpoint, where none are named
     "gato": ("full", "scratch", "prompt", "retrieve", "clone"),
     "compact": ("zero", "brief", "full", "scratch", "retrieve", "lwr", "clone"),
     "tecnets": ("embed", "retrieve", "clone"), "mil": ("adapt", "retrieve", "clone"),
+    NO_CHECKPOINT: ("scratch", "retrieve", "lwr", "clone"),
 }  # fmt: skip
 LARGEST_RETURN = 1e30  # that may be asked for
 
@@ -96,7 +98,7 @@ class FewShotConfig(Settings):
     - `success`: when an episode has succeeded, as `gato data collect` takes it; by default as the store or the registry says.
     - `episodes`: numbers of demonstrations; by default all that there are, at most 100. `modes`: of `full`, `brief`, `lora`, `frozen`,
       `scratch`, `zero`, `prompt`, `retrieve`, `knn`, `lwr`, `darp`, `clone`, `keypoints`, `embed`, `adapt`; by default what the checkpoint
-      can do, beside `retrieve` and `clone`, and `keypoints` where there are pictures.
+      can do, beside `retrieve` and `clone`, and `keypoints` where there are pictures; without one `scratch` and what needs none.
     - `embed`, `adapt`: checkpoints of TecNets and of MIL for the modes of these names, where the checkpoint itself is none.
     - `series`: how many orders of the demonstrations, each with a training seed of its own.
     - `protocol`: `small` fits a CPU in minutes, and so does `compact` for that layout; `paper` is appendix E's. By default `compact` for
@@ -154,12 +156,13 @@ class FewShotConfig(Settings):
 
         **Arguments:** `has_pictures`: whether the task shows some.
         """
-        modes = MODES_OF[kind]
+        modes, is_compact = MODES_OF[kind], kind in ("compact", NO_CHECKPOINT)
         if self.chunk > 1:
-            modes = ("full", "scratch", "retrieve", "clone") if kind == "compact" else ("retrieve", "clone")
+            able = (*MODES, *LEARNED_ALONE) if is_compact else LEARNED_ALONE
+            modes = tuple(mode for mode in modes if mode in able and mode not in ("brief", "lwr"))
         modes += ("keypoints",) * has_pictures
         return replace(
-            self, protocol=self.protocol or ("compact" if kind == "compact" else "small"), modes=self.modes or modes,
+            self, protocol=self.protocol or ("compact" if is_compact else "small"), modes=self.modes or modes,
             episodes=self.episodes or (min(available, MOST),),
         )  # fmt: skip
 

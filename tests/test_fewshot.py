@@ -73,6 +73,29 @@ def test_fine_tuning_goes_on_after_a_run_of_another_precision_in_the_same_proces
     assert AcceleratorState().mixed_precision == "no"
 
 
+def test_without_a_checkpoint_new_weights_are_compared_with_what_needs_none(config, capfd):
+    """And what is taken is saved, loaded and played like any other policy."""
+    results = few_shot(None, replace(config, episodes=(4,), modes=()))
+    assert {"scratch, last step", "retrieve", "lwr", "clone"} <= {row["label"] for row in results["rows"]}
+    assert (results["checkpoint"], results["layout"], results["protocol"]) == (None, "compact", "compact")
+    places = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cell ")]
+    assert places[0] == "cell 1 of 4: scratch from 4 demonstrations, series 0" and len(places) == 4
+    policy = gato.load(config.out / "cells/scratch-4-0/policy").policy("toy/corridor")
+    assert len(gato.evaluate(policy, episodes=2)["returns"]) == 2
+    assert "toy/corridor without a checkpoint: score" in (config.out / "fewshot.md").read_text()
+
+
+def test_modes_that_begin_from_a_checkpoint_are_refused_without_one(config):
+    with pytest.raises(ValueError, match="the mode 'zero' begins from a checkpoint, and none is named; name its folder first"):
+        few_shot(None, replace(config, modes=("retrieve", "zero")))
+    assert not config.out.exists()
+
+
+def test_a_plan_without_a_checkpoint_names_what_trains_beside_it(config):
+    text = plan(None, replace(config, episodes=(4,), modes=()))
+    assert "scratch: " in text and "beside that clone train until they have converged, which is not measured here" in text
+
+
 # -- demonstrations ------------------------------------------------------------------------------------
 
 

@@ -117,6 +117,8 @@ def finetune(
                 loss = found.curve[-1]["held_out_loss"]
                 if loss is None or loss > before - GAIN * min(1.0, before):
                     break
+                if number < protocol.rounds:
+                    print(f"{mode}: the loss of held-out demonstrations has fallen to {loss:.3g}, so another round follows", flush=True)
                 before = loss
         finally:
             log.close()

@@ -23,14 +23,14 @@ MEANING = {  # of the modes, as few words as will do; docs/finetuning.md has mor
     "full": "all weights of the checkpoint trained",
     "lora": "adapters beside the checkpoint's matrices trained",
     "frozen": "the checkpoint's embeddings trained, its layers as they are",
-    "scratch": "the same architecture from new weights",
+    "scratch": "new weights of that architecture",
     "prompt": "the checkpoint as it is, with demonstrations as prompts",
     "retrieve": "the action of the nearest demonstrated timestep",
     "knn": "the mean action of the five nearest ones",
     "lwr": "a line through the actions of the 64 around",
     "darp": "a network of the difference to a near one",
     "clone": "a plain network, two hidden layers",
-    "keypoints": "the same, which sees where things are in a picture",
+    "keypoints": "a plain network that sees where things are in a picture",
     "embed": "a TecNet, shown the demonstrations",
     "adapt": "MIL, a gradient step on them",
 }
@@ -83,8 +83,9 @@ def few_shot_table(results: dict[str, Any]) -> str:
     training = results["training"]
     size = f"about {training['timesteps']} timesteps" if training.get("timesteps") else f"{training['batch_size']} rows"
     more = " and more while the held-out loss falls" if training.get("rounds") and results["held_out"] else ""
+    begun = f"from {results['checkpoint']}" if results["checkpoint"] else "without a checkpoint"
     lines = [
-        f"{results['task']} from {results['checkpoint']}{', which was trained on it' if results['seen'] else ''}: {what}, "
+        f"{results['task']} {begun}{', which was trained on it' if results['seen'] else ''}: {what}, "
         f"95 % interval over {results['series']} series x {results['rollouts']} episodes",
         f"{results['protocol']} protocol: {training['steps']} updates{more} of {size}; "
         f"{drawn_from(results['pool'], results['held_out'], results['left_out'])}",

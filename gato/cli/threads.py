@@ -57,10 +57,10 @@ def without_gpu() -> dict[str, str]:
     return {} if has_driver else {"DS_ACCELERATOR": "cpu"}
 
 
-def use_threads(threads: int | None, checkpoint: Path) -> None:
-    """So many threads; where that is `None` and `OMP_NUM_THREADS` unset, one if the folder's weights are small."""
+def use_threads(threads: int | None, checkpoint: Path | None) -> None:
+    """So many threads; where that is `None` and `OMP_NUM_THREADS` unset, one if the folder's weights are small, or there is none."""
     if threads is None and "OMP_NUM_THREADS" not in os.environ:
-        sizes = [path.stat().st_size for path in Path(checkpoint).glob("model*.safetensors")]
+        sizes = [0] if checkpoint is None else [path.stat().st_size for path in Path(checkpoint).glob("model*.safetensors")]
         threads = 1 if sizes and sum(sizes) < SMALL else None
     if threads is not None:
         import torch

@@ -78,7 +78,7 @@ def finetune(arguments: list[str]) -> None:
     parser = parser_of("finetune", "Learn a new task from few demonstrations; a curve over their number, beside what needs no pretraining.")
     from gato.eval.settings import FewShotConfig
 
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="folder of a checkpoint; without one new weights are compared")
     parser.add_config(FewShotConfig)
     add_threads(parser)
     parser.add_option("--dry-run", bool, False, help="only print the token layout and the cost")

@@ -68,7 +68,7 @@ class ClonePolicy(Reactive):
             return sum(loss_of(judged.rows(part)).item() * len(part) for part in parts) / len(judged)
 
         schedule, generator = lessons.schedule or self.usual, torch.Generator().manual_seed(lessons.seed)
-        return train(self.network, loss, len(rows), judge, schedule, generator)
+        return train(self.network, loss, len(rows), judge, schedule, generator, self.kind)
 
     def _rows(self, episodes: Sequence[Episode]) -> CloneBatch:
         """All timesteps of the episodes."""

@@ -56,7 +56,7 @@ class DifferencePolicy(Lookup):
             return self.vectors.loss(found, torch.from_numpy(wanted[some])).item()
 
         schedule, generator = lessons.schedule or SCHEDULE, torch.Generator().manual_seed(lessons.seed)
-        return train(self.network, loss, len(states), judge, schedule, generator)
+        return train(self.network, loss, len(states), judge, schedule, generator, self.kind)
 
     def _looked_up(self, seen: np.ndarray) -> np.ndarray:
         parts = range(0, len(seen), TOGETHER)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gato.progress import Progress
+
 WIDTH = 256
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 REACH = 10.0  # standard deviations from the mean beyond which an input is taken to stand
@@ -68,17 +70,19 @@ def train(
     judge: Callable[[], float],
     schedule: Schedule,
     generator: torch.Generator,
+    label: str,
 ) -> int:
     """Trains `network` in place, to where its best round left it. **Returns:** the updates taken.
 
     **Arguments:** `loss`: of the rows with these indices (n,); `judge`: the loss that says whether
-    a round was worth it, called without gradients; `generator`: draws the rows.
+    a round was worth it, called without gradients; `generator`: draws the rows; `label`: what is trained, in what is printed of it.
     """
     best, state, taken = math.inf, network.state_dict(), 0
     for number in range(1 + schedule.rounds):
         updates = schedule.updates if number else schedule.floor
         network.train()
-        _train_round(network, loss, num_rows, updates, schedule, generator)
+        with Progress(f"{label}, round {number + 1}", updates, "update") as progress:
+            _train_round(network, loss, num_rows, updates, schedule, generator, progress)
         network.eval()
         taken += updates
         with torch.no_grad():
@@ -114,8 +118,9 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
 
 
 def _train_round(
-    network: nn.Module, loss: Callable[[Tensor], Tensor], num_rows: int, updates: int, schedule: Schedule, generator: torch.Generator
-) -> None:
+    network: nn.Module, loss: Callable[[Tensor], Tensor], num_rows: int, updates: int, schedule: Schedule, generator: torch.Generator,
+    progress: Progress,
+) -> None:  # fmt: skip
     optimizer = torch.optim.AdamW(decay_groups(network.parameters(), schedule.weight_decay), lr=schedule.learning_rate, fused=True)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     for _ in range(updates):
@@ -124,3 +129,4 @@ def _train_round(
         loss(rows).backward()
         optimizer.step()
         rates.step()
+        progress.advance()
