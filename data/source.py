@@ -34,7 +34,7 @@ from .spread import EPISODES, measured
 from .store import Store
 
 SEVERAL = 16  # short windows that are read at once
-NEAR = 64  # timesteps between the first and the last of them, where there are pictures
+NEAR = 64  # timesteps between the first and the last of them at most, where there are pictures
 
 _log = logging.getLogger(__name__)
 
@@ -252,7 +252,8 @@ class Source:
         starts = np.array([self._draw_start(rng, length, memory) for _ in range(count)])
         has_pictures = any(f.modality is Modality.IMAGE for f in self.task.observations)
         if has_pictures and not self.config.scattered:  # what lies between them is read, too
-            starts = starts[0] + (starts - starts[0]) % (NEAR + 1) * (starts >= starts[0])
+            away = starts - starts[0]
+            starts = starts[0] + np.sign(away) * (np.abs(away) % (NEAR // 2 + 1))
         stops = np.minimum(starts + memory, length)
         rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)])
         if has_pictures and self.config.scattered:

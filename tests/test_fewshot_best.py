@@ -154,21 +154,39 @@ def test_new_weights_see_a_picture_in_blocks_and_a_checkpoint_as_it_was_trained(
     assert agent.tokenizer.pooled(task, 6).pool_patches == 2 and agent.tokenizer.pool_patches == 1
 
 
-@pytest.mark.parametrize("scattered", [False, True])
-def test_timesteps_with_pictures_lie_near_one_another_or_come_from_all_over_an_episode(agent, tmp_path, scattered):
-    """Each shows what its timestep showed: here the picture's shade counts timesteps."""
+@pytest.fixture
+def long(agent, tmp_path):
+    """long(scattered=True): a mixture of single timesteps of one episode of 250, whose picture's shade counts them."""
     seen = FieldSpec("camera", Modality.IMAGE, "observation", (16, 16, 3), "uint8")
     task = TaskSpec("mine/long", (seen, FieldSpec("turn", Modality.DISCRETE, "action", (), "int64", (0,), (1,))))
     shades = np.tile(np.arange(250, dtype=np.uint8)[:, None, None, None], (1, 16, 16, 3))
     with StoreWriter(tmp_path / "long", [task]) as writer:
         writer.append(Episode(task, {"camera": shades}, {"turn": np.arange(250) % 2}, np.zeros(250, np.float32)))
-    sources = {"mine/long": SourceConfig(store=str(tmp_path / "long"), memory=1, scattered=scattered)}
-    row = Mixture(DataConfig(sources=sources, prompt_share=0.0), agent.tokenizer, 64, seed=0).row(0, 0)
+
+    def make(scattered: bool) -> Mixture:
+        sources = {"mine/long": SourceConfig(store=str(tmp_path / "long"), memory=1, scattered=scattered)}
+        return Mixture(DataConfig(sources=sources, prompt_share=0.0), agent.tokenizer, 64, seed=0)
+
+    return make
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+def test_timesteps_with_pictures_lie_near_one_another_or_come_from_all_over_an_episode(agent, long, scattered):
+    """Each shows what its timestep showed."""
+    row = long(scattered).row(0, 0)
     starts = [piece.start for piece in row.pieces]
     assert row.tokens.patches[:, 0, 0, 0].tolist() == starts
     first, turn = starts[:16], agent.tokenizer.vocabulary.discrete.start
     assert (max(first) - min(first) > 64) == scattered
     assert (row.tokens.ids[row.tokens.is_target] - turn).tolist()[:16] == [start % 2 for start in first]
+
+
+def test_of_sixteen_timesteps_that_lie_near_one_another_few_are_the_same(long):
+    """Sixteen draws of 65 have about 14 different ones, wherever in the episode the first lies."""
+    mixture = long(scattered=False)
+    starts = [[piece.start for piece in mixture.row(0, r).pieces[:16]] for r in range(30)]
+    assert all(max(row) - min(row) <= 64 for row in starts)
+    assert np.mean([len(set(row)) for row in starts]) > 12
 
 
 @pytest.mark.parametrize("timesteps, positions, rows", [(12, 0, 4), (12, 128, 2), (120, 0, 5)])
