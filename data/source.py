@@ -258,10 +258,10 @@ class Source:
         rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)])
         if has_pictures and self.config.scattered:
             spans = zip(starts, stops, strict=True)
-            read = in_line([self._episode(Piece("window", episode, int(a), int(b)), rng) for a, b in spans])
+            read = in_line([self.episode(Piece("window", episode, int(a), int(b)), rng) for a, b in spans])
         else:
             first = int(starts.min())
-            read = self._episode(Piece("window", episode, first, int(stops.max())), rng).chosen(rows - first)
+            read = self.episode(Piece("window", episode, first, int(stops.max())), rng).chosen(rows - first)
         document = np.repeat(np.arange(count), stops - starts)  # of each timestep
         tokens = self.tokenizer.encode(read, is_once=False)
         step = tokens.timestep
@@ -302,10 +302,10 @@ class Source:
     def _read(self, piece: Piece, rng: np.random.Generator) -> TokenSequence:
         if self._documents is not None:
             return _document_sequence(self._documents.ids(piece.episode, piece.start, piece.stop), self.tokenizer.layout)
-        return self.tokenizer.encode(self._episode(piece, rng))
+        return self.tokenizer.encode(self.episode(piece, rng))
 
-    def _episode(self, piece: Piece, rng: np.random.Generator) -> Episode:
-        """Augmented if the source says so, its observations measured as the source's task says."""
+    def episode(self, piece: Piece, rng: np.random.Generator) -> Episode:
+        """What is trained of an episode: measured and stretched as the source's task says, with returns to go and chunks, augmented."""
         ahead = 0 if self.chunk is None else self.chunk - 1  # what the last timesteps' chunks hold
         stop = piece.stop + min(ahead, self.places.span(piece.episode)[1] - piece.stop)
         episode = self.store.episode(piece.episode, piece.start, stop)

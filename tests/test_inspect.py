@@ -95,6 +95,25 @@ def test_episodes_timesteps_tokens_and_targets_are_counted(mixture):
     assert (words.episodes, words.tokens, words.targets, words.sampled_timesteps) == (3, 3 * document, 3 * document, None)
 
 
+@pytest.mark.parametrize(
+    ("name", "source", "patches", "numbers"),
+    [
+        ("toy/lever", {}, 0, 6 * (1 + 2)),
+        ("toy/lever", {"return_token": True}, 0, 6 * (2 + 2)),
+        ("toy/lever", {"memory": 1, "chunk": 3}, 0, 6 * (1 + 3 * 2)),
+        ("pictures", {}, 5 * 2, 0),
+        ("pictures", {"image_size": (32, 48)}, 5 * 6, 0),
+    ],
+)
+def test_tokens_are_those_of_the_timesteps_that_are_trained(home, tokenizer, monkeypatch, name, source, patches, numbers):
+    """With the return that is still to come, with three actions at a time, with pictures stretched."""
+    monkeypatch.setenv("GATO_HOME", str(home))
+    compact = EpisodeTokenizer(tokenizer.text, tokenizer.vocabulary, layout="compact")
+    (task,) = inspect(Mixture(DataConfig({name: SourceConfig(**source)}), compact, 64, seed=0), 10, 8).sources[0].tasks
+    found = [task.modalities.get(kind, 0) * task.tokens for kind in ("patch", "continuous")]
+    assert found == pytest.approx([patches, numbers])
+
+
 def test_kinds_of_tokens_behaviours_and_success_are_shares_and_counts(mixture):
     walks, lever, _, words = (s.tasks[0] for s in inspect(mixture, 100, 8).sources)
     assert walks.modalities == pytest.approx({"discrete": 2 / 3, "separator": 1 / 3})

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from gato.batch import Kind, TokenSequence
 from gato.data.mixture import Mixture
 from gato.data.shards.shard import Shard
-from gato.data.source import Source
+from gato.data.source import Piece, Source
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.tokenizers import continuous
 from gato.tokenizers.continuous import M as LARGEST_OBSERVATION
@@ -231,7 +231,7 @@ def _count_tokens(source: Source, task_index: int, figures: TaskFigures, generat
     for place in generator.integers(places.total, size=count).tolist():
         episode = places.find(place)
         t = place - places.span(episode)[0]
-        tokens = source.tokenizer.encode(source.store.episode(episode, t, t + 1))
+        tokens = source.tokenizer.encode(source.episode(Piece("window", episode, t, t + 1), generator))
         kinds += np.bincount(tokens.kind, minlength=len(Kind))
         targets += int(tokens.is_target.sum())
     total = int(kinds.sum())
