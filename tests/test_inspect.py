@@ -152,6 +152,13 @@ def test_shares_epochs_and_padding_follow_from_the_rows(mixture):
     assert walks.prompts == pytest.approx(0.25, abs=0.25)
 
 
+def test_prompts_are_no_part_of_an_epoch(home, tokenizer, monkeypatch):
+    """Three windows of a timestep, each behind a prompt of one, fill a row of 24 tokens: 80 rows show six timesteps 40 times."""
+    monkeypatch.setenv("GATO_HOME", str(home))
+    config = DataConfig({"toy/lever": SourceConfig(memory=1, prompt_steps=1)}, prompt_share=1.0)
+    assert inspect(Mixture(config, tokenizer, 24, seed=0), steps=10, batch_size=8).sources[0].epochs == pytest.approx(40)
+
+
 def test_a_loss_weight_changes_the_share_of_the_loss_only(home, tokenizer, monkeypatch):
     monkeypatch.setenv("GATO_HOME", str(home))
     config = DataConfig({"words": SourceConfig(loss_weight=0.0), "toy/walks": SourceConfig()})

@@ -255,7 +255,7 @@ def _sample_rows(mixture: Mixture, index: int, figures: SourceFigures, rows: int
         missing += row.wants_prompt and not has_prompt
         cut += _is_cut(source, row.tokens)
         places += len(row.tokens) if source.is_text else _num_timesteps(row.tokens)
-        places -= row.pieces[0].stop - row.pieces[0].start if has_prompt else 0
+        places -= sum(piece.stop - piece.start for piece in row.pieces if piece.role != "window")
     figures.tokens_per_row, figures.targets_per_row = tokens / n, targets / n
     figures.padding = 1 - positions / n / mixture.context_length
     figures.prompts, figures.missing_prompts, figures.cut = prompts / n, missing / n, cut / n
