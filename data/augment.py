@@ -1,7 +1,8 @@
 """Pictures seen a little differently each time, in ways that keep their captions true.
 
 A random part of the picture is stretched to its full size, perhaps mirrored, and its colours are scaled a
-little. Pictures are not mirrored whose caption names a side, or what another side makes another thing: letters, digits, phases of the moon.
+little. Pictures are not mirrored whose caption names a side, or what another side makes another thing: letters, digits, phases of the moon;
+nor those of control, whose actions have sides.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def augmented(episode: Episode, rng: np.random.Generator) -> Episode:
     """The episode with its pictures drawn anew; the same change for all pictures of a field."""
     values = {**episode.observations, **episode.actions}
     texts = [str(text) for f in episode.task.fields if f.modality is Modality.TEXT for text in values[f.name]]
-    may_mirror = not any(_SIDES.search(text) for text in texts)
+    may_mirror = not episode.task.is_control and not any(_SIDES.search(text) for text in texts)
     changed = {
         f.name: _part(episode.observations[f.name], rng, may_mirror) for f in episode.task.observations if f.modality is Modality.IMAGE
     }

@@ -22,7 +22,7 @@ class SourceConfig(Settings):
     - `weight`: expected share of rows, relative to the other sources. Where it is not given: 1, or what `temperature` says.
     - `store`: a folder; by default the one of the source's name in the stores folder.
     - `loss_weight`: factor on every target of this source.
-    - `augment`: pictures are cropped, scaled and mirrored anew at every draw; see `augmented`.
+    - `augment`: pictures are cropped, scaled and mirrored anew at every draw, those of control never mirrored; see `augmented`.
     - `image_size`: rows and columns that pictures are stretched to before they are cut into patches of 16 x 16 pixels, multiples of 16;
       a policy of the task stretches likewise. What is told apart by where it lies needs a patch about as small as it is.
     - `part`: `train` or `test` of the store's episodes; an episode's part follows from its number and the name of the store's first task.

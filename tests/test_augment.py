@@ -5,6 +5,7 @@ import pytest
 
 from gato.data.augment import augmented
 from gato.episode import Episode
+from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.words import caption_task
 
 
@@ -48,6 +49,17 @@ def test_about_half_of_the_pictures_are_mirrored_and_none_is_upside_down():
 )
 def test_a_picture_whose_caption_names_a_side_is_never_mirrored(caption):
     assert all(map(grows_to_the_right, draws(caption)))
+
+
+def test_pictures_of_control_are_drawn_anew_but_never_mirrored():
+    """Three timesteps of a ramp, of which an action says where to turn."""
+    camera = FieldSpec("image", Modality.IMAGE, "observation", (64, 64, 3), "uint8")
+    task = TaskSpec("mine/ramps", (camera, FieldSpec("turn", Modality.DISCRETE, "action", (), "int64", (0,), (1,))))
+    images = np.repeat(captioned("a ramp").observations["image"], 3, axis=0)
+    episode = Episode(task, {"image": images}, {"turn": np.array([0, 1, 1])}, np.zeros(3, np.float32))
+    drawn = [augmented(episode, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(map(grows_to_the_right, drawn))
+    assert len({e.observations["image"].tobytes() for e in drawn}) == 40
 
 
 def test_the_original_is_left_alone():
