@@ -146,7 +146,7 @@ def in_line(parts: Sequence[Episode]) -> Episode:
 
 
 def stack_values(specs: tuple[FieldSpec, ...], rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """`{field name: array (T, *shape)}` in the spec's dtype; a foreign kind of value is left for `Episode` to refuse."""
+    """`{field name: array (T, *shape)}`, see `in_dtype`."""
     arrays = {}
     for spec in specs:
         values = [row[spec.name] for row in rows]
@@ -154,11 +154,18 @@ def stack_values(specs: tuple[FieldSpec, ...], rows: Sequence[Mapping[str, Any]]
             array = np.empty(len(values), dtype=object)
             array[:] = values
         else:
-            array = np.stack([np.asarray(v) for v in values])
-            if np.can_cast(array.dtype, np.dtype(spec.dtype), "same_kind"):
-                array = array.astype(spec.dtype, copy=False)
+            array = in_dtype(spec, np.stack([np.asarray(v) for v in values]))
         arrays[spec.name] = array
     return arrays
+
+
+def in_dtype(spec: FieldSpec, values: np.ndarray) -> np.ndarray:
+    """Numbers in the spec's dtype; what it does not hold, and a foreign kind of value, is left or infinite: for `Episode` to refuse."""
+    if values.dtype == spec.dtype or not np.can_cast(values.dtype, spec.dtype, "same_kind"):
+        return values
+    with np.errstate(over="ignore"):
+        cast = values.astype(spec.dtype)
+    return cast if cast.dtype.kind == "f" or (cast == values).all() else values
 
 
 def act_in_one(policy: Any, observation: Any, reward: float | None = None) -> Any:
@@ -245,10 +252,11 @@ def check_values(task: str, spec: FieldSpec, values: np.ndarray, num_timesteps: 
         return
     if values.shape[1:] != spec.shape:
         raise ValueError(f"{label} has shape {values.shape[1:]}, expected {spec.shape}")
-    if not np.can_cast(values.dtype, np.dtype(spec.dtype), "same_kind"):
+    if values.dtype != spec.dtype and (spec.modality is Modality.IMAGE or not np.can_cast(values.dtype, spec.dtype, "same_kind")):
         raise ValueError(f"{label} has dtype {values.dtype}, expected {spec.dtype}")
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-        t = int(np.argwhere(~np.isfinite(values))[0, 0])
+    held = in_dtype(spec, values)
+    if held.dtype.kind == "f" and not np.isfinite(held).all():
+        t = int(np.argwhere(~np.isfinite(held))[0, 0])
         raise ValueError(f"{label} at timestep {first + t} is not finite; repair the source or leave the episode out")
     if spec.modality is not Modality.IMAGE and (spec.role == "action" or spec.modality is Modality.DISCRETE):
         is_outside = outside(spec, values)
@@ -256,3 +264,5 @@ def check_values(task: str, spec: FieldSpec, values: np.ndarray, num_timesteps: 
             where = tuple(np.argwhere(is_outside)[0])
             low, high = spec.bounds
             raise OutOfRange(f"{label} at timestep {first + where[0]} is {values[where]}, outside [{low.min():g}, {high.max():g}]")
+    if held.dtype != spec.dtype:
+        raise ValueError(f"{label} has values from {values.min()} to {values.max()}, which {spec.dtype} does not hold")

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gato.episode import Episode, clip_actions
+from gato.episode import Episode, check_values, clip_actions, stack_values
+from gato.spec import FieldSpec, Modality
 
 
 def test_an_episode_knows_its_length_return_and_returns_to_go(walk):
@@ -55,6 +56,9 @@ def test_a_reward_that_is_not_finite_is_refused(walk):
         ("gripper/force", np.zeros((2, 1), np.float32), r"has shape \(1,\), expected \(\)"),
         ("gripper/open", np.zeros(2, np.float32), "has dtype float32, expected int64"),
         ("camera", np.zeros((2, 16, 32, 3), np.float32), "has dtype float32, expected uint8"),
+        ("camera", np.full((2, 16, 32, 3), 300, np.uint16), "has dtype uint16, expected uint8"),
+        ("gripper/force", np.array([0, 1e300]), "at timestep 1 is not finite"),
+        ("gripper/open", np.array([1, 2**63], np.uint64), "at timestep 1 is 9223372036854775808, outside"),
         ("goal", np.array(["go", 3], object), "at timestep 1 is int, expected str"),
     ],
 )
@@ -62,6 +66,16 @@ def test_a_wrong_shape_or_dtype_is_refused(drive, name, values, message):
     episode = drive(2)
     with pytest.raises(ValueError, match=rf"observation '{name}' {message}"):
         replace(episode, observations=dict(episode.observations) | {name: values})
+
+
+def test_stacked_numbers_take_the_dtype_of_their_field_where_it_holds_them(robot):
+    camera = next(f for f in robot.observations if f.name == "camera")
+    for value, dtype in ((200, "uint8"), (300, "uint16")):
+        stacked = stack_values((camera,), [{"camera": np.full((16, 32, 3), value, np.uint16)}])["camera"]
+        assert stacked.dtype == dtype and (stacked == value).all()
+    counts = FieldSpec("counts", Modality.CONTINUOUS, "observation", (2,), "uint8")
+    with pytest.raises(ValueError, match="'counts' has values from 3 to 300, which uint8 does not hold"):
+        check_values("toy", counts, np.array([[3, 300]], np.uint16), 1)
 
 
 def test_a_final_observation_is_checked_too(walk):

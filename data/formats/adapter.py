@@ -23,7 +23,7 @@ from typing import Any, get_args
 import numpy as np
 
 from gato.data.formats.recordings.arrays import nearest_or_all
-from gato.episode import Behaviour, Episode, OutOfRange
+from gato.episode import Behaviour, Episode, OutOfRange, in_dtype
 from gato.setting import MAX_COUNT, Settings, bounded
 from gato.spec import FieldSpec, Modality, TaskSpec
 
@@ -295,8 +295,7 @@ def _array(spec: FieldSpec, values: Any) -> np.ndarray:
     array = _as_array(values, label)
     if array.ndim == 0 or array.dtype.hasobject:
         raise ValueError(f"{label} is {str(values)[:80]!r}, expected an array with a row for each timestep")
-    with np.errstate(over="ignore"):
-        return array.astype(spec.dtype, copy=False) if np.can_cast(array.dtype, spec.dtype, "same_kind") else array
+    return in_dtype(spec, array)
 
 
 def _run(path: Path) -> ModuleType:
