@@ -150,6 +150,12 @@ class Source:
                     f"source '{self.name}': task '{task.name}' has at least {observed} observation tokens in a timestep but the model has "
                     f"{self.tokenizer.max_local_positions} local positions; use smaller pictures or raise max_local_positions"
                 )
+            numbers = sum(f.size for f in task.actions if f.modality is not Modality.TEXT)
+            if self.tokenizer.layout == "compact" and numbers > self.tokenizer.max_local_positions:
+                raise ValueError(
+                    f"source '{self.name}': task '{task.name}' has {numbers} action numbers in a timestep but the model has "
+                    f"{self.tokenizer.max_local_positions} local positions; raise max_local_positions"
+                )
             if (before := self.tokenizer.positions_observed(task)) >= context_length:
                 found = f"{observed} observation tokens" if self.tokenizer.layout == "gato" else f"{before} positions of observations"
                 raise ValueError(
@@ -369,7 +375,7 @@ def _drop_first_timesteps(sequence: TokenSequence, budget: int) -> TokenSequence
 def _document_sequence(ids: np.ndarray, layout: Layout) -> TokenSequence:
     n = len(ids)
     return TokenSequence(
-        ids=np.asarray(ids, np.int32), kind=np.full(n, int(Kind.TEXT), np.uint8), local_position=np.full(n, NO_LOCAL, np.int16),
+        ids=np.asarray(ids, np.int32), kind=np.full(n, int(Kind.TEXT), np.uint8), local_position=np.full(n, NO_LOCAL, np.int32),
         timestep=np.zeros(n, np.int32), document=np.zeros(n, np.int16), is_target=np.ones(n, bool),
         patches=np.zeros((0, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), patch_boxes=np.zeros((0, 4), np.uint8), layout=layout,
     )  # fmt: skip

@@ -57,7 +57,7 @@ class TokenSequence:
 
     - `ids` int32: the image slot's id where a patch stands.
     - `kind` uint8: `Kind`.
-    - `local_position` int16: index among its timestep's observation tokens; `ACTION_LOCAL` for action
+    - `local_position` int32: index among its timestep's observation tokens; `ACTION_LOCAL` for action
       tokens, `NO_LOCAL` for separators, documents and captions.
     - `timestep` int32: counted from the first timestep of the document.
     - `document` int16: tokens attend only within their document; padding has -1.

@@ -378,7 +378,7 @@ def _slots(task: TaskSpec, is_compact: bool) -> TokenSequence:
     kinds = [Kind.CONTINUOUS if f.modality is Modality.CONTINUOUS else Kind.DISCRETE for f in task.actions for _ in range(f.size)]
     count = len(kinds)
     return TokenSequence(
-        ids=np.zeros(count, np.int32), kind=np.array(kinds, np.uint8), local_position=np.full(count, ACTION_LOCAL, np.int16),
+        ids=np.zeros(count, np.int32), kind=np.array(kinds, np.uint8), local_position=np.full(count, ACTION_LOCAL, np.int32),
         timestep=np.zeros(count, np.int32), document=np.zeros(count, np.int16), is_target=np.zeros(count, bool),
         patches=np.zeros((0, PATCH_SIZE, PATCH_SIZE, 3), np.uint8), patch_boxes=np.zeros((0, 4), np.uint8),
         position=np.zeros(count, np.int32) if is_compact else np.arange(count, dtype=np.int32),

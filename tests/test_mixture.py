@@ -573,6 +573,17 @@ def test_what_the_tokenizer_or_the_context_cannot_hold_is_refused_before_trainin
         Mixture(config, tokenizer, 6, seed=0)
 
 
+def test_more_action_numbers_than_the_model_has_slots_are_refused_before_training(tmp_path):
+    """In the compact layout, where they are predicted together; in the paper's each is a token behind the others."""
+    angle = FieldSpec("angle", Modality.CONTINUOUS, "observation")
+    task = TaskSpec("toy/organ", (angle, FieldSpec("keys", Modality.CONTINUOUS, "action", (40,), low=(-1.0,), high=(1.0,))))
+    store = write(tmp_path / "organ", [Episode(task, {"angle": np.zeros(1)}, {"keys": np.zeros((1, 40))}, np.zeros(1, np.float32))])
+    config = DataConfig({"organ": SourceConfig(store=store)})
+    with pytest.raises(ValueError, match="'toy/organ' has 40 action numbers in a timestep but the model has 32 local positions"):
+        Mixture(config, EpisodeTokenizer(None, max_local_positions=32, layout="compact"), 64, seed=0)
+    assert len(Mixture(config, EpisodeTokenizer(None, max_local_positions=32), 64, seed=0).row(0, 0).tokens) == 42
+
+
 def test_a_task_that_means_something_else_elsewhere_is_refused(tmp_path, stores, tokenizer, walk, corridor):
     wider = replace(corridor, fields=(replace(corridor.fields[0], high=(4,)), corridor.fields[1]))
     folder = write(tmp_path / "wider", [replace(walk([0, 1], [1, 1]), task=wider)])

@@ -386,6 +386,16 @@ def test_more_observation_tokens_than_local_positions_are_refused(text, tokenize
         small.encode(drive(1))
 
 
+def test_forty_thousand_numbers_have_as_many_local_positions():
+    many = FieldSpec("many", Modality.CONTINUOUS, "observation", (40_000,))
+    task = TaskSpec("toy/many", (many, FieldSpec("go", Modality.DISCRETE, "action", (), "int64", (0,), (1,))))
+    episode = Episode(task, {"many": np.zeros((1, 40_000), np.float32)}, {"go": np.zeros(1, np.int64)}, np.zeros(1, np.float32))
+    local = EpisodeTokenizer(None, max_local_positions=2**16, layout="compact").encode(episode).local_position
+    assert local[:40_000].tolist() == list(range(40_000)) and local[40_000:].tolist() == [NO_LOCAL, ACTION_LOCAL]
+    with pytest.raises(ValueError, match="has 40000 observation tokens in a timestep but the model has 32768 local positions"):
+        EpisodeTokenizer(None, max_local_positions=2**15, layout="compact").encode(episode)
+
+
 def test_what_a_policy_is_shown_is_the_episode_without_actions(tokenizer, drive, robot):
     whole, shown = tokenizer.encode(drive(3)), tokenizer.encode_observation(robot, drive(3).observations)
     keep = whole.local_position != ACTION_LOCAL

@@ -71,7 +71,7 @@ def _timestep(parts: tuple[tuple, ...]) -> dict[str, np.ndarray]:
     """Kinds, targets, local positions, legal ids and starts of positions of one timestep."""
     length = sum(part[1] for part in parts)
     kind, target, legal = np.empty(length, np.uint8), np.empty(length, bool), np.empty(length, np.int16)
-    local, starts = np.full(length, NO_LOCAL, np.int16), np.ones(length, bool)
+    local, starts = np.full(length, NO_LOCAL, np.int32), np.ones(length, bool)
     at = 0
     for part_kind, count, side, is_target, first, positions, part_legal in parts:
         part = slice(at, at + count)
@@ -91,7 +91,7 @@ def _ragged(columns: Sequence[Column], steps: int) -> dict[str, np.ndarray]:
     totals = per_field.sum(axis=0)
     begin, length = np.cumsum(totals) - totals, int(totals.sum())
     ids, kind, legal = np.empty(length, np.int32), np.empty(length, np.uint8), np.zeros(length, np.int16)
-    local, target, starts = np.full(length, NO_LOCAL, np.int16), np.zeros(length, bool), np.ones(length, bool)
+    local, target, starts = np.full(length, NO_LOCAL, np.int32), np.zeros(length, bool), np.ones(length, bool)
     for column, counts, offset in zip(columns, per_field, in_timestep, strict=True):
         within = np.arange(len(column.ids)) - np.repeat(np.cumsum(counts) - counts, counts)
         in_step = np.repeat(offset, counts) + within

@@ -58,7 +58,7 @@ def _sequence(batch: TokenBatch, row: int) -> TokenSequence:
     length = batch.ids.shape[1]
     return TokenSequence(
         ids=batch.ids[row].numpy().astype(np.int32), kind=batch.kind[row].numpy().astype(np.uint8),
-        local_position=batch.local_position[row].numpy().astype(np.int16),
+        local_position=batch.local_position[row].numpy().astype(np.int32),
         timestep=np.zeros(length, np.int32), document=np.zeros(length, np.int16),
         is_target=(batch.labels[row] >= 0).numpy(), patches=batch.patches[part].numpy(),
         patch_boxes=batch.patch_boxes[part].numpy().astype(np.uint8),

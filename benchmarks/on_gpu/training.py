@@ -196,7 +196,7 @@ def make_batch(config: GatoConfig, load: Load) -> TokenBatch:
             TokenSequence(
                 ids=ids, is_target=is_target, timestep=np.zeros(length, np.int32),
                 kind=np.where(place < n, Kind.PATCH, Kind.CONTINUOUS).astype(np.uint8),
-                local_position=np.where(is_target, ACTION_LOCAL, place % 64).astype(np.int16),
+                local_position=np.where(is_target, ACTION_LOCAL, place % 64).astype(np.int32),
                 document=np.zeros(length, np.int16),
                 patches=rng.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8),
                 patch_boxes=rng.integers(0, 128, (n, 4), dtype=np.uint8),
