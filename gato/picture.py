@@ -144,7 +144,7 @@ def read_frame(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tupl
     is_cut_allowed, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False  # else what is missing would be grey
     try:
         image.load()
-        return as_rgb(_on_white(image)), image.format != "MPO" and bool(getattr(image, "is_animated", False))
+        return as_rgb(image), image.format != "MPO" and bool(getattr(image, "is_animated", False))
     except _DAMAGE as error:
         raise ValueError(f"{label} is damaged: {error}; restore it or leave it out") from None
     finally:
@@ -186,6 +186,7 @@ def picture_kind(begin: bytes) -> str | None:
 def as_rgb(image: Image.Image) -> np.ndarray:
     """A decoded picture, upright, as uint8 (rows, columns, 3): transparent pixels become white, 16-bit greys are scaled."""
     image = ImageOps.exif_transpose(image)
+    transparent = image.info.get("transparency")
     if image.mode == "F":
         raise ValueError("the picture has floating-point pixels (mode F), whose white nobody knows; convert it to 8 bits")
     if image.mode.startswith("I"):  # whole numbers, of which Pillow's own conversion would cut everything above 255 off
@@ -194,8 +195,12 @@ def as_rgb(image: Image.Image) -> np.ndarray:
             raise ValueError(f"the picture has pixels from {values.min()} to {values.max()} (mode I), expected 8 or 16 bits; convert it")
         # `I;16` is what a file of 16 bits is; `I` alone may as well hold 8
         grey = values if image.mode == "I" and values.max(initial=0) <= 255 else (values + 128) // 257
+        if isinstance(transparent, int):
+            grey = np.where(values == transparent, 255, grey)
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+    if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
+        raise ValueError("a transparent colour of 16 bits, whose pixels are not known any more: convert it to 8 bits")
+    if "A" in image.mode or "a" in image.mode or transparent is not None:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     try:
@@ -224,20 +229,6 @@ def _without_notes(encoded: bytes) -> bytes:
             kept.append(encoded[at:end])
         at = end
     return b"".join(kept)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Makes the transparent colour of 16-bit pictures white, which Pillow leaves as it is."""
-    colour = image.info.get("transparency")
-    if image.mode.startswith("I") and isinstance(colour, int):
-        values = np.array(image)
-        values[values == colour] = 65535
-        white = Image.fromarray(values)
-        white.info = {key: value for key, value in image.info.items() if key != "transparency"}
-        return white
-    if image.mode == "RGB" and isinstance(colour, tuple) and max(colour) > 255:
-        raise ValueError("a transparent colour of 16 bits, whose pixels are not known any more: convert it to 8 bits")
-    return image
 
 
 def _kind(encoded: bytes) -> str:

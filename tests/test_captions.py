@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from gato.data.formats.picture_row import PictureRow, picture_episode
-from gato.picture import MAX_BYTES, fit_image, read_frame, read_image
+from gato.picture import MAX_BYTES, fit_image, pixels_of, read_frame, read_image
 from gato.spec import Modality
 from gato.words import caption_task
 
@@ -221,8 +221,9 @@ def palette(colour) -> Image.Image:
         (encoded(Image.new("RGBA", (4, 4), (1, 2, 3, 0)), "WEBP", lossless=True), (255, 255, 255)),
     ],
 )
-def test_a_colour_is_the_same_in_every_mode(content, colour):
+def test_a_colour_is_the_same_in_every_mode_of_a_file_and_of_a_picture(content, colour):
     assert read_image(content)[1, 1].tolist() == list(colour)
+    assert pixels_of(Image.open(io.BytesIO(content)))[1, 1].tolist() == list(colour)
 
 
 @pytest.mark.parametrize("kind", ["add_text", "add_itxt"])
