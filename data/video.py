@@ -18,6 +18,7 @@ import numpy as np
 from gato.picture import MAX_PIXELS
 
 CODECS = {"libsvtav1": {"crf": "30", "preset": "8"}, "h264": {"crf": "18"}}  # encoder -> its options
+SLOWEST = 0.001  # frames per second: a rate is written as a fraction of small numbers
 
 
 def frames_at(path: Path, seconds: Sequence[float], tolerance: float) -> Iterator[np.ndarray]:
@@ -49,14 +50,16 @@ class VideoWriter:
 
     The film is lossy: colours are halved in both directions (yuv420p), values are quantised.
 
-    **Arguments:** `fps`; `size`: (rows, columns), both even; `codec`: a key of `CODECS`.
+    **Arguments:** `fps`: at least `SLOWEST`; `size`: (rows, columns), both even; `codec`: a key of `CODECS`.
 
-    **Raises:** `ValueError` for an odd size.
+    **Raises:** `ValueError` for an odd size, and for fewer frames per second.
     """
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int], codec: str) -> None:
         if size[0] % 2 or size[1] % 2:
             raise ValueError(f"frames of {size[0]}x{size[1]} pixels cannot be a video, which needs even sizes; keep them as pictures")
+        if fps < SLOWEST:
+            raise ValueError(f"{fps:g} frames per second cannot be a video, which has at least {SLOWEST:g}; keep them as pictures")
         os.environ.setdefault("SVT_LOG", "1")  # errors only: this encoder prints its settings otherwise
         self.path, self.num_frames = path, 0
         self._av = _av()

@@ -444,11 +444,15 @@ def test_what_the_format_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
     episode = Episode(odd, {"eye": np.zeros((2, 15, 16, 3), np.uint8)}, arm(2).actions, np.zeros(2, np.float32))
     with pytest.raises(ValueError, match=r"frames of 15x16 pixels cannot be a video"):
         LeRobotWriter(images="video").write([stored(tmp_path / "odd", episode)], tmp_path / "out")
+    even = TaskSpec("toy/even", (FieldSpec("eye", Modality.IMAGE, "observation", (16, 16, 3), "uint8"), *ARM.actions))
+    slow = stored(tmp_path / "slow", Episode(even, {"eye": np.zeros((2, 16, 16, 3), np.uint8)}, arm(2).actions, np.zeros(2, np.float32)))
+    with pytest.raises(ValueError, match=r"0.0004 frames per second cannot be a video, which has at least 0.001; keep them as pictures"):
+        LeRobotWriter(fps=0.0004, images="video").write([slow], tmp_path / "out")
     text = TaskSpec("toy/text", (FieldSpec("say", Modality.TEXT, "action", dtype="str"),))
     said = Episode(text, {}, {"say": np.array(["a"], object)}, np.zeros(1, np.float32))
     with pytest.raises(ValueError, match=r"action 'say' is text, which LeRobot has no actions for"):
         LeRobotWriter().write([stored(tmp_path / "text", said)], tmp_path / "out")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["odd", "text"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["odd", "slow", "text"]
 
 
 def test_an_existing_folder_is_not_written_into(tmp_path, walk):
