@@ -250,6 +250,11 @@ def test_a_tokenizer_of_another_size_than_the_vocabulary_is_refused(text):
         EpisodeTokenizer(text, PAPER)
 
 
+def test_the_vocabulary_follows_from_the_text_tokenizer(text):
+    """Its 320 pieces are fewer than the discrete values, which therefore lie behind everything else."""
+    assert EpisodeTokenizer(text).vocabulary == Vocabulary.separate_discrete(320)
+
+
 # -- pictures --------------------------------------------------------------------------------------
 
 

@@ -68,7 +68,7 @@ class EpisodeTokenizer:
         pool_patches: int = 1,
     ) -> None:
         if vocabulary is None:
-            vocabulary = Vocabulary(text.size) if text else Vocabulary()
+            vocabulary = Vocabulary.of(text.size) if text else Vocabulary()
         if text is not None and text.size != vocabulary.text_size:
             raise ValueError(
                 f"the text tokenizer has {text.size} pieces but the vocabulary {vocabulary.text_size}; "
