@@ -100,11 +100,6 @@ class EpisodeTokenizer:
             check_values(task.name, spec, observations[spec.name], num_timesteps)
         return self._sequence(task, observations, None, num_timesteps, is_once=False)
 
-    def encode_actions(self, task: TaskSpec, actions: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The action ids of T timesteps, (T, A) int32; for tasks without text actions."""
-        columns = [self.field_ids(spec, actions[spec.name])[0] for spec in task.actions]
-        return np.concatenate([c.reshape(len(c), -1) for c in columns], axis=1)
-
     def tokens_per_timestep(self, task: TaskSpec) -> int:
         """Tokens of one timestep, counting text as one: a lower bound, exact where there is no text."""
         return sum(spec.num_tokens or 1 for spec in task.fields) + (1 if task.observations else 0)

@@ -37,11 +37,6 @@ def patchify(images: np.ndarray) -> np.ndarray:
     return rearrange(images, "t (r p) (c q) k -> t (r c) p q k", p=PATCH_SIZE, q=PATCH_SIZE)
 
 
-def unpatchify(patches: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """The inverse of `patchify` for pictures of `rows` x `columns` pixels."""
-    return rearrange(patches, "t (r c) p q k -> t (r p) (c q) k", r=rows // PATCH_SIZE, c=columns // PATCH_SIZE)
-
-
 @lru_cache(maxsize=64)
 def patch_boxes(rows: int, columns: int) -> np.ndarray:
     """The half-open intervals [row_low, row_high) x [column_low, column_high) of every patch, in 128ths.

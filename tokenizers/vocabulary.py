@@ -48,10 +48,6 @@ class Vocabulary:
         return cls(text_size, discrete_offset=text_size + NUM_BINS + 3)
 
     @property
-    def text(self) -> range:
-        return range(0, self.text_size)
-
-    @property
     def continuous(self) -> range:
         return range(self.text_size, self.text_size + NUM_BINS)
 
