@@ -32,7 +32,7 @@ class GatoConfig(PreTrainedConfig):
     continuous rows start smooth in the bin's value.
 
     `layout` is the paper's, `gato`, or `compact`: one position for a field of numbers and one for all actions of a timestep
-    (`tokenizers/episode.py`). It has weights of its own (`gato/compact.py`), and for them alone there are `discrete_start`,
+    (`tokenizers/episode.py`). It has weights of its own (`gato/layers/compact.py`), and for them alone there are `discrete_start`,
     where discrete values lie, `pool_patches`, by which so many rows and columns of a picture's patches share a position where the
     task is an environment's, `num_bumps`, of which a continuous action's distribution is made, and `mean_weight`, of the
     squared error of their means beside its cross-entropy. The context then counts positions.

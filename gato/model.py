@@ -352,7 +352,7 @@ class Gato(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """N(0, 0.02) everywhere; the continuous rows smooth in their value (DESIGN: bins are ordered)."""
+        """N(0, 0.02) everywhere; the continuous rows smooth in their value, since bins are ordered."""
         super()._init_weights(module)
         config = self.config
         if isinstance(module, TokenTable) and config.smooth_bins and not getattr(module.weight, "_is_hf_initialized", False):

@@ -81,7 +81,7 @@ def small(here) -> PretrainConfig:
 
 
 def test_a_tiny_model_reaches_the_expert_in_the_corridor(here):
-    """gato.md section 13, check 9: through collecting, training, sampling, decoding and stepping."""
+    """Through collecting, training, sampling, decoding and stepping."""
     final = pretrain(
         PretrainConfig(
             model=ModelConfig(num_layers=2, num_heads=2, width=64, head_width=32, feed_forward=128, context_length=64, drop_path=0.0),

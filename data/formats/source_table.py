@@ -29,7 +29,7 @@ _BINARY = (".parquet", ".arrow")
 _JSON = (".jsonl", ".ndjson")
 _SEPARATORS = ",;\t|"
 _SAID = re.compile(r"sep=([,;\t|])\n")
-_ROWS_AT_ONCE = 16  # of up to captions.MAX_BYTES each, where they hold pictures
+_ROWS_AT_ONCE = 16  # of up to `gato.picture.MAX_BYTES` each, where they hold pictures
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ class StreamCache(Cache):
 
     def rings(self, like: Tensor, heads: int, width: int) -> list[Tensor]:
         """Of every layer keys and values (2, S, H, slots, d), of the type of `like`."""
-        layers: list[Any] = self.layers  # each a `_Ring`, made by `__init__`
+        layers: list[Any] = self.layers  # each a `_StreamLayer`, made by `__init__`
         for layer in layers:
             if not layer.is_initialized:
                 layer.lazy_initialization(like.new_empty(1, heads, 1, width), like)

@@ -226,7 +226,7 @@ class Attention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """gelu(a) * b with (a, b) the two halves of one projection: `hidden` counts both (gato.md's split form)."""
+    """gelu(a) * b with (a, b) the two halves of one projection: `hidden` counts both."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

@@ -276,7 +276,7 @@ def _stats(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
                 before = found.get(name, (low, high))
                 found[name] = np.minimum(low, before[0]), np.maximum(high, before[1])
             except (KeyError, TypeError, ValueError, OverflowError):
-                continue  # `field_of` asks for bounds where it needs them and names what is missing
+                continue  # `_Theirs._range` asks for bounds where it needs them and names what is missing
     return found
 
 
