@@ -100,7 +100,10 @@ def test_whole_episodes_and_all_their_arguments_are_taken(adapted):
         ("yield {**good, 'terminated': [True, False]}", r"'terminated' is true before the last timestep"),
         ("yield {**good, 'behaviour': 'wizard'}", r"'behaviour' is 'wizard', expected one of expert"),
         ("yield {**good, 'seed': 'x'}", r"'seed' is 'x', expected a whole number"),
-        ("yield {**good, 'parameters': {'a': object()}}", r"episode 0: a object has no JSON form"),
+        (
+            "yield {**good, 'parameters': {'a': object()}}",
+            r"episode 0: parameters hold a object, which has no JSON form; give plain values",
+        ),
         ("yield {**good, 'observations': {'a': [[0], [0, 1]], 'b': [0, 1]}}", r"observation 'a' has rows of unequal length"),
         ("yield {**good, 'final_observation': {'a': [0, 0]}}", r"the final observation lacks the fields \['b'\]"),
         ("yield {**good, 'final_observation': {'a': [0, 0], 'c': 1}}", r"the final observation has 'c', which is no field"),

@@ -23,13 +23,13 @@ from typing import Any, get_args
 import numpy as np
 
 from gato.data.formats.recordings.arrays import nearest_or_all
+from gato.data.shards.columns import to_json
 from gato.episode import Behaviour, Episode, OutOfRange, in_dtype
 from gato.setting import MAX_COUNT, Settings, bounded
 from gato.spec import FieldSpec, Modality, TaskSpec
 
 from .dataset import Dataset
 from .files import files_below, files_digest, options_digest
-from .foreign import to_json
 from .left_out import LeftOut
 
 MAX_EPISODES = 1_000_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -76,17 +75,6 @@ def exact_cast(values: np.ndarray, dtype: str) -> np.ndarray:
         if np.array_equal(cast, values):
             return cast
     return values
-
-
-def to_json(value: Any) -> str:
-    """As JSON, NumPy's scalars and arrays included. **Raises:** `ValueError` for what has no JSON form."""
-
-    def plain(other: Any) -> Any:
-        if isinstance(other, np.generic | np.ndarray):
-            return other.tolist()
-        raise ValueError(f"a {type(other).__name__} has no JSON form; give plain values")
-
-    return json.dumps(value, default=plain, ensure_ascii=False, sort_keys=True)
 
 
 def joined_tasks(stores: Sequence[Store]) -> dict[str, TaskSpec]:

@@ -19,12 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from gato.data.shards.columns import to_json
 from gato.data.store import Store
 from gato.episode import Episode
 from gato.setting import Settings
 from gato.spec import FieldSpec, Modality, TaskSpec
 
-from .foreign import joined_tasks, new_folder, to_json
+from .foreign import joined_tasks, new_folder
 from .jat_columns import FINAL, NUMBERS, columns_of
 
 ROW_GROUP_BYTES = 32 * 2**20
@@ -202,7 +203,7 @@ def _labels(episode: Episode, number: int, source: Any) -> dict[str, pa.Array]:
         "license": parameters.get("licence", episode.task.licence),
         "behaviour": episode.behaviour,
         "seed": episode.seed,
-        "parameters": to_json(dict(parameters)),
+        "parameters": to_json(parameters),
     }
     return {
         name: pa.array([None if v is None else str(v) if _LABELS[name] == pa.string() else v], _LABELS[name]) for name, v in values.items()

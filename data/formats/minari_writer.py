@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from gato.data.shards.columns import to_json
 from gato.data.store import Store
 from gato.episode import Episode
 from gato.setting import Settings
 from gato.spec import FieldSpec, Modality, Role, TaskSpec
 
-from .foreign import joined_tasks, new_folder, to_json
+from .foreign import joined_tasks, new_folder
 from .minari import datasets_folder, import_minari
 
 if TYPE_CHECKING:

@@ -85,7 +85,7 @@ def episode_row(columns: Mapping[str, FieldSpec], episode: Episode, task_index: 
         "terminated": pa.array([bool(episode.terminated)]),
         "truncated": pa.array([bool(episode.truncated)]),
         "behaviour": pa.array([episode.behaviour], pa.large_string()),
-        "parameters": pa.array([_to_json(episode.parameters)], pa.large_string()),
+        "parameters": pa.array([to_json(episode.parameters)], pa.large_string()),
         "success": pa.array([None if episode.success is None else bool(episode.success)], pa.bool_()),
         "seed": pa.array([None if episode.seed is None else int(episode.seed)], pa.int64()),
     }
@@ -110,7 +110,9 @@ def is_same_episode(columns: Mapping[str, FieldSpec], a: Episode, b: Episode) ->
     )
 
 
-def _to_json(parameters: Mapping[str, Any]) -> str:
+def to_json(parameters: Mapping[str, Any]) -> str:
+    """What is noted of an episode, NumPy's scalars and arrays included. **Raises:** `ValueError` for what has no JSON form."""
+
     def plain(value: Any) -> Any:
         if isinstance(value, np.generic | np.ndarray):
             return value.tolist()
