@@ -256,8 +256,9 @@ def check_values(task: str, spec: FieldSpec, values: np.ndarray, num_timesteps: 
         raise ValueError(f"{label} has dtype {values.dtype}, expected {spec.dtype}")
     held = in_dtype(spec, values)
     if held.dtype.kind == "f" and not np.isfinite(held).all():
-        t = int(np.argwhere(~np.isfinite(held))[0, 0])
-        raise ValueError(f"{label} at timestep {first + t} is not finite; repair the source or leave the episode out")
+        where = tuple(np.argwhere(~np.isfinite(held))[0])
+        found = f"{values[where]}, which {spec.dtype} cannot hold" if np.isfinite(values[where]) else "not finite"
+        raise ValueError(f"{label} at timestep {first + where[0]} is {found}; repair the source or leave the episode out")
     if spec.modality is not Modality.IMAGE and (spec.role == "action" or spec.modality is Modality.DISCRETE):
         is_outside = outside(spec, values)
         if is_outside.any():
@@ -265,4 +266,4 @@ def check_values(task: str, spec: FieldSpec, values: np.ndarray, num_timesteps: 
             low, high = spec.bounds
             raise OutOfRange(f"{label} at timestep {first + where[0]} is {values[where]}, outside [{low.min():g}, {high.max():g}]")
     if held.dtype != spec.dtype:
-        raise ValueError(f"{label} has values from {values.min()} to {values.max()}, which {spec.dtype} does not hold")
+        raise ValueError(f"{label} has values from {values.min()} to {values.max()}, which {spec.dtype} cannot hold")
