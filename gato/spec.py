@@ -20,6 +20,7 @@ from .spec_types import FIELD, TASK, check_measures, check_types, is_known_dtype
 
 PATCH_SIZE, NUM_POSITION_BINS = 16, 128  # pixels; places of a patch along each side of its picture
 NUM_DISCRETE_VALUES = NUM_BINS = 1024  # ids of discrete values, and of the bins of continuous ones
+MU, LARGEST_OBSERVATION = 100.0, 256.0  # of the mu-law by which continuous observations are companded, and where it ends
 MAX_ELEMENTS = 2**26  # of one value: specs come from files too, and must not make us allocate at their word
 
 Role = Literal["observation", "action"]
@@ -46,8 +47,7 @@ class FieldSpec:
     - `shape`: of one timestep's value; `()` for a scalar and for text; `(rows, columns, 3)` for a picture.
     - `dtype`: NumPy name of the raw values as stored; `"str"` for text, `"uint8"` for pictures.
     - `low`, `high`: one number per element, row-major, or a single one for all; `None` where unbounded.
-      A discrete value v has the token value `v - low`; a continuous action is rescaled from
-      [low, high] to [-1, 1].
+      A discrete value v has the token value `v - low`; a continuous action is rescaled from [low, high] to [-1, 1].
     - `origin`: of a continuous observation, one number per element or a single one: values are companded by their distance from
       it. The bins are fine near zero and coarse far from it (at 1.3 they are 0.026 wide), so positions are best measured from
       where things happen. By default zero, as in the paper. Raw values stay as they are everywhere but in the tokens.

@@ -17,7 +17,7 @@ from gato.batch import ACTION_LOCAL, NO_LOCAL, Kind, TokenSequence, collate, joi
 from gato.episode import Episode
 from gato.eval.insight.episode_attention import episode_attention
 from gato.layers.acting_slots import QuickChoice, SlotWeights, fits
-from gato.layers.compact import TARGET_WIDTH, Bumps
+from gato.layers.compact import FAR, TARGET_WIDTH, Bumps, NumberEmbedding
 from gato.layers.direct import DirectPath
 from gato.layers.numbers import ALL_BINS
 from gato.layers.slots import SlotChoice
@@ -569,6 +569,12 @@ def test_observations_are_measured_from_an_origin_in_units_of_a_scale():
     ids = continuous.encode(spec, np.float32([[2.0, -50.0]]), Vocabulary())
     assert ids.tolist() == continuous.encode(plain, np.float32([[2.0, -0.5]]), Vocabulary()).tolist()
     np.testing.assert_allclose(continuous.decode(spec, ids, Vocabulary()), [[2.0, -50.0]], rtol=0.03)
+
+
+def test_the_model_expands_a_bin_to_the_value_that_the_tokenizer_made_it_of():
+    centres = continuous.bin_centres(np.arange(NUM_BINS))
+    values = continuous.inverse_mu_law(centres).clip(-FAR, FAR)
+    np.testing.assert_allclose(NumberEmbedding.expanded(torch.from_numpy(centres)).numpy(), values, rtol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [(0.0,), (-1.0,), (float("nan"),), (1.0, 2.0, 3.0)])

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from gato.spec import FieldSpec
+from gato.spec import LARGEST_OBSERVATION, MU, NUM_BINS, FieldSpec
 
-from .vocabulary import NUM_BINS, Vocabulary
-
-MU = 100.0
-M = 256.0
+from .vocabulary import Vocabulary
 
 
 def mu_law(values: np.ndarray) -> np.ndarray:
     """F(x) = sgn(x) log(mu |x| + 1) / log(mu M + 1): maps [-256, 256] to [-1, 1], more finely near 0."""
     values = _floating(values)
-    scale = values.dtype.type(1 / np.log1p(MU * M))
+    scale = values.dtype.type(1 / np.log1p(MU * LARGEST_OBSERVATION))
     return np.copysign(np.log1p(np.abs(values) * values.dtype.type(MU)) * scale, values)
 
 
 def inverse_mu_law(values: np.ndarray) -> np.ndarray:
-    return np.copysign(np.expm1(np.abs(values) * np.log1p(MU * M)) / MU, values)
+    return np.copysign(np.expm1(np.abs(values) * np.log1p(MU * LARGEST_OBSERVATION)) / MU, values)
 
 
 def to_bins(values: np.ndarray) -> np.ndarray:

@@ -19,9 +19,8 @@ from gato.batch import Kind, TokenSequence
 from gato.data.mixture import Mixture
 from gato.data.shards.shard import Shard
 from gato.data.source import Piece, Source
-from gato.spec import FieldSpec, Modality, TaskSpec
+from gato.spec import LARGEST_OBSERVATION, FieldSpec, Modality, TaskSpec
 from gato.tokenizers import continuous
-from gato.tokenizers.continuous import M as LARGEST_OBSERVATION
 from gato.tokenizers.text import END
 
 from .coarseness import Coarseness

@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gato.spec import NUM_BINS
+from gato.spec import LARGEST_OBSERVATION, MU, NUM_BINS
 
 from .direct import DirectPath
 from .numbers import Numbers
 
-MU_RANGE = math.log1p(100.0 * 256.0)  # of the companding in `tokenizers/continuous.py`
+MU_RANGE = math.log1p(MU * LARGEST_OBSERVATION)  # of the companding in `tokenizers/continuous.py`
 FAR = 10.0  # scales of a field: a value farther from its origin counts as this far in what is not companded
 FLOOR = 0.03  # smallest width of a bump, in units of an action's half range
 TARGET_WIDTH = 12 * 2 / NUM_BINS  # of the soft target around an action: 12 bins
@@ -78,7 +78,7 @@ class NumberEmbedding(nn.Module):
     @staticmethod
     def expanded(centre: Tensor) -> Tensor:
         """What an observation is in units of its scale; a number no farther than `FAR` from 0."""
-        return (centre.sign() * torch.expm1(centre.abs() * MU_RANGE) / 100.0).clamp(-FAR, FAR)
+        return (centre.sign() * torch.expm1(centre.abs() * MU_RANGE) / MU).clamp(-FAR, FAR)
 
     def forward(self, numbers: Numbers, table: Tensor) -> Tensor:
         """(G, width): a vector for every position that holds numbers."""
