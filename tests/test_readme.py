@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import socket
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,9 @@ def _run_the_python_block() -> None:
 def test_the_readme_names_only_files_that_exist():
     for name in set(re.findall(r"`((?:samples|docs|configs)/[\w./-]+)`", README)):
         assert (ROOT / name).exists(), name
+
+
+def test_the_readme_names_every_extra_but_those_made_of_others():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = set(re.findall(r"`([\w-]+)`", "".join(re.findall(r"^\| (`.*?) \|", README.split("## Extras")[1], re.MULTILINE))))
+    assert {name for name, packages in extras.items() if not any("opengato[" in p for p in packages)} <= named <= set(extras)
