@@ -19,6 +19,7 @@ from gato.eval.insight.episode_attention import episode_attention
 from gato.layers.acting_slots import QuickChoice, SlotWeights, fits
 from gato.layers.compact import FAR, TARGET_WIDTH, Bumps, NumberEmbedding
 from gato.layers.direct import DirectPath
+from gato.layers.history import Stream, spoken
 from gato.layers.numbers import ALL_BINS
 from gato.layers.slots import SlotChoice
 from gato.learners.gato import GatoLearner
@@ -136,6 +137,54 @@ def test_an_instruction_stands_again_where_it_changes(compact, blind_drive):
     tokens = compact.encode(replace(blind_drive(4), observations=dict(blind_drive(4).observations) | {"goal": goals}))
     words = [compact.text.decode(tokens.ids[(tokens.timestep == t) & (tokens.kind == Kind.TEXT)]) for t in range(4)]
     assert words == ["go", "", "go to the red ball", ""]
+
+
+@pytest.fixture(scope="module")
+def noted_drive(blind, blind_drive):
+    """noted_drive([("go", "a"), ("go", "b")]): a drive of two timesteps of a goal and a note each."""
+    note = FieldSpec("note", Modality.TEXT, "observation", dtype="str", path=("note",))
+    task = replace(blind, fields=(*blind.fields, note))
+
+    def make(texts: list[tuple[str, str]]) -> Episode:
+        drive = blind_drive(len(texts))
+        said = {name: np.array(column, object) for name, column in zip(("goal", "note"), zip(*texts, strict=True), strict=True)}
+        return replace(drive, task=task, observations={**drive.observations, **said})
+
+    return make
+
+
+def fed(tokenizer: EpisodeTokenizer, episode: Episode) -> list[list[int]]:
+    """The ids of each observation as a policy feeds them, one after the other."""
+    stream, steps = Stream(), range(episode.num_timesteps)
+    seen = [tokenizer.encode_observation(episode.task, {k: v[t : t + 1] for k, v in episode.observations.items()}) for t in steps]
+    return [spoken(stream, [(tokens,)])[0].ids.tolist() for tokens in seen]
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ([("go", "go"), ("go", "go to"), ("go", "go to")], [["go", "go"], ["go", "go to"], []]),
+        ([("go", ""), ("", ""), ("go", ""), ("go", "")], [["go"], [], ["go"], []]),
+        ([("", "go"), ("go", ""), ("", "")], [["go"], [], []]),
+    ],
+)
+def test_all_texts_of_a_timestep_stand_where_one_of_them_changes_in_training_as_in_acting(compact, noted_drive, texts, said):
+    """Of the same pieces, whichever field they are of, none is said again."""
+    episode, pieces = noted_drive(texts), [[i for text in one for i in compact.text.encode(text)] for one in said]
+    tokens = compact.encode(episode)
+    is_observed = tokens.local_position != ACTION_LOCAL
+    trained = [tokens.ids[is_observed & (tokens.timestep == t)].tolist() for t in range(len(texts))]
+    assert [ids[:-3] for ids in trained] == pieces, "before two numbers and the bar"
+    assert trained == fed(compact, episode)
+
+
+def test_whatever_texts_come_and_go_what_is_trained_is_what_is_fed(compact, noted_drive):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        texts = rng.choice(np.array(["", "go", "go to"], object), (8, 2))
+        tokens = compact.encode(episode := noted_drive([tuple(pair) for pair in texts]))
+        is_observed = tokens.local_position != ACTION_LOCAL
+        assert [tokens.ids[is_observed & (tokens.timestep == t)].tolist() for t in range(8)] == fed(compact, episode)
 
 
 def test_a_grid_of_choices_takes_a_position_for_each_of_its_rows(compact):

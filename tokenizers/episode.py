@@ -7,9 +7,9 @@ Two layouts of the same ids, here of a goal in words, three numbers and two moto
              # # [go] [to] (o_0 o_1 o_2 |) (a_0 a_1)   # # [go] [to] (o_0 o_1 o_2 |) (a_0 a_1)
 
 `gato` is the paper's: fields sorted by their keys. `compact` puts pictures first, then texts, then numbers; where there are no
-pictures a text stands only where it differs from that of the timestep before; a field of numbers is one position (a grid of choices
-one for each row), which the separator joins, and so are all actions of a timestep, which are predicted together from the position
-before. `pool_patches` has blocks of a picture's patches share a position, too.
+pictures the texts stand only where one of them differs from that of the timestep before; a field of numbers is one position (a grid
+of choices one for each row), which the separator joins, and so are all actions of a timestep, which are predicted together from the
+position before. `pool_patches` has blocks of a picture's patches share a position, too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 
 from gato.batch import ACTION_LOCAL, NO_LOCAL, Kind, TokenSequence
 from gato.episode import Episode, check_values
+from gato.layers.history import without_repeated_texts
 from gato.layers.layout import Layout
 from gato.layers.numbers import ALL_BINS
 from gato.spec import PATCH_SIZE, FieldSpec, Modality, TaskSpec
@@ -88,7 +89,10 @@ class EpisodeTokenizer:
 
         **Arguments:** `is_once`: whether the compact layout leaves out texts that have not changed.
         """
-        return self._sequence(episode.task, episode.observations, episode.actions, episode.num_timesteps, is_once)
+        task, steps = episode.task, episode.num_timesteps
+        tokens = self._sequence(task, episode.observations, episode.actions, steps)
+        is_once = is_once and steps > 1 and self.layout == "compact" and any(self._stands_once(task, spec) for spec in task.observations)
+        return without_repeated_texts(tokens) if is_once else tokens
 
     def encode_observation(self, task: TaskSpec, observations: Mapping[str, np.ndarray]) -> TokenSequence:
         """Observations (T, ...) with their separators, and no actions: what a policy is shown, each timestep with all of its texts.
@@ -98,7 +102,7 @@ class EpisodeTokenizer:
         num_timesteps = len(next(iter(observations.values())))
         for spec in task.observations:
             check_values(task.name, spec, observations[spec.name], num_timesteps)
-        return self._sequence(task, observations, None, num_timesteps, is_once=False)
+        return self._sequence(task, observations, None, num_timesteps)
 
     def tokens_per_timestep(self, task: TaskSpec) -> int:
         """Tokens of one timestep, counting text as one: a lower bound, exact where there is no text."""
@@ -156,16 +160,16 @@ class EpisodeTokenizer:
         return (*sorted(task.observations, key=lambda spec: _COMPACT_ORDER[spec.modality]), *task.actions)
 
     def _sequence(
-        self, task: TaskSpec, observations: Mapping[str, np.ndarray], actions: Mapping[str, np.ndarray] | None, steps: int, is_once: bool
+        self, task: TaskSpec, observations: Mapping[str, np.ndarray], actions: Mapping[str, np.ndarray] | None, steps: int
     ) -> TokenSequence:
         columns: list[Column] = []
         fields = self.fields(task)
         for spec in fields[: len(task.observations)]:
-            columns.append(self._column(task, spec, observations[spec.name], columns, is_once))
+            columns.append(self._column(task, spec, observations[spec.name], columns))
         if task.observations or actions is None:
             columns.append(self._separator(steps, columns))
         for spec in task.actions if actions is not None else ():
-            columns.append(self._column(task, spec, actions[spec.name], columns, is_once))  # type: ignore[index]
+            columns.append(self._column(task, spec, actions[spec.name], columns))  # type: ignore[index]
         arrays = laid_out(columns, steps)
         if (local := int(arrays["local_position"].max(initial=0))) >= self.max_local_positions:
             raise ValueError(
@@ -176,14 +180,13 @@ class EpisodeTokenizer:
         documents = np.zeros(len(arrays["ids"]), np.int16)
         return TokenSequence(**arrays, document=documents, patches=patches, patch_boxes=boxes, layout=self.layout)
 
-    def _column(self, task: TaskSpec, spec: FieldSpec, values: np.ndarray, before: Sequence[Column], is_once: bool) -> Column:
-        """A field's tokens, behind the columns `before`; `is_once`: of a text that may stand once only the first."""
+    def _column(self, task: TaskSpec, spec: FieldSpec, values: np.ndarray, before: Sequence[Column]) -> Column:
+        """A field's tokens, behind the columns `before`."""
         is_action, is_text = spec.role == "action", spec.modality is Modality.TEXT
         is_target = is_action or (is_text and self.loss_on_text_observations)
         is_compact, is_number = self.layout == "compact", spec.modality in _NUMBERS
         is_instruction = task.is_control and is_text and not is_action
-        is_once = is_once and is_compact and self._stands_once(task, spec)
-        ids, counts = self._text_ids(spec, values, is_once) if is_text else self.field_ids(spec, values)
+        ids, counts = self.field_ids(spec, values)
         common: dict[str, Any] = {"kind": _KIND[spec.modality], "ids": ids.ravel(), "counts": counts}
         common |= {"side": spec.role, "is_target": is_target}
         if not is_compact:
@@ -209,7 +212,7 @@ class EpisodeTokenizer:
         """Ids of T timesteps, and how many each timestep has: one number, or (T,) where texts differ in length."""
         steps = len(values)
         if spec.modality is Modality.TEXT:
-            return self._text_ids(spec, values, is_once=False)
+            return self._text_ids(spec, values)
         if spec.modality is Modality.IMAGE:
             ids = np.full((steps, spec.num_tokens or 0), self.vocabulary.image, np.int32)
         elif spec.modality is Modality.DISCRETE:
@@ -218,20 +221,16 @@ class EpisodeTokenizer:
             ids = continuous.encode(spec, values, self.vocabulary).reshape(steps, spec.size)
         return ids, ids.shape[1]
 
-    def _text_ids(self, spec: FieldSpec, values: np.ndarray, is_once: bool) -> tuple[np.ndarray, int | np.ndarray]:
-        """With `is_once` a text that is the one of the timestep before has no tokens."""
+    def _text_ids(self, spec: FieldSpec, values: np.ndarray) -> tuple[np.ndarray, int | np.ndarray]:
         if self.text is None:
             raise ValueError(f"{spec.role} '{spec.name}' is text but no text tokenizer was given")
         ending = [END] if spec.role == "action" else []
         pieces = {text: self.text.encode(text) + ending for text in dict.fromkeys(values)}
-        if len(pieces) == 1 and (len(values) == 1 or not is_once):  # an instruction holds for a whole episode
+        if len(pieces) == 1:  # an instruction holds for a whole episode
             (ids,) = pieces.values()
             return np.tile(np.array(ids, np.int32), len(values)), len(ids)
-        is_said = np.ones(len(values), bool)
-        if is_once:
-            is_said[1:] = [a != b for a, b in zip(values[1:], values[:-1], strict=True)]
-        lengths = np.array([len(pieces[text]) for text in values], np.int64) * is_said
-        return np.array([i for text, said in zip(values, is_said, strict=True) if said for i in pieces[text]], np.int32), lengths
+        lengths = np.array([len(pieces[text]) for text in values], np.int64)
+        return np.array([i for text in values for i in pieces[text]], np.int32), lengths
 
     def _patches(self, task: TaskSpec, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Patches in the order of their slots: timestep by timestep, field by field within each."""

@@ -10,13 +10,15 @@ import numpy as np
 from gato.batch import Kind, TokenSequence
 
 Parts = tuple[TokenSequence, ...]
+_TEXT = int(Kind.TEXT)
 
 
 @dataclass
 class Stream:
     """What one stream has seen: whole timesteps of tokens, each in one part or several, and the tokens not yet in the cache.
 
-    In the compact layout `timesteps` hold all texts, and what is fed only those that differ from the ones `said` last.
+    In the compact layout `timesteps` hold all texts, and what is fed only those that together differ from the ones of the timestep before,
+    `said`, as in training (`without_repeated_texts`).
     """
 
     timesteps: list[Parts] = field(default_factory=list)
@@ -41,7 +43,7 @@ def _num_said(timestep: TokenSequence) -> int:
 
 
 def spoken(stream: Stream, timesteps: Sequence[Parts]) -> list[TokenSequence]:
-    """Timesteps as they are fed: without the texts that were `said` last."""
+    """Timesteps as they are fed: without the texts that were `said`, all of them together."""
     fed: list[TokenSequence] = []
     for first, *rest in timesteps:
         if count := _num_said(first):
@@ -51,6 +53,8 @@ def spoken(stream: Stream, timesteps: Sequence[Parts]) -> list[TokenSequence]:
             else:
                 stream.said = texts
                 stream.said_at = stream.cached + sum(map(len, stream.pending)) + sum(map(len, fed))
+        else:
+            stream.said = b""  # a timestep of empty texts: they are said again when they come back
         fed += [first, *rest]
     return fed
 
@@ -64,15 +68,26 @@ def spoken_anew(stream: Stream) -> list[TokenSequence]:
 
 
 def without_repeated_texts(tokens: TokenSequence) -> TokenSequence:
-    """Of a sequence whose every timestep has its texts: without those that the timestep before has in the same document."""
-    if not (tokens.kind == Kind.TEXT).any():
+    """Of a sequence whose every timestep begins with its texts, if any, and goes on: without those of the timestep before.
+
+    That is, where all texts together are those of the timestep before in the same document.
+    """
+    is_text = tokens.kind == _TEXT
+    if not is_text.any():
         return tokens
-    starts = np.flatnonzero((np.diff(tokens.timestep, prepend=-1) != 0) | (np.diff(tokens.document, prepend=-1) != 0))
-    keep, said, document = np.ones(len(tokens.ids), bool), b"", -1
-    for start, stop in zip(starts, [*starts[1:], len(tokens.ids)], strict=True):
-        count = int(np.argmax(tokens.kind[start:stop] != Kind.TEXT)) if tokens.kind[start] == Kind.TEXT else 0
-        text = tokens.ids[start : start + count].tobytes()
-        if count and text == said and tokens.document[start] == document:
-            keep[start : start + count] = False
-        said, document = text, tokens.document[start]
+    is_first = np.ones(len(is_text), bool)
+    is_first[1:] = (tokens.timestep[1:] != tokens.timestep[:-1]) | (tokens.document[1:] != tokens.document[:-1])
+    starts, others = np.flatnonzero(is_first), np.flatnonzero(~is_text)
+    counts = others[np.searchsorted(others, starts)] - starts  # of the texts with which a timestep begins
+    document = tokens.document[starts]
+    may_repeat = (counts[1:] == counts[:-1]) & (counts[1:] > 0) & (document[1:] == document[:-1])
+    before, now, count = starts[:-1][may_repeat], starts[1:][may_repeat], counts[1:][may_repeat]
+    if not len(count):
+        return tokens
+    firsts = np.cumsum(count) - count
+    within = np.arange(firsts[-1] + count[-1]) - np.repeat(firsts, count)
+    place = np.repeat(now, count) + within
+    is_new = tokens.ids[place] != tokens.ids[np.repeat(before, count) + within]
+    keep = np.ones(len(is_text), bool)
+    keep[place] = np.repeat(np.logical_or.reduceat(is_new, firsts), count)
     return tokens.chosen(keep)
