@@ -78,10 +78,11 @@ class Films:
 
 
 def entries(words: Sequence[str], baselines: Sequence[str], known: str | None = None) -> list[Entry]:
-    """**Raises:** `ValueError` for a folder that is not there or named twice."""
-    found = []
+    """**Raises:** `ValueError` for a folder that is not there or named twice, and for systems of one label where nobody gave it to them."""
+    found, given = [], set()
     for word in words:
         label, _, folder = word.rpartition("=")
+        given |= {Path(folder)} if label else set()
         found.append(Entry(label or Path(folder).parent.name or folder, Path(folder)))
         if not found[-1].folder.is_dir():  # type: ignore[union-attr]
             raise ValueError(f"there is no checkpoint '{folder}'; name folders such as runs/demo/final, with a label as LABEL=FOLDER")
@@ -93,7 +94,15 @@ def entries(words: Sequence[str], baselines: Sequence[str], known: str | None = 
         for entry in found
         if known is not None and entry.folder is not None and embeds(entry.folder)
     ]
-    return found + looked_up + [Entry(name) for name in baselines]
+    everybody = found + looked_up + [Entry(name) for name in dict.fromkeys(baselines)]
+    labels = [entry.label for entry in everybody]
+    for entry in everybody:
+        if labels.count(entry.label) > 1 and entry.known is None and entry.folder not in given:
+            raise ValueError(
+                f"several would be called '{entry.label}', and those of one label count as seeds of one system; name checkpoints as "
+                "LABEL=FOLDER, of different labels unless that is meant"
+            )
+    return everybody
 
 
 def arena(words: Sequence[str], config: ArenaConfig) -> dict[str, Any]:

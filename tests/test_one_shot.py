@@ -23,7 +23,7 @@ from gato.envs.reach2d import Reach2d, go_straight
 from gato.envs.stream import EpisodeResult
 from gato.episode import Episode
 from gato.eval import arena
-from gato.eval.arena import lines_of
+from gato.eval.arena import entries, lines_of
 from gato.eval.insight.similar import similar_by_statistics, statistics_of
 from gato.eval.rollout import rollout
 from gato.eval.sets import shares
@@ -574,6 +574,21 @@ def test_who_cannot_take_a_task_says_why_in_its_cell(trained, folder, three_task
     assert "there is no checkpoint 'nowhere'" in refusal(capsys, "arena", "nowhere", "--tasks", "reach2d/test")
     assert "nobody takes part" in refusal(capsys, "arena", "--tasks", "reach2d/test")
     assert "name tasks such as --tasks reach2d/test" in refusal(capsys, "arena", str(trained))
+
+
+def test_checkpoints_are_seeds_of_one_system_only_where_they_were_given_one_label(tmp_path):
+    """A folder without a label is called as the one that it is in."""
+    folders = [tmp_path / name for name in ("x/a/final", "x/a/step-100", "y/a/final", "x/b/final")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    final, step, other, b = map(str, folders)
+    for words in ([final, step], [final, other], [final, f"a={b}"]):
+        with pytest.raises(ValueError, match="several would be called 'a', and those of one label count as seeds of one system; name"):
+            entries(words, ())
+    with pytest.raises(ValueError, match="several would be called 'clone'"):
+        entries([f"clone={b}"], ["clone"])
+    assert [entry.label for entry in entries([final, b], ["clone", "clone"])] == ["a", "b", "clone"]
+    assert [entry.label for entry in entries([f"a={final}", f"a={other}", f"late={step}", b], ())] == ["a", "a", "late", "b"]
 
 
 def test_an_error_that_may_not_last_is_tried_again_and_a_refusal_is_not(trained, folder, three_tasks, monkeypatch):
