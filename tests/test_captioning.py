@@ -16,12 +16,20 @@ from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
 from gato.eval.insight.attention import caption_attention, draw_maps, draw_overlay, recorded
 from gato.eval.insight.episode_attention import draw_timesteps, episode_attention
-from gato.eval.words.captioning import candidate_titles, caption_results, most_alike, picture_files, retrieval_lines, wording_lines
+from gato.eval.words.captioning import (
+    candidate_titles,
+    caption_results,
+    most_alike,
+    picture_files,
+    retrieval_lines,
+    with_others,
+    wording_lines,
+)  # fmt: skip
 from gato.eval.words.text import document_bits, ratio_interval, text_results, windows
 from gato.eval.words.wording import bleu, cider_d, exact_match, nearest_texts, rouge_l, wording_results
 from gato.picture import fitted_box
 from gato.serve.chat import chat
-from gato.words import caption_task, document_task, question_task
+from gato.words import caption_task, document_task, picture_of, question_task
 
 CAPTIONS, QUESTIONS, TEXT = caption_task("captions", (16, 32)), question_task("vqa", (16, 32)), document_task("text")
 
@@ -133,10 +141,12 @@ def test_a_chat_writes_what_generate_writes_and_ends_with_an_empty_line(agent, c
 # -- choosing titles ---------------------------------------------------------------------------------------
 
 
-def titled(title: str, source: str = "a", concept: str | None = None) -> Episode:
+def titled(title: str, source: str = "a", concept: str | None = None, shown: str | None = None) -> Episode:
+    """Of a picture of its own, or of that called `shown`."""
     parameters = {"source": source, "concept": concept or title}
-    said = {"caption": np.array([title], object)}
-    return Episode(CAPTIONS, {"image": pictures(1)}, said, np.zeros(1, np.float32), terminated=True, parameters=parameters)
+    said, drawn = {"caption": np.array([title], object)}, np.random.default_rng(list((shown or source + title).encode()))
+    image = drawn.integers(0, 256, (1, 16, 32, 3), dtype=np.uint8)
+    return Episode(CAPTIONS, {"image": image}, said, np.zeros(1, np.float32), terminated=True, parameters=parameters)
 
 
 def test_each_picture_is_offered_its_own_title_first_and_nine_of_its_source_and_length():
@@ -151,6 +161,34 @@ def test_another_name_of_the_same_concept_is_offered_only_where_there_are_too_fe
     episodes = [titled("cat", concept="cat"), titled("kitty", concept="cat"), *(titled(f"thing{i}") for i in range(9))]
     first, second, third, *_ = candidate_titles(episodes, np.random.default_rng(0))
     assert "kitty" not in first and "cat" not in second and {"cat", "kitty"} & set(third)
+
+
+def test_no_other_caption_of_the_same_picture_is_a_wrong_one():
+    """Twelve pictures with two captions each, and nothing said of concepts: 22 are of other pictures."""
+    words = [f"{kind} {i}" for i in range(12) for kind in ("thing", "object")]
+    episodes = [replace(titled(word, shown=word.split()[1]), parameters={}) for word in words]
+    for own, offered in zip(words, candidate_titles(episodes, np.random.default_rng(0)), strict=True):
+        assert offered[0] == own and all(title.split()[1] != own.split()[1] for title in offered[1:])
+    few = [titled(f"name {i}", shown="one") for i in range(9)] + [titled(f"thing {i}") for i in range(8)]
+    with pytest.raises(ValueError, match="17 distinct titles, 9 of them of one picture; choosing among 10 needs more pictures"):
+        candidate_titles(few, np.random.default_rng(0))
+
+
+def test_another_picture_is_never_the_very_same_one():
+    episodes = [titled(f"{kind} {i}", shown=str(i)) for i in range(3) for kind in ("thing", "object", "item")]
+    for seed in range(20):
+        others = with_others(episodes, np.random.default_rng(seed))
+        assert all(not np.array_equal(picture_of(e), picture_of(o)) for e, o in zip(episodes, others, strict=True))
+        assert len({picture_of(o).tobytes() for o in others}) == 3
+
+
+def test_a_model_whose_likelihoods_are_no_numbers_is_refused(make_gato, tokenizer, tmp_path):
+    broken = Agent(make_gato(context_length=96).float(), tokenizer, {CAPTIONS.name: CAPTIONS})
+    with torch.no_grad():
+        next(broken.model.parameters()).fill_(float("nan"))
+    stored(tmp_path / "test", CAPTIONS, pictures(12), [f"thing number {i}" for i in range(12)])
+    with pytest.raises(ValueError, match="the likelihoods of 120 of 120 titles are no finite numbers, so nothing ranks them"):
+        caption_results(broken, str(tmp_path / "test"))
 
 
 def test_the_title_most_like_a_text_shares_most_words():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from glob import glob
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -172,18 +173,26 @@ def candidate_titles(episodes: Sequence[Episode], rng: np.random.Generator) -> l
     """Each picture's own title first, then nine different ones that nothing but the picture tells from it.
 
     Those are of pictures of another concept, from the same source, with as many words or one more or less; where there are
-    fewer than nine, the next in length are taken, and then those of other sources.
+    fewer than nine, the next in length are taken, and then those of other sources. What else the picture itself is called is
+    none of them.
+
+    **Raises:** `ValueError` where a picture has fewer than nine others.
     """
-    titles = [text_of(e) for e in episodes]
+    titles, shown = [text_of(e) for e in episodes], _pictures(episodes)
+    own: dict[int, set[str]] = {}  # all titles of a picture
+    for title, picture in zip(titles, shown, strict=True):
+        own.setdefault(picture, set()).add(title)
     known = [(str(e.parameters.get("source", "")), str(e.parameters.get("concept", ""))) for e in episodes]
     places: dict[str, list[int]] = {}  # of every title
     for i, title in enumerate(titles):
         places.setdefault(title, []).append(i)
-    if len(places) < NUM_CANDIDATES:
-        raise ValueError(f"the store has {len(places)} distinct titles; choosing among {NUM_CANDIDATES} needs more pictures")
+    most = max(map(len, own.values()))
+    if len(places) - most < NUM_CANDIDATES - 1:
+        of_one = f", {most} of them of one picture" if most > 1 else ""
+        raise ValueError(f"the store has {len(places)} distinct titles{of_one}; choosing among {NUM_CANDIDATES} needs more pictures")
     lengths = {title: len(title.split()) for title in places}
     chosen = []
-    for title, (source, concept) in zip(titles, known, strict=True):
+    for title, picture, (source, concept) in zip(titles, shown, known, strict=True):
         ranks = {
             other: (
                 any(concept and known[i][1] == concept for i in where),
@@ -191,7 +200,7 @@ def candidate_titles(episodes: Sequence[Episode], rng: np.random.Generator) -> l
                 max(1, abs(lengths[other] - lengths[title])),
             )
             for other, where in places.items()
-            if other != title
+            if other not in own[picture]
         }
         last = sorted(ranks.values())[NUM_CANDIDATES - 2]
         sure = [other for other, rank in ranks.items() if rank < last]
@@ -201,14 +210,28 @@ def candidate_titles(episodes: Sequence[Episode], rng: np.random.Generator) -> l
     return chosen
 
 
+def _pictures(episodes: Sequence[Episode]) -> list[int]:
+    """Which picture each episode shows: 0 the first, and so on."""
+    numbers: dict[bytes, int] = {}
+    return [numbers.setdefault(sha256(picture_of(e).tobytes()).digest(), len(numbers)) for e in episodes]
+
+
+def with_others(episodes: Sequence[Episode], rng: np.random.Generator) -> list[Episode]:
+    """For each episode one of another picture, for all of the same picture the same one."""
+    shown = _pictures(episodes)
+    first = {picture: episode for picture, episode in zip(reversed(shown), reversed(episodes), strict=True)}
+    cycle = rng.permutation(len(first))
+    others = np.empty(len(first), np.int64)
+    others[cycle] = np.roll(cycle, 1)  # a single cycle, so that no picture keeps its own
+    return [first[int(others[picture])] for picture in shown]
+
+
 def _rankings(agent: Agent, episodes: list[Episode], training: Store | None, rng: np.random.Generator) -> dict[str, Any]:
     task, image = agent.caption_task()
     candidates = candidate_titles(episodes, rng)
-    cycle = rng.permutation(len(episodes))
-    others = np.empty(len(episodes), np.int64)
-    others[cycle] = np.roll(cycle, 1)  # a single cycle, so that no picture keeps its own
+    others = with_others(episodes, rng)
     blank = [replace(e, observations={image.name: np.full_like(e.observations[image.name], 255)}) for e in episodes]
-    shown = {"retrieval": episodes, "shuffled": [episodes[j] for j in others], "blank": blank}
+    shown = {"retrieval": episodes, "shuffled": others, "blank": blank}
     found: dict[str, Any] = {key: _accuracy(_ranked_first(agent, task, them, candidates)) for key, them in shown.items()}
     found["nearest"] = None
     if training is not None:
@@ -228,7 +251,7 @@ def most_alike(text: str, titles: Sequence[str], rng: np.random.Generator) -> in
 
 
 def _ranked_first(agent: Agent, task: TaskSpec, episodes: list[Episode], candidates: list[list[str]]) -> list[bool]:
-    """Whether, for each picture, the first of its candidate titles is the likeliest."""
+    """Whether, for each picture, the first of its candidate titles is the likeliest. **Raises:** `ValueError` for no finite likelihood."""
     field, outcomes = task.actions[0].name, []
     for start in range(0, len(episodes), PICTURES_AT_ONCE):
         pairs = list(zip(episodes, candidates, strict=True))[start : start + PICTURES_AT_ONCE]
@@ -237,7 +260,13 @@ def _ranked_first(agent: Agent, task: TaskSpec, episodes: list[Episode], candida
             for e, titles in pairs
             for t in titles
         ]
-        outcomes += (agent.log_likelihood(options).reshape(len(pairs), NUM_CANDIDATES).argmax(axis=1) == 0).tolist()
+        found = agent.log_likelihood(options)
+        if wrong := int((~np.isfinite(found)).sum()):
+            raise ValueError(
+                f"the likelihoods of {wrong} of {len(found)} titles are no finite numbers, so nothing ranks them; the weights are damaged "
+                "or their training diverged: take an earlier checkpoint"
+            )
+        outcomes += (found.reshape(len(pairs), NUM_CANDIDATES).argmax(axis=1) == 0).tolist()
     return outcomes
 
 
