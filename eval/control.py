@@ -79,11 +79,12 @@ def evaluate_checkpoint(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
         config = replace(config, num_envs=1)
     if config.captions or config.text or config.prompts:
         check_gato(checkpoint, "caption or write")
-    settings = recording_settings(Path(checkpoint), config) if config.record else {}
     agent = load(checkpoint, config.device, config.verify)
     if config.target_return and not takes_returns(agent):
         raise ValueError(f"'{checkpoint}' was trained without returns, so none can be asked of it; leave out --target_return")
     tasks = [agent.task(name) for name in _task_names(agent, config)]
+    overflows = {task.name: _overflow(agent, task, config) for task in tasks}
+    settings = recording_settings(Path(checkpoint), config, overflows) if config.record else {}
     if config.ablations and not any(map(ablations, tasks)):
         _log.warning("no task shows a picture or an instruction, so --ablations has nothing to take away")
     other = _other_agent(agent, [task.name for task in tasks], config)
@@ -205,7 +206,7 @@ def _task_row(
 ) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
     """A task's row, its film strip and its videos, the latter two as far as they are wanted."""
     with ExitStack() as stack:
-        recorder = stack.enter_context(Recorder(config.record, task, settings)) if config.record else None
+        recorder = stack.enter_context(Recorder(config.record, task, settings[task.name])) if config.record else None
         keeper = ActionKeeper() if config.films or config.videos else None
         sinks = [sink for sink in (recorder, keeper) if sink is not None]
 
@@ -250,7 +251,7 @@ def _played(
     """Episodes, and how they were played: in how many `seconds`, with which `memory`, for which return, at which rate."""
     started = time.monotonic()
     asked: dict[str, Any] = {} if target is None else {"target_return": target}
-    overflow = config.overflow or _overflow(agent, task, config)
+    overflow = _overflow(agent, task, config)
 
     def policy_of(task: TaskSpec) -> Any:
         return agent.policy(task, temperature=config.temperature, overflow=overflow, seed=config.seed, memory=config.memory, **asked)
@@ -273,7 +274,9 @@ def _played(
 
 
 def _overflow(agent: Any, task: TaskSpec, config: EvalConfig) -> str:
-    """At a rate the step that reads half a context anew would miss its deadline, so a Gato's context rolls where it can."""
+    """As asked for; else at a rate the step that reads half a context anew would miss its deadline, so a Gato's context rolls if it can."""
+    if config.overflow is not None:
+        return config.overflow
     memory = agent.tasks[task.name].memory if config.memory is None and task.name in agent.tasks else config.memory
     can_roll = isinstance(agent, Agent) and agent.model.config.positions != "learned" and not memory
     return "rolling" if config.rate is not None and can_roll else "rebuild"

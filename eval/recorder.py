@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import file_digest
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -40,12 +41,16 @@ class Recorder:
             self.writer.append(episode)
 
 
-def recording_settings(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
-    """What must agree between the parts of a recording. **Raises:** `ValueError` if the folder holds anything else."""
+def recording_settings(checkpoint: Path, config: EvalConfig, overflows: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What must agree between the parts of a recording, by the name of the task.
+
+    **Arguments:** `overflows`: of every task that will be played, what becomes of a full context.
+
+    **Raises:** `ValueError` if the folder holds anything else.
+    """
     assert config.record is not None
     names = ("episodes", "num_envs", "seed", "temperature", "overflow", "memory", "demonstrations", "episode_steps")
     settings: dict[str, Any] = {name: getattr(config, name) for name in names}
-    settings["overflow"] = config.overflow or ("rebuild" if config.rate is None else "rolling")
     if config.target_return:
         settings["target_return"] = config.target_return
     settings["weights_sha256"] = weights_sha256(checkpoint)
@@ -53,10 +58,11 @@ def recording_settings(checkpoint: Path, config: EvalConfig) -> dict[str, Any]:
     if not manifests and config.record.exists() and (not config.record.is_dir() or any(config.record.iterdir())):
         raise ValueError(f"{config.record} exists and holds no recording; choose another folder")
     for manifest in manifests:
-        found = Store(manifest.parent).manifest.provenance.get("settings")
-        if found != settings:
-            raise ValueError(f"{manifest.parent} was recorded with {found}, not with {settings}; choose another folder")
-    return settings
+        found, name = Store(manifest.parent).manifest.provenance.get("settings"), manifest.parent.relative_to(config.record).as_posix()
+        wanted = settings | {"overflow": overflows.get(name, (found or {}).get("overflow"))}  # of a task that is not played now its own
+        if found != wanted:
+            raise ValueError(f"{manifest.parent} was recorded with {found}, not with {wanted}; choose another folder")
+    return {name: settings | {"overflow": overflow} for name, overflow in overflows.items()}
 
 
 def weights_sha256(checkpoint: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """`gato eval --record`: the episodes behind a score table are kept as stores."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,17 @@ def test_a_folder_of_another_evaluation_is_refused(checkpoint, tmp_path, capsys)
     assert evaluate(checkpoint, tmp_path / "played") == 0
     assert evaluate(checkpoint, tmp_path / "played", "--seed", "1") == 2
     assert "was recorded with" in (line := capsys.readouterr().err) and "choose another folder" in line
+
+
+@pytest.mark.parametrize(
+    ("positions", "memory", "played"), [("learned", None, "rebuild"), ("rope", 1, "rebuild"), ("rope", None, "rolling")]
+)
+def test_a_recording_at_a_rate_says_what_becomes_of_a_full_context(make_gato, tokenizer, tmp_path, positions, memory, played):
+    task = replace(envs.task("toy/corridor"), memory=memory)
+    Agent(make_gato(positions=positions).float(), tokenizer, {task.name: task}).save(tmp_path / "checkpoint")
+    for _ in range(2):  # it goes on with its own
+        assert evaluate(tmp_path / "checkpoint", tmp_path / "played", "--rate", "1000") == 0
+    assert Store(tmp_path / "played/toy/corridor").manifest.provenance["settings"]["overflow"] == played
 
 
 def test_a_folder_of_something_else_is_refused(checkpoint, tmp_path, capsys):
