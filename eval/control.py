@@ -23,7 +23,7 @@ from gato.eval.words.text import text_results
 from gato.spec import TaskSpec
 from gato.weights import TRAINED
 
-from .ablation import ablations
+from .ablation import Instructions, ablations
 from .realtime import Pace
 from .recorder import Recorder, recording_settings
 from .replay import ActionKeeper, strip_of, write_films
@@ -153,8 +153,9 @@ def _words(agent: Agent, checkpoint: Path, config: EvalConfig) -> dict[str, Any]
 
 def _add_task(results: dict[str, Any], agent: Agent, task: TaskSpec, config: EvalConfig, settings: dict[str, Any], out: Path) -> None:
     """Plays a task, once more for every further target return, and for everything that it can be deprived of."""
-    prompts = _demonstrations(task, config.demonstrations)
-    row, films, videos = _task_row(agent, task, config, settings, out.with_name(f"{out.stem}-videos"), prompts)
+    prompts, instructions = _demonstrations(task, config.demonstrations), Instructions(task)
+    folder = out.with_name(f"{out.stem}-videos")
+    row, films, videos = _task_row(agent, task, config, settings, folder, prompts, instructions if config.ablations else None)
     results["tasks"].append(row)
     results["films"] |= films
     if config.videos:
@@ -166,7 +167,9 @@ def _add_task(results: dict[str, Any], agent: Agent, task: TaskSpec, config: Eva
     results["tasks"] += rows[1:]
     if len(rows) > 1:
         results.setdefault("targets", {})[task.name] = target_results(task, rows, out)
-    for label, transform in ablations(task) if config.ablations else ():
+    if config.ablations and (alike := [name for name, texts in instructions.known.items() if len(texts) < 2]):
+        _log.warning("task '%s': all episodes have the same '%s', so it is not swapped", task.name, "', '".join(alike))
+    for label, transform in ablations(task, instructions.known) if config.ablations else ():
         played, how = _played(agent, task, config, prompts, transform, target=next(iter(config.target_return), None))
         results["tasks"].append(summarise(task, played, label) | how)
 
@@ -202,7 +205,13 @@ def _other_agent(agent: Agent, names: Sequence[str], config: EvalConfig) -> Agen
 
 
 def _task_row(
-    agent: Agent, task: TaskSpec, config: EvalConfig, settings: dict[str, Any], folder: Path, prompts: Sequence[Episode]
+    agent: Agent,
+    task: TaskSpec,
+    config: EvalConfig,
+    settings: dict[str, Any],
+    folder: Path,
+    prompts: Sequence[Episode],
+    transform: Transform | None = None,
 ) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
     """A task's row, its film strip and its videos, the latter two as far as they are wanted."""
     with ExitStack() as stack:
@@ -215,7 +224,7 @@ def _task_row(
                 each(episode)
 
         target = next(iter(config.target_return), None)
-        results, how = _played(agent, task, config, prompts, sink=sink if sinks else None, target=target)
+        results, how = _played(agent, task, config, prompts, transform, sink=sink if sinks else None, target=target)
         if recorder is not None:
             recorder.num_failed = sum(r.failed is not None for r in results)
     row = summarise(task, results) | how

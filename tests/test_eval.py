@@ -16,7 +16,7 @@ from gato.cli import main
 from gato.data.collection.collect import CollectConfig, collect
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.toy import Corridor
-from gato.eval.ablation import ablations
+from gato.eval.ablation import _Swap, ablations
 from gato.eval.control import evaluate_checkpoint
 from gato.eval.film import film_strip
 from gato.eval.follow import follow
@@ -289,6 +289,28 @@ def test_swapped_instructions_differ_from_ones_own_and_stay_for_the_whole_episod
     assert all(a != b for a, b in zip(given, own, strict=True))
     again = transforms["swapped instructions"]({"mission": own[:2]}, np.arange(2), later[:2])["mission"]
     assert list(again) == list(given[:2])
+
+
+def test_a_lone_environment_swaps_the_instruction_of_its_first_episode_too(make_gato, tokenizer, tmp_path, caplog, monkeypatch):
+    """What the others are told is known from the episodes as they are; a single one has no other."""
+    pytest.importorskip("minigrid", reason="BabyAI is missing: pip install 'opengato[babyai]'")
+    task = envs.task("babyai/go-to-local")
+    Agent(make_gato(context_length=128).float(), tokenizer, {task.name: task}).save(tmp_path)
+    config = EvalConfig(episodes=3, num_envs=1, episode_steps=2, ablations=True, device="cpu")
+    pairs, swap = [], _Swap.__call__
+
+    def watched(self, observation, streams, first):
+        given = swap(self, observation, streams, first)
+        pairs.append((observation["mission"][0], given["mission"][0]))
+        return given
+
+    monkeypatch.setattr(_Swap, "__call__", watched)
+    rows = evaluate_checkpoint(tmp_path, config)["tasks"]
+    assert [row["ablation"] for row in rows] == [None, "blank picture", "swapped instructions"]
+    assert len(pairs) == 3 * 2 and all(own != given for own, given in pairs) and not caplog.text
+    rows = evaluate_checkpoint(tmp_path, replace(config, episodes=1))["tasks"]
+    assert [row["ablation"] for row in rows] == [None, "blank picture"]
+    assert "task 'babyai/go-to-local': all episodes have the same 'mission', so it is not swapped" in caplog.text
 
 
 def test_a_blanked_picture_is_black_and_nothing_else_changes():
