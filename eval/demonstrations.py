@@ -109,7 +109,7 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
 
 
 def fitted(config: FewShotConfig, kind: str, demonstrations: Demonstrations, agent: Any) -> FewShotConfig:
-    """With what was not given, as `FewShotConfig.fitted` chooses it; where nobody chose `scratch`, not for what its new weights cannot take.
+    """With what was not given, as `FewShotConfig.fitted` chooses it; where nobody chose `scratch`, without it for what it cannot take.
 
     **Raises:** `ValueError` for keypoints where no picture is shown.
     """
