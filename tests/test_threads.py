@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gato.cli import main
 from gato.cli.doctor import _threads
 from gato.cli.threads import SMALL, WAITING, use_threads, wait_passively, waiting_chosen
 
@@ -62,6 +63,16 @@ def test_threads_may_be_chosen_by_option_and_by_environment(tmp_path: Path, monk
     assert torch.get_num_threads() == 3
     use_threads(2, tmp_path)
     assert torch.get_num_threads() == 2
+
+
+def test_an_arena_without_a_checkpoint_has_one_thread_or_those_that_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends for want of demonstrations."""
+    monkeypatch.setenv("GATO_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(3)
+    for options, count in (([], 1), (["--threads", "2"], 2)):
+        assert main(["arena", "--baselines", "retrieve", "--tasks", "toy/corridor", *options]) == 2
+        assert torch.get_num_threads() == count
 
 
 def test_a_folder_that_is_no_checkpoint_settles_nothing(tmp_path: Path) -> None:

@@ -55,8 +55,7 @@ def arena(arguments: list[str]) -> int:
     options = parse(parser, arguments)
     checkpoints, as_json, threads = (vars(options).pop(name) for name in ("checkpoints", "json", "threads"))
     config = ArenaConfig(**vars(options))
-    if checkpoints:
-        use_threads(threads, Path(checkpoints[0].rpartition("=")[2]))
+    use_threads(threads, Path(checkpoints[0].rpartition("=")[2]) if checkpoints else None)
     from gato.eval.arena import arena as run
     from gato.eval.arena import table as lines
     from gato.eval.report.arena_page import write_arena
