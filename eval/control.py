@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from gato.episode import Episode
     from gato.policy import GatoPolicy
 
+SIDE_BY_SIDE = 50  # environments at most, where no number is given
+
 _log = logging.getLogger(__name__)
 
 
@@ -50,14 +52,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """Rolls out a policy in its own task.
 
-    **Arguments:** `rate`: in Hz; one environment is then played in real time, and `deadlines` says what was missed;
+    **Arguments:** `num_envs`: environments side by side, by default as many as episodes, at most 50, which changes nothing of what is
+    measured; `rate`: in Hz; one environment is then played in real time, and `deadlines` says what was missed;
     `episode_steps`: see `EvalConfig`.
 
     **Returns:** one row: mean return with a 95 % bootstrap interval, the normalised score (0 random,
     100 expert) with its own, success, mean length and the number of failed episodes.
     """
     pace = None if rate is None else Pace(rate)
-    side_by_side = num_envs or (1 if pace else episodes)
+    side_by_side = num_envs or (1 if pace else min(episodes, SIDE_BY_SIDE))
     limits = EpisodeLimits(episode_steps=episode_steps)
     results = rollout(policy, policy.task, episodes, seed, side_by_side, limits=limits, pace=pace)
     return summarise(policy.task, results) | _deadlines(pace)

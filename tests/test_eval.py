@@ -17,11 +17,11 @@ from gato.data.collection.collect import CollectConfig, collect
 from gato.envs.demonstrator import RandomExpert
 from gato.envs.toy import Corridor
 from gato.eval.ablation import _Swap, ablations
-from gato.eval.control import evaluate_checkpoint
+from gato.eval.control import evaluate, evaluate_checkpoint
 from gato.eval.film import film_strip
 from gato.eval.follow import follow
 from gato.eval.report.table import score_table
-from gato.eval.rollout import EpisodeResult, expert_rollout
+from gato.eval.rollout import EpisodeResult, RandomPolicy, expert_rollout
 from gato.eval.score import interquartile_mean, nested_interval, success_interval
 from gato.eval.settings import EvalConfig
 from gato.eval.summary import paired_comparison, summarise, summarise_families
@@ -227,6 +227,18 @@ def test_episodes_side_by_side_return_what_they_do_one_after_the_other(walker, t
     config = EvalConfig(episodes=7, temperature=temperature, device="cpu", out=walker / "e.json")
     one, many = (evaluate_checkpoint(walker, replace(config, num_envs=n))["tasks"][0] for n in (1, 3))
     assert one["returns"] == many["returns"] and one["length"] == many["length"]
+
+
+def test_many_episodes_are_played_in_a_few_environments_and_return_the_same():
+    class Watched(RandomPolicy):
+        def reset(self, num_streams, demonstrations=()):
+            streams.append(num_streams)
+            super().reset(num_streams, demonstrations)
+
+    streams: list[int] = []
+    policy = Watched(envs.task("toy/corridor"))
+    many, few = evaluate(policy, episodes=60), evaluate(policy, episodes=60, num_envs=7)
+    assert streams == [50, 7] and many["returns"] == few["returns"] and len(many["returns"]) == 60
 
 
 def test_a_suite_in_real_time_plays_one_environment_and_counts_deadlines(walker):
