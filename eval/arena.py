@@ -79,7 +79,8 @@ class Films:
 
 def entries(words: Sequence[str], baselines: Sequence[str], known: str | None = None) -> list[Entry]:
     """**Raises:** `ValueError` for a folder that is not there or named twice, and for systems of one label where nobody gave it to them."""
-    found, given = [], set()
+    found: list[Entry] = []
+    given: set[Path] = set()
     for word in words:
         label, _, folder = word.rpartition("=")
         given |= {Path(folder)} if label else set()

@@ -732,6 +732,12 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_that_to_a_later_observat
         with pytest.raises(ValueError, match="an action of it failed, so that its streams are not where they were; reset it"):
             remote.act({"cell": np.array([1])})
         remote.reset()
+        agent.acting.act = lambda *asked: 1 / 0
+        for line in ("this is a fault of the server", "reset it"):
+            with pytest.raises(ValueError, match=line):
+                remote.act({"cell": np.array([1])})
+        agent.acting.act = act
+        remote.reset()
         assert [int(remote.act({"cell": np.array([c])})["step"][0]) for c in (1, 0)] == [0, 1]
 
 

@@ -176,7 +176,7 @@ def candidate_titles(episodes: Sequence[Episode], rng: np.random.Generator) -> l
     fewer than nine, the next in length are taken, and then those of other sources. What else the picture itself is called is
     none of them.
 
-    **Raises:** `ValueError` where a picture has fewer than nine others.
+    **Raises:** `ValueError` where fewer than nine titles are of other pictures.
     """
     titles, shown = [text_of(e) for e in episodes], _pictures(episodes)
     own: dict[int, set[str]] = {}  # all titles of a picture

@@ -29,13 +29,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .batcher import Busy
 from .service import MAX_UPLOAD, Leaving, Place, Service
-from .wire import Refused, read_json, read_msgpack, write_json, write_msgpack
+from .wire import FAULT, Refused, read_json, read_msgpack, write_json, write_msgpack
 
 BODY_SECONDS = 30.0  # for a request to arrive whole
 SEND_SECONDS = 10.0  # for a client to take its answer
 MAX_LINE = 2000
 MSGPACK = "application/msgpack"
-FAULT = "this is a fault of the server, not of the request"
 
 _log = logging.getLogger(__name__)
 

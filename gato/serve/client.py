@@ -16,7 +16,7 @@ from gato.episode import Episode, StreamPolicy, Values
 from gato.learners.chunks import chunked
 from gato.spec import Modality, TaskSpec
 
-from .wire import NESTED, read_msgpack, write_msgpack
+from .wire import FAULT, NESTED, read_msgpack, write_msgpack
 
 CLOSE_SECONDS = 1.0
 
@@ -81,7 +81,7 @@ class RemotePolicy(StreamPolicy):
 
         After a failure, such as a timeout, no stream acts until `reset`: an answer that comes late would be taken for that to a later
         observation, and the streams that were answered have gone on without the others. Only where a single stream acts and is refused,
-        it goes on as if it had not asked.
+        it goes on as if it had not asked; but not after a fault of the server, which may have forgotten its episode.
 
         **Raises:** `ValueError` for what the server refuses, in its words, and after a failure; `OSError` where no answer comes.
         """
@@ -92,7 +92,7 @@ class RemotePolicy(StreamPolicy):
             answers = self._answers(observation, reward, first, streams)
         except BaseException as error:  # an interruption, too, leaves an answer unread
             self._num_begun, self._has_begun = number, begun
-            if not isinstance(error, _Refusal) or len(streams) > 1:
+            if not isinstance(error, _Refusal) or len(streams) > 1 or FAULT in str(error):
                 self.close()
             raise
         found = {}

@@ -32,6 +32,7 @@ MAX_AXES = 8
 ENVELOPE = 2**16  # bytes of a message beside the values of its observation
 CONTROLS = ("task", "session", "reset", "end", "episode", "reward")  # what a message may say beside its observation
 NESTED = "observation"
+FAULT = "this is a fault of the server, not of the request"
 
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
 
