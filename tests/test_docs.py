@@ -118,7 +118,7 @@ def _served(command: str) -> tuple[str, str, list[float]]:
     service = Service(load(Path(checkpoint)), Path(checkpoint).name, ServeConfig(task=task))
     try:
         answer = (
-            TestClient(make_app(service, None, True), base_url="http://127.0.0.1").post("/act", json={"observation": [1.0, 0.0]}).json()
+            TestClient(make_app(service, None, True), headers={"Host": "127.0.0.1"}).post("/act", json={"observation": [1.0, 0.0]}).json()
         )
         return Path(checkpoint).name, service.acting.tasks and next(iter(service.acting.tasks)), answer["action"]
     finally:

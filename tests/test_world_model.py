@@ -563,7 +563,7 @@ def test_the_page_answers_and_refuses_in_one_line(games, monkeypatch):
     testclient = pytest.importorskip("starlette.testclient")
     from gato.serve import dream, dream_page
 
-    client = testclient.TestClient(dream_page.make_app(games, True), base_url="http://127.0.0.1")
+    client = testclient.TestClient(dream_page.make_app(games, True), headers={"Host": "127.0.0.1"})
     assert "Inside the dream" in client.get("/").text
     name = client.post("/begin", json={"seed": 1}).json()["game"]
     assert client.post("/act", json={"game": name, "action": 1, "chance": True}).json()["timestep"] == 1
