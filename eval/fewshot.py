@@ -287,7 +287,7 @@ def _claim(
         "held_out": len(demonstrations.held_out), "training": asdict(config.training), "rollouts": config.rollouts,
         "seed": config.seed, "temperature": config.temperature, "memory": demonstrations.task.memory or 0, "chunk": config.chunk,
         "episode_steps": config.episode_steps, "episode_seconds": config.episode_seconds,
-        **{mode: weights_sha256(getattr(config, mode) or checkpoint) for mode in shown},
+        **{mode: weights_sha256(folder) for mode in shown if (folder := getattr(config, mode) or checkpoint)},
     }  # fmt: skip
     has_pictures = any(f.modality is Modality.IMAGE for f in demonstrations.task.observations)
     if has_pictures:

@@ -16,7 +16,7 @@ from .settings import AS_IT_IS, SHOWN, FewShotConfig
 LEARNER_OF = {"embed": TECNETS, "adapt": MIL}
 
 
-def shown_agents(checkpoint: Path, agent: Any, config: FewShotConfig) -> dict[str, OneShotAgent]:
+def shown_agents(checkpoint: Path | None, agent: Any, config: FewShotConfig) -> dict[str, OneShotAgent]:
     """Who acts in which of these modes: the checkpoint itself where it is one of theirs, else those that `--embed` and `--adapt` name.
 
     **Raises:** `ValueError` for a mode that the checkpoint is not for, or a checkpoint of another learner.
@@ -31,7 +31,8 @@ def shown_agents(checkpoint: Path, agent: Any, config: FewShotConfig) -> dict[st
         folder = getattr(config, mode)
         one = agent if folder is None else load(folder, config.device, config.verify)
         if not isinstance(one, OneShotAgent) or one.learner != LEARNER_OF[mode]:
-            held = f"'{folder or checkpoint}' holds {getattr(one, 'learner', None) or 'a Gato'}"
+            named = folder or checkpoint
+            held = f"'{named}' holds {getattr(one, 'learner', None) or 'a Gato'}" if named else "none is named"
             raise ValueError(f"the mode '{mode}' acts with {LEARNER_OF[mode]}, but {held}; name a checkpoint of it by --{mode}")
         found[mode] = one
     return found

@@ -91,6 +91,11 @@ def test_modes_that_begin_from_a_checkpoint_are_refused_without_one(config):
     assert not config.out.exists()
 
 
+def test_modes_of_other_checkpoints_name_theirs_where_there_is_no_other(config):
+    with pytest.raises(ValueError, match="the mode 'embed' acts with tecnets, but none is named; name a checkpoint of it by --embed"):
+        few_shot(None, replace(config, modes=("embed",)))
+
+
 def test_a_plan_without_a_checkpoint_names_what_trains_beside_it(config):
     text = plan(None, replace(config, episodes=(4,), modes=()))
     assert "scratch: " in text and "beside that clone train until they have converged, which is not measured here" in text

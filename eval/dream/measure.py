@@ -171,11 +171,11 @@ def _ahead(
 ) -> Iterator[tuple[list[Tensor], list[Tensor], Tensor | None]]:
     """Batches of codes, imagined and real, 0 to the last horizon timesteps after the places; and the real pictures (n, H + 1, 64, 64)."""
     generator, last = np.random.default_rng(seed), HORIZONS[-1]
-    places = []
+    places: list[tuple[int, int]] = []
     for i, played in enumerate(episodes):
         room = len(played.cells) - last
-        chosen = generator.permutation(room)[:starts] if room > 0 else []
-        places += [(i, int(t)) for t in sorted(chosen)]
+        chosen = generator.permutation(room)[:starts].tolist() if room > 0 else []
+        places += [(i, t) for t in sorted(chosen)]
     for at in range(0, len(places), BATCH):
         part = places[at : at + BATCH]
         dream = begun_at(world, [(episodes[i], t) for i, t in part])

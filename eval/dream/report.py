@@ -137,7 +137,7 @@ def _played(agent: WorldAgent, config: DreamReport) -> list[Episode]:
                 own = {name: values[0] for name, values in policy.act(recording.observation).items()}
                 if left == 0 and strays.random() < config.stray:
                     held, left = chosen, int(strays.integers(1, 9))
-                chosen, left = (held, left - 1) if left else (own, 0)
+                chosen, left = (held, left - 1) if left and held is not None else (own, 0)
             recording.step(chosen)
         episodes.append(recording.episode("random" if is_random else "learner"))
     envs.close(env)

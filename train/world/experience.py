@@ -59,7 +59,7 @@ class Experience:
         for name, values in found.items():
             self._columns[name][start : start + n] = values
             if name != "begins":
-                self._hash.update(np.ascontiguousarray(self._columns[name][start : start + n]))
+                self._hash.update(self._columns[name][start : start + n].tobytes())
         self.size, self.num_episodes = start + n, self.num_episodes + 1
 
     def draw(self, generator: np.random.Generator, count: int, window: int, temperature: float) -> np.ndarray:

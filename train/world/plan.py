@@ -47,7 +47,7 @@ def plan(config: WorldRecipe) -> dict[str, Any]:
         "frames": config.env.frames, "updates": updates,
         "timesteps_per_update": {"windows": windows, "imagined": streams * dream.horizon},
         "flops_per_update": flops, "flops": total,
-        "stored_bytes": config.env.frames * math.prod(scene.shape),
+        "stored_bytes": (config.env.frames or 0) * math.prod(scene.shape),  # of a store that is there nothing is added
         "hours": {
             "computing": computed / 3600, "starting kernels": started / 3600, "drawing": (updates - alone) * drawn * DRAW_SECONDS / 3600,
         },
