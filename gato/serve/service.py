@@ -223,12 +223,7 @@ def _learner(agent: Any) -> str:
     """What kind of agent it is: `gato`, `decision-transformer`, `retrieve`, `clone`, or the name of its class."""
     if isinstance(agent, Agent):
         return "gato"
-    for name in ("learner", "kind"):
-        try:
-            return str(getattr(agent, name))
-        except (AttributeError, ValueError):  # an agent may say in words what it lacks
-            continue
-    return type(agent).__name__
+    return str(getattr(agent, "learner", None) or getattr(agent, "kind", type(agent).__name__))
 
 
 def _metrics(service: Service) -> Metrics:
