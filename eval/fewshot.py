@@ -305,10 +305,18 @@ def _claim(
             before["training"] |= {name: settings["training"][name] for name in OF_PICTURES}
         finished = {p.parent.name.split("-")[0] for p in out.glob("cells/*/result.json")}
         shared = {"weights_sha256"} if finished <= set(WITHOUT_CHECKPOINT) else set()
-        if changed := [name for name in settings if before.get(name) != settings[name] and name not in shared]:
+        changed = [name for name in settings if before.get(name) != settings[name] and name not in shared]
+        if "seed" in changed and _fields_of(before.get("task")) == _fields_of(settings["task"]):
+            changed.remove("task")  # random play was measured from other starts, no more
+        if changed:
             raise ValueError(f"{out} holds cells that were made with another {', '.join(changed)}; choose another --out or undo the change")
     write_json(path, settings)
     return out
+
+
+def _fields_of(task: Any) -> Any:
+    """What a settings file says of a task, but for its measured returns."""
+    return {k: v for k, v in task.items() if k not in ("random_return", "expert_return")} if isinstance(task, dict) else task
 
 
 def _model_of(checkpoint: Path | None) -> dict[str, Any]:

@@ -299,6 +299,15 @@ def test_cells_of_other_settings_are_not_mixed(config, checkpoint):
         few_shot(checkpoint, replace(config, rollouts=5))
 
 
+def test_another_seed_is_not_said_to_be_another_task_whose_random_return_it_has_measured_anew(config, checkpoint):
+    few_shot(checkpoint, config)
+    path = config.out / "settings.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"seed": 7, "task": settings["task"] | {"random_return": 0.5}}))
+    with pytest.raises(ValueError, match="holds cells that were made with another seed; choose another --out"):
+        few_shot(checkpoint, config)
+
+
 def test_cells_of_other_limits_of_an_episode_are_not_mixed(config, checkpoint):
     """Older folders do not name the limits; theirs are taken to be those that hold where none is given."""
     few_shot(checkpoint, config)

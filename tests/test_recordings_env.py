@@ -285,19 +285,29 @@ def test_a_file_that_holds_nothing_is_named(crane):
         Recordings(env="crane:Crane-v0").open(Path("nothing"))
 
 
-def test_pictures_that_are_all_grey_are_to_be_checked(tmp_path):
+@pytest.mark.parametrize(
+    ("shades", "doubts"),
+    [
+        ([(7, 8, 9), (8, 9, 9)], []),
+        ([(7, 7, 7), (8, 8, 8)], ["pictures of 'observation' are grey; are they in the environment, too?"]),
+        ([(7, 8, 9), (7, 8, 9)], ["pictures of 'observation' never change in 1 of 1 episodes; did the camera run?"]),
+        ([(0, 1, 0), (1, 0, 1)], ["pictures of 'observation' hold nothing above 1 of 255 in 1 of 1 episodes; were they divided by 255?"]),
+    ],
+)
+def test_pictures_that_look_wrong_are_to_be_checked(tmp_path, shades, doubts):
     task = TaskSpec.from_spaces("lab/seen", spaces.Box(0, 255, (16, 16, 3), np.uint8), spaces.Discrete(2), env_id="lab:Seen-v0")
-    for shade, expected in ((7, ["check: pictures of 'observation' are grey; are they in the environment, too?"]), ((7, 8, 9), [])):
-        seen = np.zeros((2, 16, 16, 3), np.uint8) + np.array(shade, np.uint8)
-        with StoreWriter(tmp_path / str(shade), [task]) as writer:
-            writer.append(Episode(task, {"observation": seen}, {"action": np.zeros(2, int)}, np.zeros(2)))
-        assert doubts_of(Store(tmp_path / str(shade))) == expected
+    seen = np.zeros((2, 16, 16, 3), np.uint8) + np.array(shades, np.uint8)[:, None, None]
+    with StoreWriter(tmp_path / "seen", [task]) as writer:
+        writer.append(Episode(task, {"observation": seen}, {"action": np.zeros(2, int)}, np.zeros(2)))
+    assert doubts_of(Store(tmp_path / "seen")) == [f"check: {doubt}" for doubt in doubts]
 
 
 def test_a_number_that_the_environment_cannot_see_is_named_with_its_file(crane):
     (crane / "huge").mkdir()
     npz(crane / "huge", cart=np.full((T, 2), 1e299), hook=np.zeros((T, 1)), lamp=np.zeros(T, int), act=np.zeros((T, 1)))
-    with pytest.raises(ValueError, match=r"^huge/run.npz: .* observation 'cart' at timestep 0 is 1e.299, which float32 cannot hold; repair the"):
+    with pytest.raises(
+        ValueError, match=r"^huge/run.npz: .* observation 'cart' at timestep 0 is 1e.299, which float32 cannot hold; repair the"
+    ):
         import_dataset(Recordings(env="crane:Crane-v0").open(Path("huge")), "huge-store")
 
 
@@ -310,7 +320,7 @@ def test_a_discrete_field_that_was_saved_as_floating_point_is_read_where_it_is_w
     assert lamp.dtype == np.int64 and lamp.tolist() == [0, 1, 0, 1, 1, 0]
     for wrong, said in (
         (0.5, "is 0.5, expected a whole number"),
-        (2.0, r"is 2, outside \[0, 1\]; crane:Crane-v0 has no more, so repair it"),
+        (2.0, r"is 2, outside \[0, 1\]; the range of crane:Crane-v0 ends there, so repair it"),
     ):
         npz(crane / "floats", lamp=np.array([0, 1, wrong, 1, 1, 0]), **values)
         with pytest.raises(ValueError, match=f"'lamp' at timestep 2 {said}"):

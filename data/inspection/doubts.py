@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gato.data.store import Store
@@ -19,9 +21,8 @@ def doubts_of(store: Store) -> list[str]:
     lines = []
     if 0 < single < len(episodes):
         lines.append(f"{single} of {len(episodes)} episodes have one timestep; does an end stay on for several rows?")
-    for spec in (f for f in store.tasks[0].observations if f.modality is Modality.IMAGE and store.tasks[0].env_id):
-        if all((seen[..., :1] == seen).all() for seen in (episode.observations[spec.name] for episode in episodes)):
-            lines.append(f"pictures of '{spec.name}' are grey; are they in the environment, too?")
+    for spec in (f for f in store.tasks[0].observations if f.modality is Modality.IMAGE):
+        lines += _odd_pictures(spec.name, [episode.observations[spec.name] for episode in episodes], store.tasks[0].env_id is not None)
     for spec in (f for f in store.tasks[0].fields if f.modality is Modality.CONTINUOUS):
         fields = [episode.actions if spec.role == "action" else episode.observations for episode in episodes]
         values = [v[spec.name] for v in fields if spec.name in v]
@@ -29,6 +30,18 @@ def doubts_of(store: Store) -> list[str]:
             least, most = np.min([v.min(axis=0) for v in values], axis=0), np.max([v.max(axis=0) for v in values], axis=0)
             lines += _little_used(spec, least.min(), most.max()) if spec.role == "action" else _beyond(spec, least, most)
     return [f"check: {line}" for line in lines]
+
+
+def _odd_pictures(name: str, seen: Sequence[np.ndarray], has_env: bool) -> list[str]:
+    """Whether pictures (T, rows, columns, 3) of some episodes stand still, hold next to nothing, or are grey in all of them."""
+    still = sum(len(pictures) > 1 and bool((pictures == pictures[:1]).all()) for pictures in seen)
+    black = sum(int(pictures.max(initial=0)) <= 1 for pictures in seen)
+    lines = [f"pictures of '{name}' never change in {still} of {len(seen)} episodes; did the camera run?"] if still else []
+    if black:
+        lines.append(f"pictures of '{name}' hold nothing above 1 of 255 in {black} of {len(seen)} episodes; were they divided by 255?")
+    if has_env and black < len(seen) and all((pictures[..., :1] == pictures).all() for pictures in seen):
+        lines.append(f"pictures of '{name}' are grey; are they in the environment, too?")
+    return lines
 
 
 def _little_used(spec: FieldSpec, least: float, most: float) -> list[str]:

@@ -115,6 +115,7 @@ def import_(arguments: list[str]) -> None:
     lines = [
         *map(_imported, rows),
         *(["read: " + "; ".join(taken)] if taken else []),
+        *([f"rewards: {unpaid}"] if (unpaid := dataset.provenance.get("rewards")) else []),
         *dict.fromkeys(doubts),
         *left_out.lines(),
         *_skipped(rows),

@@ -273,7 +273,11 @@ class _Source:
         text = str(error)
         if isinstance(error, OutOfRange):
             theirs = self.spec.env_id
-            remedy = f"{theirs} has no more, so repair it or leave the episode out" if theirs else "widen the field's 'low' and 'high'"
+            remedy = (
+                f"the range of {theirs} ends there, so repair it or leave the episode out"
+                if theirs
+                else "widen the field's 'low' and 'high'"
+            )
             clip = ", or say 'clip_actions: true' in the spec" if ": action '" in error.found else ""
             text = f"{error.found}; {remedy}{clip}"
         if text.startswith(str(place.file)):
