@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -108,7 +107,7 @@ def open_demonstrations(config: FewShotConfig) -> Demonstrations:
     return Demonstrations(store, task, tuple(numbers[count:]), tuple(numbers[:count]), store.num_episodes - len(numbers))
 
 
-def fitted(config: FewShotConfig, kind: str, demonstrations: Demonstrations, agent: Any) -> FewShotConfig:
+def fitted(config: FewShotConfig, kind: str, demonstrations: Demonstrations, agent: Agent) -> FewShotConfig:
     """With what was not given, as `FewShotConfig.fitted` chooses it; where nobody chose `scratch`, without it for what it cannot take.
 
     **Raises:** `ValueError` for keypoints where no picture is shown.

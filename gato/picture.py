@@ -126,7 +126,7 @@ def read_image(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> np.n
 def read_frame(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, bool]:
     """The picture, as `read_image` gives it, and whether it is the first one of an animation. **Raises:** `ValueError`, see there."""
     label = "the picture" if isinstance(source, bytes) else f"picture {source}"
-    encoded = source if isinstance(source, bytes) else _read_bytes(Path(source), label)
+    encoded = source if isinstance(source, bytes) else read_bytes(Path(source), label)
     if len(encoded) > MAX_BYTES:
         raise ValueError(f"{label} has {len(encoded)} bytes, more than {MAX_BYTES}; scale it down")
     encoded = _without_notes(encoded)
@@ -209,7 +209,8 @@ def as_rgb(image: Image.Image) -> np.ndarray:
         raise ValueError(f"the picture is of mode {image.mode}, which has no way to RGB; convert it") from None
 
 
-def _read_bytes(path: Path, label: str) -> bytes:
+def read_bytes(path: Path, label: str) -> bytes:
+    """A picture's file as it is. **Raises:** `ValueError` for one that cannot be read, or of more than `MAX_BYTES`."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{label} has {path.stat().st_size} bytes, more than {MAX_BYTES}; scale it down")

@@ -20,6 +20,8 @@ from gato import envs
 from gato.agent import Agent
 from gato.batch import join
 from gato.cli import main
+from gato.cli.inspection import recipe_file
+from gato.cli.recipes import recipe_path
 from gato.data.collection.collect import CollectConfig, collect
 from gato.data.store import Store, StoreWriter
 from gato.episode import Episode
@@ -34,6 +36,7 @@ from gato.policy import GatoPolicy
 from gato.spec import FieldSpec, Modality, TaskSpec
 from gato.train.finetune import _model, held_out_loss, merged
 from gato.train.protocol import MODES, PROTOCOLS
+from gato.train.untrained import ARCHITECTURE
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,11 @@ def test_without_a_checkpoint_new_weights_are_compared_with_what_needs_none(conf
     policy = gato.load(config.out / "cells/scratch-4-0/policy").policy("toy/corridor")
     assert len(gato.evaluate(policy, episodes=2)["returns"]) == 2
     assert "toy/corridor without a checkpoint: score" in (config.out / "fewshot.md").read_text()
+
+
+def test_new_weights_have_the_architecture_of_the_recipe_that_pretrains_the_compact_layout():
+    recipe = recipe_file(recipe_path("compact-cpu"))
+    assert recipe.model == ARCHITECTURE
 
 
 def test_modes_that_begin_from_a_checkpoint_are_refused_without_one(config):

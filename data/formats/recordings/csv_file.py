@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from gato.picture import MAX_BYTES, SUFFIXES
+from gato.picture import SUFFIXES, read_bytes
 
 from .arrays import check_size, first_line, nearest_or_all, pictures_of
 from .csv_dialect import Dialect
@@ -101,18 +101,14 @@ class CsvArrays:
 
     def _picture(self, name: str, row: int, key: str) -> bytes:
         """The content of the file that a cell names."""
-        folder = self.path.parent
-        path = folder / name
-        where = f"{self.path}, {self.place(row)}, column '{key}' names the picture {name[:80]!r}"
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{where}, which does not lie below {folder}; copy it there, and name it from there")
+        path = self.path.parent / name
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise ValueError(f"{where} of {path.stat().st_size} bytes, more than {MAX_BYTES}; scale it down")
-            return path.read_bytes()
-        except OSError as error:
-            remedy = "copy it there, or say 'modality: text' if the names are meant"
-            raise ValueError(f"{where}, and {path} cannot be read: {error.strerror}; {remedy}") from None
+            if not path.resolve().is_relative_to(self.path.parent.resolve()):
+                raise ValueError("which does not lie below the table's folder")
+            return read_bytes(path, str(path))
+        except ValueError as error:  # the line is looked for only now, which reads the file from its beginning
+            where = f"{self.path}, {self.place(row)}, column '{key}' names the picture {name[:80]!r}"
+            raise ValueError(f"{where}: {error}; copy it there, or say 'modality: text' if the names are meant") from None
 
     def _checked(self, values: Any, start: int, key: str) -> Any:
         if values.null_count:

@@ -64,7 +64,9 @@ def recording_files(path: Path, left_out: LeftOut) -> list[Path]:
         there = f"; there is {others[0].name}: {_remedy(others[0])}" if others else ""
         raise ValueError(f"there are no recordings at {path}; expected files named *{', *'.join(SUFFIXES)}{there}")
     if any(SUFFIXES[suffix_of(f) or ""] == "CSV" for f in files):
-        others = [f for f in others if not f.name.lower().endswith(PICTURES)]  # of which the tables may name some
+        pictures, others = ([f for f in others if f.name.lower().endswith(PICTURES) == is_picture] for is_picture in (True, False))
+        if pictures:
+            left_out.count("picture files, but for those that a table names", pictures[0], len(pictures))
     if others:
         left_out.count("files that are no HDF5, NPZ, CSV or TSV", others[0], len(others))
     return files
